@@ -1,0 +1,1 @@
+"""What each command does, start to end. Owns files, processes and progress."""

@@ -1,0 +1,158 @@
+"""Where tasks run: processes on this machine.
+
+A task is a module-level function and a small picklable argument; results are small too, for work
+goes from file to file. One task a worker at a time, so that when a worker dies it is known which
+task killed it: a task whose process is killed by a fault in native code (a hostile file) is reported
+as crashed after a second try alone, any other death stops the run with a sentence.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Any, Self
+
+from sigma_data.errors import BuildError
+
+_NATIVE_FAULTS = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    task: int | None = None
+
+
+@dataclass(frozen=True)
+class Crashed:
+    """Stands in for a task's result where native code killed the process twice."""
+
+    signal: str
+
+
+@dataclass
+class LocalEngine:
+    """Runs tasks in `workers` spawned processes. Use as a context manager."""
+
+    workers: int
+    peak_bytes: int = 0
+    """Largest resident size that any worker has reported."""
+    _pool: list[_Worker] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for worker in self._pool:
+            if kind is not None:
+                worker.process.kill()
+            worker.pipe.close()  # an idle worker ends when its pipe does
+        for worker in self._pool:
+            worker.process.join()
+        self._pool.clear()
+
+    def run(
+        self, function: Callable[[Any], Any], tasks: Sequence[Any], done: Callable[[int, Any], None], *, what: str
+    ) -> None:
+        """Call `function(task)` for each task, `done(index, result)` in the order of completion.
+
+        An exception in a task is raised here. `what` names the work in errors.
+        """
+        queue = list(range(len(tasks)))[::-1]
+        tries = [0] * len(tasks)
+        open_tasks = len(tasks)
+        while open_tasks:
+            self._feed(function, tasks, queue)
+            busy = [worker for worker in self._pool if worker.task is not None]
+            for ready in wait([worker.pipe for worker in busy]):
+                worker = next(w for w in busy if w.pipe is ready)
+                index = worker.task
+                assert index is not None
+                try:
+                    status, value, peak = worker.pipe.recv()
+                except (EOFError, ConnectionResetError):
+                    self._pool.remove(worker)
+                    tries[index] += 1
+                    died = self._death(worker, what)
+                    if tries[index] < 2:
+                        queue.append(index)
+                        continue
+                    status, value, peak = "ok", died, 0
+                worker.task = None
+                self.peak_bytes = max(self.peak_bytes, peak)
+                if status == "error":
+                    raise value
+                open_tasks -= 1
+                done(index, value)
+
+    def _feed(self, function: Callable[[Any], Any], tasks: Sequence[Any], queue: list[int]) -> None:
+        for worker in self._pool:
+            if worker.task is None and queue:
+                self._give(worker, function, tasks, queue.pop())
+        while queue and len(self._pool) < self.workers:
+            worker = self._start()
+            self._pool.append(worker)
+            self._give(worker, function, tasks, queue.pop())
+
+    @staticmethod
+    def _give(worker: _Worker, function: Callable[[Any], Any], tasks: Sequence[Any], index: int) -> None:
+        worker.task = index
+        try:
+            worker.pipe.send((function, tasks[index]))
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it died while idle: `run` sees the end of its pipe and tries the task again
+
+    @staticmethod
+    def _start() -> _Worker:
+        # Spawned, not forked: a forked child would inherit polars' threads and locks.
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    @staticmethod
+    def _death(worker: _Worker, what: str) -> Crashed:
+        worker.process.join()
+        code = worker.process.exitcode or 0
+        if -code in _NATIVE_FAULTS:
+            return Crashed(signal.Signals(-code).name)
+        cause = "killed, most likely because memory ran out: use fewer --workers" if code == -9 else f"exit code {code}"
+        raise BuildError(f"a worker died while {what} ({cause}); run the same command again to continue")
+
+
+def default_workers() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _serve(pipe: Connection) -> None:
+    """A worker's life: take a task, do it, answer; end when the parent is gone."""
+    import resource
+    import sys
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    unit = 1 if sys.platform == "darwin" else 1024
+    while True:
+        try:
+            function, task = pipe.recv()
+        except (EOFError, ConnectionResetError):
+            return
+        try:
+            result = ("ok", function(task))
+        except Exception as error:  # carried to the parent, which raises it
+            error.add_note("in a worker:\n" + traceback.format_exc())
+            result = ("error", error)
+        try:
+            pipe.send((*result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit))
+        except (BrokenPipeError, ConnectionResetError):
+            return

@@ -1,0 +1,150 @@
+"""`sigma inspect`: a corpus as a table, or one sample in words and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from sigma_data.corpus import Corpus, open_corpus
+from sigma_data.errors import ConfigError
+from sigma_data.files import disk_error, with_temporary
+from sigma_data.images import ImageFacts, probe
+from sigma_data.sample import FAMILY_RULES, Family, Sample
+
+
+_ROW_DIGITS = 7
+"""A longer run of digits is the start of an id."""
+
+
+@dataclass(frozen=True)
+class CorpusView:
+    """What `sigma inspect CORPUS` shows."""
+
+    corpus: Corpus
+    families: list[dict[str, Any]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return {"corpus": str(self.corpus.path), **self.corpus.sums, "by_family": self.families}
+
+    def show(self) -> None:
+        """Print the table."""
+        from rich.console import Console
+        from rich.table import Table
+
+        sums = self.corpus.sums
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("family")
+        for name in (*sums["splits"], "pictures", "references", "side px", "tokens", "MB"):
+            table.add_column(name, justify="right")
+        for row in self.families:
+            table.add_row(
+                row["family"],
+                *(f"{row['splits'].get(split, 0):,}" for split in sums["splits"]),
+                f"{row['images']:,}",
+                f"{row['references_min']}-{row['references_max']}",
+                f"{row['side_min']}-{row['side_max']}",
+                f"{row['tokens_median']:,.0f}",
+                f"{row['bytes'] / 1e6:,.1f}",
+            )
+        console = Console()
+        console.print(table)
+        console.print(
+            f"\n{sums['written']:,} samples in {len(self.corpus.shards):,} shards, {sums['components']:,} components; "
+            f"{sums['read']:,} read = {sums['written']:,} written + {sums['quarantined']:,} quarantined + "
+            f"{sums['duplicates']:,} duplicates",
+            highlight=False,
+        )
+
+
+@dataclass(frozen=True)
+class SampleView:
+    """What `sigma inspect CORPUS ID` shows."""
+
+    sample: Sample
+    facts: Mapping[int, ImageFacts]
+    row: Mapping[str, Any]
+    picture: Path | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json: the manifest's row without the signatures."""
+        images = [{name: value for name, value in image.items() if name != "signature"} for image in self.row["images"]]
+        return {**self.row, "images": images, "picture": str(self.picture) if self.picture else None}
+
+    def show(self) -> None:
+        """Print the sample in words."""
+        from rich.console import Console
+
+        from sigma_data.portrait import describe
+
+        console = Console()
+        console.print(describe(self.sample, self.facts))
+        where = f"{self.row['split']} · {self.row['shard']} · byte {self.row['offset']:,} · {self.row['tokens']:,} tokens"
+        console.print(where, style="dim", highlight=False)
+        if self.picture:
+            console.print(f"drawn into {self.picture}", highlight=False)
+
+
+def inspect_corpus(path: Path) -> CorpusView:
+    """Counts and sizes by family. Raises CorpusError."""
+    corpus = open_corpus(path)
+    rows = corpus.manifest
+    families = []
+    for family in Family:
+        part = rows.filter(pl.col("family") == family.value)
+        if part.is_empty():
+            continue
+        images = part.select(pl.col("images").list.explode(keep_nulls=False, empty_as_null=False)).unnest("images")
+        sides = images.select(pl.max_horizontal("width", "height").alias("side"))["side"]
+        families.append({
+            "family": family.value,
+            "goal": FAMILY_RULES[family].goal,
+            "splits": dict(part.group_by("split", maintain_order=True).len().iter_rows()),
+            "images": len(images),
+            "references_min": part["references"].min(),
+            "references_max": part["references"].max(),
+            "side_min": sides.min() or 0,
+            "side_max": sides.max() or 0,
+            "tokens_median": part["tokens"].median(),
+            "bytes": part["size"].sum(),
+        })  # fmt: skip
+    return CorpusView(corpus, families)
+
+
+def inspect_sample(path: Path, name: str, picture: Path | None = None) -> SampleView:
+    """One sample by its id, the start of it, or its row number in the manifest; drawn if asked.
+
+    Raises ConfigError where no sample or more than one is meant, CorpusError where it is damaged.
+    """
+    corpus = open_corpus(path)
+    row = _find(corpus.manifest, name)
+    sample = corpus.sample(row)
+    if picture is not None:
+        from sigma_data.portrait import draw
+
+        if picture.suffix.lower() != ".png":
+            raise ConfigError(f"{picture}: the picture is a PNG; choose a name that ends in .png")
+        image = draw(sample)
+        try:
+            with_temporary(picture, lambda temporary: image.save(temporary, "PNG"))
+        except OSError as error:
+            raise disk_error(error, picture) from None
+    return SampleView(sample, {image.number: probe(image.data) for image in sample.images}, row, picture)
+
+
+def _find(manifest: pl.DataFrame, name: str) -> dict[str, Any]:
+    """The row meant by a row number (up to 7 digits) or by the start of an id."""
+    if name.isdecimal() and len(name) <= _ROW_DIGITS:
+        if int(name) < len(manifest):
+            return manifest.row(int(name), named=True)
+        raise ConfigError(f"there is no row {name}, the manifest has {len(manifest):,}")
+    found = manifest.filter(pl.col("id").str.starts_with(name))
+    if found.is_empty():
+        raise ConfigError(f"no sample has an id that starts with {name!r}")
+    if len(found) > 1:
+        raise ConfigError(f"{len(found):,} samples have an id that starts with {name!r}: {', '.join(found['id'].head(5))}")
+    return found.row(0, named=True)

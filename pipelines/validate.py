@@ -1,0 +1,298 @@
+"""`sigma validate`: a corpus held against its commit.
+
+`fast` reads no picture: commit, digests of the tables, sizes, every header of every shard against the
+manifest, leaks between splits. `deep` adds every byte's hash, every picture decoded, every rule.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.engine import Crashed, LocalEngine
+from pipelines.progress import Pass
+from sigma_data.checks import Limits, Severity, examine
+from sigma_data.corpus import COMMIT, WORK, Corpus, file_digest, open_corpus
+from sigma_data.errors import CorpusError
+from sigma_data.files import dump_json
+from sigma_data.record import RecordError, decode
+from sigma_data.shard import ShardFault, read_members, read_range
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_MAX_PROBLEMS_A_SHARD = 20
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong: a code, the file or sample, a sentence."""
+
+    code: str
+    where: str
+    message: str
+
+
+@dataclass
+class Validation:
+    """The outcome of a validation."""
+
+    path: Path
+    deep: bool
+    samples: int = 0
+    shards: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, code: str, where: str, message: str) -> None:
+        """Note a problem."""
+        self.problems.append(Problem(code, where, message))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        return {
+            "corpus": str(self.path),
+            "sound": not self.problems,
+            "deep": self.deep,
+            "samples": self.samples,
+            "shards": self.shards,
+            "problems": [vars(problem) for problem in self.problems],
+        }
+
+
+def validate_corpus(path: Path, *, deep: bool, workers: int, quiet: bool = False) -> Validation:
+    """Check a corpus; the result lists what is wrong with it.
+
+    Raises CorpusError where the folder does not exist.
+    """
+    result = Validation(path, deep)
+    if not path.is_dir():
+        raise CorpusError(f"{path}: no such folder")
+    try:
+        corpus = open_corpus(path)
+    except CorpusError as error:
+        result.add("not_committed" if not (path / COMMIT).exists() else "bad_commit", COMMIT, str(error))
+        return result
+    result.shards = len(corpus.shards)
+    _check_commit(corpus, result)
+    _check_files(corpus, result)
+    try:
+        manifest = corpus.manifest
+        quarantine = corpus.quarantine
+    except CorpusError as error:
+        result.add("bad_manifest", "manifest.parquet", str(error))
+        return result
+    result.samples = len(manifest)
+    _check_manifest(corpus, manifest, len(quarantine), result)
+    _check_shards(corpus, manifest, result, deep=deep, workers=workers, quiet=quiet)
+    return result
+
+
+def _check_commit(corpus: Corpus, result: Validation) -> None:
+    body = {name: value for name, value in corpus.commit.items() if name != "digest"}
+    if hashlib.sha256(dump_json(body).encode()).hexdigest() != corpus.commit["digest"]:
+        result.add("bad_commit", COMMIT, "the commit's own digest does not fit: it was changed by hand")
+
+
+def _check_files(corpus: Corpus, result: Validation) -> None:
+    for name, entry in corpus.commit["files"].items():
+        file = corpus.path / name
+        if not file.is_file():
+            result.add("missing_file", name, "named in the commit, but not there")
+        elif (found := file_digest(file)) != (entry["bytes"], entry["sha256"]):
+            size = f"{found[0]:,} bytes where {entry['bytes']:,} were written" if found[0] != entry["bytes"] else ""
+            result.add("changed_file", name, size or "the digest does not fit")
+    known = {*corpus.shards, *corpus.commit["files"], COMMIT}
+    for file in sorted(corpus.path.rglob("*")):
+        name = file.relative_to(corpus.path).as_posix()
+        inside_work = name == WORK or name.startswith(f"{WORK}/")
+        if file.is_file() and not inside_work and name not in known and (file.suffix == ".tar" or "/" in name):
+            result.add("extra_file", name, "not part of the corpus, but readers that take whole folders would read it")
+
+
+def _check_manifest(corpus: Corpus, manifest: pl.DataFrame, rejected: int, result: Validation) -> None:
+    import polars as pl
+
+    sums = corpus.sums
+    if sums["read"] != sums["written"] + sums["quarantined"] + sums["duplicates"]:
+        result.add("bad_sums", COMMIT, "read is not written + quarantined + duplicates")
+    if len(manifest) != sums["written"]:
+        result.add("bad_sums", "manifest.parquet", f"{len(manifest):,} rows where {sums['written']:,} were written")
+    if rejected != sums["quarantined"] + sums["duplicates"]:
+        result.add("bad_sums", "quarantine.parquet", f"{rejected:,} rows do not fit the sums")
+    for name in manifest.filter(pl.col("id").is_duplicated())["id"].unique().sort().head(_MAX_PROBLEMS_A_SHARD):
+        result.add("duplicate_id", name, "the manifest has this id more than once")
+    counts = dict(manifest.group_by("shard").len().iter_rows())
+    for shard, entry in corpus.shards.items():
+        if counts.pop(shard, 0) != entry["samples"]:
+            result.add("bad_sums", shard, f"the manifest does not have {entry['samples']:,} samples in this shard")
+    for shard in sorted(counts):
+        result.add("missing_shard", shard, "named in the manifest, but not in the commit")
+    leaks = manifest.group_by("component").agg(pl.col("split").unique()).filter(pl.col("split").list.len() > 1)
+    for component in leaks["component"].sort().head(_MAX_PROBLEMS_A_SHARD):
+        result.add("leak", component, "the component of this sample lies in more than one split")
+    pictures = manifest.select("split", pl.col("images").list.eval(pl.element().struct.field("sha256")).alias("sha"))
+    shared = pictures.explode("sha").drop_nulls().group_by("sha").agg(pl.col("split").unique())
+    for digest in shared.filter(pl.col("split").list.len() > 1)["sha"].sort().head(_MAX_PROBLEMS_A_SHARD):
+        result.add("leak", digest[:16], "this picture lies in more than one split")
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """A shard to check, with its rows of the manifest (an Arrow table) and its line of the commit."""
+
+    folder: str
+    shard: str
+    entry: dict[str, Any]
+    rows: Any
+    deep: bool
+    limits: Limits
+    severities: dict[str, Severity]
+
+
+def _check_shards(
+    corpus: Corpus, manifest: pl.DataFrame, result: Validation, *, deep: bool, workers: int, quiet: bool
+) -> None:
+    config = corpus.commit.get("config", {})
+    limits = Limits.model_validate(config.get("limits", {}))
+    severities = {code: Severity(value) for code, value in config.get("checks", {}).items()}
+    parts = {key[0]: part for key, part in manifest.partition_by("shard", as_dict=True, maintain_order=True).items()}
+    tasks = [
+        ShardTask(
+            str(corpus.path),
+            shard,
+            dict(entry),
+            parts[shard].sort("index").to_arrow() if shard in parts else manifest.clear().to_arrow(),
+            deep,
+            limits,
+            severities,
+        )
+        for shard, entry in corpus.shards.items()
+    ]
+    found: dict[int, list[Problem]] = {}
+    with Pass("validate", len(tasks), "shards", quiet=quiet) as progress:
+
+        def done(index: int, value: Any) -> None:
+            if isinstance(value, Crashed):
+                value = [Problem("reader_crashed", tasks[index].shard, f"reading it kills the reader ({value.signal})")]
+            found[index] = value
+            progress.add()
+
+        if deep:
+            with LocalEngine(min(workers, max(1, len(tasks)))) as engine:
+                engine.run(check_shard, tasks, done, what="validating")
+        else:  # headers only: starting processes would take longer
+            for index, task in enumerate(tasks):
+                done(index, check_shard(task))
+    for index in range(len(tasks)):
+        result.problems += found[index]
+
+
+def check_shard(task: ShardTask) -> list[Problem]:
+    """All that is wrong with one shard, the first problems of it."""
+    problems: list[Problem] = []
+    try:
+        for problem in _shard_problems(task):
+            problems.append(problem)
+            if len(problems) == _MAX_PROBLEMS_A_SHARD:
+                problems.append(Problem("more", task.shard, "and more; only the first problems are listed"))
+                break
+    except OSError as error:
+        problems.append(Problem("unreadable", task.shard, error.strerror or str(error)))
+    return problems
+
+
+def _shard_problems(task: ShardTask) -> Iterator[Problem]:
+    path = Path(task.folder, task.shard)
+    if not path.is_file():
+        yield Problem("missing_shard", task.shard, "named in the commit, but not there")
+        return
+    size = path.stat().st_size
+    if size != task.entry["bytes"]:
+        yield Problem("wrong_size", task.shard, f"{size:,} bytes where {task.entry['bytes']:,} were written")
+    rows = task.rows.to_pylist()
+    yield from _structure(task, path, rows)
+    if task.deep:
+        if file_digest(path)[1] != task.entry["sha256"]:
+            yield Problem("wrong_digest", task.shard, "the bytes are not those that were written")
+        for row in rows:
+            yield from _sample_problems(task, path, row)
+
+
+def _structure(task: ShardTask, path: Path, rows: list[dict[str, Any]]) -> Iterator[Problem]:
+    """Walk the headers and compare them with the manifest, member by member."""
+    expected = [
+        (f"{row['id']}.{suffix}", offset, size)
+        for row in rows
+        for suffix, offset, size in [
+            ("json", row["json_offset"], row["json_size"]),
+            *((image["member"], image["offset"], image["size"]) for image in row["images"]),
+        ]
+    ]
+    names = {name for name, _, _ in expected}
+    seen: dict[str, int] = {}
+    misplaced: list[str] = []
+    with path.open("rb") as file:
+        try:
+            for index, member in enumerate(read_members(file)):
+                if member.name in seen:
+                    yield Problem("duplicate_member", task.shard, f"{member.name} stands in the shard twice")
+                elif member.name not in names:
+                    yield Problem("extra_member", task.shard, f"{member.name} is not in the manifest")
+                elif index >= len(expected) or expected[index] != (member.name, member.offset, member.size):
+                    misplaced.append(member.name)
+                seen[member.name] = index
+        except ShardFault as fault:
+            yield Problem(fault.code, task.shard, str(fault))
+            if fault.code != "cut":
+                return  # what comes after is unknown, not missing
+    for name in misplaced[:1]:
+        more = f" (and {len(misplaced) - 1} more)" if len(misplaced) > 1 else ""
+        yield Problem("misplaced_member", task.shard, f"{name}{more} is not where the manifest has it")
+    lost = [name for name, _, _ in expected if name not in seen]
+    for name in lost[:1]:
+        more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+        yield Problem("missing_member", task.shard, f"{name}{more} is not in the shard")
+
+
+def _sample_problems(task: ShardTask, path: Path, row: dict[str, Any]) -> Iterator[Problem]:
+    """Read a sample by the manifest's byte ranges and hold it against manifest and rules."""
+    where = f"{task.shard} {row['id']}"
+    try:
+        with path.open("rb") as file:
+            record = read_range(file, row["json_offset"], row["json_size"])
+            pictures = {image["member"]: read_range(file, image["offset"], image["size"]) for image in row["images"]}
+    except ShardFault as fault:
+        yield Problem("cut", where, str(fault))
+        return
+    if hashlib.sha256(record).hexdigest() != row["json_sha256"]:
+        yield Problem("wrong_digest", where, "the JSON is not the one that was written")
+    damaged = False
+    for image in row["images"]:
+        if hashlib.sha256(pictures[image["member"]]).hexdigest() != image["sha256"]:
+            damaged = True
+            yield Problem("wrong_digest", where, f"{image['member']} is not the picture that was written")
+    try:
+        sample = decode(record, pictures)
+    except RecordError as error:
+        yield Problem("bad_record", where, str(error))
+        return
+    if (sample.id, sample.family.value, sample.source.name, sample.source.location, sample.source.row) != (
+        row["id"], row["family"], row["source"], row["location"], row["row"],
+    ):  # fmt: skip
+        yield Problem("manifest_differs", where, "id, family or source are not those of the manifest")
+    examination = examine(sample, task.limits, severities=task.severities)
+    for finding in examination.errors:
+        yield Problem(finding.code, where, finding.message)
+    for image in row["images"]:
+        fact = examination.facts.get(image["number"])
+        if fact is None or damaged:
+            continue
+        if (fact.width, fact.height, fact.format, fact.signature) != (
+            image["width"], image["height"], image["format"], image["signature"],
+        ):  # fmt: skip
+            yield Problem("manifest_differs", where, f"{image['member']} is not the picture that the manifest describes")
+        if image["member"].rsplit(".", 1)[-1] != fact.extension:
+            yield Problem("wrong_extension", where, f"{image['member']} holds a {fact.format}")

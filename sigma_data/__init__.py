@@ -1,0 +1,1 @@
+"""Samples, instructions, pictures and corpora. Imports no model code."""

@@ -1,0 +1,173 @@
+"""A corpus on disk: what its files are called, what its manifest holds, how it is opened.
+
+`corpus.json` is written last and names every other file with its size and digest: a folder without
+it is no corpus, whatever else lies in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sigma_data.errors import CorpusError, ShardError
+from sigma_data.record import SCHEMA_VERSION, RecordError, decode
+from sigma_data.sample import Family, Sample
+from sigma_data.shard import read_range
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
+
+COMMIT = "corpus.json"
+MANIFEST = "manifest.parquet"
+QUARANTINE = "quarantine.parquet"
+CARD = "README.md"
+REPORT = "report.html"
+WORK = ".sigma"
+"""Where an unfinished build keeps its state, inside the corpus; gone after the commit."""
+
+_SHARD = re.compile(r"(?P<split>[A-Za-z_][A-Za-z0-9_]*)/(?P<family>[a-z]+)-\d{5,}\.tar")
+
+
+def image_type() -> pa.DataType:
+    """A picture in the manifest; `offset` is that of its bytes in the shard."""
+    import pyarrow as pa
+
+    return pa.struct({
+        "number": pa.int16(), "role": pa.string(), "member": pa.string(), "format": pa.string(),
+        "mode": pa.string(), "width": pa.int32(), "height": pa.int32(), "size": pa.int64(),
+        "offset": pa.int64(), "sha256": pa.string(), "signature": pa.binary(), "reencoded": pa.string(),
+    })  # fmt: skip
+
+
+def manifest_schema() -> pa.Schema:
+    """A row a sample: where it lies, what it holds, what it shares, where it came from."""
+    import pyarrow as pa
+
+    turn = pa.struct({"instruction": pa.string(), "target": pa.int16(), "response": pa.string()})
+    return pa.schema({
+        "id": pa.string(), "family": pa.string(), "family_inferred": pa.bool_(), "split": pa.string(),
+        "shard": pa.string(), "index": pa.int32(), "offset": pa.int64(), "size": pa.int64(),
+        "json_offset": pa.int64(), "json_size": pa.int64(), "json_sha256": pa.string(),
+        "images": pa.list_(image_type()), "instruction": pa.string(), "turns": pa.list_(turn),
+        "attributes": pa.list_(pa.string()), "references": pa.int16(), "tokens": pa.int32(),
+        "content": pa.string(), "component": pa.string(), "source": pa.string(), "location": pa.string(),
+        "row": pa.int64(), "licence": pa.string(), "warnings": pa.list_(pa.string()),
+    })  # fmt: skip
+
+
+def quarantine_schema() -> pa.Schema:
+    """A row a record that was not written: where it came from and why."""
+    import pyarrow as pa
+
+    return pa.schema({
+        "source": pa.string(), "location": pa.string(), "row": pa.int64(), "id": pa.string(),
+        "family": pa.string(), "code": pa.string(), "codes": pa.list_(pa.string()), "message": pa.string(),
+        "instruction": pa.string(), "thumbnail": pa.binary(),
+    })  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A committed corpus. Open it with `open_corpus`."""
+
+    path: Path
+    commit: Mapping[str, Any]
+
+    @property
+    def shards(self) -> Mapping[str, Mapping[str, Any]]:
+        """Path of each shard inside the corpus -> its count, size in bytes and sha256."""
+        shards: Mapping[str, Mapping[str, Any]] = self.commit["shards"]
+        return shards
+
+    @property
+    def sums(self) -> Mapping[str, Any]:
+        """read = written + quarantined + duplicates, and what else the build counted."""
+        sums: Mapping[str, Any] = self.commit["sums"]
+        return sums
+
+    @cached_property
+    def manifest(self) -> pl.DataFrame:
+        """The manifest, a row a sample in shard order.
+
+        Raises CorpusError where it cannot be read, or names shards outside the corpus.
+        """
+        manifest = self._table(MANIFEST)
+        lacking = set(manifest_schema().names) - set(manifest.columns)
+        if lacking:
+            raise CorpusError(f"{self.path / MANIFEST}: lacks the columns {', '.join(sorted(lacking))}")
+        for split, family, shard in manifest.select("split", "family", "shard").unique().iter_rows():
+            name = _SHARD.fullmatch(shard or "")
+            if name is None or (name["split"], name["family"]) != (split, family) or family not in set(Family):
+                raise CorpusError(f"{self.path / MANIFEST}: names the shard {shard!r} for {split!r} and {family!r}")
+        return manifest
+
+    @cached_property
+    def quarantine(self) -> pl.DataFrame:
+        """The records that were not written."""
+        return self._table(QUARANTINE)
+
+    def read(self, shard: str, offset: int, size: int) -> bytes:
+        """Bytes of a shard by range, as the manifest gives them."""
+        with (self.path / shard).open("rb") as file:
+            return read_range(file, offset, size)
+
+    def sample(self, row: Mapping[str, Any]) -> Sample:
+        """The sample of a row of the manifest, every byte of it checked. Raises CorpusError."""
+        where = f"{self.path / row['shard']}: sample {row['id']}"
+        try:
+            record = self.read(row["shard"], row["json_offset"], row["json_size"])
+            pictures = {i["member"]: self.read(row["shard"], i["offset"], i["size"]) for i in row["images"]}
+            digests = {image["member"]: image["sha256"] for image in row["images"]}
+            if any(hashlib.sha256(data).hexdigest() != digests[name] for name, data in pictures.items()):
+                raise CorpusError(f"{where} is damaged; run sigma validate --deep")
+            return decode(record, pictures)
+        except (OSError, RecordError, ShardError) as error:
+            raise CorpusError(f"{where} cannot be read ({error}); run sigma validate") from None
+
+    def _table(self, name: str) -> pl.DataFrame:
+        import polars as pl
+
+        try:
+            return pl.read_parquet(self.path / name)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            reason = str(error).splitlines()[0][:200]
+            raise CorpusError(f"{self.path / name}: cannot be read ({reason}); run sigma validate") from None
+
+
+def open_corpus(path: str | Path) -> Corpus:
+    """Open a committed corpus.
+
+    Raises CorpusError where the folder is no corpus, its build did not finish, or another version
+    of the toolkit wrote it.
+    """
+    path = Path(path)
+    commit_file = path / COMMIT
+    if not path.is_dir():
+        raise CorpusError(f"{path}: no such folder")
+    if not commit_file.is_file():
+        if (path / WORK).is_dir():
+            raise CorpusError(f"{path}: the build of this corpus has not finished; run the same command again")
+        raise CorpusError(f"{path}: not a corpus (it has no {COMMIT})")
+    try:
+        commit = json.loads(commit_file.read_text("utf-8"))
+        version = commit["schema_version"]
+        commit["shards"].items(), commit["sums"]["written"], commit["files"].items(), commit["digest"]
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise CorpusError(f"{commit_file}: cannot be read ({type(error).__name__}: {error})") from None
+    if version != SCHEMA_VERSION:
+        raise CorpusError(f"{path}: has schema version {version}, this is sigma for version {SCHEMA_VERSION}")
+    return Corpus(path, commit)
+
+
+def file_digest(path: Path) -> tuple[int, str]:
+    """(size in bytes, sha256) of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+        return file.tell(), digest.hexdigest()

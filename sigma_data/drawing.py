@@ -1,0 +1,398 @@
+"""The picture of a sample, block by block: heading, pictures in a row, wrapped words, answers.
+
+Every block knows its height before anything is painted, so that the canvas is made once and nothing
+can overflow it. The way in is `sigma_data.portrait.draw`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from PIL import Image, ImageDraw, ImageFont
+
+from sigma_data.images import ImageFault, load, open_image
+from sigma_data.instruction import Attribute, Part, Placeholder, Text, parse
+from sigma_data.portrait import TARGET_COLOUR, TOKEN_COLOURS, printable
+from sigma_data.sample import Sample, Turn
+
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+PAPER, INK, MUTED, HAIRLINE, HOLLOW = "#ffffff", "#1b1d20", "#686e76", "#e2e4e8", "#eceef1"
+_TARGET = "target"
+_MAX_TEXT = 6_000
+_MAX_TURNS = 24
+_MAX_PICTURES = 24
+_EMPTY_TURN = Turn("")
+
+
+def paint(sample: Sample, *, width: int) -> Image.Image:
+    """The picture that `sigma_data.portrait.draw` promises: blocks measured first, then painted."""
+    width = max(width, 240)
+    sheet = _Sheet(width)
+    blocks: list[_Block] = [_Heading(sheet, sample)]
+    turns = sample.turns[:_MAX_TURNS] or (_EMPTY_TURN,)
+    for index, turn in enumerate(turns):
+        if index:
+            blocks.append(_Rule())
+        shown = sample.context(index) if sample.turns else tuple(image.number for image in sample.images)
+        # A chat about the same pictures shows them once.
+        if (shown or turn.target is not None) and (index == 0 or turn.target is not None):
+            blocks.append(_Pictures(sheet, sample, shown, turn.target))
+        label = f"{index + 1}." if len(sample.turns) > 1 else ""
+        parts = parse(turn.instruction, pictures=len(sample.references)).parts
+        blocks.append(_Flow(sheet, parts, label=label))
+        if turn.response is not None:
+            blocks.append(_Flow(sheet, (Text(turn.response),), bar=True))
+    if len(sample.turns) > _MAX_TURNS:
+        blocks.append(_Flow(sheet, (Text(f"and {len(sample.turns) - _MAX_TURNS} more turns"),)))
+
+    canvas = Image.new("RGB", (width, sum(block.height + sheet.gap for block in blocks) + sheet.gap), PAPER)
+    pen = ImageDraw.Draw(canvas)
+    top = sheet.gap
+    for block in blocks:
+        block.paint(canvas, pen, sheet.margin, top, width - 2 * sheet.margin)
+        top += block.height + sheet.gap
+    return canvas
+
+
+@lru_cache(maxsize=16)
+def _font(size: int) -> Font:
+    return ImageFont.load_default(size=size)
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """The measures that follow from the width."""
+
+    width: int
+
+    @property
+    def margin(self) -> int:
+        return 12 if self.width < 600 else 32
+
+    @property
+    def gap(self) -> int:
+        return 12 if self.width < 600 else 24
+
+    @property
+    def inner(self) -> int:
+        return self.width - 2 * self.margin
+
+    def size(self, size: int) -> int:
+        """A font size, smaller on a narrow canvas."""
+        return size if self.width >= 900 else max(12, size * 3 // 4)
+
+
+class _Block:
+    """Something with a height that paints itself."""
+
+    height: int = 0
+
+    def paint(self, canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: int, width: int) -> None:
+        raise NotImplementedError
+
+
+class _Rule(_Block):
+    height = 1
+
+    def paint(self, canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: int, width: int) -> None:
+        pen.line((left, top, left + width, top), fill=HAIRLINE)
+
+
+class _Heading(_Block):
+    """Family and id, and below where the sample comes from."""
+
+    def __init__(self, sheet: _Sheet, sample: Sample) -> None:
+        self.large, self.small = _font(sheet.size(26)), _font(sheet.size(16))
+        source = sample.source
+        self.family = str(sample.family) + (" (inferred)" if sample.family_inferred else "")
+        self.place = f"{source.name} · {source.location} · row {source.row} · licence {source.licence}"
+        self.id = sample.id
+        self.first = sheet.size(26) * 4 // 3
+        self.height = self.first + sheet.size(16) * 4 // 3
+
+    def paint(self, canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: int, width: int) -> None:
+        pen.text((left, top), self.family, font=self.large, fill=INK)
+        room = width - int(self.large.getlength(self.family)) - 16
+        name = shorten(self.id, self.small, room)
+        pen.text((left + width, top + 6), name, font=self.small, fill=MUTED, anchor="ra")
+        pen.text((left, top + self.first), shorten(self.place, self.small, width), font=self.small, fill=MUTED)
+
+
+def shorten(text: str, font: Font, room: float) -> str:
+    """The text on one line, cut with an ellipsis where it is longer than `room` pixels."""
+    line = " ".join(printable(text[:2_000]).split())
+    if font.getlength(line) <= room:
+        return line
+    low, high = 0, len(line)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if font.getlength(line[:middle] + "…") <= room else (low, middle - 1)
+    return line[:low] + "…" if low else ""
+
+
+@dataclass(frozen=True)
+class _Atom:
+    """A word or a chip of a line: chips have a fill (attribute token) or an outline (placeholder)."""
+
+    text: str
+    wide: int
+    spaced: bool
+    fill: str = ""
+    outline: bool = False
+
+
+class _Flow(_Block):
+    """Words and chips, wrapped to the width; `bar` marks an answer, `label` stands before the first line."""
+
+    def __init__(self, sheet: _Sheet, parts: Sequence[Part], *, label: str = "", bar: bool = False) -> None:
+        self.size = sheet.size(20)
+        self.font, self.chip = _font(self.size), _font(self.size * 4 // 5)
+        self.label, self.bar = label, bar
+        self.indent = 16 if bar else int(self.font.getlength(label + "  ")) if label else 0
+        self.line = self.size * 3 // 2
+        self.space = max(2, int(self.font.getlength(" ")))
+        self.lines = self._wrap(parts, sheet.inner - self.indent)
+        self.height = self.line * len(self.lines)
+
+    def _wrap(self, parts: Sequence[Part], room: int) -> list[list[tuple[int, _Atom]]]:
+        lines: list[list[tuple[int, _Atom]]] = [[]]
+        at = 0
+        for atom in self._atoms(parts, room):
+            if atom is None:
+                lines.append([])
+                at = 0
+                continue
+            start = at + (self.space if atom.spaced and at else 0)
+            if at and start + atom.wide > room:
+                lines.append([])
+                start = 0
+            lines[-1].append((start, atom))
+            at = start + atom.wide
+        return lines
+
+    def _atoms(self, parts: Sequence[Part], room: int) -> Iterator[_Atom | None]:
+        left = _MAX_TEXT
+        for part in parts:
+            match part:
+                case Text(text):
+                    if len(text) > left:
+                        text = text[:left] + f"… ({len(text) - left:,} more characters)"
+                    left = max(0, left - len(text))
+                    yield from self._words(text, room)
+                case Attribute(name):
+                    wide = int(self.chip.getlength(name)) + 14
+                    yield _Atom(shorten(name, self.chip, room - 14), min(wide, room), True, TOKEN_COLOURS[name])
+                case Placeholder(number):
+                    name = shorten(f"image {number}", self.chip, room - 14)
+                    yield _Atom(name, min(int(self.chip.getlength(name)) + 14, room), True, outline=True)
+
+    def _words(self, text: str, room: int) -> Iterator[_Atom | None]:
+        for row, line in enumerate(printable(text).split("\n")):
+            if row:
+                yield None
+            for match in re.finditer(r"\S+", line):
+                word = match[0]
+                spaced = match.start() > 0
+                while (wide := int(self.font.getlength(word)) + 1) > room:
+                    cut = max(1, len(shorten(word, self.font, room)) - 1)
+                    yield _Atom(word[:cut], min(int(self.font.getlength(word[:cut])) + 1, room), spaced)
+                    word, spaced = word[cut:], False
+                    if not word:
+                        break
+                if word:
+                    # A full stop or comma after a chip needs no space; a word does.
+                    yield _Atom(word, wide, spaced or (not row and word[0].isalnum()))
+
+    def paint(self, canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: int, width: int) -> None:
+        if self.bar:
+            pen.rectangle((left, top, left + 3, top + self.height), fill=TARGET_COLOUR)
+        if self.label:
+            pen.text((left, top + self.line // 2), self.label, font=self.font, fill=MUTED, anchor="lm")
+        for row, line in enumerate(self.lines):
+            middle = top + row * self.line + self.line // 2
+            for start, atom in line:
+                x = left + self.indent + start
+                if atom.fill or atom.outline:
+                    half = self.size * 5 // 8
+                    box = (x, middle - half, x + atom.wide - 1, middle + half)
+                    pen.rounded_rectangle(box, radius=6, fill=atom.fill or HOLLOW, outline=atom.fill or MUTED)
+                    ink = PAPER if atom.fill else INK
+                    pen.text((x + atom.wide / 2, middle), atom.text, font=self.chip, fill=ink, anchor="mm")
+                else:
+                    pen.text((x, middle), atom.text, font=self.font, fill=INK, anchor="lm")
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A picture as the sheet shows it: decoded, or the reason why it is not."""
+
+    number: int
+    role: str
+    image: Image.Image | None
+    size: tuple[int, int] | None
+    fault: str = ""
+
+    @property
+    def aspect(self) -> float:
+        """Width over height of its cell; extreme pictures are fitted inside a calmer one."""
+        width, height = self.size or (4, 3)
+        return min(3.0, max(0.4, width / height))
+
+    def captions(self) -> Iterator[str]:
+        """What may stand under it, the fullest first."""
+        size = f"{self.size[0]} x {self.size[1]}" if self.size else ""
+        if size:
+            yield f"image {self.number} · {self.role} · {size}"
+            yield f"{self.role} · {size}"
+            yield size
+        else:
+            yield f"image {self.number} · {self.role}"
+        yield self.role
+
+
+class _Pictures(_Block):
+    """The pictures a turn may look at, an arrow, and the picture it makes."""
+
+    def __init__(self, sheet: _Sheet, sample: Sample, numbers: Sequence[int], target: int | None) -> None:
+        self.gap = 6 if sheet.width < 600 else 16
+        self.font, self.caption = _font(sheet.size(15)), sheet.size(15) * 2
+        self.badge = sheet.size(17)
+        hidden = max(0, len(numbers) - _MAX_PICTURES)
+        self.more = f"and {hidden} more" if hidden else ""
+        data = {image.number: image.data for image in sample.images}
+        tallest = sheet.width // 3
+        self.sources = [
+            _look(data, number, "earlier target" if number in sample.targets else "reference", tallest)
+            for number in numbers[:_MAX_PICTURES]
+        ]
+        self.target = None if target is None else _look(data, target, _TARGET, tallest)
+        self._arrange(sheet.inner, tallest)
+        self.height = max(self._rows_height(), self.target_height + self.caption) + (self.caption if self.more else 0)
+
+    def _arrange(self, room: int, tallest: int) -> None:
+        """One row where it fits at a fair height; else the references in rows beside the target."""
+        self.target_height = 0
+        self.arrow = max(24, room // 20) if self.sources and self.target else 0
+        aspects = [picture.aspect for picture in self.sources]
+        if self.target is None:
+            self.rows, self.row_height = self._fold(aspects, room, tallest)
+            return
+        alone = room - self.arrow - self.gap * (len(aspects) + 1)
+        together = int(min(tallest, alone / (sum(aspects) + self.target.aspect)))
+        if together >= room // 7 or not aspects:
+            self.rows, self.row_height, self.target_height = [len(aspects)], together, together
+            return
+        share = int(room * 0.6)
+        self.rows, self.row_height = self._fold(aspects, share, tallest)
+        rest = room - share - self.arrow - 2 * self.gap
+        self.target_height = max(1, int(min(tallest, rest / self.target.aspect)))
+
+    def _fold(self, aspects: Sequence[float], room: int, tallest: int) -> tuple[list[int], int]:
+        """Pictures a row, and the common height, so that they are as large as the block allows."""
+        best: tuple[int, list[int]] = (0, [])
+        total = sum(aspects)
+        for rows in range(1, len(aspects) + 1):
+            widths, sizes = [0.0], [0]
+            for aspect in aspects:
+                # A new row once this one holds its share of all the width there is.
+                if sizes[-1] and widths[-1] + aspect / 2 > total / rows:
+                    widths.append(0.0)
+                    sizes.append(0)
+                widths[-1] += aspect
+                sizes[-1] += 1
+            height = (tallest + self.caption) * 1.3 / len(sizes) - self.caption
+            fit = min((room - self.gap * (size - 1)) / wide for size, wide in zip(sizes, widths, strict=True))
+            if min(height, fit) > best[0]:
+                best = (int(min(height, fit, tallest)), sizes)
+        # Where nothing fits (many pictures, narrow sheet): one a row, however high that gets.
+        return (best[1], best[0]) if best[0] >= 24 else ([1] * len(aspects), 24)
+
+    def _rows_height(self) -> int:
+        return len(self.rows) * (self.row_height + self.caption) if self.sources else 0
+
+    def paint(self, canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: int, width: int) -> None:
+        full = self.height - (self.caption if self.more else 0)
+        y = top + (full - self._rows_height()) // 2
+        right = left
+        pictures = iter(self.sources)
+        for count in self.rows:
+            x = left
+            for _ in range(count):
+                picture = next(pictures)
+                wide = max(1, int(picture.aspect * self.row_height))
+                self._cell(canvas, pen, picture, (x, y, wide, self.row_height))
+                x += wide + self.gap
+            right = max(right, x)
+            y += self.row_height + self.caption
+        if self.more:
+            pen.text((left, top + full), self.more, font=self.font, fill=MUTED)
+        if self.target is not None:
+            middle = top + (full - self.caption) // 2
+            if self.arrow:
+                _arrow(pen, right, right + self.arrow, middle)
+                right += self.arrow + self.gap
+            wide = max(1, int(self.target.aspect * self.target_height))
+            y = top + (full - self.caption - self.target_height) // 2
+            self._cell(canvas, pen, self.target, (right, y, wide, self.target_height))
+
+    def _cell(
+        self, canvas: Image.Image, pen: ImageDraw.ImageDraw, picture: _Picture, box: tuple[int, int, int, int]
+    ) -> None:
+        x, y, wide, high = box
+        if picture.image is None:
+            pen.rectangle((x, y, x + wide - 1, y + high - 1), fill=HOLLOW)
+            self._reason(pen, picture.fault, box)
+        else:
+            scale = min(wide / picture.image.width, high / picture.image.height)
+            size = (max(1, round(picture.image.width * scale)), max(1, round(picture.image.height * scale)))
+            pen.rectangle((x, y, x + wide - 1, y + high - 1), fill=HOLLOW)
+            small = picture.image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+            canvas.paste(small, (x + (wide - size[0]) // 2, y + (high - size[1]) // 2))
+        target = picture.role == _TARGET
+        frame = TARGET_COLOUR if target else HAIRLINE
+        pen.rectangle((x, y, x + wide - 1, y + high - 1), outline=frame, width=3 if target else 1)
+        number = str(picture.number)
+        badge = max(self.badge * 4 // 3, int(self.font.getlength(number)) + 10)
+        if badge <= wide and self.badge * 4 // 3 <= high:
+            corner = (x, y, x + badge - 1, y + self.badge * 4 // 3 - 1)
+            pen.rectangle(corner, fill=TARGET_COLOUR if target else INK)
+            centre = ((corner[0] + corner[2]) / 2, (corner[1] + corner[3]) / 2)
+            pen.text(centre, number, font=self.font, fill=INK if target else PAPER, anchor="mm")
+        fitting = (text for text in picture.captions() if self.font.getlength(text) <= wide)
+        caption = next(fitting, "")
+        pen.text((x, y + high + self.caption // 2), caption, font=self.font, fill=MUTED, anchor="lm")
+
+    def _reason(self, pen: ImageDraw.ImageDraw, fault: str, box: tuple[int, int, int, int]) -> None:
+        """The reason in the grey box, as much of it as fits below the badge."""
+        x, y, wide, high = box
+        line = self.caption * 2 // 3
+        at, words = y + self.badge * 4 // 3 + 6, printable(fault).split()
+        while words and at + line <= y + high:
+            fits = (n for n in range(len(words), 1, -1) if self.font.getlength(" ".join(words[:n])) <= wide - 16)
+            count = next(fits, 1)
+            pen.text((x + 8, at), shorten(" ".join(words[:count]), self.font, wide - 16), font=self.font, fill=MUTED)
+            words, at = words[count:], at + line
+
+
+def _look(data: dict[int, bytes | None], number: int, role: str, tallest: int) -> _Picture:
+    if number not in data:
+        return _Picture(number, role, None, None, "the sample has no such picture")
+    try:
+        # Kept at twice the size it can be shown at: many large pictures must not fill the memory.
+        image = load(data[number], at_least=2 * tallest)
+        size = open_image(data[number]).size
+    except ImageFault as fault:
+        return _Picture(number, role, None, None, fault.message)
+    upright = size if (size[0] >= size[1]) == (image.width >= image.height) else (size[1], size[0])
+    image.thumbnail((3 * tallest, 3 * tallest), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return _Picture(number, role, image, upright)
+
+
+def _arrow(pen: ImageDraw.ImageDraw, start: int, end: int, y: int) -> None:
+    head = max(4, min(9, (end - start) // 5))
+    pen.line((start, y, end - head, y), fill=MUTED, width=2)
+    pen.polygon([(end, y), (end - 2 * head, y - head), (end - 2 * head, y + head)], fill=MUTED)

@@ -1,0 +1,135 @@
+"""Files that appear whole or not at all, and the places sources are read from (fsspec)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from sigma_data.errors import BuildError, SourceError
+
+
+def write_atomic(path: Path, content: bytes | str, *, durable: bool = False) -> None:
+    """Write a file by rename, so that it is never seen half-written."""
+    data = content.encode() if isinstance(content, str) else content
+    with_temporary(path, lambda temporary: _dump(temporary, data, durable=durable))
+
+
+def with_temporary(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def dump_json(value: Any) -> str:
+    """JSON as every file of a corpus has it: in the order given, newline at the end."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def disk_error(error: OSError, path: Path) -> BuildError:
+    """One sentence for a write that the operating system refused."""
+    import errno
+
+    reasons = {
+        errno.ENOSPC: "the disk is full: free some space, then run the same command again to continue",
+        errno.EDQUOT: "your disk quota is used up: free some space, then run the same command again to continue",
+        errno.EFBIG: "the file system or a limit forbids files this large: use a smaller shard_bytes",
+        errno.EROFS: "the file system is read-only: choose another place with --out",
+        errno.EACCES: "you may not write there: choose another place with --out",
+        errno.EPERM: "you may not write there: choose another place with --out",
+        errno.ENOTDIR: "a part of that path is a file: choose another place with --out",
+        errno.EEXIST: "a file of that name is in the way: choose another place with --out",
+    }
+    return BuildError(f"cannot write {path}: {reasons.get(error.errno or 0, error.strerror or str(error))}")
+
+
+class Place:
+    """A file or folder to read from, local or behind fsspec (s3://, gs://, memory://)."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.remote = "://" in uri
+        if self.remote:
+            import fsspec
+
+            try:
+                self._fs, self._root = fsspec.core.url_to_fs(uri)
+            except (ImportError, ValueError) as error:
+                raise SourceError(f"{uri}: {error} (pip install 'sigma-multimodal[s3]' for s3://)") from None
+
+    def files(self, suffix: str) -> list[tuple[str, str]]:
+        """(location, stamp) of every file below that ends so, or of the file itself.
+
+        The location is relative to this place, with forward slashes; numbers in names sort as
+        numbers, so that chunk_10 comes after chunk_9 and data added later comes later. Hidden files
+        and folders are left out. Raises SourceError where there is nothing here.
+        """
+        if self.remote:
+            return self._remote_files(suffix)
+        root = Path(self.uri)
+        if root.is_file():
+            return [(root.name, _stamp(root.stat()))]
+        if not root.is_dir():
+            raise SourceError(f"{self.uri}: no such file or folder")
+        found = []
+        for folder, folders, names in os.walk(root):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in names:
+                if name.endswith(suffix) and not name.startswith("."):
+                    path = Path(folder, name)
+                    found.append((path.relative_to(root).as_posix(), _stamp(path.stat())))
+        return sorted(found, key=_natural)
+
+    def open(self, location: str) -> IO[bytes]:
+        """Open a file by its location for reading. Raises SourceError where it cannot be opened."""
+        try:
+            if self.remote:
+                path = self._root if self._fs.isfile(self._root) else f"{self._root}/{location}"
+                stream: IO[bytes] = self._fs.open(path, "rb")
+                return stream
+            root = Path(self.uri)
+            return open(root if root.is_file() else root / location, "rb")
+        except OSError as error:
+            raise SourceError(f"{self.uri}: {location} cannot be opened ({error.strerror or error})") from None
+
+    def _remote_files(self, suffix: str) -> list[tuple[str, str]]:
+        try:
+            listing = self._fs.find(self._root, detail=True)
+        except OSError as error:
+            raise SourceError(f"{self.uri}: cannot be listed ({error})") from None
+        root = self._root.rstrip("/")
+        found = []
+        for path, info in listing.items():
+            location = path[len(root) :].lstrip("/") or path.rsplit("/", 1)[-1]
+            stamp = f"{info.get('size')}:{info.get('ETag') or info.get('mtime') or info.get('LastModified') or ''}"
+            if location.endswith(suffix):
+                found.append((location, stamp))
+        if not listing:
+            raise SourceError(f"{self.uri}: no such file or folder")
+        return sorted(found, key=_natural)
+
+
+def _natural(item: tuple[str, str]) -> list[tuple[int, int, str]]:
+    """Sort key of a location in which runs of digits count as numbers."""
+    words = re.split(r"(\d+)", item[0])
+    return [(1, int(word), word) if word.isdecimal() else (0, 0, word) for word in words]
+
+
+def _stamp(stat: os.stat_result) -> str:
+    return f"{stat.st_size}:{stat.st_mtime_ns}"
+
+
+def _dump(path: Path, data: bytes, *, durable: bool) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())

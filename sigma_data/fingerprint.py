@@ -1,0 +1,130 @@
+"""What makes two pictures or two samples the same, and the splits that follow from it.
+
+Exact identity is SHA-256. Near-identity is a perceptual signature in three parts, compared coarse to
+fine. Samples that share a picture either way form a component, and a component lies in one split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+GRID = 32
+"""Side of the thumbnail that a signature is computed from."""
+
+_HASH, _EDGES, _COLOURS = 8, 30, 48
+SIGNATURE_BYTES = _HASH + _EDGES + _COLOURS
+
+MAX_HASH_BITS = 3  # of 63: candidates, found exactly by four 16-bit bands
+MAX_EDGE_BITS = 20  # of 240
+MAX_COLOUR_STEP = 10  # of 255
+
+_DCT = np.round(
+    4096 * np.cos(np.pi / GRID * np.outer(np.arange(8), np.arange(GRID) + 0.5))
+).astype(np.int64)  # fmt: skip
+_LUMA = np.array([299, 587, 114], dtype=np.int64)
+
+
+def signature(small: NDArray[np.uint8]) -> bytes:
+    """The perceptual signature of a thumbnail of shape (32, 32, 3): 86 bytes.
+
+    Eight bytes of DCT hash (the 63 lowest frequencies against their median, as in pHash), thirty of
+    horizontal edges on a 16 x 16 grid, forty-eight of mean colours on a 4 x 4 grid. Integers only:
+    the same picture gives the same bytes on every machine.
+    """
+    pixels = small.astype(np.int64)
+    luma = pixels @ _LUMA  # (32, 32), in thousandths
+    waves = _DCT @ luma @ _DCT.T  # (8, 8)
+    flat = waves.reshape(-1)[1:]
+    hash_bits = np.concatenate(([False], flat > np.sort(flat)[31]))
+    # Two levels of tolerance, so that flat areas do not turn noise into bits.
+    coarse = luma.reshape(16, 2, 16, 2).sum(axis=(1, 3))  # (16, 16), in four-thousandths
+    edge_bits = coarse[:, 1:] > coarse[:, :-1] + 2 * 4000
+    colours = pixels.reshape(4, 8, 4, 8, 3).sum(axis=(1, 3)) // 64
+    return np.packbits(hash_bits).tobytes() + np.packbits(edge_bits).tobytes() + colours.astype(np.uint8).tobytes()
+
+
+def near(first: bytes, second: bytes) -> bool:
+    """Whether two signatures are of nearly identical pictures (the definition; slow)."""
+    pair = np.frombuffer(first + second, dtype=np.uint8).reshape(2, SIGNATURE_BYTES)
+    return bool(_near(pair, np.array([0]), np.array([1]))[0])
+
+
+def near_pairs(signatures: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Links between nearly identical pictures, for signatures of shape (N, 86): pairs (P, 2).
+
+    The pairs connect exactly the sets that `near` connects. Four bands of 16 bits: two hashes at
+    most 3 bits apart agree in one band at least, so only pictures that share a band are compared.
+    Equal signatures are folded first, so a picture that occurs a million times costs nothing.
+    """
+    if len(signatures) < 2:
+        return np.empty((0, 2), dtype=np.int64)
+    rows = np.ascontiguousarray(signatures).view(np.dtype((np.void, SIGNATURE_BYTES))).reshape(-1)
+    _, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
+    links = [np.stack([np.arange(len(signatures)), first[inverse]], axis=1)]
+    links[0] = links[0][links[0][:, 0] != links[0][:, 1]]
+    unique = signatures[first]
+    bands = unique[:, :_HASH].copy().view(np.uint16)  # (U, 4)
+    for band in range(4):
+        order = np.argsort(bands[:, band], kind="stable")
+        keys = bands[order, band]
+        # Compare each entry with the one `step` places on, while any still share the band.
+        step = 1
+        left = np.arange(len(order) - 1)
+        while len(left):
+            left = left[left + step < len(order)]
+            left = left[keys[left] == keys[left + step]]
+            close = _near(unique, order[left], order[left + step])
+            links.append(np.stack([first[order[left[close]]], first[order[left[close] + step]]], axis=1))
+            step += 1
+    return np.concatenate(links)
+
+
+def components(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The smallest member of each of `count` nodes' connected component, for links (P, 2)."""
+    label = np.arange(count, dtype=np.int64)
+    if len(pairs) == 0:
+        return label
+    left, right = pairs[:, 0], pairs[:, 1]
+    while True:
+        low = np.minimum(label[left], label[right])
+        before = label.copy()
+        # Hook both roots below the smaller label, then shorten every path.
+        np.minimum.at(label, label[left], low)
+        np.minimum.at(label, label[right], low)
+        while not np.array_equal(label, label[label]):
+            label = label[label]
+        if np.array_equal(before, label):
+            return label
+
+
+def unit(*words: str | int) -> float:
+    """A number in [0, 1) from SHA-256 of the words: the one source of chance in a build."""
+    digest = hashlib.sha256("\x1f".join(str(word) for word in words).encode()).digest()
+    return int.from_bytes(digest[:7], "big") / (1 << 56)
+
+
+def choose_split(representative: str, shares: Mapping[str, float], *, seed: int) -> str:
+    """The split of a component, by a hash of its representative's id.
+
+    Only the representative and the seed count, so that other data never moves a component.
+    """
+    place = unit("split", seed, representative) * sum(shares.values())
+    for name, share in shares.items():
+        if place < share:
+            return name
+        place -= share
+    return list(shares)[-1]
+
+
+def _near(signatures: NDArray[np.uint8], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.bool_]:
+    a, b = signatures[left], signatures[right]
+    bits = np.bitwise_count(a[:, : _HASH + _EDGES] ^ b[:, : _HASH + _EDGES])
+    close = bits[:, :_HASH].sum(axis=1) <= MAX_HASH_BITS
+    close &= bits[:, _HASH:].sum(axis=1) <= MAX_EDGE_BITS
+    colours = a[:, -_COLOURS:].astype(np.int16) - b[:, -_COLOURS:]
+    result: NDArray[np.bool_] = close & (np.abs(colours).max(axis=1, initial=0) <= MAX_COLOUR_STEP)
+    return result

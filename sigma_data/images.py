@@ -1,0 +1,334 @@
+"""Pictures as bytes: safe decoding, orientation, facts about a picture, the model's resize rule.
+
+`probe` decodes a picture once, at the smallest scale that still reads every byte (JPEG decodes to
+an eighth of its size, yet a truncated file is still found), and returns all a corpus must know of
+it. Nothing here touches Pillow's global state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sigma_data.fingerprint import GRID, signature
+
+EXTENSIONS: dict[str, str] = {
+    "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif",
+}  # fmt: skip
+"""Formats that pass, and the extension their bytes carry in a shard."""
+
+MEMBER_EXTENSIONS = frozenset(EXTENSIONS.values())
+
+_MODES = frozenset(
+    {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I", "I;16", "I;16B", "I;16L"}
+)
+"""Modes that webdataset, HF datasets and this module read as they are; others are re-encoded."""
+
+_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\x00", "TIFF"),
+    (b"MM\x00*", "TIFF"),
+)
+
+_FOREIGN: tuple[tuple[bytes, str], ...] = (
+    (b"<!doctype", "an HTML page"),
+    (b"<html", "an HTML page"),
+    (b"<?xml", "an XML or SVG file"),
+    (b"<svg", "an SVG drawing"),
+    (b"{", "JSON text"),
+    (b"%pdf", "a PDF"),
+    (b"pk\x03\x04", "a zip archive"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"par1", "a parquet file"),
+    (b"8bps", "a Photoshop file"),
+)
+
+DEFAULT_MAX_PIXELS = 64_000_000
+_PNG_END = b"IEND\xaeB`\x82"
+
+
+class ImageFault(Exception):
+    """A picture that cannot be used: `code` is the check's code, the text says why."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[ImageFault], tuple[str, str]]:
+        return type(self), (self.code, self.message)  # faults travel between processes
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What one decode tells about a picture.
+
+    `width` and `height` are those of the upright picture (EXIF orientation applied); `sha256` is of
+    the encoded bytes; `signature` is the perceptual one of `sigma_data.fingerprint`.
+    """
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    size: int
+    sha256: str
+    signature: bytes
+
+    @property
+    def extension(self) -> str:
+        """The extension these bytes carry in a shard."""
+        return EXTENSIONS[self.format]
+
+
+def sniff(data: bytes | None) -> str:
+    """The Pillow format that the first bytes announce.
+
+    Raises ImageFault `empty` or `wrong_type`, guessing what the bytes are instead.
+    """
+    if not data:
+        raise ImageFault("empty", "the picture has no bytes")
+    for magic, name in _MAGIC:
+        if data.startswith(magic):
+            return name
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WEBP"
+    head = bytes(data[:16]).lstrip().lower()
+    guess = next((what for magic, what in _FOREIGN if head.startswith(magic)), None)
+    if guess is None and data[4:8] == b"ftyp":
+        guess = "a HEIC, AVIF or video file"
+    known = ", ".join(sorted(set(EXTENSIONS) - {"MPO"}))
+    raise ImageFault("wrong_type", f"not a picture but {guess or 'unknown bytes'} (pictures are {known})")
+
+
+def open_image(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+    """Read the header only; the picture is decoded on first use.
+
+    Raises ImageFault: `empty`, `wrong_type`, `truncated`, `undecodable`, or `bomb` where the header
+    announces more than `max_pixels`, before a pixel of it is decoded.
+    """
+    name = sniff(data)
+    assert data is not None
+    _whole(data, name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # MPO is a JPEG with more pictures behind the first; Pillow's JPEG reader knows it.
+            image = Image.open(io.BytesIO(data), formats=(name,))
+    except Image.DecompressionBombError as error:
+        raise ImageFault("bomb", f"the header announces a huge picture ({error})") from None
+    except Exception as error:  # Pillow's readers raise whatever broken bytes make them raise
+        raise _fault(error) from None
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageFault(
+            "bomb", f"the header announces {width} x {height} pixels, more than the limit of {max_pixels:,}"
+        )
+    return image
+
+
+def probe(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageFacts:
+    """Decode a picture and return its facts.
+
+    Raises ImageFault with one of the codes `empty`, `wrong_type`, `bomb`, `truncated`,
+    `undecodable`.
+    """
+    image = open_image(data, max_pixels=max_pixels)
+    assert data is not None
+    width, height, mode = image.width, image.height, image.mode
+    turn = _orientation(image)
+    small = _shrink(image, turn)
+    if turn >= 5:
+        width, height = height, width
+    return ImageFacts(
+        format=str(image.format),
+        mode=mode,
+        width=width,
+        height=height,
+        size=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        signature=signature(small),
+    )
+
+
+def load(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: int | None = None) -> Image.Image:
+    """The upright picture as RGB: first frame, transparency on white, 16 bits scaled to 8.
+
+    `at_least`: a JPEG may come out smaller than it is, but with both sides no shorter than this
+    where they were (scaled decoding, for thumbnails). Raises ImageFault as `probe` does.
+    """
+    image = open_image(data, max_pixels=max_pixels)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            turn = _orientation(image)
+            if at_least:
+                image.draft(None, (at_least, at_least))
+            image.load()
+            return _upright(to_rgb(image), turn)
+    except ImageFault:
+        raise
+    except Exception as error:
+        raise _fault(error) from None
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A decoded picture as RGB: transparency composited on white, 16 bits scaled to 8."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit values at 255; the high byte is the picture.
+        pixels = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+        return Image.fromarray(pixels.astype(np.uint8), "L").convert("RGB")
+    if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
+        straight = image.convert("RGBA")
+        white = Image.new("RGBA", straight.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, straight).convert("RGB")
+    return image.convert("RGB")
+
+
+def reencode(data: bytes, facts: ImageFacts, *, max_side: int | None) -> tuple[bytes, str] | None:
+    """New bytes and the reason, where these must not stand in a shard as they are; else None.
+
+    Two reasons: `mode` (a colour mode that readers do not share) and `max_side` (longer than the
+    limit the user set). A JPEG stays one, at quality 95; everything else becomes PNG.
+    """
+    too_long = max_side is not None and max(facts.width, facts.height) > max_side
+    if facts.mode in _MODES and not too_long:
+        return None
+    picture = load(data)
+    if too_long and max_side is not None:
+        picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    if facts.format in ("JPEG", "MPO"):
+        picture.save(buffer, "JPEG", quality=95, subsampling=0)
+    else:
+        picture.save(buffer, "PNG")
+    return buffer.getvalue(), "max_side" if too_long else "mode"
+
+
+def thumbnail(data: bytes | None, side: int, *, quality: int = 80) -> bytes | None:
+    """A small JPEG of the picture, `side` pixels at most, or None where it cannot be decoded."""
+    try:
+        picture = load(data, at_least=side)
+    except ImageFault:
+        return None
+    picture.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def same_pixels(first: bytes, second: bytes) -> bool:
+    """Whether two encoded pictures show exactly the same upright RGB pixels."""
+    return bool(first == second or np.array_equal(np.asarray(load(first)), np.asarray(load(second))))
+
+
+@dataclass(frozen=True)
+class ResizeRule:
+    """How a picture is brought to a size the model takes (golden: tests/golden/resize.json).
+
+    Longest side at most `max_size`, then shortest at least `min_size`, both rounded to `stride`, at
+    most `max_pixels` shared by the pictures of a sample, and never longer than `max_size` after all.
+    """
+
+    max_size: int
+    min_size: int
+    stride: int
+    max_pixels: int = 14 * 14 * 9 * 1024
+
+    def size(self, width: int, height: int, *, images: int = 1) -> tuple[int, int]:
+        """(width, height) in pixels after the rule."""
+        scale = min(self.max_size / max(width, height), 1.0)
+        scale = max(scale, self.min_size / min(width, height))
+        new = self._scaled(width, height, scale)
+        if new[0] * new[1] > self.max_pixels / images:
+            new = self._scaled(*new, self.max_pixels / images / (new[0] * new[1]))
+        if max(new) > self.max_size:
+            new = self._scaled(*new, self.max_size / max(new))
+        return new
+
+    def _scaled(self, width: int, height: int, scale: float) -> tuple[int, int]:
+        return self._fit(round(width * scale)), self._fit(round(height * scale))
+
+    def _fit(self, side: int) -> int:
+        return max(self.stride, round(side / self.stride) * self.stride)
+
+
+VAE_RULE = ResizeRule(max_size=1024, min_size=512, stride=16)
+VIT_RULE = ResizeRule(max_size=518, min_size=224, stride=14)
+
+
+def _whole(data: bytes, name: str) -> None:
+    """Find a cut end by structure where the decoder would not notice it."""
+    if name == "PNG" and _PNG_END not in data:
+        raise ImageFault("truncated", "the PNG ends before its last chunk")
+    if name == "WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data):
+        announced = int.from_bytes(data[4:8], "little") + 8
+        raise ImageFault("truncated", f"the WebP announces {announced:,} bytes and has {len(data):,}")
+
+
+def _fault(error: Exception) -> ImageFault:
+    text = " ".join(str(error).split())[:200] or type(error).__name__
+    low = text.lower()
+    if "truncated" in low or "unexpected end" in low or "not enough" in low:
+        return ImageFault("truncated", f"the picture ends too early ({text})")
+    if "bytesio" in low:  # Pillow's text names a memory address, which must not get into a manifest
+        text = "no reader understands it"
+    return ImageFault("undecodable", f"the picture cannot be decoded ({text})")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; 1 where there is none or where the EXIF block is broken."""
+    if "exif" not in image.info and image.format != "TIFF":
+        return 1
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            turn = image.getexif().get(0x0112, 1)
+    except Exception:  # a broken EXIF block does not make a picture illegal
+        return 1
+    return turn if turn in range(1, 9) else 1
+
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(image: Image.Image, turn: int) -> Image.Image:
+    return image.transpose(_TRANSPOSE[turn]) if turn in _TRANSPOSE else image
+
+
+def _shrink(image: Image.Image, turn: int) -> NDArray[np.uint8]:
+    """Decode at the smallest scale that reads every byte, and shrink to GRID x GRID x 3."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.draft(None, (GRID, GRID))
+            image.load()
+            picture = image if image.mode in ("RGB", "L") else to_rgb(image)
+            # Whole blocks first, about as a JPEG's scaled decoding does it: fast, and the same
+            # picture gets nearly the same signature in any format.
+            block = max(1, min(picture.size) // (2 * GRID))
+            blocks = picture.reduce(block) if block > 1 else picture
+            small = blocks.resize((GRID, GRID), Image.Resampling.BILINEAR).convert("RGB")
+    except Exception as error:  # as in open_image
+        raise _fault(error) from None
+    return np.asarray(_upright(small, turn))

@@ -1,0 +1,144 @@
+"""What a sample looks like: in words for a terminal (`describe`), as one picture for everything else (`draw`).
+
+The colours of the attribute tokens live here, once; the report and the command line take them from
+here. Whatever a sample holds (missing pictures, endless words, control characters), both must show it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from sigma_data.images import ImageFacts, ImageFault, open_image
+from sigma_data.instruction import Attribute, Part, Placeholder, Text, parse
+from sigma_data.sample import Sample, Turn
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from rich.text import Text as RichText
+
+TOKEN_COLOURS: Mapping[str, str] = {
+    "style": "#a93ae8", "subject": "#0463bf", "id": "#ca4604", "icon": "#0d8096", "text": "#ba004f",
+    "pose": "#dc149c", "layout": "#5941f2", "perspective": "#7a65c5", "lighting": "#857427",
+    "background": "#0d851d", "environment": "#32654a", "emotion": "#a45c85", "clothing": "#9f2398",
+    "texture": "#874c38", "select": "#60597e",
+}  # fmt: skip
+"""One colour an attribute token, as far apart as OKLab allows at this lightness.
+
+Each carries white text, and is itself readable on white, at 4.5 : 1 or better, and stands out from
+black at 3 : 1. `select` names an operation, no attribute, and is nearly grey.
+"""
+
+TARGET_COLOUR = "#e8960c"
+"""The colour of targets: outside the token colours, and the same wherever samples are shown."""
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text with control and direction characters made visible as U+FFFD: nothing reaches a terminal but text."""
+    return _CONTROL.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def draw(sample: Sample, *, width: int = 1280) -> Image.Image:
+    """The sample as one picture `width` pixels wide (240 at least), as high as it needs.
+
+    A band a turn: the pictures it may look at, an arrow, the picture it makes; below the instruction
+    and, where there is one, the answer in words. Never raises for what a sample holds.
+    """
+    from sigma_data.drawing import paint
+
+    return paint(sample, width=width)
+
+
+def describe(sample: Sample, facts: Mapping[int, ImageFacts] | None = None) -> RichText:
+    """The sample in words, coloured for a terminal; `str()` of it reads as well without colours.
+
+    `facts` are those of `sigma_data.checks.examine`; without them the pictures' headers are read.
+    """
+    from rich.text import Text as RichText
+
+    out = RichText()
+    out.append(printable(sample.id), style="bold").append(f"  {sample.family}", style="bold")
+    if sample.family_inferred:
+        out.append(" (inferred)", style="dim")
+    source = sample.source
+    out.append(printable(f"\n{source.name}, {source.location}, row {source.row}, licence {source.licence}\n"), "dim")
+    for index, turn in enumerate(sample.turns):
+        heading = "instruction" if len(sample.turns) == 1 else f"turn {index + 1}"
+        out.append(f"\n{heading}\n", style="bold")
+        _describe_turn(out, sample, index, turn)
+    if not sample.turns:
+        out.append("\nno turns\n", style="bold")
+    out.append("\npictures\n" if sample.images else "\nno pictures\n", style="bold")
+    targets = set(sample.targets)
+    for image in sample.images:
+        role = "target" if image.number in targets else "reference"
+        known = facts.get(image.number) if facts is not None else None
+        size = f"{len(image.data):,} bytes" if image.data else ""
+        out.append(f"  {image.number:>2}  {role:<9}  ").append(f"{_facts(image.data, known)}  {size}".rstrip() + "\n")
+    if sample.truth is not None:
+        out.append("\ntruth\n", style="bold")
+        for line in _truth(sample.truth):
+            out.append(f"  {printable(line)}\n")
+    out.rstrip()
+    return out
+
+
+def _describe_turn(out: RichText, sample: Sample, index: int, turn: Turn) -> None:
+    pictures = len(sample.references)
+    instruction = parse(turn.instruction, pictures=pictures)
+    out.append("  ")
+    _append_parts(out, instruction.parts)
+    out.append("\n")
+    named = set(instruction.placeholders)
+    before = tuple(number for number in sample.context(index) if number not in named)
+    groups = instruction.groups(before=before, bindings=dict(turn.bindings))
+    for name, number in zip(instruction.attributes, groups, strict=True):
+        out.append("    ").append(f"<{name}>", style=f"bold {TOKEN_COLOURS[name]}")
+        out.append(" speaks of no picture\n" if number is None else f" speaks of image {number}\n")
+    for text in turn.alternatives:
+        out.append("  or: ", style="dim")
+        _append_parts(out, parse(text, pictures=pictures).parts)
+        out.append("\n")
+    if turn.target is not None:
+        out.append("  makes ", style="dim").append(f"image {turn.target}\n")
+    if turn.response is not None:
+        out.append("  answers ", style="dim").append(printable(turn.response).replace("\n", "\n  ") + "\n")
+    if turn.target is None and turn.response is None:
+        out.append("  asks for nothing\n", style="dim")
+
+
+def _append_parts(out: RichText, parts: Sequence[Part]) -> None:
+    for part in parts:
+        match part:
+            case Text(text):
+                out.append(printable(text).replace("\n", "\n  "))
+            case Attribute(name):
+                out.append(f"<{name}>", style=f"bold {TOKEN_COLOURS[name]}")
+            case Placeholder(number):
+                out.append(f"<image_{number}>", style="bold underline")
+
+
+def _facts(data: bytes | None, known: ImageFacts | None) -> str:
+    if known is not None:
+        return f"{known.format:<5} {known.width} x {known.height}"
+    try:
+        header = open_image(data)
+    except ImageFault as fault:
+        return fault.message
+    return f"{header.format:<5} {header.width} x {header.height}"
+
+
+def _truth(truth: str) -> Iterator[str]:
+    try:
+        value = json.loads(truth)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        yield truth
+        return
+    for key, entry in value.items():
+        yield f"{key}: {json.dumps(entry, ensure_ascii=False)}"

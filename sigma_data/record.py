@@ -1,0 +1,177 @@
+"""A sample as the members of a shard: `KEY.json` and one picture each, and back.
+
+The JSON names every picture's member, so a record is complete and checkable by itself; its keys are
+the same for every sample, so that HF `datasets` can give it one type.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sigma_data.images import MEMBER_EXTENSIONS, ImageFacts
+from sigma_data.sample import Family, Image, Sample, Source, Turn
+
+SCHEMA_VERSION = 1
+
+KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
+MEMBER = re.compile(rf"json|(?:ref_\d{{2,3}}|target(?:_\d{{2,3}})?)\.(?:{'|'.join(sorted(MEMBER_EXTENSIONS))})")
+"""What may stand behind the key: `json`, `ref_01.jpg`, `target.png`, `target_02.png` (several turns)."""
+
+
+class RecordError(ValueError):
+    """JSON that is not a record of this schema, or does not fit its members."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _ImageRecord(_Strict):
+    number: Annotated[int, Field(ge=1)]
+    member: str
+    role: str
+    width: int
+    height: int
+
+
+class _BindingRecord(_Strict):
+    token: int
+    image: int
+
+
+class _TurnRecord(_Strict):
+    instruction: str
+    target: int | None
+    response: str | None
+    alternatives: list[str]
+    bindings: list[_BindingRecord]
+
+
+class _SourceRecord(_Strict):
+    name: str
+    location: str
+    row: int
+    licence: str
+
+
+class _Record(_Strict):
+    schema_version: int
+    id: str
+    family: Family
+    family_inferred: bool
+    images: list[_ImageRecord]
+    turns: list[_TurnRecord]
+    source: _SourceRecord
+    truth: str | None
+
+
+def member_names(sample: Sample, extensions: Mapping[int, str]) -> dict[int, str]:
+    """The member of each image number: `ref_01.jpg` by number; `target.png`, numbered where several."""
+    targets = set(sample.targets)
+    several = len(targets) > 1
+    names: dict[int, str] = {}
+    for image in sample.images:
+        number = image.number
+        role = f"ref_{number:02d}" if number not in targets else f"target_{number:02d}" if several else "target"
+        names[number] = f"{role}.{extensions[number]}"
+    return names
+
+
+def stored_order(sample: Sample) -> list[int]:
+    """Image numbers in the order of the shard: references first, then targets, each by number."""
+    targets = set(sample.targets)
+    return sorted((image.number for image in sample.images), key=lambda number: (number in targets, number))
+
+
+def encode(sample: Sample, facts: Mapping[int, ImageFacts]) -> bytes:
+    """The bytes of `KEY.json`: compact, one line, sorted keys, UTF-8."""
+    members = member_names(sample, {number: fact.extension for number, fact in facts.items()})
+    targets = set(sample.targets)
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "id": sample.id,
+        "family": sample.family.value,
+        "family_inferred": sample.family_inferred,
+        "images": [
+            {
+                "number": number,
+                "member": members[number],
+                "role": "target" if number in targets else "reference",
+                "width": facts[number].width,
+                "height": facts[number].height,
+            }
+            for number in stored_order(sample)
+        ],
+        "turns": [
+            {
+                "instruction": turn.instruction,
+                "target": turn.target,
+                "response": turn.response,
+                "alternatives": list(turn.alternatives),
+                "bindings": [{"token": token, "image": image} for token, image in turn.bindings],
+            }
+            for turn in sample.turns
+        ],
+        "source": {
+            "name": sample.source.name,
+            "location": sample.source.location,
+            "row": sample.source.row,
+            "licence": sample.source.licence,
+        },
+        "truth": sample.truth,
+    }
+    text = json.dumps(record, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace") + b"\n"
+
+
+def decode(data: bytes, pictures: Mapping[str, bytes]) -> Sample:
+    """A sample from the bytes of `KEY.json` and its pictures by member name.
+
+    Raises RecordError where the JSON is broken, of another schema, or names other members than
+    there are.
+    """
+    try:
+        record = _Record.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(place) for place in first["loc"])
+        raise RecordError(f"the JSON is no record ({where}: {first['msg']})") from None
+    if record.schema_version != SCHEMA_VERSION:
+        raise RecordError(f"the record has schema version {record.schema_version}, this is sigma {SCHEMA_VERSION}")
+    named = [image.member for image in record.images]
+    if missing := sorted(set(named) - set(pictures)):
+        raise RecordError(f"the record names {', '.join(missing)}, which is not there")
+    if extra := sorted(set(pictures) - set(named)):
+        raise RecordError(f"{', '.join(extra)} is there, but the record does not name it")
+    numbers = [image.number for image in record.images]
+    if len(set(numbers)) != len(numbers) or len(set(named)) != len(named):
+        raise RecordError("two pictures have one number or one name")
+    sample = Sample(
+        id=record.id,
+        family=record.family,
+        images=tuple(
+            Image(image.number, pictures[image.member]) for image in sorted(record.images, key=lambda i: i.number)
+        ),
+        turns=tuple(
+            Turn(
+                instruction=turn.instruction,
+                target=turn.target,
+                response=turn.response,
+                alternatives=tuple(turn.alternatives),
+                bindings=tuple((binding.token, binding.image) for binding in turn.bindings),
+            )
+            for turn in record.turns
+        ),
+        source=Source(record.source.name, record.source.location, record.source.row, record.source.licence),
+        family_inferred=record.family_inferred,
+        truth=record.truth,
+    )
+    expected = member_names(sample, {image.number: image.member.rsplit(".", 1)[-1] for image in record.images})
+    if expected != {image.number: image.member for image in record.images}:
+        raise RecordError("the pictures are not named after their roles")
+    return sample

@@ -1,0 +1,344 @@
+"""A corpus on one page: a standalone HTML file with figures, charts, contact sheets and what was rejected.
+
+Everything is inside the file (thumbnails as data: URIs, charts as SVG) and nothing in it runs: its
+content security policy forbids scripts and the network. The same frames give the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import polars as pl
+
+from sigma_data.charts import Chart, bars, file_size, histogram, number, percent
+from sigma_data.checks import RULES
+from sigma_data.images import thumbnail
+from sigma_data.instruction import ATTRIBUTES, Attribute, Placeholder, Text, parse
+from sigma_data.portrait import TARGET_COLOUR, TOKEN_COLOURS, printable
+from sigma_data.sample import FAMILY_RULES, Family
+
+Read = Callable[[str, int, int], bytes]
+
+SAMPLES_A_FAMILY = 12
+EXAMPLES_A_CODE = 8
+_PICTURES_A_CARD = 6
+_LONGEST_TEXT = 420
+_SPLITS = ("train", "val", "test")
+
+_IMAGE = pl.Struct({
+    "number": pl.Int16, "role": pl.String, "width": pl.Int32, "height": pl.Int32, "size": pl.Int64, "offset": pl.Int64,
+})  # fmt: skip
+_TURN = pl.Struct({"instruction": pl.String, "target": pl.Int16, "response": pl.String})
+_MANIFEST: dict[str, pl.DataType] = {
+    "id": pl.String(), "family": pl.String(), "split": pl.String(), "shard": pl.String(), "size": pl.Int64(),
+    "images": pl.List(_IMAGE), "turns": pl.List(_TURN), "attributes": pl.List(pl.String), "references": pl.Int16(),
+    "tokens": pl.Int32(), "component": pl.String(), "source": pl.String(), "location": pl.String(), "row": pl.Int64(),
+    "licence": pl.String(), "warnings": pl.List(pl.String),
+}  # fmt: skip
+_QUARANTINE: dict[str, pl.DataType] = {
+    "source": pl.String(), "location": pl.String(), "row": pl.Int64(), "code": pl.String(), "message": pl.String(),
+    "instruction": pl.String(), "thumbnail": pl.Binary(),
+}  # fmt: skip
+
+_PLANNED = {
+    "duplicate": "The same pictures and the same words as a sample that is already there",
+    "near_duplicate": "Nearly the same pictures and the same words as a sample that is already there",
+    "over_quota": "More samples than the build was asked to keep",
+}
+"""Codes that the planner gives, which no rule of `checks` has."""
+
+_ASPECTS = (("1:3", 1 / 3), ("1:2", 1 / 2), ("9:16", 9 / 16), ("2:3", 2 / 3), ("3:4", 3 / 4), ("1:1", 1.0),
+            ("4:3", 4 / 3), ("3:2", 3 / 2), ("16:9", 16 / 9), ("2:1", 2.0), ("3:1", 3.0))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Thumb:
+    """A small picture as a data: URI (empty where it cannot be decoded)."""
+
+    number: int
+    uri: str
+    aspect: float
+    words: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """A sample on a contact sheet."""
+
+    id: str
+    facts: str
+    place: str
+    references: tuple[Thumb, ...]
+    targets: tuple[Thumb, ...]
+    hidden: int
+    turns: tuple[tuple[list[tuple[str, str]], str], ...]
+
+    @property
+    def wide(self) -> bool:
+        """Whether the card needs two columns."""
+        return len(self.references) + len(self.targets) > 4
+
+
+def render_report(
+    *,
+    title: str,
+    summary: Mapping[str, Any],
+    manifest: pl.DataFrame,
+    quarantine: pl.DataFrame,
+    read: Read,
+) -> str:
+    """The page as HTML text.
+
+    `summary` has `read`, `written`, `quarantined`, `duplicates`, `splits`, `bytes`, `images`;
+    `read(shard, offset, size)` returns bytes of a shard, and is asked only for the pictures of the
+    contact sheets. Whatever `read` raises is passed on: a report over a damaged corpus is none.
+    """
+    manifest, quarantine = _complete(manifest, _MANIFEST), _complete(quarantine, _QUARANTINE)
+    splits = _splits(summary, manifest)
+    images = manifest.select("images").explode("images").unnest("images")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": number, "bytes": file_size, "percent": percent, "parts": parts}
+    template = environment.from_string(files("sigma_data").joinpath("report.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        title=printable(title),
+        summary=summary,
+        adds_up=summary["read"] == summary["written"] + summary["quarantined"] + summary["duplicates"],
+        splits=splits,
+        split_counts=[(name, summary["splits"].get(name, 0)) for name in splits],
+        families=_families(manifest, splits),
+        goal=sum(rule.goal or 0 for rule in FAMILY_RULES.values()),
+        pictures=[_sides(images), _aspects(images)],
+        sequences=[_tokens(manifest), _references(manifest)],
+        attributes=_attributes(manifest),
+        components=_components(manifest),
+        sources=_sources(manifest, quarantine),
+        rejects=_rejects(quarantine),
+        removed=Counter(quarantine["code"].to_list()),
+        warnings=_warnings(manifest),
+        sheets=_sheets(manifest, read),
+        colours=TOKEN_COLOURS,
+        target_colour=TARGET_COLOUR,
+    )
+
+
+def parts(text: str | None, pictures: int | None = None, limit: int = _LONGEST_TEXT) -> list[tuple[str, str]]:
+    """An instruction as (kind, words), kind `text`, `attribute` or `image`; cut after `limit` characters."""
+    result: list[tuple[str, str]] = []
+    for part in parse(printable(text or ""), pictures=pictures).parts:
+        match part:
+            case Attribute(name):
+                result.append(("attribute", name))
+            case Placeholder(image):
+                result.append(("image", str(image)))
+            case Text(words):
+                result.append(("text", words if len(words) <= limit else words[:limit].rstrip() + "…"))
+                limit -= len(words)
+        if limit <= 0:
+            break
+    return result
+
+
+def _complete(frame: pl.DataFrame, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """The frame with the columns a report reads, absent ones as nulls."""
+    missing = [pl.lit(None, dtype=dtype).alias(name) for name, dtype in schema.items() if name not in frame.columns]
+    # An empty frame has no row that a literal could be repeated for.
+    return frame.with_columns(missing) if frame.height else pl.DataFrame(schema=dict(schema))
+
+
+def _splits(summary: Mapping[str, Any], manifest: pl.DataFrame) -> list[str]:
+    names = set(summary["splits"]) | set(manifest["split"].drop_nulls().to_list())
+    return [name for name in _SPLITS if name in names] + sorted(names - set(_SPLITS))
+
+
+def _families(manifest: pl.DataFrame, splits: Sequence[str]) -> list[dict[str, Any]]:
+    counts = {(family, split): count for family, split, count in manifest.group_by("family", "split").len().iter_rows()}
+    rows = []
+    for family, rule in FAMILY_RULES.items():
+        by_split = [counts.get((family.value, split), 0) for split in splits]
+        rows.append({
+            "name": family.value, "summary": rule.summary, "goal": rule.goal, "splits": by_split, "total": sum(by_split)
+        })  # fmt: skip
+    return rows
+
+
+def _sides(images: pl.DataFrame) -> Chart:
+    longest = images.select(pl.max_horizontal("width", "height")).to_series().drop_nulls().to_list()
+    return histogram("Longest side of the pictures", longest, (16, 32, 64, 128, 256, 512, 1024, 2048), "pixels")
+
+
+def _aspects(images: pl.DataFrame) -> Chart:
+    counts: Counter[str] = Counter()
+    for width, height, count in images.group_by("width", "height").len().drop_nulls().iter_rows():
+        # Nearest by ratio, not by difference: 1:2 is as far from 1:1 as 2:1 is.
+        nearest = min(_ASPECTS, key=lambda entry: max(width / height / entry[1], entry[1] * height / width))
+        counts[nearest[0]] += count
+    entries = [(name, counts[name], f"about {name}") for name, _ in _ASPECTS]
+    return Chart("Width to height", "nearest common aspect", bars(entries, "pictures"))
+
+
+def _tokens(manifest: pl.DataFrame) -> Chart:
+    steps = tuple(digit * 10**power for power in range(1, 6) for digit in (1, 2, 5))
+    return histogram("Tokens a sample", manifest["tokens"].drop_nulls().to_list(), steps, "tokens", "samples")
+
+
+def _references(manifest: pl.DataFrame) -> Chart:
+    counts = Counter(manifest["references"].drop_nulls().to_list())
+    most = max(counts, default=0)
+    entries = [(str(n), counts[n], f"{n} references" if n != 1 else "1 reference") for n in range(min(most, 9) + 1)]
+    if most > 9:
+        entries.append(("10+", sum(count for n, count in counts.items() if n > 9), "10 references or more"))
+    mean = sum(n * count for n, count in counts.items()) / max(1, counts.total())
+    return Chart("References a sample", f"{mean:.1f} on average", bars(entries, "samples"))
+
+
+def _attributes(manifest: pl.DataFrame) -> list[dict[str, Any]]:
+    used = manifest.select("id", "attributes").explode("attributes").drop_nulls("attributes")
+    table = {name: (times, samples) for name, times, samples in used.group_by("attributes").agg(
+        pl.len(), pl.col("id").n_unique()
+    ).iter_rows()}  # fmt: skip
+    return [
+        {"name": name, "times": table.get(name, (0, 0))[0], "samples": table.get(name, (0, 0))[1]}
+        for name in ATTRIBUTES
+    ]
+
+
+def _components(manifest: pl.DataFrame) -> dict[str, Any]:
+    sizes = manifest.drop_nulls("component").group_by("component").len()["len"].to_list()
+    steps = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, None))
+    entries = [
+        (
+            str(low) if low == high else f"{low}–{high}" if high else f"{low}+",
+            sum(1 for size in sizes if size >= low and (high is None or size <= high)),
+            f"{low} samples" if low == high else f"{low} to {high} samples" if high else f"{low} samples and more",
+        )
+        for low, high in steps
+    ]
+    return {
+        "count": len(sizes),
+        "largest": max(sizes, default=0),
+        "shared": sum(1 for size in sizes if size > 1),
+        "chart": Chart("Samples a component", "", bars(entries, "components")),
+    }
+
+
+def _sources(manifest: pl.DataFrame, quarantine: pl.DataFrame) -> list[dict[str, Any]]:
+    rejected = Counter(quarantine["source"].to_list())
+    kept = manifest.group_by("source").agg(
+        pl.len().alias("samples"), pl.col("size").sum(), pl.col("licence").unique().sort(), pl.col("family").unique()
+    )
+    rows = {row["source"]: row for row in kept.iter_rows(named=True)}
+    nothing = {"samples": 0, "size": 0, "licence": [], "family": []}
+    return [
+        (row := rows.get(name, nothing)) | {
+            "name": printable(name),
+            "licences": ", ".join(printable(licence or "unknown") for licence in row["licence"]),
+            "families": ", ".join(family for family in Family if family in row["family"]),
+            "rejected": rejected[name],
+        }
+        for name in sorted((rows.keys() | rejected.keys()) - {None})
+    ]  # fmt: skip
+
+
+def _rejects(quarantine: pl.DataFrame) -> list[dict[str, Any]]:
+    counts = Counter(quarantine["code"].drop_nulls().to_list())
+    result = []
+    for code, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])):
+        rows = quarantine.filter(pl.col("code") == code).sort("source", "location", "row")
+        seen = rows.filter(pl.col("thumbnail").is_not_null())
+        first = rows.row(0, named=True)
+        result.append({
+            "code": code,
+            "count": count,
+            "summary": _summary(code),
+            "message": printable(first["message"] or ""),
+            "place": _place(first),
+            "examples": [
+                {"uri": _uri(row["thumbnail"]), "words": printable(row["instruction"] or ""), "place": _place(row)}
+                for row in _spread(seen, EXAMPLES_A_CODE)
+            ],
+        })  # fmt: skip
+    return result
+
+
+def _warnings(manifest: pl.DataFrame) -> list[dict[str, Any]]:
+    noted = manifest["warnings"].explode().drop_nulls().to_list()
+    counts = Counter(text.partition(":")[0] for text in noted)
+    return [
+        {"code": printable(code), "count": count, "summary": _summary(code)}
+        for code, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    ]
+
+
+def _summary(code: str) -> str:
+    return RULES[code].summary if code in RULES else _PLANNED.get(code, "")
+
+
+def _place(row: Mapping[str, Any]) -> str:
+    where = " · ".join(str(row[key]) for key in ("source", "location") if row[key])
+    return printable(where if row["row"] is None else f"{where} · row {row['row']}")
+
+
+def _spread(frame: pl.DataFrame, count: int) -> Iterable[dict[str, Any]]:
+    """`count` rows at even distances, so that every source and file has its chance."""
+    take = min(count, frame.height)
+    return frame[[(2 * place + 1) * frame.height // (2 * take) for place in range(take)]].iter_rows(named=True)
+
+
+def _sheets(manifest: pl.DataFrame, read: Read) -> list[dict[str, Any]]:
+    sheets = []
+    for family in Family:
+        rows = manifest.filter(pl.col("family") == family.value)
+        if not rows.height:
+            continue
+        order = rows.select("source", "location", "row", "id").with_row_index("at").sort(
+            "source", "location", "row", "id"
+        )  # fmt: skip
+        chosen = [entry["at"] for entry in _spread(order, SAMPLES_A_FAMILY)]
+        cards = [_card(row, read) for row in rows[chosen].iter_rows(named=True)]
+        summary = FAMILY_RULES[family].summary
+        sheets.append({"name": family.value, "summary": summary, "total": rows.height, "cards": cards})
+    return sheets
+
+
+def _card(row: Mapping[str, Any], read: Read) -> Card:
+    targets = [image for image in row["images"] if image["role"] == "target"]
+    references = [image for image in row["images"] if image["role"] != "target"]
+    shown_targets = targets[: _PICTURES_A_CARD // 2]
+    shown = references[: _PICTURES_A_CARD - len(shown_targets)]
+    # Many pictures are shown smaller, so they need fewer pixels.
+    side = 160 if len(shown) + len(shown_targets) <= 4 else 120
+
+    def thumb(image: Mapping[str, Any]) -> Thumb:
+        small = thumbnail(read(row["shard"], image["offset"], image["size"]), side, quality=75)
+        width, height = image["width"] or 1, image["height"] or 1
+        words = f"image {image['number']}, {image['role']}, {width} × {height}"
+        return Thumb(image["number"], _uri(small), round(min(3.0, max(0.4, width / height)), 3), words)
+
+    return Card(
+        id=printable(row["id"] or ""),
+        facts=f"{row['split']} · {number(row['tokens'] or 0)} tokens",
+        place=_place(row),
+        references=tuple(thumb(image) for image in shown),
+        targets=tuple(thumb(image) for image in shown_targets),
+        hidden=len(row["images"]) - len(shown) - len(shown_targets),
+        turns=tuple(
+            (parts(turn["instruction"], len(references)), _cut(printable(turn["response"] or "")))
+            for turn in (row["turns"] or ())[:4]
+        ),
+    )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT].rstrip() + "…"
+
+
+def _uri(data: bytes | None) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode() if data else ""

@@ -1,0 +1,156 @@
+"""Shards: plain ustar files that any webdataset reader takes, written byte for byte predictably.
+
+The writer's arithmetic (`member_size`, `block`) lets a plan give every sample its final offset
+before a byte is written. The reader is strict where `tarfile` is lenient: only regular members with
+a key, a known suffix and a sound header, members of a key side by side, and a proper end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from sigma_data.errors import ShardError
+from sigma_data.record import KEY, MEMBER
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+"""The two zero blocks that close a tar."""
+
+_NAME_BYTES = 100
+_ZERO = bytes(BLOCK)
+
+
+def padded(size: int) -> int:
+    """`size` rounded up to whole tar blocks."""
+    return -(-size // BLOCK) * BLOCK
+
+
+def member_size(size: int) -> int:
+    """Bytes that a member of `size` bytes takes in a tar: header, content, padding."""
+    return BLOCK + padded(size)
+
+
+def header(name: str, size: int) -> bytes:
+    """A ustar header with fixed owner, mode and time, so that equal content gives equal tars."""
+    encoded = name.encode("ascii")
+    if len(encoded) > _NAME_BYTES:
+        raise ValueError(f"{name}: a member's name has at most {_NAME_BYTES} bytes")
+    fields = b"".join((
+        encoded.ljust(_NAME_BYTES, b"\0"),
+        b"0000644\0", b"0000000\0", b"0000000\0",  # mode, user, group
+        b"%011o\0" % size,
+        b"%011o\0" % 0,  # modification time
+        b" " * 8,  # the checksum's own place counts as spaces
+        b"0", bytes(100), b"ustar\x0000",
+    ))  # fmt: skip
+    fields = fields.ljust(BLOCK, b"\0")
+    return fields[:148] + b"%06o\0 " % sum(fields) + fields[156:]
+
+
+def block(key: str, members: Sequence[tuple[str, bytes]]) -> bytes:
+    """All of a sample's members, (suffix, content) in order, as they stand in a shard."""
+    parts: list[bytes] = []
+    for suffix, content in members:
+        parts += (header(f"{key}.{suffix}", len(content)), content, bytes(-len(content) % BLOCK))
+    return b"".join(parts)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of a shard; `offset` is where its content starts in the file."""
+
+    key: str
+    suffix: str
+    offset: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        """The name in the tar, `KEY.SUFFIX`."""
+        return f"{self.key}.{self.suffix}"
+
+
+class ShardFault(ShardError):
+    """What is wrong with a shard, and where: `code` and the byte offset of the header."""
+
+    def __init__(self, code: str, message: str, offset: int) -> None:
+        super().__init__(f"{message} (at byte {offset:,})")
+        self.code = code
+        self.offset = offset
+        self._fields = (code, message, offset)
+
+    def __reduce__(self) -> tuple[type[ShardFault], tuple[str, str, int]]:
+        return type(self), self._fields  # faults travel between processes
+
+
+def read_members(file: IO[bytes]) -> Iterator[Member]:
+    """Walk a seekable tar by its headers, without reading contents.
+
+    Raises ShardFault at the first thing that is not as this module writes it, after yielding what
+    stands before: `cut` (ends early), `bad_header`, `unsafe_name`, `not_a_file`, `bad_name`.
+    """
+    file.seek(0, 2)
+    length = file.tell()
+    position = 0
+    while True:
+        file.seek(position)
+        head = file.read(BLOCK)
+        if head == _ZERO:
+            rest = file.read(length - position - BLOCK) if length - position <= 64 * 1024 else b"x"
+            if not rest or rest.strip(b"\0"):
+                code, what = ("cut", "the second closing block is missing") if not rest else (
+                    "bad_header", "something follows the end of the tar")  # fmt: skip
+                raise ShardFault(code, what, position)
+            return
+        if len(head) < BLOCK:
+            raise ShardFault("cut", "the tar ends without its closing blocks", position)
+        member = _parse(head, position)
+        if member.offset + padded(member.size) > length:
+            raise ShardFault("cut", f"the tar ends inside {member.name}", position)
+        yield member
+        position = member.offset + padded(member.size)
+
+
+def group_members(members: Iterator[Member]) -> Iterator[list[Member]]:
+    """Members of one key that stand side by side."""
+    group: list[Member] = []
+    for member in members:
+        if group and member.key != group[0].key:
+            yield group
+            group = []
+        group.append(member)
+    if group:
+        yield group
+
+
+def read_range(file: IO[bytes], offset: int, size: int) -> bytes:
+    """Exactly `size` bytes from `offset`; raises ShardFault `cut` where the file ends before."""
+    file.seek(offset)
+    data = file.read(size)
+    if len(data) != size:
+        raise ShardFault("cut", f"the shard ends {size - len(data):,} bytes too early", offset)
+    return data
+
+
+def _parse(head: bytes, position: int) -> Member:
+    fields = head[:148] + b" " * 8 + head[156:]
+    try:
+        checksum = int(head[148:156].strip(b"\0 "), 8)
+        size = int(head[124:136].strip(b"\0 "), 8)
+    except ValueError:
+        raise ShardFault("bad_header", "the header holds no numbers where they belong", position) from None
+    if checksum != sum(fields) or size < 0:
+        raise ShardFault("bad_header", "the header's checksum is wrong", position)
+    name = head[:_NAME_BYTES].split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+    prefix = head[345:500].split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+    name = f"{prefix}/{name}" if prefix and head[257:263] == b"ustar\0" else name
+    if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):
+        raise ShardFault("unsafe_name", f"the member {name!r} points outside the shard", position)
+    if head[156:157] not in (b"0", b"\0"):
+        raise ShardFault("not_a_file", f"the member {name!r} is a link, a folder or an extension", position)
+    key, _, suffix = name.partition(".")
+    if not KEY.fullmatch(key) or not MEMBER.fullmatch(suffix):
+        raise ShardFault("bad_name", f"{name!r} is no member of a sample (KEY.json, KEY.ref_01.jpg, ...)", position)
+    return Member(key, suffix, position + BLOCK, size)

@@ -1,0 +1,9 @@
+"""Corpus layouts: one module a layout, named after it, with its `Reader` class in `READER`.
+
+A source is written `name:path?option=value&option=value`, as in `release:data?licence=cc-by-4.0`.
+Adding a layout is adding a file here.
+"""
+
+from sigma_data.sources.base import Fragment, Reader, ReaderOptions, names, open_source
+
+__all__ = ["Fragment", "Reader", "ReaderOptions", "names", "open_source"]

@@ -1,0 +1,96 @@
+"""What every corpus layout offers: a list of fragments, and the records of one fragment.
+
+A fragment is the unit of parallel work: small enough to hold its rows' metadata in memory, large
+enough to be worth a task. Reading one twice gives the same records in the same order.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+from urllib.parse import parse_qsl
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sigma_data.errors import ConfigError
+from sigma_data.sample import Rejection, Sample
+
+
+@dataclass(frozen=True)
+class Fragment:
+    """A piece of a source: `location` is stable under moving the source, `part` a range inside it.
+
+    `stamp` changes whenever the bytes behind the fragment change (size and modification time);
+    `rows` is the number of records where it is known beforehand.
+    """
+
+    location: str
+    part: str = ""
+    stamp: str = ""
+    rows: int | None = None
+
+
+class ReaderOptions(BaseModel):
+    """Options any source takes. `name` tells two sources of one layout apart; ids follow from it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None = None
+    licence: str = "unknown"
+
+
+class Reader(ABC):
+    """One source of samples, opened with `open_source`."""
+
+    options_type: ClassVar[type[ReaderOptions]] = ReaderOptions
+
+    def __init__(self, scheme: str, path: str, options: ReaderOptions) -> None:
+        self.path = path
+        self.name = options.name or scheme
+
+    @abstractmethod
+    def fragments(self) -> list[Fragment]:
+        """The fragments in their fixed order.
+
+        Raises SourceError where the source as a whole is not there or not of this layout.
+        """
+
+    @abstractmethod
+    def read(self, fragment: Fragment) -> Iterator[Sample | Rejection]:
+        """The fragment's records in their fixed order, a Rejection for what cannot be read.
+
+        Never raises for bad content; memory stays bounded by a few rows.
+        """
+
+
+def names() -> list[str]:
+    """The layouts that exist, by their name in a source string."""
+    package = importlib.import_module("sigma_data.sources")
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base" and m.name[0] != "_")
+
+
+def open_source(spec: str) -> Reader:
+    """Open `name:path?option=value`. Raises ConfigError for an unknown layout or option."""
+    scheme, colon, rest = spec.partition(":")
+    if not colon or scheme not in names():
+        raise ConfigError(
+            f"source {spec!r}: write one of {', '.join(n + ':' for n in names())} followed by a path, "
+            "as in release:data/sigma"
+        )
+    path, _, query = rest.partition("?")
+    reader: type[Reader] = importlib.import_module(f"sigma_data.sources.{scheme}").READER
+    pairs = parse_qsl(query, keep_blank_values=True)
+    try:
+        if len(dict(pairs)) != len(pairs):
+            raise ConfigError(f"source {spec!r}: an option is given twice")
+        options = reader.options_type.model_validate(dict(pairs))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(place) for place in first["loc"]) or "options"
+        known = ", ".join(sorted(reader.options_type.model_fields))
+        raise ConfigError(f"source {spec!r}: {where}: {first['msg']} (options: {known})") from None
+    return reader(scheme, path, options)

@@ -1,0 +1,100 @@
+"""Our own shards as a source, so that corpora can be merged, filtered and built again.
+
+The path is a corpus, a folder of tars or one tar. Ids, families and sources are those in the
+records; a tar that is damaged is read up to the damage, and the damage becomes a rejection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import IO, ClassVar, Literal, cast
+
+from sigma_data.errors import SourceError
+from sigma_data.files import Place
+from sigma_data.record import RecordError, decode
+from sigma_data.sample import Family, Rejection, Sample
+from sigma_data.shard import Member, ShardFault, group_members, read_members, read_range
+from sigma_data.sources.base import Fragment, Reader, ReaderOptions
+
+MAX_MEMBER_BYTES = 256 * 2**20
+"""A member larger than this is not read into memory."""
+
+
+class WebdatasetOptions(ReaderOptions):
+    """`split` and `family` take only the shards under that folder, or the samples of that family.
+
+    With `splits=keep` samples stay in the split that their folder names, so that a test set stays
+    one when corpora are merged; `splits=new` draws splits anew.
+    """
+
+    split: str | None = None
+    family: Family | None = None
+    splits: Literal["keep", "new"] = "keep"
+
+
+class WebdatasetReader(Reader):
+    """Reads shards that `sigma` wrote."""
+
+    options_type: ClassVar[type[ReaderOptions]] = WebdatasetOptions
+
+    def __init__(self, scheme: str, path: str, options: ReaderOptions) -> None:
+        super().__init__(scheme, path, options)
+        self.options = cast(WebdatasetOptions, options)
+        self.place = Place(path)
+
+    def fragments(self) -> list[Fragment]:
+        split = self.options.split
+        found = [
+            Fragment(location, "", stamp)
+            for location, stamp in self.place.files(".tar")
+            if split is None or location.startswith(f"{split}/")
+        ]
+        if not found:
+            raise SourceError(f"{self.path}: no .tar file below this place")
+        return found
+
+    def read(self, fragment: Fragment) -> Iterator[Sample | Rejection]:
+        folder, slash, _ = fragment.location.rpartition("/")
+        split = folder if slash and self.options.splits == "keep" else None
+        with self.place.open(fragment.location) as file:
+            members = read_members(file)
+            index = 0
+            fault: ShardFault | None = None
+
+            def until_fault() -> Iterator[Member]:
+                nonlocal fault
+                try:
+                    yield from members
+                except ShardFault as found:
+                    fault = found
+
+            for group in group_members(until_fault()):
+                record = self._record(file, group, fragment.location, index)
+                index += 1
+                if isinstance(record, Rejection):
+                    yield record
+                elif self.options.family in (None, record.family):
+                    yield replace(record, split=split)
+            if fault is not None:
+                yield Rejection(self.name, fragment.location, None, f"shard_{fault.code}", str(fault))
+
+    def _record(self, file: IO[bytes], group: list[Member], location: str, row: int) -> Sample | Rejection:
+        try:
+            suffixes = [member.suffix for member in group]
+            if len(set(suffixes)) != len(suffixes):
+                raise RecordError(f"the key {group[0].key} has a member twice")
+            if "json" not in suffixes:
+                raise RecordError(f"the key {group[0].key} has no JSON")
+            if large := [member.name for member in group if member.size > MAX_MEMBER_BYTES]:
+                raise RecordError(f"{large[0]} is larger than {MAX_MEMBER_BYTES:,} bytes")
+            content = {member.suffix: read_range(file, member.offset, member.size) for member in group}
+            sample = decode(content.pop("json"), content)
+            if sample.id != group[0].key:
+                raise RecordError(f"the record of key {group[0].key} has the id {sample.id!r}")
+            return sample
+        except (RecordError, ShardFault) as error:
+            return Rejection(self.name, location, row, "bad_record", str(error))
+
+
+READER = WebdatasetReader

@@ -1,0 +1,202 @@
+"""Casting: random things, creatures, places, lights and the pictures that references show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sigma_data.world import backdrops, creatures, light, shapes, styles, textures
+from sigma_data.world.dice import INK, RGB, WHITE, Colour, Dice, colour, mix, shift
+from sigma_data.world.glyphs import ICONS, WORDS
+from sigma_data.world.scene import (
+    Backdrop,
+    Character,
+    Emblem,
+    Environment,
+    Lighting,
+    Scene,
+    Style,
+    Texture,
+    Thing,
+    Wear,
+)
+
+SLOTS: dict[str, tuple[float, float]] = {
+    "in the upper left": (0.25, 0.28), "at the top": (0.5, 0.28), "in the upper right": (0.75, 0.28),
+    "on the left": (0.25, 0.52), "in the centre": (0.5, 0.52), "on the right": (0.75, 0.52),
+    "in the lower left": (0.25, 0.75), "at the bottom": (0.5, 0.75), "in the lower right": (0.75, 0.75),
+}  # fmt: skip
+"""Places that instructions name, and exactly where they are."""
+
+LOW_SLOTS = tuple(SLOTS)[3:6]
+"""Places with headroom for a creature and its hat."""
+
+
+def texture(dice: Dice, base: Colour, *, kinds: Sequence[str] = textures.KINDS) -> Texture:
+    """A random texture whose second colour differs from the base."""
+    kind = dice.pick(kinds)
+    return Texture(kind, colour(dice, avoid=(base.name,)), dice.between(0.26, 0.42), dice.pick((0, 30, 45, 60, 90)))
+
+
+def thing(
+    dice: Dice, *, among: Sequence[str] = shapes.OBJECTS, avoid: Sequence[str] = (), textured: float = 0.35
+) -> Thing:
+    """A random thing whose colour name is not in `avoid`."""
+    main = colour(dice, avoid=avoid)
+    accent = colour(dice, avoid=(main.name,))
+    pattern = texture(dice, main) if dice.chance(textured) else Texture()
+    return Thing(dice.pick(among), main, accent, pattern, mirror=dice.chance(0.3))
+
+
+def creature(dice: Dice, *, avoid: Sequence[str] = ()) -> Thing:
+    """A random creature."""
+    main = colour(dice, avoid=("black", *avoid))
+    who = Character(
+        species=dice.pick(creatures.SPECIES),
+        eyes=dice.pick(creatures.EYES),
+        marks=dice.pick(creatures.MARKS),
+        emotion=dice.pick(creatures.EMOTIONS),
+        pose=dice.pick(tuple(creatures.POSES)),
+    )
+    return Thing("creature", main, colour(dice, avoid=(main.name,)), character=who)
+
+
+def wear(dice: Dice) -> Wear:
+    """Something to wear."""
+    return Wear(dice.pick(creatures.WEAR), colour(dice))
+
+
+def emblem(dice: Dice, base: Colour) -> Emblem:
+    """An icon in a colour that shows on the base."""
+    return Emblem(dice.pick(tuple(ICONS)), contrast(dice, base))
+
+
+def sign(dice: Dice, word: str) -> Thing:
+    """A board with a word on it."""
+    main = colour(dice, avoid=("grey", "brown"))
+    return Thing("sign", main, contrast(dice, main), word=word)
+
+
+def contrast(dice: Dice, base: Colour) -> Colour:
+    """A colour much darker or brighter than the base."""
+    dark = sum(base.rgb) < 430
+    return Colour("cream", shift(dice, (250, 244, 226), 5)) if dark else Colour("black", shift(dice, (46, 44, 60), 9))
+
+
+def word(dice: Dice) -> str:
+    """A short word."""
+    return dice.pick(WORDS)
+
+
+def lighting(dice: Dice, *, kinds: Sequence[str] = tuple(light.TINTS)) -> Lighting:
+    """A light other than day."""
+    kind = dice.pick(kinds)
+    x = dice.pick((0.0, 1.0)) if kind == "side" else dice.pick((0.3, 0.5, 0.7))
+    return Lighting(kind, shift(dice, light.TINTS[kind], 8), x, dice.pick((0.35, 0.5)))
+
+
+_WEATHER_COLOURS: dict[str, tuple[RGB, ...]] = {
+    "rain": ((206, 222, 246), (180, 200, 230)), "snow": ((255, 255, 255), (236, 242, 255)), "fog": ((232, 236, 240), (214, 216, 226)),
+    "petals": ((255, 170, 196), (255, 214, 226), (240, 120, 160)), "leaves": ((214, 110, 40), (190, 60, 40), (226, 170, 50)),
+    "sparks": ((255, 236, 130), (255, 190, 90), (180, 255, 220)),
+}  # fmt: skip
+
+
+def environment(dice: Dice) -> Environment:
+    """Weather other than clear."""
+    kind = dice.pick(light.WEATHER)
+    return Environment(kind, shift(dice, dice.pick(_WEATHER_COLOURS[kind]), 8), dice.below(1 << 20))
+
+
+def style(dice: Dice) -> Style:
+    """A style other than flat."""
+    return styles.style(dice, dice.pick(tuple(styles.NAMES)))
+
+
+def place(dice: Dice, *, kinds: Sequence[str] = backdrops.SCENIC, avoid: Sequence[str] = ()) -> Backdrop:
+    """A random scenic backdrop."""
+    return backdrops.backdrop(dice, dice.pick([kind for kind in kinds if kind not in avoid]))
+
+
+def ground(dice: Dice, base: Colour | None = None) -> Backdrop:
+    """A plain wall or a photo studio that does not swallow a thing of the base colour."""
+    drop = backdrops.backdrop(dice, dice.pick(("plain", "studio", "studio")))
+    if base is not None and max(abs(a - b) for a, b in zip(drop.colours[1], base.rgb, strict=True)) < 60:
+        tone = mix(drop.colours[1], INK if sum(base.rgb) > 400 else WHITE, 55)
+        drop = replace(drop, colours=(tone, mix(tone, WHITE, 20), drop.colours[2]))
+    return drop
+
+
+def portrait(dice: Dice, subject: Thing, *, turned: bool = False) -> Scene:
+    """One thing in front of a plain ground, as a reference shows it."""
+    size = 0.31 if subject.character else 0.37
+    y = 0.56 if subject.character else 0.5
+    rotation = dice.pick((0, 0, 15, -15, 30, -30)) if turned else 0
+    x, y = round(0.5 + dice.between(-0.07, 0.07), 4), round(y + dice.between(-0.04, 0.05), 4)
+    shown = replace(subject, x=x, y=y, size=round(size * dice.between(0.86, 1.0), 4), rotation=rotation)
+    return Scene(ground(dice, subject.colour), (shown,))
+
+
+def swatch(dice: Dice, base: Colour, cloth: Texture) -> Scene:
+    """A picture full of a texture."""
+    return Scene(Backdrop("wallpaper", (base.rgb,), texture=replace(cloth, scale=round(cloth.scale * 0.36, 4))))
+
+
+def spread(dice: Dice, things: Sequence[Thing], *, low: float = 0.13, high: float = 0.2) -> tuple[Thing, ...]:
+    """The things at random places where no two touch."""
+    placed: list[Thing] = []
+    for item in things:
+        size = dice.between(low, high)
+        for attempt in range(80):
+            # Smaller after every ten failures, so that a place is found in the end.
+            radius = round(size * 0.92 ** (attempt // 10), 4)
+            reach = radius * 1.08
+            x, y = dice.between(reach, 1 - reach), dice.between(max(reach, 0.16), 1 - reach)
+            if all((x - o.x) ** 2 + (y - o.y) ** 2 > (reach + o.size * 1.08) ** 2 for o in placed):
+                placed.append(replace(item, x=x, y=y, size=radius))
+                break
+    return tuple(placed)
+
+
+def cast(dice: Dice, count: int, *, creatures_too: bool = True, textured: float = 0.35) -> list[Thing]:
+    """Things that differ in shape and in colour."""
+    chosen: list[Thing] = []
+    for _ in range(count):
+        colours = [other.colour.name for other in chosen]
+        if creatures_too and dice.chance(0.25) and not any(other.character for other in chosen):
+            chosen.append(creature(dice, avoid=colours))
+        else:
+            among = [name for name in shapes.OBJECTS if name not in [other.shape for other in chosen]]
+            chosen.append(thing(dice, among=among, avoid=colours, textured=textured))
+    return chosen
+
+
+def busy(dice: Dice, *, low: int = 1, high: int = 3) -> Scene:
+    """A place with a few things in it."""
+    count = low + dice.below(high - low + 1)
+    return Scene(place(dice), spread(dice, cast(dice, count)))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A reference: the role by which the recipe's text names it, what it shows, or a map of it."""
+
+    role: str
+    scene: Scene
+    map: str = ""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A sample before rendering.
+
+    `instruction` names references by role in square brackets; `sources` says from which role each
+    attribute of the target comes; `change` is the edit, where the family has one.
+    """
+
+    kind: str
+    references: tuple[Picture, ...]
+    target: Scene
+    instruction: str
+    sources: dict[str, str]
+    change: dict[str, object] | None = None

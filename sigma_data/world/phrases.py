@@ -1,0 +1,69 @@
+"""Words: phrases with their attribute token before and their picture after, and sentence building."""
+
+from __future__ import annotations
+
+from sigma_data.world.backdrops import NAMES as PLACES
+from sigma_data.world.dice import Dice
+from sigma_data.world.scene import Backdrop, Style, Thing
+from sigma_data.world.styles import NAMES as STYLES
+
+LIGHTS = {
+    "golden": "golden light", "moonlit": "moonlight", "rosy": "rosy light", "dim": "dim light", "greenish": "green light",
+    "spotlight": "spotlight", "side": "light from the side", "day": "daylight",
+}  # fmt: skip
+WEATHERS = {
+    "rain": "rain", "snow": "falling snow", "fog": "fog", "petals": "drifting petals", "leaves": "falling leaves", "sparks": "glowing sparks",
+}  # fmt: skip
+
+
+def ref(dice: Dice, token: str, words: str, role: str) -> str:
+    """`<token>words<image>`, with one of the joints that occur in real instructions."""
+    return f"<{token}>{words}{dice.pick((' from ', ' in ', ' of ', ' ', ''))}[{role}]"
+
+
+def loose(dice: Dice, words: str, role: str) -> str:
+    """A phrase and its picture without an attribute token."""
+    return f"{words}{dice.pick((' from ', ' in ', ' '))}[{role}]"
+
+
+def noun(dice: Dice, item: Thing) -> str:
+    """A thing in more or fewer words."""
+    if item.character:
+        return dice.pick((item.name, item.noun, "character", "creature"))
+    return dice.pick((item.name, item.name, item.noun, "object"))
+
+
+def full(item: Thing) -> str:
+    """A thing in words that say all that is to be seen of it."""
+    words = item.name
+    second = f" with {item.texture.colour.name}" if item.texture.colour else ""
+    if item.character:
+        mood = {"happy": "happy", "sad": "sad", "surprised": "surprised", "angry": "angry", "sleepy": "sleepy"}[item.character.emotion]
+        words = f"{mood} {item.colour.name} {item.character.species}"
+    return f"{article(words)}{second}"
+
+
+def scenery(dice: Dice, drop: Backdrop) -> str:
+    """A name of the place."""
+    return dice.pick(PLACES[drop.kind])
+
+
+def manner(dice: Dice, style: Style) -> str:
+    """A name of the style, or words that leave it to the picture."""
+    return dice.pick((*STYLES[style.kind], "style", "style reference", "artistic style"))
+
+
+def article(words: str) -> str:
+    """The words with `a` or `an`."""
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def listed(words: list[str]) -> str:
+    """`one`, `one and two`, `one, two and three`."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def sentence(text: str) -> str:
+    """The text with its first letter large and a full stop."""
+    text = text.strip()
+    return text[0].upper() + text[1:] + ("" if text.endswith(".") else ".")

@@ -1,0 +1,107 @@
+"""Patterns of two colours, computed per pixel with soft edges from elementary arithmetic only.
+
+Every pattern is a signed distance to the edge between its colours, in cells; the edge is softened
+over one pixel, so a pattern looks the same at every size.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sigma_data.world.dice import RGB, Dice, turn
+from sigma_data.world.scene import Texture
+
+Plane = NDArray[np.float32]
+
+KINDS = ("stripes", "checker", "dots", "plaid", "zigzag", "bricks", "rings", "marble", "gradient", "triangles", "waves")
+
+
+def paint(
+    texture: Texture, base: RGB, *, width: int, height: int, origin: tuple[float, float], unit: float, rotation: int = 0
+) -> Image.Image:
+    """A picture of `width` x `height` pixels full of the texture on `base`.
+
+    `origin` is the texture's origin in pixels, `unit` the pixels of its unit length.
+    """
+    if texture.colour is None:
+        return Image.new("RGB", (width, height), base)
+    c, s = turn(texture.angle + rotation)
+    cell = unit * texture.scale
+    x = (np.arange(width, dtype=np.float32) + np.float32(0.5 - origin[0])) / np.float32(cell)
+    y = (np.arange(height, dtype=np.float32)[:, None] + np.float32(0.5 - origin[1])) / np.float32(cell)
+    u = x * np.float32(c) + y * np.float32(s)
+    v = y * np.float32(c) - x * np.float32(s)
+    cover = _cover(texture.kind, u, v, np.float32(cell), np.float32(texture.scale))
+    mask = Image.fromarray((cover * np.float32(255) + np.float32(0.5)).astype(np.uint8))
+    return Image.composite(Image.new("RGB", mask.size, texture.colour.rgb), Image.new("RGB", mask.size, base), mask)
+
+
+def _cover(kind: str, u: Plane, v: Plane, cell: np.float32, scale: np.float32) -> Plane:
+    """How much of the second colour is seen, 0..1, of the shape of u."""
+    if kind == "gradient":
+        return _soft(v * scale * np.float32(0.6))
+    if kind == "marble":
+        tone = _noise(u * np.float32(0.6), v * np.float32(0.6)) * np.float32(2.5)
+        return np.clip(np.float32(1.5) - np.abs(_wave(tone) - np.float32(0.5)) * np.float32(6), 0, 1)
+    if kind == "plaid":
+        bands = [_soft((np.float32(0.22) - np.abs(_wave(axis) - np.float32(0.5))) * cell) for axis in (u, v)]
+        return (bands[0] + bands[1]) * np.float32(0.5)
+    return _soft(_distance(kind, u, v) * cell)
+
+
+def _distance(kind: str, u: Plane, v: Plane) -> Plane:
+    quarter, half = np.float32(0.25), np.float32(0.5)
+    across = np.abs(_wave(u) - half) - quarter
+    along = np.abs(_wave(v) - half) - quarter
+    if kind == "stripes":
+        return across
+    if kind == "checker":
+        return np.maximum(np.minimum(across, along), np.minimum(-across, -along))
+    if kind == "dots":
+        cu, cv = _wave(u) - half, _wave(v) - half
+        return np.float32(0.32) - np.sqrt(cu * cu + cv * cv)
+    if kind == "zigzag":
+        return np.abs(_wave(v + np.abs(_wave(u) - half)) - half) - quarter
+    if kind == "bricks":
+        row = np.floor(v)
+        shifted = u * half + row * half
+        return np.maximum(np.abs(_wave(v) - half) - np.float32(0.42), (np.abs(_wave(shifted) - half) - np.float32(0.46)) * 2)
+    if kind == "rings":
+        return np.abs(_wave(np.sqrt(u * u + v * v)) - half) - quarter
+    if kind == "triangles":
+        return (_wave(u) + _wave(v) - np.float32(1)) * np.float32(0.7)
+    swing = np.abs(_wave(u * half) - half) * 2
+    return np.abs(_wave(v + swing * swing * (3 - 2 * swing) * half) - half) - quarter
+
+
+def _wave(value: Plane) -> Plane:
+    fraction: Plane = value - np.floor(value)
+    return fraction
+
+
+def _soft(distance: Plane) -> Plane:
+    result: Plane = np.clip(distance + np.float32(0.5), 0, 1)
+    return result
+
+
+@lru_cache(maxsize=1)
+def _lattice() -> Plane:
+    return Dice("world", "lattice").grid(32, 32).astype(np.float32) / np.float32(255)
+
+
+def _noise(u: Plane, v: Plane) -> Plane:
+    """Smooth noise in 0..1, from a fixed lattice of random values."""
+    left, top = np.floor(u), np.floor(v)
+    fu, fv = u - left, v - top
+    fu, fv = fu * fu * (3 - 2 * fu), fv * fv * (3 - 2 * fv)
+    x0, y0 = left.astype(np.int64) & 31, top.astype(np.int64) & 31
+    x1, y1 = (x0 + 1) & 31, (y0 + 1) & 31
+    grid = _lattice()
+    above = grid[y0, x0] * (1 - fu) + grid[y0, x1] * fu
+    below = grid[y1, x0] * (1 - fu) + grid[y1, x1] * fu
+    result: Plane = above * (1 - fv) + below * fv
+    return result
