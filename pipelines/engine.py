@@ -48,6 +48,8 @@ class LocalEngine:
     _pool: list[_Worker] = field(default_factory=list)
 
     def __enter__(self) -> Self:
+        # All at once and early: they import while the caller still prepares the work.
+        self._pool += [self._start() for _ in range(self.workers)]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.engine import Crashed, LocalEngine
 from pipelines.progress import Pass
-from sigma_data.checks import Limits, Severity, examine
-from sigma_data.corpus import COMMIT, WORK, Corpus, file_digest, open_corpus
+from sigma_data.checks import Examination, Limits, Severity, examine
+from sigma_data.corpus import COMMIT, MANIFEST, QUARANTINE, WORK, Corpus, file_digest, open_corpus
 from sigma_data.errors import CorpusError
 from sigma_data.files import dump_json
-from sigma_data.record import RecordError, decode
-from sigma_data.shard import ShardFault, read_members, read_range
+from sigma_data.fingerprint import SIGNATURE_BYTES, components, near_pairs
+from sigma_data.record import RecordError, decode, encode, stored_order
+from sigma_data.shard import ShardFault, block, read_members, read_range
 
 if TYPE_CHECKING:
     import polars as pl
@@ -78,14 +79,17 @@ def validate_corpus(path: Path, *, deep: bool, workers: int, quiet: bool = False
     result.shards = len(corpus.shards)
     _check_commit(corpus, result)
     _check_files(corpus, result)
+    name = MANIFEST
     try:
-        manifest = corpus.manifest
-        quarantine = corpus.quarantine
+        manifest, name = corpus.manifest, QUARANTINE
+        rejected = len(corpus.quarantine)
     except CorpusError as error:
-        result.add("bad_manifest", "manifest.parquet", str(error))
+        result.add("bad_table", name, str(error))
         return result
     result.samples = len(manifest)
-    _check_manifest(corpus, manifest, len(quarantine), result)
+    _check_manifest(corpus, manifest, rejected, result)
+    if deep:
+        _check_near_leaks(manifest, result)
     _check_shards(corpus, manifest, result, deep=deep, workers=workers, quiet=quiet)
     return result
 
@@ -109,6 +113,7 @@ def _check_files(corpus: Corpus, result: Validation) -> None:
         name = file.relative_to(corpus.path).as_posix()
         inside_work = name == WORK or name.startswith(f"{WORK}/")
         if file.is_file() and not inside_work and name not in known and (file.suffix == ".tar" or "/" in name):
+            name = name.encode("utf-8", "backslashreplace").decode()  # a name need not be text
             result.add("extra_file", name, "not part of the corpus, but readers that take whole folders would read it")
 
 
@@ -137,6 +142,26 @@ def _check_manifest(corpus: Corpus, manifest: pl.DataFrame, rejected: int, resul
     shared = pictures.explode("sha").drop_nulls().group_by("sha").agg(pl.col("split").unique())
     for digest in shared.filter(pl.col("split").list.len() > 1)["sha"].sort().head(_MAX_PROBLEMS_A_SHARD):
         result.add("leak", digest[:16], "this picture lies in more than one split")
+
+
+def _check_near_leaks(manifest: pl.DataFrame, result: Validation) -> None:
+    """The builder's own rule: nearly identical pictures, also by way of others, lie in one split."""
+    import numpy as np
+    import polars as pl
+
+    element = pl.element().struct
+    pictures = (
+        manifest.select("split", sha=pl.col("images").list.eval(element.field("sha256")),
+                        signature=pl.col("images").list.eval(element.field("signature")))
+        .explode("sha", "signature").drop_nulls().unique(maintain_order=True)
+    )  # fmt: skip
+    signatures = np.frombuffer(b"".join(pictures["signature"]), dtype=np.uint8).reshape(-1, SIGNATURE_BYTES)
+    label = pl.Series(components(len(signatures), near_pairs(signatures)))
+    groups = pictures.group_by(label.alias("label")).agg(pl.col("split").n_unique(), pl.col("sha").unique().sort())
+    # Equal pictures in two splits are reported already.
+    leaks = groups.filter((pl.col("split") > 1) & (pl.col("sha").list.len() > 1)).sort(pl.col("sha").list.first())
+    for first, second, *_ in leaks["sha"].head(_MAX_PROBLEMS_A_SHARD):
+        result.add("leak", first[:16], f"this picture and the nearly identical {second[:16]} lie in more than one split")
 
 
 @dataclass(frozen=True)
@@ -279,20 +304,59 @@ def _sample_problems(task: ShardTask, path: Path, row: dict[str, Any]) -> Iterat
     except RecordError as error:
         yield Problem("bad_record", where, str(error))
         return
-    if (sample.id, sample.family.value, sample.source.name, sample.source.location, sample.source.row) != (
-        row["id"], row["family"], row["source"], row["location"], row["row"],
-    ):  # fmt: skip
-        yield Problem("manifest_differs", where, "id, family or source are not those of the manifest")
+    members = [("json", record), *((image["member"], pictures[image["member"]]) for image in row["images"])]
+    if not _is_block(path, row, sample.id, members):
+        yield Problem("wrong_padding", where, "a header, or what stands between the members, is not as it was written")
     examination = examine(sample, task.limits, severities=task.severities)
     for finding in examination.errors:
         yield Problem(finding.code, where, finding.message)
-    for image in row["images"]:
-        fact = examination.facts.get(image["number"])
-        if fact is None or damaged:
-            continue
-        if (fact.width, fact.height, fact.format, fact.signature) != (
-            image["width"], image["height"], image["format"], image["signature"],
-        ):  # fmt: skip
-            yield Problem("manifest_differs", where, f"{image['member']} is not the picture that the manifest describes")
-        if image["member"].rsplit(".", 1)[-1] != fact.extension:
+    if len(row["images"]) != len(sample.images):
+        yield Problem("manifest_differs", where, "the manifest has a picture twice")
+        return
+    for image, number in zip(row["images"], stored_order(sample), strict=True):
+        fact = examination.facts.get(number)
+        if fact and image["member"].rsplit(".", 1)[-1] != fact.extension:
+            damaged = True
             yield Problem("wrong_extension", where, f"{image['member']} holds a {fact.format}")
+    if damaged or len(examination.facts) < len(sample.images):
+        return
+    if encode(sample, examination.facts) != record:
+        yield Problem("bad_record", where, "the JSON is not what a build writes about these pictures")
+    if differing := _differing(row, examination):
+        yield Problem("manifest_differs", where, f"{', '.join(differing)} are not those of the manifest")
+
+
+def _is_block(path: Path, row: dict[str, Any], key: str, members: list[tuple[str, bytes]]) -> bool:
+    """Whether the sample's bytes in the shard are exactly what the writer makes of these members."""
+    expected = block(key, members)
+    with path.open("rb") as file:
+        file.seek(row["offset"])
+        return len(expected) == row["size"] and file.read(len(expected)) == expected
+
+
+def _differing(row: dict[str, Any], found: Examination) -> list[str]:
+    """The columns of the manifest that do not say what the sample is."""
+    sample, targets = found.sample, set(found.sample.targets)
+    true: dict[str, Any] = {
+        "id": sample.id,
+        "family": sample.family.value,
+        "family_inferred": sample.family_inferred,
+        "source": sample.source.name,
+        "location": sample.source.location,
+        "row": sample.source.row,
+        "licence": sample.source.licence,
+        "instruction": sample.turns[0].instruction if sample.turns else None,
+        "turns": [{"instruction": t.instruction, "target": t.target, "response": t.response} for t in sample.turns],
+        "attributes": list(found.attributes),
+        "references": len(sample.references),
+        "tokens": found.tokens,
+    }
+    differing = [name for name, value in true.items() if row[name] != value]
+    for image, number in zip(row["images"], stored_order(sample), strict=True):
+        fact = found.facts[number]
+        facts: dict[str, Any] = {
+            "number": number, "role": "target" if number in targets else "reference", "width": fact.width,
+            "height": fact.height, "format": fact.format, "mode": fact.mode, "signature": fact.signature,
+        }  # fmt: skip
+        differing += [f"{image['member']} ({name})" for name, value in facts.items() if image[name] != value]
+    return differing

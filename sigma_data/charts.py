@@ -63,9 +63,7 @@ def percent(part: float, whole: float) -> str:
     return f"{share:.1f}{_SPACE}%" if 0 < share < 99.95 else f"{share:.0f}{_SPACE}%"
 
 
-def histogram(
-    title: str, values: Sequence[int], steps: Sequence[int], unit: str, things: str = "pictures"
-) -> Chart:
+def histogram(title: str, values: Sequence[int], steps: Sequence[int], unit: str, things: str = "pictures") -> Chart:
     """Bins of one round width, sixteen at most; what lies beyond the 99.5th percentile shares the last."""
     if not values:
         return Chart(title, "", ())

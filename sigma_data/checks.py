@@ -25,7 +25,7 @@ from sigma_data.images import (
     same_pixels,
 )
 from sigma_data.instruction import ATTRIBUTES, Instruction, parse
-from sigma_data.sample import FAMILY_RULES, Family, Sample, Turn
+from sigma_data.sample import FAMILY_RULES, Family, Sample
 
 
 class Severity(StrEnum):
@@ -109,6 +109,11 @@ class View:
             for index, turn in enumerate(self.sample.turns)
             for phrasing, text in enumerate((turn.instruction, *turn.alternatives))
         ]
+
+    @cached_property
+    def tokens(self) -> int:
+        """Estimated sequence length."""
+        return count_tokens(self.sample, self.facts)
 
     def placeholders(self) -> Iterator[tuple[str, int, int]]:
         """(where, turn index, image number) of every placeholder."""
@@ -263,7 +268,11 @@ def _token_without_picture(view: View) -> Iterator[str]:
     """An attribute token with no picture to speak of."""
     for where, index, instruction in view.texts:
         turn = view.sample.turns[index]
-        groups = instruction.groups(before=_unnamed(view.sample, turn, index), bindings=dict(turn.bindings))
+        if not instruction.attributes:
+            continue
+        # Pictures that no placeholder names stand before the text.
+        before = [number for number in view.sample.context(index) if number not in instruction.placeholders]
+        groups = instruction.groups(before=before, bindings=dict(turn.bindings))
         for name, number in zip(instruction.attributes, groups, strict=True):
             if number is None:
                 yield f"{where} has <{name}> and no picture it could speak of"
@@ -315,11 +324,11 @@ def _target_equals_reference(view: View) -> Iterator[str]:
         target = view.facts.get(turn.target or 0)
         for number in view.sample.context(index):
             other = view.facts.get(number)
-            if target is None or other is None or (target.width, target.height) != (other.width, other.height):
+            if target is None or other is None:
                 continue
             # Equal bytes, or equal pixels in another encoding: only then are both decoded in full.
             same = target.sha256 == other.sha256
-            if not same and _could_be_equal(target.signature, other.signature):
+            if not same and target.may_equal(other):
                 same = same_pixels(data[turn.target or 0] or b"", data[number] or b"")
             if same:
                 yield f"the target of turn {index + 1} (image {turn.target}) is the same picture as image {number}"
@@ -328,7 +337,7 @@ def _target_equals_reference(view: View) -> Iterator[str]:
 @_rule("over_budget")
 def _over_budget(view: View) -> Iterator[str]:
     """A sequence longer than the token budget of a pack."""
-    tokens = count_tokens(view.sample, view.facts)
+    tokens = view.tokens
     if tokens > view.limits.max_tokens:
         yield f"the sample takes about {tokens:,} tokens, more than {view.limits.max_tokens:,}"
 
@@ -373,7 +382,7 @@ def examine(
         facts=view.facts,
         findings=tuple(findings),
         attributes=tuple(name for _, _, text in view.texts for name in text.attributes),
-        tokens=count_tokens(sample, view.facts),
+        tokens=view.tokens,
     )
 
 
@@ -403,20 +412,9 @@ def _picture_tokens(fact: ImageFacts, rule: ResizeRule) -> int:
     return width // rule.stride * (height // rule.stride) + 2
 
 
-def _unnamed(sample: Sample, turn: Turn, index: int) -> tuple[int, ...]:
-    """Pictures that stand before a turn's text because no placeholder names them there."""
-    named = set(parse(turn.instruction, pictures=len(sample.references)).placeholders)
-    return tuple(number for number in sample.context(index) if number not in named)
-
-
 def _where(sample: Sample, turn: int, phrasing: int) -> str:
     where = "the instruction" if len(sample.turns) == 1 else f"the instruction of turn {turn + 1}"
     return where if phrasing == 0 else f"{where} (phrasing {phrasing + 1})"
-
-
-def _could_be_equal(first: bytes, second: bytes) -> bool:
-    """Cheap necessary condition for equal pixels: hardly any difference in the signatures."""
-    return sum((a ^ b).bit_count() for a, b in zip(first[:38], second[:38], strict=True)) <= 16
 
 
 def _guess(token: str) -> str:

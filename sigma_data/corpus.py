@@ -13,10 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from sigma_data.checks import Limits, Severity
 from sigma_data.errors import CorpusError, ShardError
-from sigma_data.record import SCHEMA_VERSION, RecordError, decode
+from sigma_data.fingerprint import SIGNATURE_BYTES
+from sigma_data.record import KEY, SCHEMA_VERSION, RecordError, decode
 from sigma_data.sample import Family, Sample
 from sigma_data.shard import read_range
 
@@ -32,7 +36,58 @@ REPORT = "report.html"
 WORK = ".sigma"
 """Where an unfinished build keeps its state, inside the corpus; gone after the commit."""
 
-_SHARD = re.compile(r"(?P<split>[A-Za-z_][A-Za-z0-9_]*)/(?P<family>[a-z]+)-\d{5,}\.tar")
+_SHARD = re.compile(r"(?P<split>[A-Za-z_][A-Za-z0-9_]*)/(?P<family>[a-z]+)-[0-9]{5,}\.tar")
+_MOST = 2**50
+"""No file of a corpus is larger than this; offsets and sizes beyond it are a forgery."""
+
+_Count = Annotated[int, Field(ge=0, le=_MOST)]
+_Split = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+_ShardName = Annotated[str, StringConstraints(pattern=rf"^{_SHARD.pattern}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _File(_Strict):
+    bytes: _Count
+    sha256: str
+
+
+class _Shard(_File):
+    samples: _Count
+
+
+class _Sums(_Strict):
+    read: _Count
+    written: _Count
+    quarantined: _Count
+    duplicates: _Count
+    codes: dict[str, _Count]
+    splits: dict[_Split, _Count]
+    families: dict[Family, _Count]
+    images: _Count
+    bytes: _Count
+    components: _Count
+
+
+class _Config(_Strict):
+    title: str
+    splits: dict[_Split, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+    limits: Limits
+    checks: dict[str, Severity]
+
+
+class _Commit(_Strict):
+    """What must hold of `corpus.json` before anything is done with it: the file may be hostile."""
+
+    config: _Config
+    config_digest: str
+    inputs: str
+    sums: _Sums
+    shards: dict[_ShardName, _Shard]
+    files: dict[Literal["manifest.parquet", "quarantine.parquet", "README.md", "report.html"], _File]
+    digest: str
 
 
 def image_type() -> pa.DataType:
@@ -96,22 +151,17 @@ class Corpus:
     def manifest(self) -> pl.DataFrame:
         """The manifest, a row a sample in shard order.
 
-        Raises CorpusError where it cannot be read, or names shards outside the corpus.
+        Raises CorpusError where it cannot be read, is not the committed one, holds values that no
+        build writes, or names shards outside the corpus.
         """
-        manifest = self._table(MANIFEST)
-        lacking = set(manifest_schema().names) - set(manifest.columns)
-        if lacking:
-            raise CorpusError(f"{self.path / MANIFEST}: lacks the columns {', '.join(sorted(lacking))}")
-        for split, family, shard in manifest.select("split", "family", "shard").unique().iter_rows():
-            name = _SHARD.fullmatch(shard or "")
-            if name is None or (name["split"], name["family"]) != (split, family) or family not in set(Family):
-                raise CorpusError(f"{self.path / MANIFEST}: names the shard {shard!r} for {split!r} and {family!r}")
+        manifest = self._table(MANIFEST, manifest_schema())
+        _refuse_odd_rows(manifest, self.path / MANIFEST)
         return manifest
 
     @cached_property
     def quarantine(self) -> pl.DataFrame:
         """The records that were not written."""
-        return self._table(QUARANTINE)
+        return self._table(QUARANTINE, quarantine_schema())
 
     def read(self, shard: str, offset: int, size: int) -> bytes:
         """Bytes of a shard by range, as the manifest gives them."""
@@ -131,14 +181,48 @@ class Corpus:
         except (OSError, RecordError, ShardError) as error:
             raise CorpusError(f"{where} cannot be read ({error}); run sigma validate") from None
 
-    def _table(self, name: str) -> pl.DataFrame:
+    def _table(self, name: str, schema: pa.Schema) -> pl.DataFrame:
         import polars as pl
 
+        path = self.path / name
+        entry = self.commit["files"][name]
         try:
-            return pl.read_parquet(self.path / name)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            reason = str(error).splitlines()[0][:200]
-            raise CorpusError(f"{self.path / name}: cannot be read ({reason}); run sigma validate") from None
+            # Before a reader sees it: damage would make it fail in many ways, or not at all.
+            if file_digest(path) != (entry["bytes"], entry["sha256"]):
+                raise CorpusError(f"{path}: is not the file that was committed; run sigma validate")
+            table = pl.read_parquet(path)
+        except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise CorpusError(f"{path}: cannot be read ({reason}); run sigma validate") from None
+        expected = pl.DataFrame(pl.from_arrow(schema.empty_table())).schema
+        if wrong := [column for column, kind in expected.items() if table.schema.get(column) != kind]:
+            raise CorpusError(f"{path}: the columns {', '.join(wrong)} are not there, or of another type")
+        return table
+
+
+def _refuse_odd_rows(manifest: pl.DataFrame, path: Path) -> None:
+    """Values that would lead a reader outside the corpus, or make it fail far from the cause."""
+    import polars as pl
+
+    for split, family, shard in manifest.select("split", "family", "shard").unique().iter_rows():
+        name = _SHARD.fullmatch(shard or "")
+        if name is None or (name["split"], name["family"]) != (split, family) or family not in set(Family):
+            raise CorpusError(f"{path}: names the shard {shard!r} for {split!r} and {family!r}")
+    images = manifest.select(pl.col("images").explode()).drop_nulls().unnest("images")
+    for table, nullable in ((manifest, ()), (images, ("reencoded",))):
+        for column in table.columns:
+            if column not in nullable and table[column].null_count():
+                raise CorpusError(f"{path}: has nothing in {column} in some rows")
+    if manifest["images"].list.eval(pl.element().is_null().any()).list.first().any():
+        raise CorpusError(f"{path}: has an image that is nothing")
+    places = [manifest[name] for name in ("index", "offset", "size", "json_offset", "json_size")]
+    places += [images[name] for name in ("number", "offset", "size", "width", "height")]
+    if any(len(place) and not 0 <= int(place.min()) <= int(place.max()) <= _MOST for place in places):
+        raise CorpusError(f"{path}: has offsets or sizes that no file can have")
+    if not manifest["id"].str.contains(rf"^{KEY.pattern}$").all():
+        raise CorpusError(f"{path}: has an id that is no key of a shard")
+    if not (images["signature"].bin.size() == SIGNATURE_BYTES).all():
+        raise CorpusError(f"{path}: has a signature that is none")
 
 
 def open_corpus(path: str | Path) -> Corpus:
@@ -156,13 +240,21 @@ def open_corpus(path: str | Path) -> Corpus:
             raise CorpusError(f"{path}: the build of this corpus has not finished; run the same command again")
         raise CorpusError(f"{path}: not a corpus (it has no {COMMIT})")
     try:
-        commit = json.loads(commit_file.read_text("utf-8"))
+        text = commit_file.read_text("utf-8")
+        commit = json.loads(text)
         version = commit["schema_version"]
-        commit["shards"].items(), commit["sums"]["written"], commit["files"].items(), commit["digest"]
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        if version == SCHEMA_VERSION:
+            _Commit.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(place) for place in first["loc"])
+        raise CorpusError(f"{commit_file}: is no commit of a corpus ({where}: {first['msg']})") from None
+    except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
         raise CorpusError(f"{commit_file}: cannot be read ({type(error).__name__}: {error})") from None
     if version != SCHEMA_VERSION:
-        raise CorpusError(f"{path}: has schema version {version}, this is sigma for version {SCHEMA_VERSION}")
+        raise CorpusError(f"{path}: has schema version {version!r}, this is sigma for version {SCHEMA_VERSION}")
+    if lacking := sorted({MANIFEST, QUARANTINE, CARD, REPORT} - set(commit["files"])):
+        raise CorpusError(f"{commit_file}: does not name {', '.join(lacking)}")
     return Corpus(path, commit)
 
 

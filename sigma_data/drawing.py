@@ -23,7 +23,8 @@ Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 PAPER, INK, MUTED, HAIRLINE, HOLLOW = "#ffffff", "#1b1d20", "#686e76", "#e2e4e8", "#eceef1"
 _TARGET = "target"
 _MAX_TEXT = 6_000
-_MAX_TURNS = 24
+_MAX_LINES = 160
+_MAX_HEIGHT = 12_000
 _MAX_PICTURES = 24
 _EMPTY_TURN = Turn("")
 
@@ -33,8 +34,10 @@ def paint(sample: Sample, *, width: int) -> Image.Image:
     width = max(width, 240)
     sheet = _Sheet(width)
     blocks: list[_Block] = [_Heading(sheet, sample)]
-    turns = sample.turns[:_MAX_TURNS] or (_EMPTY_TURN,)
-    for index, turn in enumerate(turns):
+    for index, turn in enumerate(sample.turns or (_EMPTY_TURN,)):
+        if sum(block.height for block in blocks) > _MAX_HEIGHT:
+            blocks.append(_Flow(sheet, (Text(f"and {len(sample.turns) - index} more turns"),)))
+            break
         if index:
             blocks.append(_Rule())
         shown = sample.context(index) if sample.turns else tuple(image.number for image in sample.images)
@@ -46,8 +49,6 @@ def paint(sample: Sample, *, width: int) -> Image.Image:
         blocks.append(_Flow(sheet, parts, label=label))
         if turn.response is not None:
             blocks.append(_Flow(sheet, (Text(turn.response),), bar=True))
-    if len(sample.turns) > _MAX_TURNS:
-        blocks.append(_Flow(sheet, (Text(f"and {len(sample.turns) - _MAX_TURNS} more turns"),)))
 
     canvas = Image.new("RGB", (width, sum(block.height + sheet.gap for block in blocks) + sheet.gap), PAPER)
     pen = ImageDraw.Draw(canvas)
@@ -162,6 +163,8 @@ class _Flow(_Block):
         lines: list[list[tuple[int, _Atom]]] = [[]]
         at = 0
         for atom in self._atoms(parts, room):
+            if len(lines) > _MAX_LINES:
+                return [*lines[:_MAX_LINES], [(0, _Atom("…", self.size, False))]]
             if atom is None:
                 lines.append([])
                 at = 0
@@ -217,8 +220,7 @@ class _Flow(_Block):
             for start, atom in line:
                 x = left + self.indent + start
                 if atom.fill or atom.outline:
-                    half = self.size * 5 // 8
-                    box = (x, middle - half, x + atom.wide - 1, middle + half)
+                    box = (x, middle - self.size * 5 // 8, x + atom.wide - 1, middle + self.size * 5 // 8)
                     pen.rounded_rectangle(box, radius=6, fill=atom.fill or HOLLOW, outline=atom.fill or MUTED)
                     ink = PAPER if atom.fill else INK
                     pen.text((x + atom.wide / 2, middle), atom.text, font=self.chip, fill=ink, anchor="mm")
@@ -362,8 +364,7 @@ class _Pictures(_Block):
             pen.rectangle(corner, fill=TARGET_COLOUR if target else INK)
             centre = ((corner[0] + corner[2]) / 2, (corner[1] + corner[3]) / 2)
             pen.text(centre, number, font=self.font, fill=INK if target else PAPER, anchor="mm")
-        fitting = (text for text in picture.captions() if self.font.getlength(text) <= wide)
-        caption = next(fitting, "")
+        caption = next((text for text in picture.captions() if self.font.getlength(text) <= wide), "")
         pen.text((x, y + high + self.caption // 2), caption, font=self.font, fill=MUTED, anchor="lm")
 
     def _reason(self, pen: ImageDraw.ImageDraw, fault: str, box: tuple[int, int, int, int]) -> None:
@@ -382,12 +383,12 @@ def _look(data: dict[int, bytes | None], number: int, role: str, tallest: int) -
     if number not in data:
         return _Picture(number, role, None, None, "the sample has no such picture")
     try:
-        # Kept at twice the size it can be shown at: many large pictures must not fill the memory.
         image = load(data[number], at_least=2 * tallest)
         size = open_image(data[number]).size
     except ImageFault as fault:
         return _Picture(number, role, None, None, fault.message)
     upright = size if (size[0] >= size[1]) == (image.width >= image.height) else (size[1], size[0])
+    # No cell is wider than three times its height; many large pictures must not fill the memory.
     image.thumbnail((3 * tallest, 3 * tallest), Image.Resampling.LANCZOS, reducing_gap=2.0)
     return _Picture(number, role, image, upright)
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 GRID = 32
 """Side of the thumbnail that a signature is computed from."""
@@ -22,35 +23,41 @@ MAX_HASH_BITS = 3  # of 63: candidates, found exactly by four 16-bit bands
 MAX_EDGE_BITS = 20  # of 240
 MAX_COLOUR_STEP = 10  # of 255
 
-_DCT = np.round(
-    4096 * np.cos(np.pi / GRID * np.outer(np.arange(8), np.arange(GRID) + 0.5))
-).astype(np.int64)  # fmt: skip
-_LUMA = np.array([299, 587, 114], dtype=np.int64)
+_DCT = np.round(4096 * np.cos(np.pi / GRID * np.outer(np.arange(8), np.arange(GRID) + 0.5)))
+_DCT_T = np.ascontiguousarray(_DCT.T)
 
 
-def signature(small: NDArray[np.uint8]) -> bytes:
-    """The perceptual signature of a thumbnail of shape (32, 32, 3): 86 bytes.
+def signature(small: Image.Image) -> bytes:
+    """The perceptual signature of a thumbnail, RGB of GRID x GRID: 86 bytes.
 
     Eight bytes of DCT hash (the 63 lowest frequencies against their median, as in pHash), thirty of
-    horizontal edges on a 16 x 16 grid, forty-eight of mean colours on a 4 x 4 grid. Integers only:
-    the same picture gives the same bytes on every machine.
+    horizontal edges on a 16 x 16 grid, forty-eight of mean colours on a 4 x 4 grid. Whole numbers
+    only, exact in float64, so the same thumbnail gives the same bytes on every machine.
     """
-    pixels = small.astype(np.int64)
-    luma = pixels @ _LUMA  # (32, 32), in thousandths
-    waves = _DCT @ luma @ _DCT.T  # (8, 8)
-    flat = waves.reshape(-1)[1:]
-    hash_bits = np.concatenate(([False], flat > np.sort(flat)[31]))
+    luma = small.convert("L")
+    waves = _DCT @ np.asarray(luma, dtype=np.float64) @ _DCT_T  # (8, 8)
+    flat = waves.ravel()
+    hash_bits = flat > np.sort(flat[1:])[31]
+    hash_bits[0] = False  # brightness is no feature
     # Two levels of tolerance, so that flat areas do not turn noise into bits.
-    coarse = luma.reshape(16, 2, 16, 2).sum(axis=(1, 3))  # (16, 16), in four-thousandths
-    edge_bits = coarse[:, 1:] > coarse[:, :-1] + 2 * 4000
-    colours = pixels.reshape(4, 8, 4, 8, 3).sum(axis=(1, 3)) // 64
-    return np.packbits(hash_bits).tobytes() + np.packbits(edge_bits).tobytes() + colours.astype(np.uint8).tobytes()
+    coarse = np.asarray(luma.reduce(2), dtype=np.int16)  # (16, 16)
+    edge_bits = coarse[:, 1:] > coarse[:, :-1] + 2
+    return np.packbits(hash_bits).tobytes() + np.packbits(edge_bits).tobytes() + small.reduce(GRID // 4).tobytes()
 
 
 def near(first: bytes, second: bytes) -> bool:
     """Whether two signatures are of nearly identical pictures (the definition; slow)."""
     pair = np.frombuffer(first + second, dtype=np.uint8).reshape(2, SIGNATURE_BYTES)
     return bool(_near(pair, np.array([0]), np.array([1]))[0])
+
+
+def alike(first: bytes, second: bytes) -> bool:
+    """Whether the mean colours of two signatures hardly differ.
+
+    A cheap necessary condition for equal pixels: unlike the bits, the colours stay within a few steps
+    in every encoding and orientation of the same pixels, even where these are noise or flat.
+    """
+    return all(abs(a - b) <= MAX_COLOUR_STEP for a, b in zip(first[-_COLOURS:], second[-_COLOURS:], strict=True))
 
 
 def near_pairs(signatures: NDArray[np.uint8]) -> NDArray[np.int64]:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
 import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from sigma_data.fingerprint import GRID, signature
+from sigma_data.fingerprint import GRID, alike, signature
 
 EXTENSIONS: dict[str, str] = {
     "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif",
@@ -74,7 +77,8 @@ class ImageFacts:
     """What one decode tells about a picture.
 
     `width` and `height` are those of the upright picture (EXIF orientation applied); `sha256` is of
-    the encoded bytes; `signature` is the perceptual one of `sigma_data.fingerprint`.
+    the encoded bytes; `signature` is the perceptual one of `sigma_data.fingerprint`; `coarse` is a
+    checksum of the pixels as decoded for it, and `orientation` the EXIF one.
     """
 
     format: str
@@ -84,11 +88,21 @@ class ImageFacts:
     size: int
     sha256: str
     signature: bytes
+    coarse: int
+    orientation: int
 
     @property
     def extension(self) -> str:
         """The extension these bytes carry in a shard."""
         return EXTENSIONS[self.format]
+
+    def may_equal(self, other: ImageFacts) -> bool:
+        """Whether two pictures could show the same pixels: a cheap necessary condition."""
+        if (self.width, self.height) != (other.width, other.height):
+            return False
+        if (self.format, self.mode, self.orientation) == (other.format, other.mode, other.orientation):
+            return self.coarse == other.coarse  # equal pixels come out of one scaled decoding equal
+        return alike(self.signature, other.signature)
 
 
 def sniff(data: bytes | None) -> str:
@@ -121,8 +135,7 @@ def open_image(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> I
     assert data is not None
     _whole(data, name)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             # MPO is a JPEG with more pictures behind the first; Pillow's JPEG reader knows it.
             image = Image.open(io.BytesIO(data), formats=(name,))
     except Image.DecompressionBombError as error:
@@ -146,8 +159,9 @@ def probe(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageF
     image = open_image(data, max_pixels=max_pixels)
     assert data is not None
     width, height, mode = image.width, image.height, image.mode
-    turn = _orientation(image)
-    small = _shrink(image, turn)
+    with _quiet():
+        turn = _orientation(image)
+        small, coarse = _shrink(image, turn)
     if turn >= 5:
         width, height = height, width
     return ImageFacts(
@@ -158,6 +172,8 @@ def probe(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageF
         size=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         signature=signature(small),
+        coarse=coarse,
+        orientation=turn,
     )
 
 
@@ -169,8 +185,7 @@ def load(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: 
     """
     image = open_image(data, max_pixels=max_pixels)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             turn = _orientation(image)
             if at_least:
                 image.draft(None, (at_least, at_least))
@@ -184,12 +199,14 @@ def load(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """A decoded picture as RGB: transparency composited on white, 16 bits scaled to 8."""
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit values at 255; the high byte is the picture.
-        pixels = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
-        return Image.fromarray(pixels.astype(np.uint8), "L").convert("RGB")
+        deep = np.asarray(image).astype(np.int64)
+        pixels = (deep.clip(0, 65535) >> 8).astype(np.uint8)
+        pixels[deep == image.info.get("transparency", -1)] = 255
+        return Image.fromarray(pixels, "L").convert("RGB")
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         straight = image.convert("RGBA")
         white = Image.new("RGBA", straight.size, (255, 255, 255, 255))
@@ -206,7 +223,7 @@ def reencode(data: bytes, facts: ImageFacts, *, max_side: int | None) -> tuple[b
     too_long = max_side is not None and max(facts.width, facts.height) > max_side
     if facts.mode in _MODES and not too_long:
         return None
-    picture = load(data)
+    picture = load(data, max_pixels=sys.maxsize)  # the limit was kept when the facts were taken
     if too_long and max_side is not None:
         picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -230,8 +247,11 @@ def thumbnail(data: bytes | None, side: int, *, quality: int = 80) -> bytes | No
 
 
 def same_pixels(first: bytes, second: bytes) -> bool:
-    """Whether two encoded pictures show exactly the same upright RGB pixels."""
-    return bool(first == second or np.array_equal(np.asarray(load(first)), np.asarray(load(second))))
+    """Whether two encoded pictures, both probed before, show exactly the same upright RGB pixels."""
+    if first == second:
+        return True
+    one, other = (load(data, max_pixels=sys.maxsize) for data in (first, second))
+    return one.size == other.size and one.tobytes() == other.tobytes()
 
 
 @dataclass(frozen=True)
@@ -269,6 +289,14 @@ VAE_RULE = ResizeRule(max_size=1024, min_size=512, stride=16)
 VIT_RULE = ResizeRule(max_size=518, min_size=224, stride=14)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Pillow warns of odd metadata; such a picture is legal, and a terminal is no place for it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _whole(data: bytes, name: str) -> None:
     """Find a cut end by structure where the decoder would not notice it."""
     if name == "PNG" and _PNG_END not in data:
@@ -290,12 +318,10 @@ def _fault(error: Exception) -> ImageFault:
 
 def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8; 1 where there is none or where the EXIF block is broken."""
-    if "exif" not in image.info and image.format != "TIFF":
+    if "exif" not in image.info or image.format == "TIFF":  # Pillow turns a TIFF itself
         return 1
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            turn = image.getexif().get(0x0112, 1)
+        turn = image.getexif().get(0x0112, 1)
     except Exception:  # a broken EXIF block does not make a picture illegal
         return 1
     return turn if turn in range(1, 9) else 1
@@ -316,19 +342,20 @@ def _upright(image: Image.Image, turn: int) -> Image.Image:
     return image.transpose(_TRANSPOSE[turn]) if turn in _TRANSPOSE else image
 
 
-def _shrink(image: Image.Image, turn: int) -> NDArray[np.uint8]:
-    """Decode at the smallest scale that reads every byte, and shrink to GRID x GRID x 3."""
+def _shrink(image: Image.Image, turn: int) -> tuple[Image.Image, int]:
+    """Decode at the smallest scale that reads every byte; a thumbnail of GRID x GRID, and a checksum."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image.draft(None, (GRID, GRID))
-            image.load()
-            picture = image if image.mode in ("RGB", "L") else to_rgb(image)
-            # Whole blocks first, about as a JPEG's scaled decoding does it: fast, and the same
-            # picture gets nearly the same signature in any format.
-            block = max(1, min(picture.size) // (2 * GRID))
-            blocks = picture.reduce(block) if block > 1 else picture
-            small = blocks.resize((GRID, GRID), Image.Resampling.BILINEAR).convert("RGB")
+        drafted = image.draft(None, (GRID, GRID))
+        # What the picture covers of the scaled one: the last block of a JPEG hangs over its edge.
+        width, height = drafted[1][2:] if drafted else image.size
+        image.load()
+        picture = image if image.mode == "L" and "transparency" not in image.info else to_rgb(image)
+        # Whole blocks first, about as a JPEG's scaled decoding does it: fast, and the same
+        # picture gets nearly the same signature in any format.
+        block = max(1, min(picture.size) // (2 * GRID))
+        blocks = picture.reduce(block) if block > 1 else picture
+        box = (0, 0, width / block, height / block)
+        small = blocks.resize((GRID, GRID), Image.Resampling.BILINEAR, box=box).convert("RGB")
     except Exception as error:  # as in open_image
         raise _fault(error) from None
-    return np.asarray(_upright(small, turn))
+    return _upright(small, turn), zlib.crc32(blocks.tobytes())

@@ -172,7 +172,8 @@ def render(instruction: Instruction | Sequence[Part]) -> str:
 
 def canonical(text: str, *, pictures: int | None = None) -> str:
     """The same instruction in the canonical spelling, ordinary text untouched."""
-    return render(parse(text, pictures=pictures))
+    # Parts that come from `parse` always read back, so the check of `render` is not needed.
+    return "".join(_spell(part) for part in parse(text, pictures=pictures).parts)
 
 
 def renumber(text: str, numbers: Mapping[int, int]) -> str:

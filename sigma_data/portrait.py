@@ -11,8 +11,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sigma_data.images import ImageFacts, ImageFault, open_image
+from sigma_data.images import ImageFacts, ImageFault, open_image, probe
 from sigma_data.instruction import Attribute, Part, Placeholder, Text, parse
+from sigma_data.sample import Image as Picture
 from sigma_data.sample import Sample, Turn
 
 if TYPE_CHECKING:
@@ -76,9 +77,8 @@ def describe(sample: Sample, facts: Mapping[int, ImageFacts] | None = None) -> R
     targets = set(sample.targets)
     for image in sample.images:
         role = "target" if image.number in targets else "reference"
-        known = facts.get(image.number) if facts is not None else None
         size = f"{len(image.data):,} bytes" if image.data else ""
-        out.append(f"  {image.number:>2}  {role:<9}  ").append(f"{_facts(image.data, known)}  {size}".rstrip() + "\n")
+        out.append(f"  {image.number:>2}  {role:<9}  ").append(f"{_facts(image, facts)}  {size}".rstrip() + "\n")
     if sample.truth is not None:
         out.append("\ntruth\n", style="bold")
         for line in _truth(sample.truth):
@@ -122,11 +122,11 @@ def _append_parts(out: RichText, parts: Sequence[Part]) -> None:
                 out.append(f"<image_{number}>", style="bold underline")
 
 
-def _facts(data: bytes | None, known: ImageFacts | None) -> str:
-    if known is not None:
-        return f"{known.format:<5} {known.width} x {known.height}"
+def _facts(image: Picture, facts: Mapping[int, ImageFacts] | None) -> str:
     try:
-        header = open_image(data)
+        # A picture without facts has a fault, and only decoding it tells which.
+        known = None if facts is None else facts.get(image.number) or probe(image.data)
+        header = known or open_image(image.data)
     except ImageFault as fault:
         return fault.message
     return f"{header.format:<5} {header.width} x {header.height}"

@@ -28,7 +28,7 @@ class RecordError(ValueError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class _ImageRecord(_Strict):
@@ -174,4 +174,7 @@ def decode(data: bytes, pictures: Mapping[str, bytes]) -> Sample:
     expected = member_names(sample, {image.number: image.member.rsplit(".", 1)[-1] for image in record.images})
     if expected != {image.number: image.member for image in record.images}:
         raise RecordError("the pictures are not named after their roles")
+    targets = set(sample.targets)
+    if any(image.role != ("target" if image.number in targets else "reference") for image in record.images):
+        raise RecordError("a picture's role is not the one that the turns give it")
     return sample

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
 import jinja2
 import polars as pl
@@ -28,7 +28,9 @@ Read = Callable[[str, int, int], bytes]
 SAMPLES_A_FAMILY = 12
 EXAMPLES_A_CODE = 8
 _PICTURES_A_CARD = 6
+_PICTURES_A_FAMILY = 40
 _LONGEST_TEXT = 420
+_LONGEST_ANSWER = 280
 _SPLITS = ("train", "val", "test")
 
 _IMAGE = pl.Struct({
@@ -301,7 +303,10 @@ def _sheets(manifest: pl.DataFrame, read: Read) -> list[dict[str, Any]]:
         order = rows.select("source", "location", "row", "id").with_row_index("at").sort(
             "source", "location", "row", "id"
         )  # fmt: skip
-        chosen = [entry["at"] for entry in _spread(order, SAMPLES_A_FAMILY)]
+        # Pictures, not samples, are what the page weighs and what takes time: fewer cards of many.
+        mean = rows["images"].list.len().clip(1, _PICTURES_A_CARD).mean()
+        cards_at_most = min(SAMPLES_A_FAMILY, max(6, int(_PICTURES_A_FAMILY / cast(float, mean or 1.0))))
+        chosen = [entry["at"] for entry in _spread(order, cards_at_most)]
         cards = [_card(row, read) for row in rows[chosen].iter_rows(named=True)]
         summary = FAMILY_RULES[family].summary
         sheets.append({"name": family.value, "summary": summary, "total": rows.height, "cards": cards})
@@ -309,8 +314,9 @@ def _sheets(manifest: pl.DataFrame, read: Read) -> list[dict[str, Any]]:
 
 
 def _card(row: Mapping[str, Any], read: Read) -> Card:
-    targets = [image for image in row["images"] if image["role"] == "target"]
-    references = [image for image in row["images"] if image["role"] != "target"]
+    images = row["images"] or ()
+    targets = [image for image in images if image["role"] == "target"]
+    references = [image for image in images if image["role"] != "target"]
     shown_targets = targets[: _PICTURES_A_CARD // 2]
     shown = references[: _PICTURES_A_CARD - len(shown_targets)]
     # Many pictures are shown smaller, so they need fewer pixels.
@@ -328,7 +334,7 @@ def _card(row: Mapping[str, Any], read: Read) -> Card:
         place=_place(row),
         references=tuple(thumb(image) for image in shown),
         targets=tuple(thumb(image) for image in shown_targets),
-        hidden=len(row["images"]) - len(shown) - len(shown_targets),
+        hidden=len(images) - len(shown) - len(shown_targets),
         turns=tuple(
             (parts(turn["instruction"], len(references)), _cut(printable(turn["response"] or "")))
             for turn in (row["turns"] or ())[:4]
@@ -337,7 +343,7 @@ def _card(row: Mapping[str, Any], read: Read) -> Card:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT].rstrip() + "…"
+    return text if len(text) <= _LONGEST_ANSWER else text[:_LONGEST_ANSWER].rstrip() + "…"
 
 
 def _uri(data: bytes | None) -> str:

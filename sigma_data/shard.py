@@ -19,6 +19,7 @@ END = bytes(2 * BLOCK)
 """The two zero blocks that close a tar."""
 
 _NAME_BYTES = 100
+_MAX_SIZE = 8**11 - 1  # what eleven octal digits say
 _ZERO = bytes(BLOCK)
 
 
@@ -37,6 +38,8 @@ def header(name: str, size: int) -> bytes:
     encoded = name.encode("ascii")
     if len(encoded) > _NAME_BYTES:
         raise ValueError(f"{name}: a member's name has at most {_NAME_BYTES} bytes")
+    if not 0 <= size <= _MAX_SIZE:
+        raise ValueError(f"{name}: a member has at most {_MAX_SIZE:,} bytes")
     fields = b"".join((
         encoded.ljust(_NAME_BYTES, b"\0"),
         b"0000644\0", b"0000000\0", b"0000000\0",  # mode, user, group
@@ -99,10 +102,10 @@ def read_members(file: IO[bytes]) -> Iterator[Member]:
         head = file.read(BLOCK)
         if head == _ZERO:
             rest = file.read(length - position - BLOCK) if length - position <= 64 * 1024 else b"x"
-            if not rest or rest.strip(b"\0"):
-                code, what = ("cut", "the second closing block is missing") if not rest else (
-                    "bad_header", "something follows the end of the tar")  # fmt: skip
-                raise ShardFault(code, what, position)
+            if rest.strip(b"\0"):
+                raise ShardFault("bad_header", "something follows the end of the tar", position)
+            if len(rest) < BLOCK:
+                raise ShardFault("cut", "the second closing block is missing", position)
             return
         if len(head) < BLOCK:
             raise ShardFault("cut", "the tar ends without its closing blocks", position)
@@ -127,11 +130,12 @@ def group_members(members: Iterator[Member]) -> Iterator[list[Member]]:
 
 def read_range(file: IO[bytes], offset: int, size: int) -> bytes:
     """Exactly `size` bytes from `offset`; raises ShardFault `cut` where the file ends before."""
+    # Asked first: `read` sets memory aside for as much as it is told to read.
+    missing = offset + size - file.seek(0, 2)
+    if missing > 0 or offset < 0 or size < 0:
+        raise ShardFault("cut", f"the shard ends {missing:,} bytes too early", offset)
     file.seek(offset)
-    data = file.read(size)
-    if len(data) != size:
-        raise ShardFault("cut", f"the shard ends {size - len(data):,} bytes too early", offset)
-    return data
+    return file.read(size)
 
 
 def _parse(head: bytes, position: int) -> Member:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-_FRAGMENT_ROWS = 64
+_FRAGMENT_ROWS = 32
 _BATCH_ROWS = 8
 
 FAMILY_NAMES: Mapping[str, Family] = {

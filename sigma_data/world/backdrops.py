@@ -34,10 +34,12 @@ class Layer:
 
 
 NAMES: dict[str, tuple[str, ...]] = {
-    "plain": ("plain wall", "plain background"), "studio": ("studio", "photo studio"), "hills": ("green hills", "rolling hills"),
+    "plain": ("plain wall", "plain background"), "studio": ("studio", "photo studio"),
+    "hills": ("green hills", "rolling hills"),
     "mountains": ("mountains", "mountain range"), "sea": ("sea", "seaside"), "desert": ("desert", "sand dunes"),
     "night": ("night sky", "starry night"), "city": ("city skyline", "city street"), "room": ("room", "bare room"),
-    "forest": ("forest", "pine forest"), "underwater": ("underwater scene", "sea bed"), "stage": ("stage", "theatre stage"),
+    "forest": ("forest", "pine forest"), "underwater": ("underwater scene", "sea bed"),
+    "stage": ("stage", "theatre stage"),
     "sunburst": ("sunburst", "sunburst poster"), "wallpaper": ("patterned wallpaper", "wallpaper"),
 }  # fmt: skip
 
@@ -63,15 +65,27 @@ def backdrop(dice: Dice, kind: str) -> Backdrop:
     """A random backdrop of the kind."""
     horizon, detail = dice.between(0.48, 0.74), dice.below(1 << 30)
     if kind == "night":
-        sky: tuple[RGB, RGB] = dice.pick((((16, 20, 56), (70, 60, 120)), ((8, 26, 50), (30, 90, 110)), ((30, 12, 50), (120, 50, 100))))
+        sky: tuple[RGB, RGB] = dice.pick(
+            (((16, 20, 56), (70, 60, 120)), ((8, 26, 50), (30, 90, 110)), ((30, 12, 50), (120, 50, 100)))
+        )
     elif kind == "underwater":
-        sky = dice.pick((((70, 190, 220), (14, 60, 120)), ((90, 210, 190), (12, 80, 100)), ((110, 140, 220), (24, 30, 90))))
+        sky = dice.pick(
+            (((70, 190, 220), (14, 60, 120)), ((90, 210, 190), (12, 80, 100)), ((110, 140, 220), (24, 30, 90)))
+        )
     else:
         sky = dice.pick(_SKIES)
     if kind in _GROUNDS:
-        return Backdrop(kind, (shift(dice, sky[0], 14), shift(dice, sky[1], 14), shift(dice, dice.pick(_GROUNDS[kind]), 14)), detail, horizon)
+        return Backdrop(
+            kind,
+            (shift(dice, sky[0], 14), shift(dice, sky[1], 14), shift(dice, dice.pick(_GROUNDS[kind]), 14)),
+            detail,
+            horizon,
+        )
     first, second = dice.some(tuple(PALETTE.values()), 2)
-    wall, other = shift(dice, mix(first, WHITE, dice.pick((20, 45, 65))), 12), shift(dice, mix(second, WHITE, dice.pick((0, 30, 55))), 12)
+    wall, other = (
+        shift(dice, mix(first, WHITE, dice.pick((20, 45, 65))), 12),
+        shift(dice, mix(second, WHITE, dice.pick((0, 30, 55))), 12),
+    )
     if kind == "stage":
         wall = shift(dice, mix(first, INK, 35), 10)
     vanish = (dice.pick((0.25, 0.5, 0.75)), dice.pick((0.25, 0.42, 0.6)))
@@ -96,20 +110,34 @@ def _ridge(dice: Dice, level: float, height: float, waves: float) -> Points:
     """A smooth hill line from left to right, closed at the bottom of the picture."""
     phase, second = dice.between(0, 6.28), dice.between(0, 6.28)
     xs = [i / 24 for i in range(25)]
-    line = [(x, level - height * round(math.sin(waves * 6.28 * x + phase) + 0.4 * math.sin(2.3 * waves * 6.28 * x + second), 6)) for x in xs]
+    line = [
+        (
+            x,
+            level
+            - height * round(math.sin(waves * 6.28 * x + phase) + 0.4 * math.sin(2.3 * waves * 6.28 * x + second), 6),
+        )
+        for x in xs
+    ]
     return np.array([*line, (1.0, 1.0), (0.0, 1.0)])
 
 
 def _sky(drop: Backdrop, dice: Dice, *, sun: bool = True) -> list[Layer]:
     result = [Layer(None, drop.colours[0], drop.colours[1])]
     if sun and dice.chance(0.7):
-        result.append(Layer(ellipse(dice.between(0.1, 0.9), dice.between(0.1, 0.36), dice.between(0.05, 0.1)), mix((255, 226, 120), WHITE, dice.below(60))))
+        result.append(
+            Layer(
+                ellipse(dice.between(0.1, 0.9), dice.between(0.1, 0.36), dice.between(0.05, 0.1)),
+                mix((255, 226, 120), WHITE, dice.below(60)),
+            )
+        )
     if sun:
         tone = mix(drop.colours[1], WHITE, 60)
         for _ in range(dice.below(4)):
             x, y, r = dice.between(0.05, 0.95), dice.between(0.06, 0.36), dice.between(0.03, 0.06)
             for dx, grow in ((-1.3, 0.7), (0, 1.0), (1.4, 0.8)):
-                result.append(Layer(ellipse(x + dx * r, y - grow * r * 0.4, r * grow * 1.3, r * grow, count=24), tone, fine=True))
+                result.append(
+                    Layer(ellipse(x + dx * r, y - grow * r * 0.4, r * grow * 1.3, r * grow, count=24), tone, fine=True)
+                )
     return result
 
 
@@ -126,12 +154,18 @@ def _mountains(drop: Backdrop, dice: Dice) -> list[Layer]:
     result, colour = _sky(drop, dice), drop.colours[2]
     for step in range(2):
         for _ in range(3):
-            x, half, top = dice.between(0, 1), dice.between(0.2, 0.36), drop.horizon - dice.between(0.18, 0.42) + 0.14 * step
+            x, half, top = (
+                dice.between(0, 1),
+                dice.between(0.2, 0.36),
+                drop.horizon - dice.between(0.18, 0.42) + 0.14 * step,
+            )
             base, cap = drop.horizon + 0.1, 0.28
             tone = mix(colour, drop.colours[1], 40 - 34 * step)
             result.append(_ground(polygon(x, top, x + half, base, x - half, base), tone, 30 + 30 * step))
             y = top + cap * (base - top)
-            snow = polygon(x, top, x + half * cap, y, x + half * 0.1, y - 0.03, x - half * 0.08, y + 0.02, x - half * cap, y)
+            snow = polygon(
+                x, top, x + half * cap, y, x + half * 0.1, y - 0.03, x - half * 0.08, y + 0.02, x - half * cap, y
+            )
             result.append(Layer(snow, mix(tone, WHITE, 82), depth=30 + 30 * step))
     result.append(_ground(_ridge(dice, drop.horizon + 0.06, 0.02, 1.0), mix(colour, (90, 150, 80), 55), 110))
     return result
@@ -144,7 +178,9 @@ def _sea(drop: Backdrop, dice: Dice) -> list[Layer]:
         y = drop.horizon + 0.02 + (1 - drop.horizon) * (row / 7) ** 1.3
         for _ in range(3):
             x, length = dice.between(-0.05, 0.95), dice.between(0.05, 0.16)
-            result.append(Layer(bar(x, y, x + length, y, 0.006 + 0.0016 * row), mix(water, WHITE, 34), depth=60, fine=True))
+            result.append(
+                Layer(bar(x, y, x + length, y, 0.006 + 0.0016 * row), mix(water, WHITE, 34), depth=60, fine=True)
+            )
     if dice.chance(0.6):
         result.append(_ground(_ridge(dice, 0.9, 0.03, 0.6), (232, 208, 150), 140))
     return result
@@ -154,7 +190,13 @@ def _desert(drop: Backdrop, dice: Dice) -> list[Layer]:
     result, sand = _sky(drop, dice), drop.colours[2]
     for step in range(4):
         level = drop.horizon + step * (1 - drop.horizon) * 0.25
-        result.append(_ground(_ridge(dice, level, 0.04, dice.between(0.4, 1.0)), mix(sand, INK if step % 2 else WHITE, 6 + 5 * step), 40 + 30 * step))
+        result.append(
+            _ground(
+                _ridge(dice, level, 0.04, dice.between(0.4, 1.0)),
+                mix(sand, INK if step % 2 else WHITE, 6 + 5 * step),
+                40 + 30 * step,
+            )
+        )
     return result
 
 
@@ -167,7 +209,13 @@ def _night(drop: Backdrop, dice: Dice) -> list[Layer]:
     result.append(Layer(ellipse(x, y, r), (248, 240, 206)))
     result.append(Layer(ellipse(x + r * 0.35, y - r * 0.2, r * 0.22), (226, 216, 180), fine=True))
     for step in range(2):
-        result.append(_ground(_ridge(dice, drop.horizon + 0.1 + 0.12 * step, 0.05, dice.between(0.5, 1.4)), mix(drop.colours[2], INK, 30 * step), 50 + 50 * step))
+        result.append(
+            _ground(
+                _ridge(dice, drop.horizon + 0.1 + 0.12 * step, 0.05, dice.between(0.5, 1.4)),
+                mix(drop.colours[2], INK, 30 * step),
+                50 + 50 * step,
+            )
+        )
     return result
 
 
@@ -183,11 +231,22 @@ def _city(drop: Backdrop, dice: Dice) -> list[Layer]:
                 for column in range(3):
                     if dice.chance(0.65):
                         left, y = x + width * (0.16 + 0.26 * column), top + 0.03 + 0.06 * row
-                        result.append(Layer(rectangle(left, y, left + width * 0.13, y + 0.03), (252, 222, 130), depth=40 + 40 * step, fine=True))
+                        result.append(
+                            Layer(
+                                rectangle(left, y, left + width * 0.13, y + 0.03),
+                                (252, 222, 130),
+                                depth=40 + 40 * step,
+                                fine=True,
+                            )
+                        )
             x += width
     result.append(_ground(rectangle(0, 0.86, 1, 1), mix(wall, INK, 45), 140))
     for column in range(5):
-        result.append(Layer(rectangle(0.04 + 0.21 * column, 0.92, 0.14 + 0.21 * column, 0.94), (236, 226, 196), depth=140, fine=True))
+        result.append(
+            Layer(
+                rectangle(0.04 + 0.21 * column, 0.92, 0.14 + 0.21 * column, 0.94), (236, 226, 196), depth=140, fine=True
+            )
+        )
     return result
 
 
@@ -201,8 +260,10 @@ def _room(drop: Backdrop, dice: Dice) -> list[Layer]:
 
     (x0, y0), (x1, y1) = toward(0, 0), toward(1, 1)
     result = [
-        Layer(None, mix(light, WHITE, 40), depth=90), _ground(polygon(0, 0, x0, y0, x0, y1, 0, 1), mix(wall, INK, 14), 90),
-        _ground(polygon(1, 0, x1, y0, x1, y1, 1, 1), mix(wall, INK, 26), 90), _ground(polygon(0, 1, 1, 1, x1, y1, x0, y1), floor, 130),
+        Layer(None, mix(light, WHITE, 40), depth=90), _ground(polygon(0, 0, x0, y0, x0, y1, 0, 1), mix(wall, INK, 14),
+            90),
+        _ground(polygon(1, 0, x1, y0, x1, y1, 1, 1), mix(wall, INK, 26), 90),
+        _ground(polygon(0, 1, 1, 1, x1, y1, x0, y1), floor, 130),
     ]  # fmt: skip
     for plank in range(1, 7):
         (ax, ay), bx = toward(plank / 7, 1), plank / 7
@@ -210,7 +271,13 @@ def _room(drop: Backdrop, dice: Dice) -> list[Layer]:
     result.append(_ground(rectangle(x0, y0, x1, y1), wall, 30))
     fx, fy, fw = x0 + (x1 - x0) * dice.between(0.15, 0.5), y0 + (y1 - y0) * 0.2, (x1 - x0) * 0.34
     result.append(Layer(rectangle(fx, fy, fx + fw, fy + fw), mix(wall, INK, 50), depth=34))
-    result.append(Layer(rectangle(fx + 0.014, fy + 0.014, fx + fw - 0.014, fy + fw - 0.014), shift(dice, (150, 206, 236), 40), depth=30))
+    result.append(
+        Layer(
+            rectangle(fx + 0.014, fy + 0.014, fx + fw - 0.014, fy + fw - 0.014),
+            shift(dice, (150, 206, 236), 40),
+            depth=30,
+        )
+    )
     return result
 
 
@@ -221,10 +288,18 @@ def _forest(drop: Backdrop, dice: Dice) -> list[Layer]:
         tone = mix(green, drop.colours[1], 46 - 23 * step)
         for _ in range(6 - step):
             x, high = dice.between(-0.05, 1.05), dice.between(0.2, 0.34)
-            result.append(_ground(rectangle(x - 0.01, level - 0.04, x + 0.01, level + 0.06), (96, 70, 50), 30 + 40 * step))
+            result.append(
+                _ground(rectangle(x - 0.01, level - 0.04, x + 0.01, level + 0.06), (96, 70, 50), 30 + 40 * step)
+            )
             for tier in range(2):
                 top, wide = level - high + tier * high * 0.35, high * (0.26 + 0.12 * tier)
-                result.append(_ground(polygon(x, top, x + wide, top + high * 0.55, x - wide, top + high * 0.55), mix(tone, INK, 6 * tier), 30 + 40 * step))
+                result.append(
+                    _ground(
+                        polygon(x, top, x + wide, top + high * 0.55, x - wide, top + high * 0.55),
+                        mix(tone, INK, 6 * tier),
+                        30 + 40 * step,
+                    )
+                )
         result.append(_ground(_ridge(dice, level + 0.03, 0.012, 1.2), mix(tone, (120, 170, 90), 40), 40 + 40 * step))
     return result
 
@@ -234,16 +309,24 @@ def _underwater(drop: Backdrop, dice: Dice) -> list[Layer]:
     for _ in range(4):
         x, lean, wide = dice.between(-0.1, 0.9), dice.between(-0.2, 0.2), dice.between(0.05, 0.12)
         ray = polygon(x, 0, x + wide, 0, x + wide * 2 + lean, 0.9, x - wide + lean, 0.9)
-        result.append(Layer(ray, mix(mix(*drop.colours[:2], 30), WHITE, 12), depth=4, fine=True))
+        result.append(Layer(ray, mix(mix(drop.colours[0], drop.colours[1], 30), WHITE, 12), depth=4, fine=True))
     result.append(_ground(_ridge(dice, drop.horizon + 0.2, 0.03, 1.0), drop.colours[2], 110))
     weed = shift(dice, (60, 140, 90), 30)
     for _ in range(7):
         x, high = dice.between(0, 1), dice.between(0.12, 0.34)
         ys = [drop.horizon + 0.26 - high * i / 6 for i in range(7)]
         side = [(x + (0.02 if i % 2 else -0.02), y) for i, y in enumerate(ys)]
-        result.append(_ground(np.array([(a - 0.012, b) for a, b in side] + [(a + 0.012, b) for a, b in side[::-1]]), weed, 100))
+        result.append(
+            _ground(np.array([(a - 0.012, b) for a, b in side] + [(a + 0.012, b) for a, b in side[::-1]]), weed, 100)
+        )
     for _ in range(14):
-        result.append(Layer(ellipse(dice.between(0, 1), dice.between(0, 0.8), dice.between(0.006, 0.02), count=16), mix(drop.colours[0], WHITE, 55), fine=True))
+        result.append(
+            Layer(
+                ellipse(dice.between(0, 1), dice.between(0, 0.8), dice.between(0.006, 0.02), count=16),
+                mix(drop.colours[0], WHITE, 55),
+                fine=True,
+            )
+        )
     return result
 
 
@@ -276,7 +359,14 @@ def _studio(drop: Backdrop, dice: Dice) -> list[Layer]:
     wall, light, floor = drop.colours
     result = [Layer(None, light, wall, depth=30), _ground(rectangle(0, drop.horizon + 0.14, 1, 1), floor, 110)]
     if dice.chance(0.5):
-        result.insert(1, Layer(ellipse(dice.between(0.3, 0.7), dice.between(0.3, 0.6), dice.between(0.3, 0.42)), mix(light, WHITE, 45), depth=34))
+        result.insert(
+            1,
+            Layer(
+                ellipse(dice.between(0.3, 0.7), dice.between(0.3, 0.6), dice.between(0.3, 0.42)),
+                mix(light, WHITE, 45),
+                depth=34,
+            ),
+        )
     if dice.chance(0.3):
         x, y = dice.between(0.1, 0.9), dice.between(0.1, 0.4)
         result.insert(1, Layer(star(4 + dice.below(4), 0.2, 0.1) + (x, y), mix(wall, INK, 12), depth=34))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -96,8 +97,10 @@ def lighting(dice: Dice, *, kinds: Sequence[str] = tuple(light.TINTS)) -> Lighti
 
 
 _WEATHER_COLOURS: dict[str, tuple[RGB, ...]] = {
-    "rain": ((206, 222, 246), (180, 200, 230)), "snow": ((255, 255, 255), (236, 242, 255)), "fog": ((232, 236, 240), (214, 216, 226)),
-    "petals": ((255, 170, 196), (255, 214, 226), (240, 120, 160)), "leaves": ((214, 110, 40), (190, 60, 40), (226, 170, 50)),
+    "rain": ((206, 222, 246), (180, 200, 230)), "snow": ((255, 255, 255), (236, 242, 255)),
+    "fog": ((232, 236, 240), (214, 216, 226)),
+    "petals": ((255, 170, 196), (255, 214, 226), (240, 120, 160)),
+    "leaves": ((214, 110, 40), (190, 60, 40), (226, 170, 50)),
     "sparks": ((255, 236, 130), (255, 190, 90), (180, 255, 220)),
 }  # fmt: skip
 
@@ -142,6 +145,17 @@ def swatch(dice: Dice, base: Colour, cloth: Texture) -> Scene:
     return Scene(Backdrop("wallpaper", (base.rgb,), texture=replace(cloth, scale=round(cloth.scale * 0.36, 4))))
 
 
+def reach(item: Thing) -> float:
+    """The radius in which nothing else should stand; a creature's leaves room for a hat."""
+    return item.size * (1.25 if item.character else 1.08)
+
+
+def apart(one: Thing, two: Thing) -> float:
+    """The free space between two things, negative where they may overlap."""
+    distance = math.sqrt((one.x - two.x) ** 2 + (one.y - two.y) ** 2)
+    return round(distance - reach(one) - reach(two), 4)
+
+
 def spread(dice: Dice, things: Sequence[Thing], *, low: float = 0.13, high: float = 0.2) -> tuple[Thing, ...]:
     """The things at random places where no two touch."""
     placed: list[Thing] = []
@@ -150,10 +164,11 @@ def spread(dice: Dice, things: Sequence[Thing], *, low: float = 0.13, high: floa
         for attempt in range(80):
             # Smaller after every ten failures, so that a place is found in the end.
             radius = round(size * 0.92 ** (attempt // 10), 4)
-            reach = radius * 1.08
-            x, y = dice.between(reach, 1 - reach), dice.between(max(reach, 0.16), 1 - reach)
-            if all((x - o.x) ** 2 + (y - o.y) ** 2 > (reach + o.size * 1.08) ** 2 for o in placed):
-                placed.append(replace(item, x=x, y=y, size=radius))
+            seat = replace(item, size=radius)
+            side, top = reach(seat), radius * 1.46 if item.character else radius * 1.08
+            seat = replace(seat, x=dice.between(side, 1 - side), y=dice.between(top, 1 - side))
+            if all(apart(seat, other) > 0 for other in placed):
+                placed.append(seat)
                 break
     return tuple(placed)
 

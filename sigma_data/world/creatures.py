@@ -6,7 +6,7 @@ sample can take one from one picture and the other from another.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from sigma_data.world.polygons import Local, Points, arc, bar, ellipse, path, polygon, rectangle
 from sigma_data.world.scene import Character, Wear
@@ -82,7 +82,11 @@ def _marks(marks: str) -> list[Local]:
     if marks == "stripes":
         return [("dark", bar(x, -0.74, x, -0.6, 0.07)) for x in (-0.16, 0.0, 0.16)]
     if marks == "freckles":
-        return [("dark", ellipse(s * x, y, 0.03, count=10)) for s in (-1, 1) for x, y in ((0.34, -0.14), (0.44, -0.2), (0.42, -0.08))]
+        return [
+            ("dark", ellipse(s * x, y, 0.03, count=10))
+            for s in (-1, 1)
+            for x, y in ((0.34, -0.14), (0.44, -0.2), (0.42, -0.08))
+        ]
     return []
 
 
@@ -140,26 +144,39 @@ _ALONE = {
 }  # fmt: skip
 
 
-@lru_cache(maxsize=None)
+@cache
 def _wear(kind: str) -> tuple[tuple[str, Points], ...]:
     if kind == "top hat":
-        return (("main", polygon(-0.34, -1.3, 0.34, -1.3, 0.3, -0.74, -0.3, -0.74)), ("trim", rectangle(-0.32, -0.9, 0.32, -0.78)),
+        return (("main", polygon(-0.34, -1.3, 0.34, -1.3, 0.3, -0.74, -0.3, -0.74)),
+            ("trim", rectangle(-0.32, -0.9, 0.32, -0.78)),
                 ("main", ellipse(0, -0.72, 0.58, 0.1)))  # fmt: skip
     if kind == "party hat":
-        return (("main", polygon(0, -1.42, 0.36, -0.68, -0.36, -0.68)), ("trim", polygon(-0.14, -1.13, 0.14, -1.13, 0.22, -0.96, -0.22, -0.96)),
+        return (("main", polygon(0, -1.42, 0.36, -0.68, -0.36, -0.68)),
+            ("trim", polygon(-0.14, -1.13, 0.14, -1.13, 0.22, -0.96, -0.22, -0.96)),
                 ("trim", ellipse(0, -1.42, 0.1)))  # fmt: skip
     if kind == "beanie":
-        return (("trim", ellipse(0, -1.2, 0.14)), ("main", arc(0, -0.62, 0.5, 0.54, 180, 360)), ("dark", rectangle(-0.54, -0.74, 0.54, -0.56)))
+        return (
+            ("trim", ellipse(0, -1.2, 0.14)),
+            ("main", arc(0, -0.62, 0.5, 0.54, 180, 360)),
+            ("dark", rectangle(-0.54, -0.74, 0.54, -0.56)),
+        )
     if kind == "crown":
-        return (("main", polygon(-0.42, -0.68, -0.46, -1.12, -0.22, -0.9, 0, -1.2, 0.22, -0.9, 0.46, -1.12, 0.42, -0.68)),
+        return (("main", polygon(-0.42, -0.68, -0.46, -1.12, -0.22, -0.9, 0, -1.2, 0.22, -0.9, 0.46, -1.12, 0.42,
+            -0.68)),
                 ("trim", ellipse(0, -0.8, 0.08)))  # fmt: skip
     if kind == "cap":
-        return (("main", arc(0, -0.66, 0.5, 0.42, 180, 360)), ("dark", polygon(0.05, -0.72, 0.9, -0.68, 0.86, -0.58, 0.05, -0.58)),
+        return (("main", arc(0, -0.66, 0.5, 0.42, 180, 360)), ("dark",
+            polygon(0.05, -0.72, 0.9, -0.68, 0.86, -0.58, 0.05, -0.58)),
                 ("trim", ellipse(0, -1.06, 0.07)))  # fmt: skip
     if kind == "scarf":
-        return (("main", polygon(0.16, 0.2, 0.4, 0.16, 0.46, 0.74, 0.22, 0.76)), ("trim", polygon(0.22, 0.64, 0.45, 0.62, 0.46, 0.74, 0.22, 0.76)),
+        return (("main", polygon(0.16, 0.2, 0.4, 0.16, 0.46, 0.74, 0.22, 0.76)),
+            ("trim", polygon(0.22, 0.64, 0.45, 0.62, 0.46, 0.74, 0.22, 0.76)),
                 ("main", bar(-0.36, 0.16, 0.36, 0.16, 0.2)))  # fmt: skip
-    return (("main", polygon(0, 0.22, -0.34, 0.06, -0.34, 0.38)), ("main", polygon(0, 0.22, 0.34, 0.06, 0.34, 0.38)), ("trim", ellipse(0, 0.22, 0.09)))
+    return (
+        ("main", polygon(0, 0.22, -0.34, 0.06, -0.34, 0.38)),
+        ("main", polygon(0, 0.22, 0.34, 0.06, 0.34, 0.38)),
+        ("trim", ellipse(0, 0.22, 0.09)),
+    )
 
 
 def _hex(item: Wear) -> str:

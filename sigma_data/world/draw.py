@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 from sigma_data.world import backdrops, textures
 from sigma_data.world.dice import INK, RGB, WHITE, mix
 from sigma_data.world.light import relight, weather
+from sigma_data.world.polygons import Points
 from sigma_data.world.scene import Backdrop, Scene, Thing
 from sigma_data.world.shapes import Part, parts
 from sigma_data.world.styles import restyle
@@ -71,16 +72,16 @@ def condition(scene: Scene, size: int, kind: str) -> Image.Image:
 
 
 def _oversampling(size: int) -> int:
-    return 4 if size < 128 else 3 if size < 400 else 2
+    return 4 if size < 100 else 3 if size < 200 else 2
 
 
-def _pixels(points: backdrops.Points, side: float, left: float = 0.0, top: float = 0.0) -> XY:
+def _pixels(points: Points, side: float, left: float = 0.0, top: float = 0.0) -> XY:
     # Rounded to a sixteenth: the last digit of a product must not decide over a pixel.
     values: XY = (np.round((points * side - (left, top)) * 16) / 16).tolist()
     return values
 
 
-def _edge(draw: ImageDraw.ImageDraw, points: backdrops.Points, side: int, width: int) -> None:
+def _edge(draw: ImageDraw.ImageDraw, points: Points, side: int, width: int) -> None:
     xy = [(x, y) for x, y in _pixels(points, side)]
     draw.polygon(xy, fill=0)
     draw.line([*xy, xy[0]], fill=255, width=width)
@@ -88,7 +89,9 @@ def _edge(draw: ImageDraw.ImageDraw, points: backdrops.Points, side: int, width:
 
 def _ground(drop: Backdrop, size: int) -> Image.Image:
     if drop.kind == "wallpaper":
-        return textures.paint(drop.texture, drop.colours[0], width=size, height=size, origin=(size / 2, size / 2), unit=size)
+        return textures.paint(
+            drop.texture, drop.colours[0], width=size, height=size, origin=(size / 2, size / 2), unit=size
+        )
     scale = _oversampling(size)
     side = size * scale
     canvas = Image.new("RGB", (side, side))
@@ -99,10 +102,18 @@ def _ground(drop: Backdrop, size: int) -> Image.Image:
         elif layer.bottom is None:
             canvas.paste(layer.colour, (0, 0, side, side))
         else:
-            ramp = np.arange(side)[:, None]
-            rows = (np.array(layer.colour) * (side - 1 - ramp) + np.array(layer.bottom) * ramp) // (side - 1)
-            canvas.paste(Image.fromarray(rows.astype(np.uint8)[:, None]).resize((side, side), Image.Resampling.NEAREST))
+            _gradient(draw, side, layer.colour, layer.bottom)
     return canvas.reduce(scale)
+
+
+def _gradient(draw: ImageDraw.ImageDraw, side: int, top: RGB, bottom: RGB) -> None:
+    """Bands of one colour each, as few as the colours need."""
+    bands = max(1, *(abs(a - b) for a, b in zip(top, bottom, strict=True)))
+    for band in range(bands):
+        tone = [(a * (bands - band) + b * band) // bands for a, b in zip(top, bottom, strict=True)]
+        rows = (band * side // bands, (band + 1) * side // bands - 1)
+        if rows[1] >= rows[0]:
+            draw.rectangle((0, rows[0], side, rows[1]), fill=(tone[0], tone[1], tone[2]))
 
 
 def _place(picture: Image.Image, thing: Thing, *, shadow: bool) -> None:
@@ -139,12 +150,20 @@ def _place(picture: Image.Image, thing: Thing, *, shadow: bool) -> None:
     if pattern:
         origin = (thing.x * size - left, thing.y * size - top)
         cloth = textures.paint(
-            thing.texture, thing.colour.rgb, width=width, height=height, origin=origin, unit=thing.size * size, rotation=thing.rotation
+            thing.texture,
+            thing.colour.rgb,
+            width=width,
+            height=height,
+            origin=origin,
+            unit=thing.size * size,
+            rotation=thing.rotation,
         )
         flat = Image.composite(cloth, flat, pattern.reduce(scale))
     if shadow:
         away = max(1, round(size * 0.016))
-        picture.paste((24, 20, 40), (left + away // 2, top + away), alpha.point([value * 84 // 255 for value in range(256)]))
+        picture.paste(
+            (24, 20, 40), (left + away // 2, top + away), alpha.point([value * 84 // 255 for value in range(256)])
+        )
     picture.paste(flat, (left, top), alpha)
 
 
@@ -152,7 +171,7 @@ def _fill(thing: Thing, piece: Part) -> RGB:
     role = piece.role
     if role in _FIXED:
         return _FIXED[role]
-    if role == "body":
+    if role == "body" or (role == "letter" and thing.shape == "word"):
         return thing.colour.rgb
     if role == "dark":
         return mix(thing.colour.rgb, INK, 32)
@@ -163,5 +182,7 @@ def _fill(thing: Thing, piece: Part) -> RGB:
     if role.startswith("wear:"):
         _, code, shade = role.split(":")
         red, green, blue = bytes.fromhex(code)
-        return {"main": (red, green, blue), "dark": mix((red, green, blue), INK, 30)}.get(shade, mix((red, green, blue), WHITE, 60))
+        return {"main": (red, green, blue), "dark": mix((red, green, blue), INK, 30)}.get(
+            shade, mix((red, green, blue), WHITE, 60)
+        )
     return thing.accent.rgb

@@ -8,11 +8,13 @@ from sigma_data.world.scene import Backdrop, Style, Thing
 from sigma_data.world.styles import NAMES as STYLES
 
 LIGHTS = {
-    "golden": "golden light", "moonlit": "moonlight", "rosy": "rosy light", "dim": "dim light", "greenish": "green light",
+    "golden": "golden light", "moonlit": "moonlight", "rosy": "rosy light", "dim": "dim light",
+    "greenish": "green light",
     "spotlight": "spotlight", "side": "light from the side", "day": "daylight",
 }  # fmt: skip
 WEATHERS = {
-    "rain": "rain", "snow": "falling snow", "fog": "fog", "petals": "drifting petals", "leaves": "falling leaves", "sparks": "glowing sparks",
+    "rain": "rain", "snow": "falling snow", "fog": "fog", "petals": "drifting petals", "leaves": "falling leaves",
+    "sparks": "glowing sparks",
 }  # fmt: skip
 
 
@@ -38,7 +40,9 @@ def full(item: Thing) -> str:
     words = item.name
     second = f" with {item.texture.colour.name}" if item.texture.colour else ""
     if item.character:
-        mood = {"happy": "happy", "sad": "sad", "surprised": "surprised", "angry": "angry", "sleepy": "sleepy"}[item.character.emotion]
+        mood = {"happy": "happy", "sad": "sad", "surprised": "surprised", "angry": "angry", "sleepy": "sleepy"}[
+            item.character.emotion
+        ]
         words = f"{mood} {item.colour.name} {item.character.species}"
     return f"{article(words)}{second}"
 
@@ -54,7 +58,9 @@ def manner(dice: Dice, style: Style) -> str:
 
 
 def article(words: str) -> str:
-    """The words with `a` or `an`."""
+    """The words with `a` or `an`; several things (`green hills`) take none."""
+    if words.endswith("s"):
+        return words
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 

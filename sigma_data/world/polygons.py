@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ def rectangle(left: float, top: float, right: float, bottom: float) -> Points:
     return polygon(left, top, right, top, right, bottom, left, bottom)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _unit_circle(count: int) -> Points:
     return np.array([turn(360 * i / count) for i in range(count)])
 
@@ -54,7 +54,8 @@ def bar(x0: float, y0: float, x1: float, y1: float, width: float) -> Points:
 
 def path(points: Points, width: float) -> list[Points]:
     """A broken line as bars."""
-    return [bar(*map(float, (*p, *q)), width) for p, q in zip(points[:-1], points[1:], strict=True)]
+    corners = points.tolist()
+    return [bar(p[0], p[1], q[0], q[1], width) for p, q in zip(corners[:-1], corners[1:], strict=True)]
 
 
 def star(points: int, outer: float, inner: float) -> Points:
@@ -65,4 +66,6 @@ def star(points: int, outer: float, inner: float) -> Points:
 
 def band(x: float, y: float, outer: float, inner: float, start: int, stop: int) -> Points:
     """A bent band between two circles."""
-    return np.concatenate([arc(x, y, outer, outer, start, stop, steps=18), arc(x, y, inner, inner, stop, start, steps=18)])
+    return np.concatenate(
+        [arc(x, y, outer, outer, start, stop, steps=18), arc(x, y, inner, inner, stop, start, steps=18)]
+    )

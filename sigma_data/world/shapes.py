@@ -41,11 +41,12 @@ def _drop() -> Points:
 
 
 def _petals() -> list[Local]:
-    return [("body", ellipse(*map(float, np.array(turn(72 * i - 90)) * 0.44 + (0, -0.25)), 0.32)) for i in range(5)]
+    centres = [np.array(turn(72 * i - 90)) * 0.44 + (0, -0.25) for i in range(5)]
+    return [("body", ellipse(float(x), float(y), 0.32)) for x, y in centres]
 
 
 def _spots(*circles: tuple[float, float, float]) -> list[Local]:
-    return [("light", ellipse(*circle, count=18)) for circle in circles]
+    return [("light", ellipse(x, y, radius, count=18)) for x, y, radius in circles]
 
 
 def _wheels(*xs: float) -> list[Local]:
@@ -92,16 +93,20 @@ SHAPES: dict[str, Callable[[], list[Local]]] = {
     ],
     "boat": lambda: [
         ("wood", rectangle(-0.06, -0.92, 0.04, 0.3)),
-        ("accent", polygon(0.08, -0.86, 0.76, 0.12, 0.08, 0.12)), ("light", polygon(-0.1, -0.6, -0.1, 0.12, -0.6, 0.12)),
+        ("accent", polygon(0.08, -0.86, 0.76, 0.12, 0.08, 0.12)),
+        ("light", polygon(-0.1, -0.6, -0.1, 0.12, -0.6, 0.12)),
         ("body", polygon(-0.95, 0.22, 0.95, 0.22, 0.62, 0.76, -0.66, 0.76)),
     ],
     "fish": lambda: [
-        ("accent", polygon(-0.5, 0, -0.98, -0.5, -0.86, 0, -0.98, 0.5)), ("accent", polygon(-0.2, -0.4, 0.1, -0.78, 0.34, -0.36)),
-        ("body", ellipse(0.12, 0, 0.8, 0.52)), ("white", ellipse(0.56, -0.12, 0.13)), ("ink", ellipse(0.59, -0.12, 0.06, count=14)),
+        ("accent", polygon(-0.5, 0, -0.98, -0.5, -0.86, 0, -0.98, 0.5)),
+        ("accent", polygon(-0.2, -0.4, 0.1, -0.78, 0.34, -0.36)),
+        ("body", ellipse(0.12, 0, 0.8, 0.52)), ("white", ellipse(0.56, -0.12, 0.13)),
+        ("ink", ellipse(0.59, -0.12, 0.06, count=14)),
     ],
     "cup": lambda: [
         ("accent", band(0.5, 0.05, 0.42, 0.24, -100, 100)),
-        ("body", polygon(-0.68, -0.6, 0.56, -0.6, 0.44, 0.78, -0.56, 0.78)), ("light", ellipse(-0.06, -0.6, 0.62, 0.14)),
+        ("body", polygon(-0.68, -0.6, 0.56, -0.6, 0.44, 0.78, -0.56, 0.78)),
+        ("light", ellipse(-0.06, -0.6, 0.62, 0.14)),
     ],
     "mushroom": lambda: [
         ("cream", polygon(-0.24, 0.0, 0.24, 0.0, 0.34, 0.88, -0.34, 0.88)),
@@ -119,7 +124,8 @@ SHAPES: dict[str, Callable[[], list[Local]]] = {
         ("light", ellipse(0, -0.3, 0.17)),
     ],
     "umbrella": lambda: [
-        *[("wood", part) for part in path(np.concatenate([polygon(0, -0.1), arc(0.16, 0.72, 0.16, 0.18, 180, 0, steps=6)]), 0.1)],
+        *[("wood", part) for part in path(np.concatenate([polygon(0, -0.1),
+            arc(0.16, 0.72, 0.16, 0.18, 180, 0, steps=6)]), 0.1)],
         ("body", arc(0, 0.08, 0.94, 0.94, 180, 360, steps=30)), ("dark", polygon(-0.3, 0.08, 0, -0.86, 0.3, 0.08)),
         ("accent", ellipse(0, -0.88, 0.08, count=14)),
     ],
@@ -129,28 +135,35 @@ SHAPES: dict[str, Callable[[], list[Local]]] = {
     ],
     "gift": lambda: [
         ("body", rectangle(-0.68, -0.2, 0.68, 0.78)), ("body", rectangle(-0.78, -0.44, 0.78, -0.12)),
-        ("accent", rectangle(0.22, -0.44, 0.46, 0.78)), ("accent", ellipse(0.1, -0.62, 0.24, 0.16)), ("accent", ellipse(0.58, -0.62, 0.24, 0.16)),
+        ("accent", rectangle(0.22, -0.44, 0.46, 0.78)), ("accent", ellipse(0.1, -0.62, 0.24, 0.16)),
+        ("accent", ellipse(0.58, -0.62, 0.24, 0.16)),
     ],
     "butterfly": lambda: [
         ("body", ellipse(-0.46, -0.32, 0.46, 0.5)), ("body", ellipse(0.46, -0.32, 0.46, 0.5)),
-        ("accent", ellipse(-0.36, 0.42, 0.34, 0.4)), ("accent", ellipse(0.36, 0.42, 0.34, 0.4)), ("ink", bar(0, -0.6, 0, 0.7, 0.16)),
+        ("accent", ellipse(-0.36, 0.42, 0.34, 0.4)), ("accent", ellipse(0.36, 0.42, 0.34, 0.4)),
+        ("ink", bar(0, -0.6, 0, 0.7, 0.16)),
     ],
     "snail": lambda: [
-        ("accent", np.concatenate([arc(-0.1, 0.62, 0.86, 0.24, 180, 0, steps=16), polygon(0.9, 0.2, 0.94, -0.3, 0.62, -0.3, 0.6, 0.4)])),
-        ("ink", ellipse(0.78, -0.14, 0.06, count=12)), ("body", ellipse(-0.14, -0.04, 0.64)), ("dark", ellipse(0.08, -0.02, 0.24)),
+        ("accent", np.concatenate([arc(-0.1, 0.62, 0.86, 0.24, 180, 0, steps=16),
+            polygon(0.9, 0.2, 0.94, -0.3, 0.62, -0.3, 0.6, 0.4)])),
+        ("ink", ellipse(0.78, -0.14, 0.06, count=12)), ("body", ellipse(-0.14, -0.04, 0.64)),
+        ("dark", ellipse(0.08, -0.02, 0.24)),
         ("light", ellipse(0.08, -0.02, 0.1)),
     ],
     "apple": lambda: [
         ("wood", bar(0, -0.5, 0.08, -0.92, 0.1)), ("leaf", ellipse(0.32, -0.74, 0.26, 0.12)),
-        ("body", ellipse(-0.26, 0.14, 0.54, 0.66)), ("body", ellipse(0.26, 0.14, 0.54, 0.66)), ("light", ellipse(-0.5, -0.1, 0.09, 0.16)),
+        ("body", ellipse(-0.26, 0.14, 0.54, 0.66)), ("body", ellipse(0.26, 0.14, 0.54, 0.66)),
+        ("light", ellipse(-0.5, -0.1, 0.09, 0.16)),
     ],
     "lamp": lambda: [
         ("accent", rectangle(-0.07, 0.0, 0.07, 0.8)), ("accent", ellipse(0, 0.84, 0.46, 0.12)),
         ("body", polygon(-0.34, -0.86, 0.34, -0.86, 0.72, 0.16, -0.72, 0.16)),
     ],
     "cactus": lambda: [
-        ("accent", polygon(-0.4, 0.5, 0.4, 0.5, 0.3, 0.94, -0.3, 0.94)), *[("body", p) for p in path(polygon(0, 0.1, 0.56, 0.1, 0.56, -0.3), 0.24)],
-        *[("body", p) for p in path(polygon(0, 0.28, -0.54, 0.28, -0.54, -0.12), 0.24)], ("body", bar(0, 0.4, 0, -0.66, 0.5)),
+        ("accent", polygon(-0.4, 0.5, 0.4, 0.5, 0.3, 0.94, -0.3, 0.94)),
+        *[("body", p) for p in path(polygon(0, 0.1, 0.56, 0.1, 0.56, -0.3), 0.24)],
+        *[("body", p) for p in path(polygon(0, 0.28, -0.54, 0.28, -0.54, -0.12), 0.24)],
+        ("body", bar(0, 0.4, 0, -0.66, 0.5)),
     ],
     "sign": lambda: [("wood", rectangle(-0.08, 0.2, 0.08, 0.95)), ("body", rectangle(-0.98, -0.56, 0.98, 0.36))],
 }  # fmt: skip
@@ -158,16 +171,19 @@ SHAPES: dict[str, Callable[[], list[Local]]] = {
 ANCHORS: dict[str, tuple[float, float]] = {
     "moon": (-0.62, 0.0), "donut": (0.63, 0.0), "gear": (0.5, 0.0), "house": (0.3, 0.02), "tree": (0.1, -0.28),
     "car": (0.0, 0.12), "boat": (0.0, 0.48), "fish": (0.1, 0.15), "cup": (0.0, 0.1), "mushroom": (0.0, -0.16),
-    "flower": (0.0, -0.72), "rocket": (0.0, 0.22), "umbrella": (-0.58, -0.16), "balloon": (0.0, -0.2), "gift": (-0.2, 0.26),
+    "flower": (0.0, -0.72), "rocket": (0.0, 0.22), "umbrella": (-0.58, -0.16), "balloon": (0.0, -0.2),
+    "gift": (-0.2, 0.26),
     "butterfly": (0.5, -0.3), "snail": (-0.46, 0.0), "apple": (0.1, 0.2), "lamp": (0.0, -0.3), "cactus": (0.0, -0.2),
-    "drop": (0.0, 0.3), "triangle": (0.0, 0.2), "heart": (0.0, 0.1), "sign": (-0.86, -0.1), "creature": (0.34, 0.52),
+    "drop": (0.0, 0.3), "triangle": (0.0, 0.2), "heart": (0.0, 0.1), "sign": (-0.86, -0.1), "creature": (-0.35, 0.58),
 }  # fmt: skip
 """A point of the body that nothing of the thing covers, where it is not (0, 0)."""
 
 OBJECTS = tuple(name for name in SHAPES if name != "sign")
 LOPSIDED = ("moon", "arrow", "house", "car", "boat", "fish", "cup", "gift", "snail", "apple", "flower")
 """Shapes that a mirror visibly changes."""
-UPRIGHT = tuple(name for name in OBJECTS if name not in ("ball", "donut", "gear", "cross", "square", "hexagon", "diamond"))
+UPRIGHT = tuple(
+    name for name in OBJECTS if name not in ("ball", "donut", "gear", "cross", "square", "hexagon", "diamond")
+)
 """Shapes that every rotation visibly changes."""
 BROAD = ("ball", "square", "heart", "hexagon", "balloon", "apple", "cup", "drop", "lamp")
 """Shapes with room for an icon around their anchor."""

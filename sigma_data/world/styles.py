@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageFilter
+from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 from sigma_data.world.dice import INK, RGB, WHITE, Dice, mix, shift, turn
 from sigma_data.world.scene import Style
@@ -29,8 +29,10 @@ NAMES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 _PAIRS: tuple[tuple[RGB, RGB], ...] = (
-    ((30, 34, 60), (250, 242, 220)), ((150, 24, 60), (255, 232, 214)), ((16, 84, 78), (238, 250, 226)), ((84, 36, 120), (250, 228, 250)),
-    ((20, 60, 140), (255, 236, 180)), ((120, 60, 20), (252, 240, 210)), ((24, 24, 28), (255, 214, 70)), ((180, 40, 30), (190, 236, 240)),
+    ((30, 34, 60), (250, 242, 220)), ((150, 24, 60), (255, 232, 214)), ((16, 84, 78), (238, 250, 226)),
+    ((84, 36, 120), (250, 228, 250)),
+    ((20, 60, 140), (255, 236, 180)), ((120, 60, 20), (252, 240, 210)), ((24, 24, 28), (255, 214, 70)),
+    ((180, 40, 30), (190, 236, 240)),
 )  # fmt: skip
 
 
@@ -39,15 +41,27 @@ def style(dice: Dice, kind: str) -> Style:
     dark, light = dice.pick(_PAIRS)
     dark, light = shift(dice, dark, 14), shift(dice, light, 8)
     if kind == "blueprint":
-        dark, light = shift(dice, dice.pick(((24, 60, 140), (16, 90, 110), (60, 40, 130), (30, 34, 40))), 12), (236, 244, 255)
+        dark, light = (
+            shift(dice, dice.pick(((24, 60, 140), (16, 90, 110), (60, 40, 130), (30, 34, 40))), 12),
+            (236, 244, 255),
+        )
     elif kind == "vintage":
         dark, light = shift(dice, (52, 34, 22), 10), shift(dice, (250, 228, 186), 8)
     elif kind == "neon":
-        dark, light = shift(dice, (16, 12, 30), 8), shift(dice, dice.pick(((255, 60, 200), (60, 240, 255), (255, 180, 40), (120, 255, 90))), 14)
+        dark, light = (
+            shift(dice, (16, 12, 30), 8),
+            shift(dice, dice.pick(((255, 60, 200), (60, 240, 255), (255, 180, 40), (120, 255, 90))), 14),
+        )
     elif kind == "thermal":
-        dark, light = shift(dice, dice.pick(((20, 0, 90), (0, 40, 60), (50, 0, 40))), 10), shift(dice, (255, 244, 160), 8)
+        dark, light = (
+            shift(dice, dice.pick(((20, 0, 90), (0, 40, 60), (50, 0, 40))), 10),
+            shift(dice, (255, 244, 160), 8),
+        )
     elif kind == "clay":
-        dark, light = shift(dice, dice.pick(((110, 56, 40), (70, 78, 92), (70, 90, 64), (120, 96, 40))), 10), shift(dice, (248, 240, 228), 7)
+        dark, light = (
+            shift(dice, dice.pick(((110, 56, 40), (70, 78, 92), (70, 90, 64), (120, 96, 40))), 10),
+            shift(dice, (248, 240, 228), 7),
+        )
     middle = shift(dice, dice.pick(((230, 90, 60), (60, 150, 200), (240, 180, 60), (90, 180, 120), (200, 90, 160))), 16)
     return Style(kind, (dark, middle, light), dice.between(0.045, 0.062), dice.pick((0, 20, 45)))
 
@@ -60,7 +74,9 @@ def restyle(picture: Image.Image, style: Style) -> Image.Image:
         case "poster":
             return _tones(picture, style)
         case "vintage":
-            return ImageChops.multiply(_ramp(picture.convert("L"), (style.inks[0], style.inks[2])), _vignette(picture.width))
+            return ImageChops.multiply(
+                _ramp(picture.convert("L"), (style.inks[0], style.inks[2])), _vignette(picture.width)
+            )
         case "thermal":
             return _ramp(picture.convert("L"), (style.inks[0], (170, 30, 140), (250, 110, 40), style.inks[2]))
         case "mosaic" | "stitch" | "pointillist":
@@ -87,7 +103,7 @@ def _ramp(grey: Image.Image, inks: tuple[RGB, ...]) -> Image.Image:
 
 
 def _tones(picture: Image.Image, style: Style) -> Image.Image:
-    grey = picture.convert("L").filter(ImageFilter.BoxBlur(picture.width / 256))
+    grey = ImageOps.autocontrast(picture.convert("L").filter(ImageFilter.BoxBlur(picture.width / 256)), cutoff=1)
     ramp = [style.inks[0] if v < 96 else style.inks[1] if v < 168 else style.inks[2] for v in range(256)]
     return Image.merge("RGB", [grey.point([entry[channel] for entry in ramp]) for channel in range(3)])
 
@@ -98,7 +114,9 @@ def _cells(picture: Image.Image, style: Style) -> Image.Image:
     count = -(-size // cell)
     small = picture.resize((count, count), Image.Resampling.BOX, (0, 0, size, size))
     large = small.resize((count * cell, count * cell), Image.Resampling.NEAREST).crop((0, 0, size, size))
-    ground = {"mosaic": mix(style.inks[0], WHITE, 30), "stitch": style.inks[2], "pointillist": style.inks[2]}[style.kind]
+    ground = {"mosaic": mix(style.inks[0], WHITE, 30), "stitch": style.inks[2], "pointillist": style.inks[2]}[
+        style.kind
+    ]
     return Image.composite(large, Image.new("RGB", picture.size, ground), _cell_mask(style.kind, size, cell))
 
 
@@ -106,7 +124,10 @@ def _cells(picture: Image.Image, style: Style) -> Image.Image:
 def _cell_mask(kind: str, size: int, cell: int) -> Image.Image:
     fine = 4  # the cell is drawn four times too large
     place = (np.arange(cell * fine) + 0.5) / (cell * fine) - 0.5
-    x, y = np.broadcast_to(place, (cell * fine, cell * fine)), np.broadcast_to(place[:, None], (cell * fine, cell * fine))
+    x, y = (
+        np.broadcast_to(place, (cell * fine, cell * fine)),
+        np.broadcast_to(place[:, None], (cell * fine, cell * fine)),
+    )
     if kind == "mosaic":
         inside = np.maximum(np.abs(x), np.abs(y)) < 0.43
     elif kind == "stitch":
@@ -121,19 +142,24 @@ def _cell_mask(kind: str, size: int, cell: int) -> Image.Image:
 def _screen(picture: Image.Image, style: Style) -> Image.Image:
     """Ink where the picture is darker than a screen of dots or lines."""
     size = picture.width
-    grey = picture.convert("L").filter(ImageFilter.BoxBlur(size / 200))
+    grey = ImageOps.autocontrast(picture.convert("L").filter(ImageFilter.BoxBlur(size / 200)), cutoff=1)
     if style.kind == "hatching":
         ink = Image.new("L", picture.size)
         for limit, angle in ((176, 45), (118, -45), (70, 0)):
             dark = grey.point([255 if v < limit else 0 for v in range(256)])
-            ink = ImageChops.lighter(ink, ImageChops.multiply(dark, _line_mask(size, _pixels(picture, style, 4), angle)))
+            ink = ImageChops.lighter(
+                ink, ImageChops.multiply(dark, _line_mask(size, _pixels(picture, style, 4), angle))
+            )
         ink = ImageChops.lighter(ink, _outline(picture, 3))
     else:
         kind = "dots" if style.kind == "halftone" else "waves"
-        screen = _screen_mask(kind, size, _pixels(picture, style, 4), style.angle)
+        cell = _pixels(picture, style, 4) if kind == "dots" else max(3, round(0.6 * style.pitch * size))
+        screen = _screen_mask(kind, size, cell, style.angle)
         over = np.asarray(screen, dtype=np.int16) - np.asarray(grey, dtype=np.int16)
         ink = Image.fromarray(np.clip(over * 5 + 128, 0, 255).astype(np.uint8))
-    return Image.composite(Image.new("RGB", picture.size, style.inks[0]), Image.new("RGB", picture.size, style.inks[2]), ink)
+    return Image.composite(
+        Image.new("RGB", picture.size, style.inks[0]), Image.new("RGB", picture.size, style.inks[2]), ink
+    )
 
 
 def _turned(size: int, cell: int, angle: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -152,7 +178,7 @@ def _screen_mask(kind: str, size: int, cell: int, angle: int) -> Image.Image:
     else:
         bend = np.abs(u / 5 - np.floor(u / 5) - 0.5) * 2
         w = v + bend * bend * (3 - 2 * bend) * 0.9
-        value = 215 - np.abs(w - np.floor(w) - 0.5) * 400
+        value = 225 - np.abs(w - np.floor(w) - 0.5) * 400
     return Image.fromarray(np.clip(value, 6, 250).astype(np.uint8))
 
 
@@ -188,7 +214,9 @@ def _lines(picture: Image.Image, style: Style) -> Image.Image:
     edges = _outline(picture, 7 if style.kind == "neon" else 6)
     if style.kind == "blueprint":
         lines = ImageChops.lighter(edges, _grid(size, _pixels(picture, style, 6) * 2))
-        return Image.composite(Image.new("RGB", picture.size, style.inks[2]), Image.new("RGB", picture.size, style.inks[0]), lines)
+        return Image.composite(
+            Image.new("RGB", picture.size, style.inks[2]), Image.new("RGB", picture.size, style.inks[0]), lines
+        )
     # neon: the lines keep something of the picture's hue and glow into the dark
     colour = Image.blend(picture, Image.new("RGB", picture.size, style.inks[2]), 0.6)
     dark = Image.new("RGB", picture.size, style.inks[0])
@@ -203,7 +231,10 @@ def _watercolour(picture: Image.Image, style: Style) -> Image.Image:
     wet = wet.point([90 + v * 165 // 255 for v in range(256)] * 3)
     rim = _outline(wet, 3).point([255 - v * 90 // 255 for v in range(256)]).convert("RGB")
     paper = ImageChops.multiply(_blots(size), _grain(size)).convert("RGB")
-    return ImageChops.multiply(ImageChops.multiply(wet, rim), ImageChops.multiply(paper, Image.new("RGB", picture.size, mix(style.inks[2], WHITE, 40))))
+    return ImageChops.multiply(
+        ImageChops.multiply(wet, rim),
+        ImageChops.multiply(paper, Image.new("RGB", picture.size, mix(style.inks[2], WHITE, 40))),
+    )
 
 
 def _glass(picture: Image.Image, style: Style) -> Image.Image:
@@ -227,7 +258,9 @@ def _panes(size: int) -> tuple[NDArray[np.int64], Image.Image]:
     second, label = best.copy(), np.zeros((size, size), dtype=np.int64)
     for dy in (-1, 0, 1):
         for dx in (-1, 0, 1):
-            cx, cy = (np.clip(np.floor(axis).astype(np.int64) + d, 0, count - 1) for axis, d in ((column, dx), (row, dy)))
+            cx, cy = (
+                np.clip(np.floor(axis).astype(np.int64) + d, 0, count - 1) for axis, d in ((column, dx), (row, dy))
+            )
             distance = np.sqrt((column - cx - jitter[0][cy, cx]) ** 2 + (row - cy - jitter[1][cy, cx]) ** 2)
             index = cy * count + cx
             other = index != label

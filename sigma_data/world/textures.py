@@ -16,6 +16,7 @@ from sigma_data.world.dice import RGB, Dice, turn
 from sigma_data.world.scene import Texture
 
 Plane = NDArray[np.float32]
+_HALF = np.float32(0.5)
 
 KINDS = ("stripes", "checker", "dots", "plaid", "zigzag", "bricks", "rings", "marble", "gradient", "triangles", "waves")
 
@@ -46,36 +47,47 @@ def _cover(kind: str, u: Plane, v: Plane, cell: np.float32, scale: np.float32) -
         return _soft(v * scale * np.float32(0.6))
     if kind == "marble":
         tone = _noise(u * np.float32(0.6), v * np.float32(0.6)) * np.float32(2.5)
-        return np.clip(np.float32(1.5) - np.abs(_wave(tone) - np.float32(0.5)) * np.float32(6), 0, 1)
+        veins: Plane = np.clip(np.float32(1.5) - np.abs(_wave(tone) - np.float32(0.5)) * np.float32(6), 0, 1)
+        return veins
     if kind == "plaid":
         bands = [_soft((np.float32(0.22) - np.abs(_wave(axis) - np.float32(0.5))) * cell) for axis in (u, v)]
-        return (bands[0] + bands[1]) * np.float32(0.5)
+        both: Plane = (bands[0] + bands[1]) * _HALF
+        return both
     return _soft(_distance(kind, u, v) * cell)
 
 
 def _distance(kind: str, u: Plane, v: Plane) -> Plane:
-    quarter, half = np.float32(0.25), np.float32(0.5)
-    across = np.abs(_wave(u) - half) - quarter
-    along = np.abs(_wave(v) - half) - quarter
-    if kind == "stripes":
-        return across
-    if kind == "checker":
-        return np.maximum(np.minimum(across, along), np.minimum(-across, -along))
-    if kind == "dots":
-        cu, cv = _wave(u) - half, _wave(v) - half
-        return np.float32(0.32) - np.sqrt(cu * cu + cv * cv)
-    if kind == "zigzag":
-        return np.abs(_wave(v + np.abs(_wave(u) - half)) - half) - quarter
-    if kind == "bricks":
-        row = np.floor(v)
-        shifted = u * half + row * half
-        return np.maximum(np.abs(_wave(v) - half) - np.float32(0.42), (np.abs(_wave(shifted) - half) - np.float32(0.46)) * 2)
-    if kind == "rings":
-        return np.abs(_wave(np.sqrt(u * u + v * v)) - half) - quarter
-    if kind == "triangles":
-        return (_wave(u) + _wave(v) - np.float32(1)) * np.float32(0.7)
-    swing = np.abs(_wave(u * half) - half) * 2
-    return np.abs(_wave(v + swing * swing * (3 - 2 * swing) * half) - half) - quarter
+    """Signed distance to the edge between the colours, in cells, positive in the second colour."""
+    across, along = _stripe(u), _stripe(v)
+    match kind:
+        case "stripes":
+            result = across
+        case "checker":
+            result = np.maximum(np.minimum(across, along), np.minimum(-across, -along))
+        case "dots":
+            cu, cv = _wave(u) - _HALF, _wave(v) - _HALF
+            result = np.float32(0.32) - np.sqrt(cu * cu + cv * cv)
+        case "zigzag":
+            result = _stripe(v + np.abs(_wave(u) - _HALF))
+        case "bricks":
+            shifted = (u + np.floor(v)) * _HALF
+            beds = np.abs(_wave(v) - _HALF) - np.float32(0.42)
+            joints = (np.abs(_wave(shifted) - _HALF) - np.float32(0.46)) * np.float32(2)
+            result = np.maximum(beds, joints)
+        case "rings":
+            result = _stripe(np.sqrt(u * u + v * v))
+        case "triangles":
+            result = (_wave(u) + _wave(v) - np.float32(1)) * np.float32(0.7)
+        case _:
+            swing = np.abs(_wave(u * _HALF) - _HALF) * np.float32(2)
+            smooth = swing * swing * (np.float32(3) - np.float32(2) * swing)
+            result = _stripe(v + smooth * _HALF)
+    return result
+
+
+def _stripe(value: Plane) -> Plane:
+    result: Plane = np.abs(_wave(value) - _HALF) - np.float32(0.25)
+    return result
 
 
 def _wave(value: Plane) -> Plane:
@@ -90,7 +102,8 @@ def _soft(distance: Plane) -> Plane:
 
 @lru_cache(maxsize=1)
 def _lattice() -> Plane:
-    return Dice("world", "lattice").grid(32, 32).astype(np.float32) / np.float32(255)
+    values: Plane = Dice("world", "lattice").grid(32, 32).astype(np.float32) / np.float32(255)
+    return values
 
 
 def _noise(u: Plane, v: Plane) -> Plane:

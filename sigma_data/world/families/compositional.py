@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from sigma_data.world import casting, creatures, shapes
+from sigma_data.world.backdrops import backdrop
 from sigma_data.world.casting import LOW_SLOTS, SLOTS, Draft, Picture
-from sigma_data.world.dice import Dice
+from sigma_data.world.dice import Dice, colour
 from sigma_data.world.phrases import LIGHTS, WEATHERS, loose, manner, noun, ref, scenery
 from sigma_data.world.scene import Emblem, Scene, Thing, Wear
 
@@ -92,11 +93,13 @@ def _icon(plan: _Plan) -> None:
 
 def _cloth(plan: _Plan) -> None:
     dice = plan.dice
-    base = casting.colour(dice)
+    base = colour(dice)
     cloth = casting.texture(dice, base)
     plan.add("texture", casting.swatch(dice, base, cloth), "texture")
     plan.change(colour=base, texture=cloth)
-    plan.clauses.append(f"made of the {ref(dice, 'texture', dice.pick((cloth.kind + ' pattern', 'texture', 'material')), 'texture')}")
+    plan.clauses.append(
+        f"made of the {ref(dice, 'texture', dice.pick((cloth.kind + ' pattern', 'texture', 'material')), 'texture')}"
+    )
 
 
 def _pair(plan: _Plan) -> str:
@@ -130,7 +133,7 @@ def _character(plan: _Plan) -> str:
 
 def _clothes(plan: _Plan) -> None:
     dice = plan.dice
-    kind, main, trim = dice.pick(creatures.WEAR), casting.colour(dice), casting.colour(dice)
+    kind, main, trim = dice.pick(creatures.WEAR), colour(dice), colour(dice)
     plan.add("clothing", casting.portrait(dice, Thing(kind, main, trim)), "clothing")
     plan.change(wear=(Wear(kind, main),))
     name = dice.pick((f"{main.name} {kind}", kind, "accessory"))
@@ -166,10 +169,8 @@ def _sign(plan: _Plan) -> str:
     dice = plan.dice
     slot = dice.pick(LOW_SLOTS)
     board = casting.sign(dice, casting.word(dice))
-    letters = Thing("word", board.accent, casting.contrast(dice, board.accent), word=board.word)
-    shown = casting.portrait(dice, replace(letters, colour=casting.contrast(dice, board.accent), accent=board.accent))
-    backdrop = casting.ground(dice, board.accent)
-    plan.add("text", replace(shown, backdrop=backdrop), "text")
+    shown = casting.portrait(dice, Thing("word", board.accent, board.accent, word=board.word))
+    plan.add("text", shown, "text")
     plan.target = replace(plan.target, things=(_seat(board, slot, 0.24),))
     word = dice.pick((f"word {board.word}", "lettering", "word"))
     return f"{dice.pick(('a', 'one'))} {board.colour.name} sign {slot} with the {ref(dice, 'text', word, 'text')} on it"
@@ -179,8 +180,8 @@ def _place(plan: _Plan) -> str:
     """Where it is: a place from a picture, a room's perspective, or a wall named in words."""
     dice = plan.dice
     if not plan.room or dice.chance(0.12):
-        wall = casting.colour(dice)
-        plain = casting.backdrops.backdrop(dice, "plain")
+        wall = colour(dice)
+        plain = backdrop(dice, "plain")
         plan.target = replace(plan.target, backdrop=replace(plain, colours=(wall.rgb,)))
         return f"in front of a plain {wall.name} wall"
     if dice.chance(0.16):
@@ -203,17 +204,20 @@ def _place(plan: _Plan) -> str:
     plan.add("background", scene, "background")
     if dice.chance(0.2):
         return f"{dice.pick(('in the', 'in front of the'))} {loose(dice, name, 'background')}{also}"
-    return f"{dice.pick(('in the', 'in front of the', 'against the'))} {ref(dice, 'background', dice.pick((name, name, 'background', 'scene')), 'background')}{also}"
+    joint = dice.pick(("in the", "in front of the", "against the"))
+    name = dice.pick((name, name, "background", "scene"))
+    return f"{joint} {ref(dice, 'background', name, 'background')}{also}"
 
 
 def _perspective(plan: _Plan) -> str:
     dice = plan.dice
-    here, model = casting.backdrops.backdrop(dice, "room"), casting.backdrops.backdrop(dice, "room")
-    wall = casting.colour(dice)
+    here, model = backdrop(dice, "room"), backdrop(dice, "room")
+    wall = colour(dice)
     here = replace(here, colours=(wall.rgb, *here.colours[1:]), vanish=model.vanish)
     plan.add("perspective", Scene(model, casting.spread(dice, casting.cast(dice, dice.below(2)))), "perspective")
     plan.target = replace(plan.target, backdrop=here)
-    return f"in a room with {wall.name} walls, seen in the {ref(dice, 'perspective', dice.pick(('perspective', 'camera view', 'vanishing point')), 'perspective')}"
+    view = dice.pick(("perspective", "camera view", "vanishing point"))
+    return f"in a room with {wall.name} walls, seen in the {ref(dice, 'perspective', view, 'perspective')}"
 
 
 def _style(plan: _Plan) -> None:
@@ -221,7 +225,9 @@ def _style(plan: _Plan) -> None:
     look = casting.style(dice)
     plan.add("style", replace(casting.busy(dice), style=look), "style")
     plan.target = replace(plan.target, style=look)
-    plan.clauses.append(f"{dice.pick(('in the', 'rendered in the', 'drawn in the'))} {ref(dice, 'style', manner(dice, look), 'style')}")
+    plan.clauses.append(
+        f"{dice.pick(('in the', 'rendered in the', 'drawn in the'))} {ref(dice, 'style', manner(dice, look), 'style')}"
+    )
 
 
 def _light(plan: _Plan) -> None:
@@ -231,7 +237,9 @@ def _light(plan: _Plan) -> None:
     shine = casting.lighting(dice)
     plan.add("lighting", replace(casting.busy(dice), lighting=shine), "lighting")
     plan.target = replace(plan.target, lighting=shine)
-    plan.clauses.append(f"lit by the {ref(dice, 'lighting', dice.pick((LIGHTS[shine.kind], 'light', 'lighting')), 'lighting')}")
+    plan.clauses.append(
+        f"lit by the {ref(dice, 'lighting', dice.pick((LIGHTS[shine.kind], 'light', 'lighting')), 'lighting')}"
+    )
 
 
 def _weather(plan: _Plan) -> None:
@@ -241,7 +249,9 @@ def _weather(plan: _Plan) -> None:
     air = casting.environment(dice)
     plan.add("environment", replace(casting.busy(dice), environment=air), "environment")
     plan.target = replace(plan.target, environment=air)
-    plan.clauses.append(f"in the {ref(dice, 'environment', dice.pick((WEATHERS[air.kind], 'weather', 'atmosphere')), 'environment')}")
+    plan.clauses.append(
+        f"in the {ref(dice, 'environment', dice.pick((WEATHERS[air.kind], 'weather', 'atmosphere')), 'environment')}"
+    )
 
 
 def _the(dice: Dice) -> str:

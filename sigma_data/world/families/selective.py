@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from sigma_data.world import casting
 from sigma_data.world.casting import Draft, Picture
-from sigma_data.world.dice import WHITE, Dice
+from sigma_data.world.dice import WHITE, Dice, colour
 from sigma_data.world.phrases import ref
 from sigma_data.world.scene import Backdrop, Scene, Thing
+from sigma_data.world.textures import KINDS as TEXTURES
 
 _ORDER = ("first", "second", "third", "fourth")
 PAPER = Backdrop("plain", (WHITE,))
@@ -22,9 +23,10 @@ def draft(dice: Dice) -> Draft:
     kind = dice.pick(("name", "name", "order", "place", "colour", "texture"))
     references = []
     if kind == "texture":
-        base = casting.colour(dice)
-        others = {item.texture.kind for item in things}
-        cloth = casting.texture(dice, base, kinds=[kind for kind in casting.textures.KINDS if kind not in others])
+        base = colour(dice)
+        # A gradient shows too little on a small thing to be told by.
+        others = {"gradient", *(item.texture.kind for item in things)}
+        cloth = casting.texture(dice, base, kinds=[kind for kind in TEXTURES if kind not in others])
         if chosen.character:
             kind = "name"
         else:
@@ -69,5 +71,3 @@ def _words(dice: Dice, kind: str, chosen: Thing, things: tuple[Thing, ...]) -> s
     if kind == "texture":
         return f"object that has the {ref(dice, 'texture', dice.pick(('pattern', 'texture')), 'texture')}"
     return dice.pick((chosen.name, chosen.noun))
-
-

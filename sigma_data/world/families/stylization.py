@@ -59,5 +59,3 @@ def draft(dice: Dice) -> Draft:
         sources["lighting"] = "lighting"
         text += f" under the {ref(dice, 'lighting', LIGHTS[shine.kind], 'lighting')}"
     return Draft(kind, tuple(references), target, text.replace(",,", ","), sources, {"style": look.kind})
-
-

@@ -1,0 +1,48 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both set up .venv first.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help setup demo test lint format bench clean
+
+help:
+	@echo "make demo    set up, build and validate the embedded corpus, say where the report lies"
+	@echo "make test    set up, run every test"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   the measurements behind the README's figures"
+
+# The environment holds what the constraints file names; on a GPU machine install torch first (README).
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(READY)
+
+setup: $(READY)
+
+demo: $(READY)
+	$(BIN)/sigma build-dataset "world:600?size=256" --out demo
+	$(BIN)/sigma validate demo --deep
+	$(BIN)/sigma inspect demo
+	@echo
+	@echo "open demo/report.html in a browser; 'make demo' again finds the corpus complete"
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)
+	$(BIN)/python benchmarks/build.py
+	$(BIN)/python benchmarks/memory.py
+
+clean:
+	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,167 @@
+"""The end of a build: tables, card and report written, then `corpus.json`, which makes it a corpus."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.build.config import BuildConfig
+from pipelines.build.plan import Plan
+from sigma_data.card import render_card
+from sigma_data.corpus import (
+    CARD,
+    COMMIT,
+    MANIFEST,
+    QUARANTINE,
+    REPORT,
+    file_digest,
+    manifest_schema,
+    quarantine_schema,
+)
+from sigma_data.files import disk_error, dump_json, with_temporary, write_atomic
+from sigma_data.record import SCHEMA_VERSION
+from sigma_data.report import render_report
+from sigma_data.shard import read_range
+from sigma_data.sources import Fragment
+
+_THUMBNAILS_A_CODE = 24
+"""Thumbnails that the quarantine keeps for each code."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What went in: the digest over every fragment's place and size."""
+
+    digest: str
+
+    @classmethod
+    def of(cls, located: Sequence[tuple[str, Fragment]]) -> Inputs:
+        """Sizes count, times do not: a copied source is the same source."""
+        lines = [(spec, f.location, f.part, f.stamp.partition(":")[0]) for spec, f in located]
+        return cls(hashlib.sha256(repr(lines).encode()).hexdigest())
+
+
+def sums_of(plan: Plan) -> dict[str, Any]:
+    """read = written + quarantined + duplicates, and the counts behind them."""
+    codes = dict(plan.out.group_by("code").len().sort(["len", "code"], descending=[True, False]).iter_rows())
+    duplicates = codes.pop("duplicate", 0)
+    written = len(plan.rows)
+    quarantined = sum(codes.values())
+    if plan.read != written + quarantined + duplicates:
+        raise AssertionError(f"read {plan.read} != {written} written + {quarantined} quarantined + {duplicates} twice")
+    splits = dict(plan.rows.group_by("split", maintain_order=True).len().iter_rows())
+    families = dict(plan.rows.group_by("family").len().sort("family").iter_rows())
+    return {
+        "read": plan.read,
+        "written": written,
+        "quarantined": quarantined,
+        "duplicates": duplicates,
+        "codes": codes,
+        "splits": splits,
+        "families": families,
+        "images": int(plan.rows["images"].list.len().sum()),
+        "bytes": sum(shard.size for shard in plan.shards),
+        "components": plan.rows["component"].n_unique(),
+    }
+
+
+def commit_corpus(
+    out: Path, config: BuildConfig, plan: Plan, inputs: Inputs, digests: Mapping[str, tuple[int, str]]
+) -> None:
+    """Write everything that describes the shards, and `corpus.json` last."""
+    sums = sums_of(plan)
+    write_corpus_files(
+        out,
+        manifest=plan.rows,
+        quarantine=_quarantine(plan.out),
+        sums=sums,
+        shards={
+            shard.path: {"samples": shard.samples, "bytes": digests[shard.path][0], "sha256": digests[shard.path][1]}
+            for shard in plan.shards
+        },
+        config=json.loads(config.model_dump_json()),
+        config_digest=config.digest(),
+        inputs=inputs.digest,
+    )
+
+
+def write_corpus_files(
+    out: Path,
+    *,
+    manifest: pl.DataFrame,
+    quarantine: pl.DataFrame,
+    sums: Mapping[str, Any],
+    shards: Mapping[str, Mapping[str, Any]],
+    config: Mapping[str, Any],
+    config_digest: str,
+    inputs: str,
+) -> None:
+    """Manifest, quarantine, card, report, commit: whatever made the shards, the end is the same."""
+    manifest = pl.DataFrame(pl.from_arrow(_table(manifest, manifest_schema())))
+    quarantine = pl.DataFrame(pl.from_arrow(_table(quarantine, quarantine_schema())))
+
+    def read(shard: str, offset: int, size: int) -> bytes:
+        with (out / shard).open("rb") as file:
+            return read_range(file, offset, size)
+
+    try:
+        _write_table(out / MANIFEST, manifest, manifest_schema())
+        _write_table(out / QUARANTINE, quarantine, quarantine_schema())
+        write_atomic(out / CARD, render_card(title=config["title"], manifest=manifest, sums=sums))
+        report = render_report(
+            title=config["title"], summary=_summary(sums), manifest=manifest, quarantine=quarantine, read=read
+        )
+        write_atomic(out / REPORT, report)
+        files = {}
+        for name in (MANIFEST, QUARANTINE, CARD, REPORT):
+            size, digest = file_digest(out / name)
+            files[name] = {"bytes": size, "sha256": digest}
+        body = {
+            "schema_version": SCHEMA_VERSION,
+            "config": dict(config),
+            "config_digest": config_digest,
+            "inputs": inputs,
+            "sums": dict(sums),
+            "shards": {path: dict(entry) for path, entry in shards.items()},
+            "files": files,
+        }
+        digest = hashlib.sha256(dump_json(body).encode()).hexdigest()
+        write_atomic(out / COMMIT, dump_json({**body, "digest": digest}), durable=True)
+    except OSError as error:
+        raise disk_error(error, out) from None
+
+
+def _summary(sums: Mapping[str, Any]) -> dict[str, Any]:
+    return {**sums, "quarantined_by_code": sums["codes"]}
+
+
+def _quarantine(out: pl.DataFrame) -> pl.DataFrame:
+    """The table of what was not written, with a bounded number of thumbnails."""
+    nth = pl.col("thumbnail").is_not_null().cast(pl.Int64).cum_sum().over("code")
+    return out.with_columns(
+        pl.when(nth <= _THUMBNAILS_A_CODE).then("thumbnail").alias("thumbnail"),
+        pl.col("instruction").str.slice(0, 500),
+    )
+
+
+def _table(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
+    """A frame as an Arrow table of exactly this schema; missing columns are null."""
+    table = frame.to_arrow()
+    columns = [
+        table.column(field.name).cast(field.type) if field.name in table.column_names else pa.nulls(len(table), field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _write_table(path: Path, frame: pl.DataFrame, schema: pa.Schema) -> None:
+    table = _table(frame, schema)
+    with_temporary(path, lambda temporary: pq.write_table(table, temporary, compression="zstd", row_group_size=65_536))

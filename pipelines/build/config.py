@@ -1,0 +1,84 @@
+"""What a user can set for a build, and its digest: equal digests give equal corpora."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from sigma_data.checks import RULES, Limits, Severity
+from sigma_data.record import SCHEMA_VERSION
+from sigma_data.sample import Family
+
+BUILD_VERSION = 1
+"""Raised when a change in the code changes what a build writes."""
+
+
+class BuildConfig(BaseModel):
+    """A build. Everything here shapes the corpus; where and with how many workers it runs does not."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sources: tuple[str, ...] = ()
+    """Source strings, as in release:PATH?licence=cc-by-4.0."""
+    title: str = "SIGMA interleaved corpus"
+    """Heads the data set card and the report."""
+    seed: int = 0
+    """Seeds the splits and the order of samples."""
+    splits: dict[str, float] = {"train": 95.0, "val": 2.5, "test": 2.5}
+    """Split -> share of the components."""
+    max_component: int = Field(100, ge=1)
+    """A component of more samples than this goes to the largest split, whatever its hash says."""
+    quotas: dict[Family, int] = {}
+    """Family -> most samples to write; the rest is listed in the quarantine as over_quota."""
+    near_duplicates: Literal["join", "drop"] = "join"
+    """Samples alike in text whose pictures are all nearly identical: keep in one split, or drop."""
+    order: Literal["shuffled", "source"] = "shuffled"
+    """Order of samples in the shards of a family."""
+    shard_bytes: int = Field(512 * 2**20, ge=1)
+    """A shard is closed before it grows beyond this (a single larger sample gets its own)."""
+    shard_samples: int = Field(10_000, ge=1)
+    """Most samples in a shard."""
+    max_side: int | None = Field(None, ge=16)
+    """Pictures longer than this are scaled down and re-encoded; by default none is."""
+    checks: dict[str, Severity] = {}
+    """Check code -> error, warning or off. `sigma checks` lists them."""
+    limits: Limits = Limits()
+    """Where the checks draw their lines."""
+
+    @field_validator("splits")
+    @classmethod
+    def _splits(cls, value: dict[str, float]) -> dict[str, float]:
+        if not value or any(not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) for name in value):
+            raise ValueError("name at least one split, in letters, digits and underscores")
+        if any(not 0 <= share < float("inf") for share in value.values()) or sum(value.values()) <= 0:
+            raise ValueError("shares are numbers of at least 0 and not all 0")
+        return value
+
+    @field_validator("quotas")
+    @classmethod
+    def _quotas(cls, value: dict[Family, int]) -> dict[Family, int]:
+        if any(count < 0 for count in value.values()):
+            raise ValueError("a quota is at least 0")
+        return value
+
+    @model_validator(mode="after")
+    def _checks(self) -> Self:
+        for code in self.checks:
+            if code not in RULES:
+                raise ValueError(f"checks: there is no check {code!r} (sigma checks lists them)")
+            if RULES[code].fixed and self.checks[code] is not RULES[code].severity:
+                raise ValueError(f"checks: {code} cannot be relaxed, such a sample cannot be used")
+        return self
+
+    def digest(self) -> str:
+        """SHA-256 over every setting and the versions of format and code."""
+        text = f"{SCHEMA_VERSION}\x1f{BUILD_VERSION}\x1f{self.model_dump_json()}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def scan_digest(self) -> str:
+        """SHA-256 over what the scan of a fragment depends on, so that the rest may change."""
+        parts = self.model_dump_json(include={"max_side", "checks", "limits"})
+        return hashlib.sha256(f"{SCHEMA_VERSION}\x1f{BUILD_VERSION}\x1f{parts}".encode()).hexdigest()

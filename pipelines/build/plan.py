@@ -1,0 +1,290 @@
+"""The second pass: from the scan's rows to the place of every sample, without a picture being read.
+
+Duplicates, components, quotas, splits, order and byte offsets are all decided here, by pure
+functions of the rows and the configuration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from pipelines.build.config import BuildConfig
+from pipelines.build.scan import OK, read_scan, scan_schema
+from sigma_data.errors import ConfigError
+from sigma_data.fingerprint import SIGNATURE_BYTES, choose_split, components, near_pairs, unit
+from sigma_data.sample import Family
+from sigma_data.shard import BLOCK, END, member_size
+
+_COLUMNS = [name for name in scan_schema().names if name != "json"]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A shard to be written: path inside the corpus, samples, members, bytes."""
+
+    path: str
+    samples: int
+    members: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where every sample goes. `rows` are in shard order, `out` are the records not written."""
+
+    rows: pl.DataFrame
+    out: pl.DataFrame
+    shards: tuple[Shard, ...]
+    read: int
+
+    def digest(self) -> str:
+        """SHA-256 over the place of every sample."""
+        places = self.rows.select("id", "content", "json_sha256", "shard", "offset", "size")
+        return hashlib.sha256(places.write_csv().encode()).hexdigest()
+
+
+def make_plan(scans: Sequence[Path], config: BuildConfig) -> Plan:
+    """Plan a corpus from the scan files in source order.
+
+    Raises ConfigError where two sources give different samples the same id.
+    """
+    rows = _load(scans)
+    read = len(rows)
+    out = [rows.filter(pl.col("status") != OK)]
+    rows = rows.filter(pl.col("status") == OK)
+
+    rows, duplicates = _drop_duplicates(rows)
+    out.append(duplicates)
+    _refuse_id_clash(rows)
+    pictures = _pictures(rows)
+    if config.near_duplicates == "drop":
+        rows, dropped = _drop_near_duplicates(rows, pictures)
+        out.append(dropped)
+        pictures = _pictures(rows)
+    rows = _add_components(rows, pictures, config)
+    rows, over = _apply_quotas(rows, config)
+    out.append(over)
+    rows, shards = place(_ordered(rows, config), config.shard_bytes, config.shard_samples)
+    rejected = pl.concat([frame.select(out[0].columns) for frame in out]).sort("order")
+    return Plan(rows, rejected, shards, read)
+
+
+def _load(scans: Sequence[Path]) -> pl.DataFrame:
+    frames = []
+    for fragment, path in enumerate(scans):
+        frame = pl.DataFrame(pl.from_arrow(read_scan(path, _COLUMNS)))
+        frames.append(frame.with_columns(pl.lit(fragment, dtype=pl.Int32).alias("fragment")))
+    return pl.concat(frames).with_row_index("order")
+
+
+def _drop_duplicates(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Keep the first of the samples that are identical in all pictures and text."""
+    rows = rows.with_columns(pl.col("id").first().over("content").alias("same_as"))
+    first = pl.col("order") == pl.col("order").min().over("content")
+    message = pl.format("same pictures and text as {}", pl.col("same_as"))
+    return rows.filter(first), _rejected(rows.filter(~first), "duplicate", message)
+
+
+def _drop_near_duplicates(
+    rows: pl.DataFrame, pictures: _Pictures
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Keep the first of the samples alike in text whose pictures are all nearly identical."""
+    classes = components(len(pictures.signatures), near_pairs(pictures.signatures))[pictures.picture]
+    looks = (
+        pl.DataFrame({"sample": pictures.sample, "class": classes})
+        .group_by("sample", maintain_order=True)
+        .agg(pl.col("class"))
+        .sort("sample")["class"]
+    )
+    rows = rows.with_columns(looks.alias("looks"))
+    key = pl.struct("text", "looks")
+    rows = rows.with_columns(pl.col("id").first().over(key).alias("same_as"))
+    first = pl.col("order") == pl.col("order").min().over(key)
+    message = pl.format("same text and nearly identical pictures as {}", pl.col("same_as"))
+    dropped = _rejected(rows.filter(~first), "near_duplicate", message)
+    return rows.filter(first).drop("looks"), dropped.drop("looks")
+
+
+def _apply_quotas(rows: pl.DataFrame, config: BuildConfig) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Keep the quota's number of samples a family, those with the lowest hash of their id."""
+    if not config.quotas or rows.is_empty():
+        return rows, rows.clear()
+    luck = [unit("quota", config.seed, name) for name in rows["id"]]
+    ranked = rows.with_columns(pl.Series("luck", luck)).with_columns(
+        pl.col("luck").rank("ordinal").over("family").alias("rank")
+    )
+    quota = pl.col("family").replace_strict(
+        {family.value: count for family, count in config.quotas.items()}, default=None, return_dtype=pl.Int64
+    )
+    keep = quota.is_null() | (pl.col("rank") <= quota)
+    message = pl.format("the quota of {} is {}", pl.col("family"), quota)
+    over = _rejected(ranked.filter(~keep), "over_quota", message)
+    return ranked.filter(keep).drop("luck", "rank"), over.drop("luck", "rank")
+
+
+def _refuse_id_clash(rows: pl.DataFrame) -> None:
+    clash = rows.filter(pl.col("id").is_duplicated())
+    if len(clash):
+        one = clash.filter(pl.col("id") == clash["id"][0])
+        places = " and ".join(f"{source} {location} row {row}" for source, location, row in one.select(
+            "source", "location", "row").rows()[:2])  # fmt: skip
+        raise ConfigError(
+            f"different samples have the id {clash['id'][0]} ({places}): "
+            "give one of the sources a name of its own, as in release:PATH?name=second"
+        )
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """All pictures of all samples: (sample, picture) for each, and each different picture's signature."""
+
+    sample: NDArray[np.int64]
+    picture: NDArray[np.int64]
+    signatures: NDArray[np.uint8]
+
+
+def _pictures(rows: pl.DataFrame) -> _Pictures:
+    pictures = (
+        rows.select(pl.int_range(pl.len()).alias("sample"), pl.col("images"))
+        .explode("images", empty_as_null=False)
+        .unnest("images")
+        .select("sample", "sha256", "signature")
+    )
+    first = pictures.unique("sha256", keep="first", maintain_order=True)
+    code = first.select("sha256").with_row_index("picture")
+    joined = pictures.join(code, on="sha256", maintain_order="left")
+    signatures = np.frombuffer(b"".join(first["signature"]), dtype=np.uint8).reshape(-1, SIGNATURE_BYTES)
+    return _Pictures(
+        joined["sample"].to_numpy().astype(np.int64), joined["picture"].to_numpy().astype(np.int64), signatures
+    )
+
+
+def _add_components(rows: pl.DataFrame, pictures: _Pictures, config: BuildConfig) -> pl.DataFrame:
+    """Join samples that share a picture, exactly or nearly, and give each component its split.
+
+    A component is represented by its first sample in source order: data added behind what was
+    there changes no split, unless it joins two components that had different ones. Samples that
+    come with a split keep it; where a component comes with several, the largest of them takes it.
+    """
+    # A sample for each different picture stands for all that have it.
+    owner = np.zeros(len(pictures.signatures), dtype=np.int64)
+    owner[pictures.picture[::-1]] = pictures.sample[::-1]
+    exact = np.stack([pictures.sample, owner[pictures.picture]], axis=1)
+    near = owner[near_pairs(pictures.signatures)]
+    label = components(len(rows), np.concatenate([exact, near.reshape(-1, 2)]))
+    ids = rows["id"].to_list()
+    sizes = np.bincount(label, minlength=len(rows))
+    by_size = sorted(config.splits, key=lambda name: -config.splits[name])
+    given: dict[int, int] = {}  # component -> place in by_size of the largest split its samples come with
+    for root, split in zip(label.tolist(), rows["old_split"], strict=True):
+        if split in config.splits:
+            given[root] = min(by_size.index(split), given.get(root, len(by_size)))
+
+    def split_of(root: int) -> str:
+        if root in given:
+            return by_size[given[root]]
+        if sizes[root] > config.max_component:
+            return by_size[0]
+        return choose_split(ids[root], config.splits, seed=config.seed)
+
+    splits = {root: split_of(root) for root in np.unique(label).tolist()}
+    return rows.with_columns(
+        pl.Series("component", [ids[root] for root in label], dtype=pl.String),
+        pl.Series("split", [splits[root] for root in label.tolist()], dtype=pl.String),
+    )
+
+
+def _ordered(rows: pl.DataFrame, config: BuildConfig) -> pl.DataFrame:
+    """Rows by split and family, inside them in source order or by a hash of their id."""
+    families = {family.value: index for index, family in enumerate(Family)}
+    splits = {name: index for index, name in enumerate(config.splits)}
+    shuffled = config.order == "shuffled"
+    luck = [unit("order", config.seed, name) for name in rows["id"]] if shuffled else [0.0] * len(rows)
+    return (
+        rows.with_columns(pl.Series("luck", luck, dtype=pl.Float64))
+        .sort(
+            pl.col("split").replace_strict(splits, return_dtype=pl.Int64),
+            pl.col("family").replace_strict(families, return_dtype=pl.Int64),
+            "luck",
+            "order",
+        )
+        .drop("luck")
+    )
+
+
+def place(rows: pl.DataFrame, shard_bytes: int, shard_samples: int) -> tuple[pl.DataFrame, tuple[Shard, ...]]:
+    """Cut ordered rows into shards by split and family, and give each sample and member its offset."""
+    shards: list[Shard] = []
+    names: list[str] = []
+    indices: list[int] = []
+    offsets: list[int] = []
+    kind: tuple[str, str] | None = None
+    number = samples = members = used = 0
+
+    def close() -> None:
+        if samples and kind is not None:
+            shards.append(Shard(_shard_path(*kind, number), samples, members, used + len(END)))
+
+    columns = rows.select("split", "family", "size", pl.col("images").list.len().alias("images"))
+    for split, family, size, images in columns.iter_rows():
+        full = used + size + len(END) > shard_bytes or samples >= shard_samples
+        if (split, family) != kind:
+            close()
+            kind, number, samples, members, used = (split, family), 0, 0, 0, 0
+        elif full:
+            close()
+            number, samples, members, used = number + 1, 0, 0, 0
+        names.append(_shard_path(split, family, number))
+        indices.append(samples)
+        offsets.append(used)
+        samples, members, used = samples + 1, members + images + 1, used + size
+    close()
+    rows = rows.with_columns(
+        pl.Series("shard", names, dtype=pl.String),
+        pl.Series("index", indices, dtype=pl.Int32),
+        pl.Series("offset", offsets, dtype=pl.Int64),
+    )
+    return _member_offsets(rows), tuple(shards)
+
+
+def _member_offsets(rows: pl.DataFrame) -> pl.DataFrame:
+    """Where the JSON and every picture of a sample start in its shard."""
+    rows = rows.with_columns((pl.col("offset") + BLOCK).alias("json_offset"))
+    starts: list[list[int]] = []
+    for offset, json_size, sizes in rows.select(
+        "offset", "json_size", pl.col("images").list.eval(pl.element().struct.field("size"))
+    ).iter_rows():
+        position = offset + member_size(json_size)
+        places = []
+        for size in sizes:
+            places.append(position + BLOCK)
+            position += member_size(size)
+        starts.append(places)
+    flat = pl.Series("offset", [place for places in starts for place in places], dtype=pl.Int64)
+    images = (
+        rows.select(pl.int_range(pl.len()).alias("sample"), "images")
+        .explode("images", empty_as_null=False)
+        .with_columns(pl.col("images").struct.with_fields(flat.alias("offset")))
+        .group_by("sample", maintain_order=True)
+        .agg("images")
+    )
+    have = rows.select(pl.int_range(pl.len()).alias("sample"))
+    images = have.join(images, on="sample", how="left", maintain_order="left")
+    return rows.with_columns(images["images"].fill_null([]))
+
+
+def _shard_path(split: str, family: str, number: int) -> str:
+    return f"{split}/{family}-{number:05d}.tar"
+
+
+def _rejected(rows: pl.DataFrame, code: str, message: pl.Expr) -> pl.DataFrame:
+    return rows.with_columns(
+        pl.lit(code).alias("code"), pl.lit([code]).alias("codes"), message.alias("message")
+    )

@@ -1,0 +1,189 @@
+"""A build from start to commit: what is done is found and kept, the commit comes last."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.build.commit import Inputs, commit_corpus, sums_of
+from pipelines.build.config import BuildConfig
+from pipelines.build.plan import Plan, Shard, make_plan
+from pipelines.build.scan import ScanTask, crashed_fragment, list_fragments, scan_fragment
+from pipelines.build.workspace import Workspace
+from pipelines.build.write import FinishTask, WriteTask, finish_shard, preallocate, write_fragment
+from pipelines.engine import Crashed, LocalEngine
+from pipelines.progress import Pass
+from sigma_data.corpus import Corpus, open_corpus
+from sigma_data.errors import BuildError, ConfigError
+from sigma_data.sources import Fragment, open_source
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """A committed corpus and how its build went. `fresh` is False where it was complete already."""
+
+    corpus: Corpus
+    fresh: bool
+    peak_worker_bytes: int
+
+
+Located = tuple[str, Fragment]  # source string, fragment
+
+
+def build(
+    config: BuildConfig, out: Path, *, workers: int, overwrite: bool = False, quiet: bool = False
+) -> BuildResult:
+    """Build a corpus, or finish the build that was interrupted there.
+
+    Raises ConfigError for a wrong setting or a folder that is taken, SourceError for a source that
+    cannot be read, BuildError where the build cannot go on. Nothing is committed then.
+    """
+    if not config.sources:
+        raise ConfigError("name at least one source, as in release:PATH or world:1000")
+    names = [open_source(spec).name for spec in config.sources]
+    if clash := next((name for name in names if names.count(name) > 1), None):
+        if len(set(config.sources)) < len(config.sources):
+            raise ConfigError(f"a source is named twice: {', '.join(config.sources)}")
+        if not any(spec.startswith("webdataset:") for spec in config.sources):
+            raise ConfigError(
+                f"two sources have the name {clash!r}: give one a name of its own, as in {config.sources[-1]}"
+                f"{'&' if '?' in config.sources[-1] else '?'}name=second"
+            )
+    with LocalEngine(workers) as engine, Workspace(out, config, config.digest(), overwrite=overwrite) as work:
+        located = _list(engine, config.sources)
+        inputs = Inputs.of(located)
+        if work.committed:
+            corpus = open_corpus(out)
+            if corpus.commit["inputs"] != inputs.digest:
+                raise ConfigError(
+                    f"{out}: this corpus is complete, but its sources have changed since: "
+                    "choose another --out, or add --overwrite to build it anew"
+                )
+            return BuildResult(corpus, False, engine.peak_bytes)
+        scans = _scan(engine, config, located, work, quiet=quiet)
+        plan = make_plan(scans, config)
+        if not len(plan.rows):
+            raise _nothing_left(plan, config)
+        digests = _write(engine, config, located, scans, plan, work, quiet=quiet)
+        commit_corpus(out, config, plan, inputs, digests)
+        work.done()
+        return BuildResult(open_corpus(out), True, engine.peak_bytes)
+
+
+def _list(engine: LocalEngine, sources: Sequence[str]) -> list[Located]:
+    found: dict[int, list[Fragment]] = {}
+
+    def done(index: int, result: Any) -> None:
+        if isinstance(result, Crashed):
+            raise BuildError(f"{sources[index]}: listing it kills the reader ({result.signal})")
+        found[index] = result
+
+    engine.run(list_fragments, sources, done, what="listing the sources")
+    return [(spec, fragment) for index, spec in enumerate(sources) for fragment in found[index]]
+
+
+def _scan(
+    engine: LocalEngine, config: BuildConfig, located: Sequence[Located], work: Workspace, *, quiet: bool
+) -> list[Path]:
+    """The scan file of every fragment, in source order; only those not there yet are made."""
+    common = config.scan_digest()
+    paths = []
+    for spec, fragment in located:
+        key = f"{common}\x1f{spec}\x1f{fragment.location}\x1f{fragment.part}\x1f{fragment.stamp}"
+        paths.append(work.scan / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.parquet")
+    todo = [index for index, path in enumerate(paths) if not path.exists()]
+    tasks = [
+        ScanTask(*located[index], config.limits, dict(config.checks), config.max_side, str(paths[index]))
+        for index in todo
+    ]
+    rows = all(fragment.rows is not None for _, fragment in located)
+    total = sum(fragment.rows or 1 for _, fragment in located)
+    found = total - sum(located[index][1].rows or 1 for index in todo)
+    with Pass("scan", total, "samples" if rows else "fragments", found=found, quiet=quiet) as progress:
+
+        def done(index: int, result: Any) -> None:
+            if isinstance(result, Crashed):
+                crashed_fragment(tasks[index], result.signal)
+            progress.add(tasks[index].fragment.rows or 1)
+
+        engine.run(scan_fragment, tasks, done, what="scanning")
+    return paths
+
+
+def _write(
+    engine: LocalEngine,
+    config: BuildConfig,
+    located: Sequence[Located],
+    scans: Sequence[Path],
+    plan: Plan,
+    work: Workspace,
+    *,
+    quiet: bool,
+) -> dict[str, tuple[int, str]]:
+    """Write all shards; returns the size and sha256 of each."""
+    work.enter_plan(plan.digest())
+    created = False
+    for shard in plan.shards:
+        if not (work.out / shard.path).exists():
+            created |= preallocate(work.partial / shard.path, shard.size)
+    if created:
+        work.forget_writes()  # a shard made anew has nothing in it yet
+    places: dict[int, list[tuple[int, str, int]]] = {}
+    columns = plan.rows.select("fragment", "position", "shard", "offset").sort("fragment", "position")
+    for fragment, position, path, offset in columns.iter_rows():
+        places.setdefault(fragment, []).append((position, path, offset))
+    todo = [index for index in places if not work.written(index).exists()]
+    tasks = [
+        WriteTask(
+            *located[index],
+            scan=str(scans[index]),
+            places=places[index],
+            folder=str(work.partial),
+            max_side=config.max_side,
+            marker=str(work.written(index)),
+        )
+        for index in todo
+    ]
+    found = len(plan.rows) - sum(len(task.places) for task in tasks)
+    with Pass("write", len(plan.rows), "samples", found=found, quiet=quiet) as progress:
+
+        def done(index: int, result: Any) -> None:
+            if isinstance(result, Crashed):
+                raise BuildError(f"reading {tasks[index].fragment.location} again kills the reader ({result.signal})")
+            progress.add(len(tasks[index].places))
+
+        engine.run(write_fragment, tasks, done, what="writing")
+    return finish_shards(engine, plan.shards, work, quiet=quiet)
+
+
+def finish_shards(
+    engine: LocalEngine, shards: Sequence[Shard], work: Workspace, *, quiet: bool
+) -> dict[str, tuple[int, str]]:
+    """Check, hash and move every full shard to its name; returns size and sha256 of each."""
+    tasks = [
+        FinishTask(str(work.partial / shard.path), str(work.out / shard.path), shard.samples, shard.members, shard.size)
+        for shard in shards
+    ]
+    digests: dict[str, tuple[int, str]] = {}
+    with Pass("finish", len(tasks), "shards", quiet=quiet) as progress:
+
+        def done(index: int, result: Any) -> None:
+            if isinstance(result, Crashed):
+                raise BuildError(f"hashing {tasks[index].final} kills the reader ({result.signal})")
+            digests[shards[index].path] = result
+            progress.add()
+
+        engine.run(finish_shard, tasks, done, what="finishing the shards")
+    return digests
+
+
+def _nothing_left(plan: Plan, config: BuildConfig) -> BuildError:
+    sums = sums_of(plan)
+    codes = ", ".join(f"{code} {count}" for code, count in sums["codes"].items())
+    example = plan.out["message"][0] if len(plan.out) else ""
+    return BuildError(
+        f"none of the {plan.read:,} records of {', '.join(config.sources)} can be used ({codes}); the first: {example}"
+    )

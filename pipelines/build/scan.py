@@ -1,0 +1,261 @@
+"""The first pass: every record of a fragment decoded, checked, hashed and measured, once.
+
+A task reads one fragment and writes one parquet file, a row a record, that holds all the later
+passes need but the picture bytes. The file's name is the digest of what it depends on, so finding it
+means that the work is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sigma_data.checks import Examination, Limits, Severity, count_tokens, examine
+from sigma_data.corpus import image_type
+from sigma_data.errors import SourceError
+from sigma_data.files import disk_error, with_temporary
+from sigma_data.images import ImageFacts, ImageFault, probe, reencode, thumbnail
+from sigma_data.record import encode, member_names, stored_order
+from sigma_data.sample import Image, Rejection, Sample
+from sigma_data.shard import member_size
+from sigma_data.sources import Fragment, open_source
+
+_BATCH = 64
+_THUMBNAIL = 160
+_THUMBNAILS_A_FRAGMENT = 8
+"""Rejected samples with a thumbnail, for each code in a fragment; the report shows a few of them."""
+
+OK, REJECTED = "ok", "rejected"
+
+
+def scan_schema() -> pa.Schema:
+    """A row a record, in source order; `status` says whether it is good."""
+    turn = pa.struct({"instruction": pa.string(), "target": pa.int16(), "response": pa.string()})
+    return pa.schema({
+        "position": pa.int32(), "status": pa.string(), "id": pa.string(), "family": pa.string(),
+        "family_inferred": pa.bool_(), "source": pa.string(), "location": pa.string(), "row": pa.int64(),
+        "licence": pa.string(), "images": pa.list_(image_type()), "instruction": pa.string(),
+        "turns": pa.list_(turn), "attributes": pa.list_(pa.string()), "references": pa.int16(),
+        "tokens": pa.int32(), "content": pa.string(), "text": pa.string(), "size": pa.int64(),
+        "json": pa.binary(), "json_size": pa.int64(), "json_sha256": pa.string(),
+        "warnings": pa.list_(pa.string()), "code": pa.string(), "codes": pa.list_(pa.string()),
+        "message": pa.string(), "thumbnail": pa.binary(), "old_split": pa.string(),
+    })  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ScanTask:
+    """A fragment to scan, with all that its result depends on."""
+
+    spec: str
+    fragment: Fragment
+    limits: Limits
+    severities: dict[str, Severity]
+    max_side: int | None
+    output: str
+
+
+@dataclass(frozen=True)
+class ScanCount:
+    """What a scan task reports back."""
+
+    records: int
+    images: int
+    bytes: int
+
+
+def list_fragments(spec: str) -> list[Fragment]:
+    """The fragments of a source: a task too, for it opens files that may be hostile."""
+    return open_source(spec).fragments()
+
+
+def scan_fragment(task: ScanTask) -> ScanCount:
+    """Scan one fragment into its parquet file."""
+    records = _reading(open_source(task.spec).read(task.fragment), task)
+    count = _Counter()
+    rows = (_row(position, record, task, count) for position, record in enumerate(records))
+    _write(Path(task.output), rows)
+    return ScanCount(count.records, count.images, count.bytes)
+
+
+def crashed_fragment(task: ScanTask, signal: str) -> None:
+    """The result of a fragment whose reading kills the process: one rejection for all of it."""
+    name = open_source(task.spec).name
+    message = f"reading it kills the reader ({signal}), so nothing of it was used"
+    where = f"{task.fragment.location} {task.fragment.part}".strip()
+    row = _rejection_row(0, Rejection(name, where, None, "reader_crashed", message))
+    _write(Path(task.output), [row])
+
+
+def read_scan(path: Path, columns: list[str]) -> pa.Table:
+    """Some columns of a scan file; parts of a struct as images.list.element.NAME."""
+    return pq.ParquetFile(path).read(columns=columns, use_threads=False)
+
+
+@dataclass
+class _Counter:
+    records: int = 0
+    images: int = 0
+    bytes: int = 0
+    thumbnails: dict[str, int] | None = None
+
+    def wants_thumbnail(self, code: str) -> bool:
+        self.thumbnails = self.thumbnails or {}
+        self.thumbnails[code] = self.thumbnails.get(code, 0) + 1
+        return self.thumbnails[code] <= _THUMBNAILS_A_FRAGMENT
+
+
+def _row(position: int, record: Sample | Rejection, task: ScanTask, count: _Counter) -> dict[str, Any]:
+    count.records += 1
+    if isinstance(record, Rejection):
+        return _rejection_row(position, record)
+    count.images += len(record.images)
+    count.bytes += sum(len(image.data or b"") for image in record.images)
+    found = examine(record, task.limits, severities=task.severities)
+    row = _common(position, record)
+    if found.errors:
+        first = found.errors[0]
+        return row | {
+            "status": REJECTED,
+            "code": first.code,
+            "codes": list(dict.fromkeys(finding.code for finding in found.errors)),
+            "message": "; ".join(finding.message for finding in found.errors)[:2000],
+            "thumbnail": _first_thumbnail(record) if count.wants_thumbnail(first.code) else None,
+        }
+    return row | _good(found, task)
+
+
+def _common(position: int, sample: Sample) -> dict[str, Any]:
+    return {
+        "position": position,
+        "id": sample.id,
+        "family": sample.family.value,
+        "family_inferred": sample.family_inferred,
+        "source": sample.source.name,
+        "location": sample.source.location,
+        "row": sample.source.row,
+        "licence": sample.source.licence,
+        "old_split": sample.split,
+        "instruction": sample.turns[0].instruction if sample.turns else None,
+    }
+
+
+def _good(found: Examination, task: ScanTask) -> dict[str, Any]:
+    sample, facts, reasons = stored(found.sample, found.facts, task.max_side)
+    record = encode(sample, facts)
+    members = member_names(sample, {number: fact.extension for number, fact in facts.items()})
+    targets = set(sample.targets)
+    turns = [{"instruction": t.instruction, "target": t.target, "response": t.response} for t in sample.turns]
+    texts = [(t.instruction, t.target, t.response, t.alternatives) for t in sample.turns]
+    text = hashlib.sha256(repr(texts).encode("utf-8", "surrogatepass")).hexdigest()
+    pictures = [(number, facts[number].sha256) for number in sorted(facts)]
+    return {
+        "status": OK,
+        "images": [
+            {
+                "number": number,
+                "role": "target" if number in targets else "reference",
+                "member": members[number],
+                "format": facts[number].format,
+                "mode": facts[number].mode,
+                "width": facts[number].width,
+                "height": facts[number].height,
+                "size": facts[number].size,
+                "sha256": facts[number].sha256,
+                "signature": facts[number].signature,
+                "reencoded": reasons.get(number),
+            }
+            for number in stored_order(sample)
+        ],
+        "turns": turns,
+        "attributes": list(found.attributes),
+        "references": len(sample.references),
+        "tokens": count_tokens(sample, facts),
+        "content": hashlib.sha256(repr((pictures, text)).encode()).hexdigest(),
+        "text": text,
+        "size": member_size(len(record)) + sum(member_size(fact.size) for fact in facts.values()),
+        "json": record,
+        "json_size": len(record),
+        "json_sha256": hashlib.sha256(record).hexdigest(),
+        "warnings": list(dict.fromkeys(finding.code for finding in found.warnings)),
+    }
+
+
+def stored(
+    sample: Sample, facts: dict[int, ImageFacts] | Any, max_side: int | None
+) -> tuple[Sample, dict[int, ImageFacts], dict[int, str]]:
+    """The sample as its shard holds it, with its facts, and why pictures were re-encoded."""
+    images: list[Image] = []
+    new_facts = dict(facts)
+    reasons: dict[int, str] = {}
+    for image in sample.images:
+        data = image.data or b""
+        if changed := reencode(data, facts[image.number], max_side=max_side):
+            data, reasons[image.number] = changed
+            new_facts[image.number] = probe(data)
+        images.append(Image(image.number, data))
+    return Sample(**(vars(sample) | {"images": tuple(images)})), new_facts, reasons
+
+
+def _reading(records: Iterator[Sample | Rejection], task: ScanTask) -> Iterator[Sample | Rejection]:
+    """The records; a read that the system refuses is the source's error, not the output's."""
+    try:
+        yield from records
+    except OSError as error:
+        raise SourceError(f"{task.spec}: {task.fragment.location}: {error.strerror or error}") from None
+
+
+def _rejection_row(position: int, rejection: Rejection) -> dict[str, Any]:
+    return {
+        "position": position,
+        "status": REJECTED,
+        "source": rejection.source,
+        "location": rejection.location,
+        "row": rejection.row,
+        "code": rejection.code,
+        "codes": [rejection.code],
+        "message": rejection.message[:2000],
+    }
+
+
+def _first_thumbnail(sample: Sample) -> bytes | None:
+    """A small picture of the sample: of the first of its images that can be decoded."""
+    for image in sample.images:
+        try:
+            if small := thumbnail(image.data, _THUMBNAIL):
+                return small
+        except ImageFault:
+            continue
+    return None
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    schema = scan_schema()
+
+    def write(temporary: Path) -> None:
+        with pq.ParquetWriter(temporary, schema, compression="zstd", compression_level=1) as writer:
+            for batch in _batches(rows):
+                writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with_temporary(path, write)
+    except OSError as error:
+        raise disk_error(error, path) from None
+
+
+def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) == _BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,104 @@
+"""`world:COUNT`: the embedded procedural corpus, samples drawn from a seed with exact truth.
+
+As in `world:3000?size=256&seed=0&families=editing,layout`. Sample i depends on the options and on i
+alone, so a longer corpus begins with the shorter one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from sigma_data.errors import ConfigError
+from sigma_data.sample import Family, Image, Rejection, Sample, Source, Turn, sample_id
+from sigma_data.sources.base import Fragment, Reader, ReaderOptions
+
+FAMILIES: tuple[Family, ...] = (
+    Family.COMPOSITIONAL, Family.SELECTIVE, Family.STYLIZATION, Family.RELATION, Family.EDITING, Family.LAYOUT,
+)  # fmt: skip
+
+FRAGMENT_ROWS = 32
+VERSION = 1
+"""Raised whenever the same options draw other pictures, so that a build does not mix the two."""
+
+
+class WorldOptions(ReaderOptions):
+    """What the corpus looks like."""
+
+    licence: str = "apache-2.0"
+    size: int = Field(256, ge=64, le=1024)
+    """Side of the square pictures in pixels."""
+    seed: int = Field(0, ge=0, lt=1 << 63)
+    """Another seed is another corpus."""
+    families: str = ",".join(FAMILIES)
+    """Families that take turns, separated by commas; their order does not matter."""
+    format: Literal["png", "jpg", "webp"] = "png"
+    """Encoding of the pictures; only PNG keeps the exact answers exact."""
+
+    @field_validator("families")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        names = [name.strip() for name in value.split(",")]
+        for name in names:
+            if name not in FAMILIES:
+                raise ValueError(f"{name!r} is none of {', '.join(FAMILIES)}")
+        if len(set(names)) != len(names):
+            raise ValueError("a family is named twice")
+        return ",".join(family for family in FAMILIES if family in names)
+
+
+class WorldReader(Reader):
+    """The samples 0 .. count - 1, the families taking turns."""
+
+    options_type: ClassVar[type[ReaderOptions]] = WorldOptions
+
+    def __init__(self, scheme: str, path: str, options: ReaderOptions) -> None:
+        super().__init__(scheme, path, options)
+        assert isinstance(options, WorldOptions)
+        if not (path.isascii() and path.isdigit() and len(path) <= 12 and int(path)):
+            raise ConfigError(f"source 'world:{path}': write how many samples to draw, as in world:3000")
+        self.count = int(path)
+        self.options = options
+        self.families = [Family(name) for name in options.families.split(",")]
+        # Everything a sample depends on except its index: never the count or the fragment.
+        self.location = (
+            f"seed={options.seed},size={options.size},format={options.format},families={'+'.join(self.families)}"
+        )
+
+    def fragments(self) -> list[Fragment]:
+        """Fixed ranges of rows."""
+        return [
+            Fragment(self.location, part=f"{start}-{stop}", stamp=f"world-{VERSION}", rows=stop - start)
+            for start in range(0, self.count, FRAGMENT_ROWS)
+            for stop in [min(start + FRAGMENT_ROWS, self.count)]
+        ]
+
+    def read(self, fragment: Fragment) -> Iterator[Sample | Rejection]:
+        """Draw the samples of the range `start-stop` in `fragment.part`."""
+        start, _, stop = fragment.part.partition("-")
+        for index in range(int(start), int(stop)):
+            yield self.sample(index)
+
+    def sample(self, index: int) -> Sample:
+        """The sample with this index."""
+        # Here: listing the sources must not load the drawing code.
+        from sigma_data.world import draw_sample
+
+        family = self.families[index % len(self.families)]
+        drawn = draw_sample(
+            seed=self.options.seed, size=self.options.size, format=self.options.format, family=family, index=index
+        )
+        last = len(drawn.pictures)
+        return Sample(
+            id=sample_id(self.name, self.location, index),
+            family=family,
+            images=tuple(Image(number, data) for number, data in enumerate(drawn.pictures, start=1)),
+            turns=(Turn(drawn.instruction, target=last),),
+            source=Source(self.name, self.location, index, self.options.licence),
+            truth=drawn.truth,
+        )
+
+
+READER = WorldReader

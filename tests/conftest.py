@@ -1,0 +1,29 @@
+"""What every test shares: no network, `corpora` importable, one small corpus."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound corpus: 37 samples of six families in three splits, two rejects, one duplicate. Never change it."""
+    import corpora
+
+    folder = tmp_path_factory.mktemp("small")
+    release = corpora.make_release(folder / "release", 36, seed=7, files=2)
+    twice = corpora.release_row(1, family="editing")
+    broken = [
+        corpora.release_row(2) | {"instruction_list": [["Paint the <subjct>thing in <image_1>"]]},
+        corpora.release_row(3) | {"image_list": [corpora.picture("jpeg", 3), b"no picture"]},
+    ]
+    corpora.write_parquet(release / "seedxedit_multi" / "chunk_2.parquet", [twice, *broken, twice])
+    corpora.build(folder / "corpus", f"release:{release}", splits={"train": 60, "val": 20, "test": 20})
+    return folder / "corpus"

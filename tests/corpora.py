@@ -1,0 +1,237 @@
+"""Small corpora, parquet files and pictures, drawn from a seed, for the tests that need real files."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from pipelines.build.config import BuildConfig
+from pipelines.build.run import BuildResult
+from pipelines.build.run import build as run_build
+from sigma_data.corpus import COMMIT, MANIFEST, QUARANTINE, file_digest, manifest_schema, quarantine_schema
+from sigma_data.files import dump_json
+from sigma_data.shard import read_members
+
+KINDS = ("jpeg", "png", "webp", "gif", "bmp", "tiff")
+
+RELEASE_SCHEMA = pa.schema({
+    "image_list": pa.list_(pa.binary()),
+    "instruction_list": pa.list_(pa.list_(pa.string())),
+    "data_prep_method": pa.string(),
+})  # fmt: skip
+
+_INSTRUCTIONS = {
+    "editing": (1, "Paint the <subject>thing in <image_1> in shade {number}"),
+    "compositional": (2, "Place <subject>the first thing<image_1> into <background>scene {number}<image_2>"),
+    "stylization": (2, "Redraw <image_1> in the <style>style of <image_2>, variant {number}"),
+    "relation": (3, "As from <image_1> to <image_2>, change <image_3>, number {number}"),
+    "selective": (1, "Isolate <select> thing {number} in <image_1>"),
+    "layout": (1, "Follow the <layout>depth map<image_1> to draw scene {number}"),
+}
+
+
+def pixels(seed: int, width: int = 80, height: int = 64) -> Image.Image:
+    """A smooth colourful picture; different seeds give pictures that are not nearly identical."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    return Image.fromarray(coarse, "RGB").resize((width, height), Image.Resampling.BICUBIC)
+
+
+def picture(
+    kind: str = "jpeg", seed: int = 0, *, width: int = 80, height: int = 64, mode: str = "RGB", **save: Any
+) -> bytes:
+    """An encoded picture of a format of `KINDS`."""
+    image = pixels(seed, width, height)
+    return encoded(image if mode == "RGB" else image.convert(mode), kind, **save)
+
+
+def encoded(image: Image.Image, kind: str, **save: Any) -> bytes:
+    """The bytes of an image in a format."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind.upper(), **save)
+    return buffer.getvalue()
+
+
+def release_row(
+    seed: int, *, family: str = "editing", kind: str = "jpeg", target_kind: str | None = None
+) -> dict[str, Any]:
+    """A legal row of the release's parquet, all its pictures drawn from the seed."""
+    references, instruction = _INSTRUCTIONS[family]
+    pictures = [picture(kind, 100 * seed + number, width=64 + 8 * number) for number in range(references)]
+    pictures.append(picture(target_kind or kind, 100 * seed + 99))
+    return {
+        "image_list": pictures,
+        "instruction_list": [[instruction.format(number=seed)]],
+        "data_prep_method": family,
+    }
+
+
+def write_parquet(
+    path: Path, rows: Sequence[dict[str, Any]], *, group: int = 10, schema: pa.Schema = RELEASE_SCHEMA
+) -> Path:
+    """Rows as a parquet file of the release's layout."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path, row_group_size=group)
+    return path
+
+
+def make_release(folder: Path, rows: int, seed: int = 0, *, files: int = 1, group: int = 10) -> Path:
+    """A folder in the release's layout with `rows` legal rows of all families, in JPEG, PNG and WebP.
+
+    The targets of editing samples are BMP of one size, so that equally large members exist.
+    """
+    families = list(_INSTRUCTIONS)
+    made = [
+        release_row(
+            1000 * seed + index,
+            family=families[index % len(families)],
+            kind=("jpeg", "jpeg", "png", "webp")[index % 4],
+            target_kind="bmp" if index % len(families) == 0 else ("jpeg", "png")[index % 2],
+        )
+        for index in range(rows)
+    ]
+    share = -(-rows // files)
+    for index in range(files):
+        write_parquet(
+            folder / "seedxedit_multi" / f"chunk_{index}.parquet",
+            made[index * share : (index + 1) * share],
+            group=group,
+        )
+    return folder
+
+
+def build(out: Path, *sources: str, workers: int = 2, overwrite: bool = False, **settings: Any) -> BuildResult:
+    """Build a corpus without progress lines; `settings` are those of BuildConfig."""
+    return run_build(BuildConfig(sources=sources, **settings), out, workers=workers, overwrite=overwrite, quiet=True)
+
+
+def adds_up(sums: dict[str, Any]) -> bool:
+    """Whether nothing was dropped silently."""
+    return bool(sums["read"] == sums["written"] + sums["quarantined"] + sums["duplicates"])
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A valid all-black one-channel PNG of any size; 30,000 x 30,000 takes less than a megabyte."""
+    # One flushed block of zeros, repeated; the checksum of n zero bytes is (n mod 65521, 1).
+    total = (width + 1) * height
+    packer = zlib.compressobj(9, wbits=-15)
+    block = packer.compress(bytes(2**22)) + packer.flush(zlib.Z_FULL_FLUSH)
+    last = zlib.compressobj(9, wbits=-15)
+    tail = last.compress(bytes(total % 2**22)) + last.flush()
+    data = b"\x78\xda" + block * (total // 2**22) + tail + struct.pack(">I", (total % 65521) << 16 | 1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", data) + png_chunk(b"IEND", b"")
+
+
+def png_chunk(name: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG with its checksum."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def mutated(data: bytes, generator: np.random.Generator, *, times: int = 1) -> bytes:
+    """The data after `times` random byte changes: flips, runs of noise, cuts, insertions, doublings."""
+    result = bytearray(data)
+    for _ in range(times):
+        place = int(generator.integers(0, max(1, len(result))))
+        # The first bytes decide most, so every third change falls there.
+        place = place % 64 if generator.integers(3) == 0 and result else place
+        length = int(generator.integers(1, 65))
+        match int(generator.integers(0, 6)):
+            case 0 if result:
+                result[place] ^= 1 << int(generator.integers(8))
+            case 1 if result:
+                result[place] = int(generator.choice([0, 1, 0x7F, 0x80, 0xFF]))
+            case 2:
+                result[place : place + length] = generator.bytes(length)
+            case 3:
+                del result[place:]
+            case 4:
+                del result[place : place + length]
+            case _:
+                result[place:place] = result[place : place + length]
+    return bytes(result)
+
+
+class InlineEngine:
+    """Stands in for the engine and runs tasks in this process: starting workers a hundred times takes minutes."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def run(
+        self, function: Callable[[Any], Any], tasks: Sequence[Any], done: Callable[[int, Any], None], *, what: str
+    ) -> None:
+        """Each task in turn."""
+        for index, task in enumerate(tasks):
+            done(index, function(task))
+
+
+def members(path: Path) -> list[tuple[str, bytes]]:
+    """Name and content of every member of a sound shard."""
+    data = path.read_bytes()
+    with path.open("rb") as file:
+        return [(m.name, data[m.offset : m.offset + m.size]) for m in read_members(file)]
+
+
+def files_below(folder: Path) -> dict[str, tuple[int, str]]:
+    """Relative path -> size and digest of every file below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): file_digest(path) for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def read_commit(corpus: Path) -> dict[str, Any]:
+    """The content of corpus.json."""
+    commit: dict[str, Any] = json.loads((corpus / COMMIT).read_text("utf-8"))
+    return commit
+
+
+def write_commit(corpus: Path, commit: dict[str, Any]) -> None:
+    """Write corpus.json with a digest that fits, as somebody who knows the format would."""
+    body = {name: value for name, value in commit.items() if name != "digest"}
+    digest = hashlib.sha256(dump_json(body).encode("utf-8", "surrogatepass")).hexdigest()
+    (corpus / COMMIT).write_bytes(dump_json({**body, "digest": digest}).encode("utf-8", "surrogatepass"))
+
+
+def forge_commit(corpus: Path, change: Callable[[dict[str, Any]], None] | None = None) -> None:
+    """Give corpus.json the true size and digest of every file that lies there, after a change to it."""
+    commit = read_commit(corpus)
+    for entries in (commit["shards"], commit["files"]):
+        for name, entry in entries.items():
+            if (corpus / name).is_file():
+                entry["bytes"], entry["sha256"] = file_digest(corpus / name)
+    if change is not None:
+        change(commit)
+    write_commit(corpus, commit)
+
+
+def read_manifest(corpus: Path) -> list[dict[str, Any]]:
+    """The rows of the manifest."""
+    return pl.read_parquet(corpus / MANIFEST).to_dicts()
+
+
+def write_manifest(corpus: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write the manifest; `forge_commit` makes the commit fit it."""
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=manifest_schema()), corpus / MANIFEST)
+
+
+def write_quarantine(corpus: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write the quarantine; `forge_commit` makes the commit fit it."""
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=quarantine_schema()), corpus / QUARANTINE)

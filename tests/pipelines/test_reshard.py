@@ -1,0 +1,130 @@
+"""`sigma shard`: other shards, fewer samples, another layout, and nothing changed on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import corpora
+import polars as pl
+import pytest
+
+from pipelines.reshard import Selection, export_release, reshard
+from pipelines.validate import validate_corpus
+from sigma_data.corpus import open_corpus
+from sigma_data.errors import ConfigError, CorpusError
+
+
+def shard_anew(source: Path, out: Path, selection: Selection | None = None, **options: int) -> dict[str, int]:
+    settings = {"shard_bytes": 2**30, "shard_samples": 5, **options}
+    return reshard(source, out, selection or Selection(), workers=2, quiet=True, **settings)
+
+
+def samples(path: Path) -> dict[str, object]:
+    corpus = open_corpus(path)
+    return {row["id"]: (row["split"], corpus.sample(row)) for row in corpus.manifest.iter_rows(named=True)}
+
+
+def test_resharding_keeps_every_sample_split_and_byte(small_corpus: Path, tmp_path: Path) -> None:
+    counts = shard_anew(small_corpus, tmp_path / "out")
+    assert samples(tmp_path / "out") == samples(small_corpus)
+    assert counts["shards"] > len(open_corpus(small_corpus).shards)
+    assert open_corpus(tmp_path / "out").manifest.group_by("shard").len()["len"].max() == 5
+    assert not validate_corpus(tmp_path / "out", deep=True, workers=2, quiet=True).problems
+
+
+def test_a_shard_never_grows_beyond_its_limit_in_bytes(small_corpus: Path, tmp_path: Path) -> None:
+    limit = 3 * max(open_corpus(small_corpus).manifest["size"])
+    shard_anew(small_corpus, tmp_path / "out", shard_bytes=limit, shard_samples=1000)
+    assert max((tmp_path / "out" / shard).stat().st_size for shard in open_corpus(tmp_path / "out").shards) <= limit
+
+
+@pytest.mark.parametrize(
+    ("selection", "rule"),
+    [
+        (Selection(families=("editing", "layout")), pl.col("family").is_in(["editing", "layout"])),
+        (Selection(splits=("val",)), pl.col("split") == "val"),
+        (Selection(where="\"references\" >= 2 AND family <> 'relation'"), (pl.col("references") >= 2) & (pl.col("family") != "relation")),
+        (Selection(splits=("train",), where="tokens < 5000"), (pl.col("split") == "train") & (pl.col("tokens") < 5000)),
+    ],
+)  # fmt: skip
+def test_a_selection_takes_exactly_the_samples_that_fit(
+    selection: Selection, rule: pl.Expr, small_corpus: Path, tmp_path: Path
+) -> None:
+    wanted = open_corpus(small_corpus).manifest.filter(rule)["id"].to_list()
+    shard_anew(small_corpus, tmp_path / "out", selection)
+    assert sorted(open_corpus(tmp_path / "out").manifest["id"]) == sorted(wanted)
+    assert not validate_corpus(tmp_path / "out", deep=True, workers=2, quiet=True).problems
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Selection(families=("edit",)),
+        Selection(splits=("dev",)),
+        Selection(where="no_such_column = 1"),
+        Selection(where="read_csv('/etc/passwd')"),
+        Selection(where="tokens <"),
+        Selection(where="tokens"),
+        Selection(where="tokens > 10000000"),
+        Selection(where="SELECT 1"),
+    ],
+)
+def test_a_wrong_selection_is_one_sentence_and_writes_nothing(
+    selection: Selection, small_corpus: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        shard_anew(small_corpus, tmp_path / "out", selection)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_corpus_is_not_copied(small_corpus: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = shutil.copytree(small_corpus, tmp_path / "copy")
+    row = open_corpus(copy).manifest.row(0, named=True)
+    with (copy / row["shard"]).open("r+b") as file:
+        file.seek(row["images"][0]["offset"] + 20)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(CorpusError, match="damaged; run sigma validate --deep"):
+        shard_anew(copy, tmp_path / "out")
+    with pytest.raises(CorpusError, match="damaged; run sigma validate --deep"):
+        export_release(copy, tmp_path / "release", Selection())
+    assert not (tmp_path / "release").exists()
+    assert not (tmp_path / "out" / "corpus.json").exists()
+
+
+def test_an_export_builds_back_into_the_same_samples(small_corpus: Path, tmp_path: Path) -> None:
+    counts = export_release(small_corpus, tmp_path / "release", Selection())
+    before = open_corpus(small_corpus).manifest
+    assert (counts["samples"], counts["left_out"]) == (len(before), 0)
+    again = corpora.build(tmp_path / "again", f"release:{tmp_path / 'release'}").corpus
+    assert again.sums["written"] == len(before)
+    assert sorted(again.manifest["content"]) == sorted(before["content"])
+    assert sorted(again.manifest["family"]) == sorted(before["family"])
+
+
+def test_an_export_is_laid_out_like_the_release_with_relative_paths(tmp_path: Path) -> None:
+    import json
+
+    import pyarrow.parquet as pq
+
+    corpora.make_release(tmp_path / "source", 320, seed=6)
+    corpora.build(tmp_path / "corpus", f"release:{tmp_path / 'source'}")
+    export_release(tmp_path / "corpus", tmp_path / "release", Selection())
+    info = json.loads((tmp_path / "release" / "parquet_info.json").read_text())
+    assert sum(entry["num_rows"] for entry in info.values()) == 320
+    for name, entry in info.items():
+        file = pq.ParquetFile(tmp_path / "release" / name)
+        assert (file.num_row_groups, file.metadata.num_rows) == (entry["num_row_groups"], entry["num_rows"])
+        assert entry["num_rows"] <= 300
+        assert all(file.metadata.row_group(group).num_rows <= 10 for group in range(file.num_row_groups))
+
+
+def test_an_export_never_overwrites(small_corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "release").mkdir()
+    (tmp_path / "release" / "mine.txt").write_text("")
+    with pytest.raises(ConfigError, match="is there already"):
+        export_release(small_corpus, tmp_path / "release", Selection())
