@@ -35,6 +35,7 @@ class Layout(StrEnum):
     RELEASE = "release"
 
 
+_INTERRUPTED = 130  # what a shell expects after Ctrl-C
 _OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=")
 
 
@@ -213,9 +214,11 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(args=arguments, standalone_mode=True)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != _INTERRUPTED:
+            raise
         sys.stderr.write("interrupted; run the same command again to continue\n")
-        sys.exit(130)
+        sys.exit(_INTERRUPTED)
     except Exception as error:
         from sigma_data.errors import SigmaError
 

@@ -19,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def measure(folder: Path, release: Path | None, samples: int, rounds: int) -> No
             _time_write(config, folder / "write", workers, timed)
         with LocalEngine(WORKERS) as engine:
             _warm(engine, config)
-            pictures, size, seconds = timed("read + decode", lambda engine=engine: decode_only(engine, rows))
+            pictures, size, seconds = timed("read + decode", partial(decode_only, engine, rows))
             times.setdefault("decode", []).append(seconds)
         timed("whole build", lambda: build(config, folder / "out", workers=WORKERS, quiet=True))
         for name in ("plain", "write", "out"):

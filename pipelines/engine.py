@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -132,6 +133,19 @@ class LocalEngine:
         raise BuildError(f"a worker died while {what} ({cause}); run the same command again to continue")
 
 
+def peak_memory() -> int:
+    """The largest resident size this process has had, in bytes."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):  # not Linux; there, getrusage would count the parent's size too
+        import resource
+        import sys
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
 def default_workers() -> int:
     """The cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -139,11 +153,7 @@ def default_workers() -> int:
 
 def _serve(pipe: Connection) -> None:
     """A worker's life: take a task, do it, answer; end when the parent is gone."""
-    import resource
-    import sys
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    unit = 1 if sys.platform == "darwin" else 1024
     while True:
         try:
             function, task = pipe.recv()
@@ -155,6 +165,6 @@ def _serve(pipe: Connection) -> None:
             error.add_note("in a worker:\n" + traceback.format_exc())
             result = ("error", error)
         try:
-            pipe.send((*result, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit))
+            pipe.send((*result, peak_memory()))
         except (BrokenPipeError, ConnectionResetError):
             return

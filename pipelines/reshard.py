@@ -127,6 +127,7 @@ def reshard(
         counts = {"samples": len(rows), "shards": len(shards), "bytes": sum(shard.size for shard in shards)}
         if work.committed:
             return counts
+        _refuse_sizes(corpus, rows)
         work.enter_plan(config.digest())
         for shard in shards:
             if not (work.out / shard.path).exists():
@@ -243,6 +244,14 @@ def _copy(engine: LocalEngine, corpus: Corpus, rows: pl.DataFrame, work: Workspa
             progress.add(len(tasks[index].rows))
 
         engine.run(copy_samples, tasks, done, what="copying")
+
+
+def _refuse_sizes(corpus: Corpus, rows: pl.DataFrame) -> None:
+    """Space is set aside for what the manifest says, so it must not say more than there is."""
+    for shard, size in rows.group_by("old_shard").agg(pl.col("size").sum()).sort("old_shard").iter_rows():
+        path = corpus.path / shard
+        if not path.is_file() or path.stat().st_size < size:
+            raise CorpusError(f"{path}: is not there, or shorter than the manifest says; run sigma validate")
 
 
 def _sums(rows: pl.DataFrame, size: int) -> dict[str, Any]:

@@ -26,7 +26,8 @@ def load_settings(model: type[Model], file: Path | None, overrides: Sequence[str
         _set(values, path.split("."), _parse(text, override), override)
     for name, value in given.items():
         if isinstance(value, dict):
-            values[name] = {**values.get(name, {}), **value}
+            for key, item in value.items():
+                _set(values, (name, key), item, f"{name}.{key}")
         elif value is not None:
             values[name] = value
     try:
@@ -54,7 +55,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         values = yaml.safe_load(file.read_text("utf-8"))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, the 45th of May
         raise ConfigError(f"{file}: not valid YAML ({' '.join(str(error).split())[:200]})") from None
     if values is None:
         return {}
@@ -68,13 +69,15 @@ def _parse(text: str, override: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"{override!r}: the value is not valid YAML") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ConfigError(f"{override[:200]!r}: the value is not valid YAML") from None
 
 
 def _set(values: dict[str, Any], path: Sequence[str], value: Any, override: str) -> None:
     for name in path[:-1]:
-        values = values.setdefault(name, {})
+        if values.get(name) is None:  # not there, or a section with nothing in it
+            values[name] = {}
+        values = values[name]
         if not isinstance(values, dict):
             raise ConfigError(f"{override!r}: {name} holds a value, not settings")
     values[path[-1]] = value

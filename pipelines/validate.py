@@ -161,7 +161,9 @@ def _check_near_leaks(manifest: pl.DataFrame, result: Validation) -> None:
     # Equal pictures in two splits are reported already.
     leaks = groups.filter((pl.col("split") > 1) & (pl.col("sha").list.len() > 1)).sort(pl.col("sha").list.first())
     for first, second, *_ in leaks["sha"].head(_MAX_PROBLEMS_A_SHARD):
-        result.add("leak", first[:16], f"this picture and the nearly identical {second[:16]} lie in more than one split")
+        result.add(
+            "leak", first[:16], f"this picture and the nearly identical {second[:16]} lie in more than one split"
+        )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from itertools import islice
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,6 +27,10 @@ from sigma_data.images import (
 )
 from sigma_data.instruction import ATTRIBUTES, Instruction, parse
 from sigma_data.sample import FAMILY_RULES, Family, Sample
+
+
+_FINDINGS_A_RULE = 100
+"""More findings of one rule are not listed: a text of a million bad placeholders says nothing more."""
 
 
 class Severity(StrEnum):
@@ -234,6 +239,10 @@ def _target_as_reference(view: View) -> Iterator[str]:
     for where, turn, number in view.placeholders():
         if number in view.later_targets(turn):
             yield f"{where} names <image_{number}>, which is the picture to produce"
+    for index, asked in enumerate(view.sample.turns):
+        for token, number in asked.bindings:
+            if number in view.later_targets(index):
+                yield f"turn {index + 1} binds attribute token {token} to image {number}, which is the picture to produce"
 
 
 @_rule("placeholder_without_picture", fixed=True)
@@ -376,7 +385,7 @@ def examine(
     for check in RULES.values():
         severity = check.severity if check.fixed else (severities or {}).get(check.code, check.severity)
         if severity is not Severity.OFF and check.applies(sample.family):
-            findings += [Finding(check.code, message, severity) for message in check.rule(view)]
+            findings += [Finding(check.code, text, severity) for text in islice(check.rule(view), _FINDINGS_A_RULE)]
     return Examination(
         sample=sample,
         facts=view.facts,
@@ -398,7 +407,7 @@ def count_tokens(
     for turn in sample.turns:
         for text in (turn.instruction, turn.response):
             if text:
-                total += 2 + -(-len(text.encode()) // 3)
+                total += 2 + -(-len(text.encode("utf-8", "replace")) // 3)
     targets = set(sample.targets)
     for number, fact in facts.items():
         total += _picture_tokens(fact, vae)

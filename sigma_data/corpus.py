@@ -217,7 +217,7 @@ def _refuse_odd_rows(manifest: pl.DataFrame, path: Path) -> None:
         raise CorpusError(f"{path}: has an image that is nothing")
     places = [manifest[name] for name in ("index", "offset", "size", "json_offset", "json_size")]
     places += [images[name] for name in ("number", "offset", "size", "width", "height")]
-    if any(len(place) and not 0 <= int(place.min()) <= int(place.max()) <= _MOST for place in places):
+    if not all(place.cast(pl.Int64).is_between(0, _MOST).all() for place in places):
         raise CorpusError(f"{path}: has offsets or sizes that no file can have")
     if not manifest["id"].str.contains(rf"^{KEY.pattern}$").all():
         raise CorpusError(f"{path}: has an id that is no key of a shard")

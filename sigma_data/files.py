@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -48,7 +49,8 @@ def disk_error(error: OSError, path: Path) -> BuildError:
         errno.ENOTDIR: "a part of that path is a file: choose another place with --out",
         errno.EEXIST: "a file of that name is in the way: choose another place with --out",
     }
-    return BuildError(f"cannot write {path}: {reasons.get(error.errno or 0, error.strerror or str(error))}")
+    other = f"{error.strerror or error}: choose another place with --out"
+    return BuildError(f"cannot write {path}: {reasons.get(error.errno or 0, other)}")
 
 
 class Place:
@@ -76,16 +78,20 @@ class Place:
             return self._remote_files(suffix)
         root = Path(self.uri)
         if root.is_file():
-            return [(root.name, _stamp(root.stat()))]
+            return [_listed(root, root.name)]
         if not root.is_dir():
             raise SourceError(f"{self.uri}: no such file or folder")
+
+        def refuse(error: OSError) -> None:
+            raise SourceError(f"{error.filename}: cannot be listed ({error.strerror or error})")
+
         found = []
-        for folder, folders, names in os.walk(root):
+        for folder, folders, names in os.walk(root, onerror=refuse):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in names:
                 if name.endswith(suffix) and not name.startswith("."):
                     path = Path(folder, name)
-                    found.append((path.relative_to(root).as_posix(), _stamp(path.stat())))
+                    found.append(_listed(path, path.relative_to(root).as_posix()))
         return sorted(found, key=_natural)
 
     def open(self, location: str) -> IO[bytes]:
@@ -110,7 +116,8 @@ class Place:
         for path, info in listing.items():
             location = path[len(root) :].lstrip("/") or path.rsplit("/", 1)[-1]
             stamp = f"{info.get('size')}:{info.get('ETag') or info.get('mtime') or info.get('LastModified') or ''}"
-            if location.endswith(suffix):
+            hidden = path != root and any(name.startswith(".") for name in location.split("/"))
+            if location.endswith(suffix) and not hidden:
                 found.append((location, stamp))
         if not listing:
             raise SourceError(f"{self.uri}: no such file or folder")
@@ -123,8 +130,26 @@ def _natural(item: tuple[str, str]) -> list[tuple[int, int, str]]:
     return [(1, int(word), word) if word.isdecimal() else (0, 0, word) for word in words]
 
 
-def _stamp(stat: os.stat_result) -> str:
-    return f"{stat.st_size}:{stat.st_mtime_ns}"
+def _listed(path: Path, location: str) -> tuple[str, str]:
+    """(location, stamp) of a local file. Raises SourceError for what cannot be read like a file."""
+    shown = str(path).encode("utf-8", "backslashreplace").decode()
+    if not _is_text(location):
+        raise SourceError(f"{shown}: the name is not UTF-8, and a manifest could not hold it; rename the file")
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise SourceError(f"{shown}: cannot be read ({error.strerror or error})") from None
+    if not stat.S_ISREG(facts.st_mode):  # opening a pipe would wait for ever
+        raise SourceError(f"{shown}: is not a regular file; move it away")
+    return location, f"{facts.st_size}:{facts.st_mtime_ns}"
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _dump(path: Path, data: bytes, *, durable: bool) -> None:

@@ -56,7 +56,9 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
     (b"8bps", "a Photoshop file"),
 )
 
-DEFAULT_MAX_PIXELS = 64_000_000
+DEFAULT_MAX_PIXELS = 34_000_000
+"""8K UHD fits. A WebP of this size takes 540 MB while it is decoded, which bounds a worker's memory."""
+
 _PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -203,7 +205,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit values at 255; the high byte is the picture.
-        deep = np.asarray(image).astype(np.int64)
+        deep = np.asarray(image)
         pixels = (deep.clip(0, 65535) >> 8).astype(np.uint8)
         pixels[deep == image.info.get("transparency", -1)] = 255
         return Image.fromarray(pixels, "L").convert("RGB")
@@ -237,10 +239,13 @@ def reencode(data: bytes, facts: ImageFacts, *, max_side: int | None) -> tuple[b
 def thumbnail(data: bytes | None, side: int, *, quality: int = 80) -> bytes | None:
     """A small JPEG of the picture, `side` pixels at most, or None where it cannot be decoded."""
     try:
-        picture = load(data, at_least=side)
+        image = open_image(data)
+        with _quiet():
+            turn = _orientation(image)
+            picture = _upright(_reduced(image, side)[0], turn)
     except ImageFault:
         return None
-    picture.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    picture.thumbnail((side, side), Image.Resampling.BILINEAR)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
@@ -251,7 +256,14 @@ def same_pixels(first: bytes, second: bytes) -> bool:
     if first == second:
         return True
     one, other = (load(data, max_pixels=sys.maxsize) for data in (first, second))
-    return one.size == other.size and one.tobytes() == other.tobytes()
+    strips = (slice(top, top + 256) for top in range(0, one.height, 256))  # a whole copy of both would be too much
+    return one.size == other.size and all(
+        _strip(one, strip).tobytes() == _strip(other, strip).tobytes() for strip in strips
+    )
+
+
+def _strip(image: Image.Image, rows: slice) -> Image.Image:
+    return image.crop((0, rows.start, image.width, min(rows.stop, image.height)))
 
 
 @dataclass(frozen=True)
@@ -342,20 +354,33 @@ def _upright(image: Image.Image, turn: int) -> Image.Image:
     return image.transpose(_TRANSPOSE[turn]) if turn in _TRANSPOSE else image
 
 
-def _shrink(image: Image.Image, turn: int) -> tuple[Image.Image, int]:
-    """Decode at the smallest scale that reads every byte; a thumbnail of GRID x GRID, and a checksum."""
+def _reduced(image: Image.Image, least: int) -> tuple[Image.Image, tuple[float, float]]:
+    """Decode and shrink by whole blocks, to no less than `least` on the short side; RGB, not turned.
+
+    A JPEG is decoded at a fraction of its size, which still reads every byte of it. Anything else is
+    decoded in full, then shrunk before it is composited, so that a large picture is copied once at
+    most. Also returns the part of the result that the picture covers: the last block may hang over.
+    """
     try:
-        drafted = image.draft(None, (GRID, GRID))
-        # What the picture covers of the scaled one: the last block of a JPEG hangs over its edge.
+        drafted = image.draft(None, (least, least))
         width, height = drafted[1][2:] if drafted else image.size
         image.load()
-        picture = image if image.mode == "L" and "transparency" not in image.info else to_rgb(image)
-        # Whole blocks first, about as a JPEG's scaled decoding does it: fast, and the same
-        # picture gets nearly the same signature in any format.
-        block = max(1, min(picture.size) // (2 * GRID))
-        blocks = picture.reduce(block) if block > 1 else picture
-        box = (0, 0, width / block, height / block)
-        small = blocks.resize((GRID, GRID), Image.Resampling.BILINEAR, box=box).convert("RGB")
+        block = max(1, min(image.size) // (2 * least))
+        picture = image
+        if image.mode.startswith("I"):
+            picture = to_rgb(image)
+        elif "transparency" in image.info or image.mode in ("PA", "La", "RGBa"):
+            picture = image.convert("RGBA")
+        elif image.mode not in ("L", "RGB", "RGBA", "LA"):
+            picture = image.convert("RGB")
+        small = to_rgb(picture.reduce(block) if block > 1 else picture)
     except Exception as error:  # as in open_image
         raise _fault(error) from None
+    return small, (width / block, height / block)
+
+
+def _shrink(image: Image.Image, turn: int) -> tuple[Image.Image, int]:
+    """Decode a picture; returns its upright thumbnail of GRID x GRID, and a checksum of it in blocks."""
+    blocks, covered = _reduced(image, GRID)
+    small = blocks.resize((GRID, GRID), Image.Resampling.BILINEAR, box=(0, 0, *covered))
     return _upright(small, turn), zlib.crc32(blocks.tobytes())

@@ -31,22 +31,26 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+_Number = Annotated[int, Field(ge=0, lt=2**31)]
+_ImageNumber = Annotated[int, Field(ge=1, lt=1000)]  # as many as member names tell apart
+
+
 class _ImageRecord(_Strict):
-    number: Annotated[int, Field(ge=1)]
+    number: _ImageNumber
     member: str
     role: str
-    width: int
-    height: int
+    width: _Number
+    height: _Number
 
 
 class _BindingRecord(_Strict):
-    token: int
-    image: int
+    token: _Number
+    image: _Number
 
 
 class _TurnRecord(_Strict):
     instruction: str
-    target: int | None
+    target: _ImageNumber | None
     response: str | None
     alternatives: list[str]
     bindings: list[_BindingRecord]
@@ -55,7 +59,7 @@ class _TurnRecord(_Strict):
 class _SourceRecord(_Strict):
     name: str
     location: str
-    row: int
+    row: Annotated[int, Field(ge=0, lt=2**63)]
     licence: str
 
 

@@ -64,6 +64,13 @@ class BuildConfig(BaseModel):
             raise ValueError("a quota is at least 0")
         return value
 
+    @field_validator("checks", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        if isinstance(value, dict):  # YAML reads a plain `off` as false
+            return {code: Severity.OFF if severity is False else severity for code, severity in value.items()}
+        return value
+
     @model_validator(mode="after")
     def _checks(self) -> Self:
         for code in self.checks:

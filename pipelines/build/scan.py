@@ -8,6 +8,7 @@ means that the work is done.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,7 +199,7 @@ def stored(
         data = image.data or b""
         if changed := reencode(data, facts[image.number], max_side=max_side):
             data, reasons[image.number] = changed
-            new_facts[image.number] = probe(data)
+            new_facts[image.number] = probe(data, max_pixels=sys.maxsize)
         images.append(Image(image.number, data))
     return Sample(**(vars(sample) | {"images": tuple(images)})), new_facts, reasons
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -161,7 +162,7 @@ def _sample_block(sample: Sample, row: dict[str, Any], task: WriteTask) -> bytes
     for image in row["images"]:
         content = data.get(image["number"], b"")
         if image["reencoded"]:
-            changed = reencode(content, probe(content), max_side=task.max_side)
+            changed = reencode(content, probe(content, max_pixels=sys.maxsize), max_side=task.max_side)
             content = changed[0] if changed else content
         if len(content) != image["size"] or hashlib.sha256(content).hexdigest() != image["sha256"]:
             raise _changed(task)

@@ -8,6 +8,7 @@ the paths in it are the publisher's own.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -77,10 +78,12 @@ class ReleaseReader(Reader):
         for location, stamp in self.place.files(".parquet"):
             try:
                 with self.place.open(location) as stream:
-                    groups = _groups(_open(stream), int(stamp.partition(":")[0]))
+                    groups = _groups(_open(stream), _size(stamp))
             except _Unreadable:
                 found.append(Fragment(location, "file", stamp, rows=1))
                 continue
+            if not groups:  # a file that says it holds nothing
+                found.append(Fragment(location, "groups 0:0 from row 0", stamp, rows=0))
             start = first_row = row = 0
             for index, rows in enumerate(groups):
                 row += rows
@@ -96,10 +99,12 @@ class ReleaseReader(Reader):
         try:
             with self.place.open(fragment.location) as stream:
                 file = _open(stream)
-                groups = _groups(file, int(fragment.stamp.partition(":")[0]))
+                groups = _groups(file, _size(fragment.stamp))
                 span = re.fullmatch(r"groups (\d+):(\d+) from row (\d+)", fragment.part)
                 if span is None:
                     return
+                if int(span[2]) > len(groups):
+                    raise _Unreadable("unreadable_file", "the file changed since its row groups were listed")
                 row = int(span[3])
                 for group in range(int(span[1]), int(span[2])):
                     yield from self._read_group(file, group, fragment.location, row, groups[group])
@@ -200,6 +205,8 @@ def _open(stream: Any) -> pq.ParquetFile:
         schema = file.schema_arrow
     except Exception as error:  # as in _read_group
         raise _Unreadable("unreadable_file", f"not a parquet file ({_one_line(error)})") from None
+    if twice := [name for name in _COLUMNS if schema.names.count(name) > 1]:
+        raise _Unreadable("wrong_columns", f"more than one column {' and '.join(twice)}")
     missing = [name for name in _COLUMNS[:2] if name not in schema.names]
     if missing:
         raise _Unreadable("wrong_columns", f"no column {' or '.join(missing)}, but {', '.join(schema.names)[:200]}")
@@ -211,6 +218,12 @@ def _open(stream: Any) -> pq.ParquetFile:
         message = f"image_list must be list<binary> and instruction_list list<list<string>>, they are {types}"
         raise _Unreadable("wrong_columns", message)
     return file
+
+
+def _size(stamp: str) -> int:
+    """Bytes of a file by its stamp; not every remote place tells them."""
+    size = stamp.partition(":")[0]
+    return int(size) if size.isdecimal() else sys.maxsize
 
 
 def _groups(file: pq.ParquetFile, size: int) -> list[int]:

@@ -15,7 +15,9 @@ from sigma_data.corpus import open_corpus
 from sigma_data.errors import BuildError, ConfigError, SigmaError, SourceError
 
 
-def contents(folder: Path, *, only: tuple[str, ...] = (".tar", "manifest.parquet", "quarantine.parquet")) -> dict[str, bytes]:
+def contents(
+    folder: Path, *, only: tuple[str, ...] = (".tar", "manifest.parquet", "quarantine.parquet")
+) -> dict[str, bytes]:
     """The files that must not depend on how a build went."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
@@ -192,7 +194,9 @@ def test_nothing_is_committed_when_no_record_can_be_used(tmp_path: Path) -> None
     assert not (tmp_path / "out" / "corpus.json").exists()
 
 
-@pytest.mark.parametrize("spec", ["release:/nowhere/at/all", "release:{empty}", "webdataset:{empty}", "nonsense:x", "x"])
+@pytest.mark.parametrize(
+    "spec", ["release:/nowhere/at/all", "release:{empty}", "webdataset:{empty}", "nonsense:x", "x"]
+)
 def test_a_source_that_is_not_there_is_one_sentence(spec: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises((SourceError, ConfigError)) as raised:
@@ -244,7 +248,9 @@ def test_remote_places_are_read_like_local_ones(release: Path) -> None:
         memory.pipe(f"/bucket/{path.relative_to(release).as_posix()}", path.read_bytes())
     local, remote = open_source(f"release:{release}"), open_source("release:memory://bucket")
     assert [(f.location, f.part) for f in local.fragments()] == [(f.location, f.part) for f in remote.fragments()]
-    read = [[record for fragment in reader.fragments() for record in reader.read(fragment)] for reader in (local, remote)]
+    read = [
+        [record for fragment in reader.fragments() for record in reader.read(fragment)] for reader in (local, remote)
+    ]
     assert read[0] == read[1]
 
 

@@ -70,15 +70,17 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> None:
 def build_safely(out: Path, source: str, *, watch: Path) -> dict[str, Any] | None:
     """The sums of a build from a hostile source, None where it ended in a sentence; only `out` may change."""
     before = corpora.files_below(watch)
+    sums: dict[str, Any] | None
+    sentence = ""
     try:
         sums = dict(corpora.build(out, source).corpus.sums)
     except SigmaError as error:
-        assert "\n" not in str(error)
-        assert not (out / COMMIT).exists()
-        sums = None
+        sums, sentence = None, str(error)
     inside = out.relative_to(watch).as_posix() + "/"
     after = {name: entry for name, entry in corpora.files_below(watch).items() if not name.startswith(inside)}
     assert after == before
+    assert (out / COMMIT).exists() == (sums is not None)
+    assert "\n" not in sentence
     if sums is not None:
         assert corpora.adds_up(sums)
         assert validate_corpus(out, deep=True, workers=2, quiet=True).problems == []
@@ -100,7 +102,7 @@ def raw_header(name: bytes, size: int = 0, kind: bytes = b"0", link: bytes = b""
     """A tar header with whatever in it, its checksum right."""
     head = bytearray(header("x.json", 0))
     head[0:100] = name.ljust(100, b"\0")[:100]
-    head[124:136] = fields.get("size", b"%011o\0" % size)
+    head[124:136] = fields.get("digits", b"%011o\0" % size)
     head[156:157] = kind
     head[157:257] = link.ljust(100, b"\0")
     if prefix := fields.get("prefix"):
@@ -139,13 +141,13 @@ EVIL_TARS: dict[str, tuple[bytes, str]] = {
     "subfolder": (raw_header(b"folder/evil.json", 2) + CONTENT, "bad_name"),
     "dotted": (raw_header(b"evil.a.json", 2) + CONTENT, "bad_name"),
     "hidden": (raw_header(b".evil.json", 2) + CONTENT, "bad_name"),
-    "no_text": (raw_header(b"\xff\xfe.json", 2) + CONTENT, "bad_name"),
+    "no_text": (raw_header(b"caf\xe9.json", 2) + CONTENT, "bad_name"),
     "line_feed": (raw_header(b"evil\n.json", 2) + CONTENT, "bad_name"),
     "no_name": (raw_header(b"", 2) + CONTENT, "bad_name"),
     "script": (raw_header(b"evil.py", 2) + CONTENT, "bad_name"),
     "size_beyond_the_end": (raw_header(b"evil.json", 2**33 - 1), "cut"),
-    "negative_size": (raw_header(b"evil.json", size=b"-0000000001\0"), "bad_header"),
-    "binary_size": (raw_header(b"evil.json", size=b"\x80" + bytes(7) + b"\0\0\0\2"), "bad_header"),
+    "negative_size": (raw_header(b"evil.json", digits=b"-0000000001\0"), "bad_header"),
+    "binary_size": (raw_header(b"evil.json", digits=b"\x80" + bytes(7) + b"\0\0\0\2"), "bad_header"),
     "wrong_checksum": (raw_header(b"evil.json", 2)[:-1] + b"\1" + CONTENT, "bad_header"),
     "noise": (bytes(range(256)) * 8, "bad_header"),
 }
@@ -478,7 +480,9 @@ def huge_headers() -> Iterator[tuple[str, bytes]]:
     yield "webp_lossy", bytes(lossy)
 
 
-@pytest.mark.parametrize(("name", "data"), huge_headers(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    ("name", "data"), list(huge_headers()), ids=lambda value: value if isinstance(value, str) else ""
+)
 def test_a_header_that_announces_a_huge_picture_is_refused_before_memory_is_taken(name: str, data: bytes) -> None:
     assert len(data) < 2_000_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -487,7 +491,7 @@ def test_a_header_that_announces_a_huge_picture_is_refused_before_memory_is_take
     assert raised.value.code in ("bomb", "truncated", "undecodable")
     if name == "png":
         assert raised.value.code == "bomb"
-        assert "30000 x 30000" in raised.value.message
+        assert "900000000 pixels" in raised.value.message
     with pytest.raises(ImageFault):
         load(data)
     assert thumbnail(data, 64) is None
@@ -507,6 +511,14 @@ def test_bombs_are_quarantined_and_the_rest_is_built(arena: Path) -> None:
     assert sums["codes"]["bomb"] >= 8
 
 
+def attempt(read: Callable[[bytes], Any], data: bytes) -> tuple[Any, ImageFault | None]:
+    """What `read` makes of the data, or its fault; any other exception passes through."""
+    try:
+        return read(data), None
+    except ImageFault as fault:
+        return None, fault
+
+
 @pytest.mark.parametrize("kind", corpora.KINDS)
 def test_a_mutated_picture_gives_facts_or_a_fault(kind: str) -> None:
     generator = np.random.default_rng(5)
@@ -516,7 +528,7 @@ def test_a_mutated_picture_gives_facts_or_a_fault(kind: str) -> None:
         "webp": [{}, {"lossless": True}, {"mode": "RGBA"}],
         "gif": [{}, {"mode": "L"}],
         "bmp": [{}, {"mode": "P"}, {"mode": "1"}],
-        "tiff": [{}, {"compression": "tiff_lzw"}, {"compression": "jpeg"}, {"mode": "CMYK"}, {"compression": "tiff_deflate"}],
+        "tiff": [{}, {"compression": "tiff_lzw"}, {"compression": "jpeg"}, {"mode": "CMYK"}],
     }[kind]  # fmt: skip
     sound = [corpora.picture(kind, index, **options) for index, options in enumerate(save)]
     for data in sound:
@@ -524,17 +536,12 @@ def test_a_mutated_picture_gives_facts_or_a_fault(kind: str) -> None:
     faults = 0
     for index in range(100):
         data = corpora.mutated(sound[index % len(sound)], generator, times=1 + index % 3)
-        facts = shown = None
-        try:
-            facts = probe(data)
-        except ImageFault as fault:
+        facts, fault = attempt(probe, data)
+        shown, _ = attempt(load, data)
+        if fault is not None:
             faults += 1
             assert fault.code in ("empty", "wrong_type", "bomb", "truncated", "undecodable")
             assert "0x" not in fault.message  # an address would make two builds differ
-        try:
-            shown = load(data)
-        except ImageFault:
-            pass
         small = thumbnail(data, 32)
         assert (small is None) == (shown is None)
         # What passed the check must be readable for good.
@@ -596,7 +603,7 @@ def test_any_value_in_the_commit_may_be_wrong(hostile_corpus: Path, capsys: pyte
     original = corpora.read_commit(hostile_corpus)
     places = [place for place in leaves(original) if place != ("digest",)]
     top = [place for place in places if len(place) <= 2]
-    for index in range(120):
+    for index in range(90):
         pool = top if index % 2 else places
         *path, last = pool[generator.integers(len(pool))]
         commit = json.loads(json.dumps(original))
@@ -635,7 +642,7 @@ def test_any_byte_of_the_manifest_may_be_wrong(hostile_corpus: Path, capsys: pyt
 def test_any_value_in_the_manifest_may_be_wrong(hostile_corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     generator = np.random.default_rng(9)
     original = corpora.read_manifest(hostile_corpus)
-    for index in range(100):
+    for index in range(60):
         rows = json_like(original)
         row = rows[generator.integers(len(rows))]
         holder = row["images"][0] if index % 3 == 0 else row["turns"][0] if index % 7 == 1 else row
@@ -670,7 +677,8 @@ def json_like(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 OUTSIDE = ["../../evil.tar", "/tmp/sigma_evil.tar", "train/../../evil-00000.tar", "a/b/editing-00000.tar",
-           "train/editing-00000.tar/../evil", "..", "", "train\\editing-00000.tar", "train/editing-00000.tar\n"]  # fmt: skip
+           "train/editing-00000.tar/../evil", "..", "", "train\\editing-00000.tar",
+           "train/editing-00000.tar\n"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", OUTSIDE, ids=repr)

@@ -70,7 +70,9 @@ def test_workers_end_when_their_parent_is_killed(release: Path, tmp_path: Path) 
     process = subprocess.Popen(command(release, tmp_path / "out"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     workers: list[psutil.Process] = []
     while len(workers) < 2 and process.poll() is None:
-        workers = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+        workers = [
+            child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())
+        ]
         time.sleep(0.02)
     process.kill()
     process.wait()

@@ -21,7 +21,7 @@ def facts_of(sample: Sample, formats: list[str] | None = None) -> dict[int, Imag
     return {
         image.number: ImageFacts(
             format=kinds[index % len(kinds)], mode="RGB", width=64 + index, height=48, size=len(image.data or b""),
-            sha256="0" * 64, signature=bytes(86),
+            sha256="0" * 64, signature=bytes(86), coarse=0, orientation=1,
         )
         for index, image in enumerate(sample.images)
     }  # fmt: skip
