@@ -148,7 +148,9 @@ def _extension(data: bytes) -> str:
 
 def _report(times: dict[str, list[float]], samples: int, pictures: int, size: int) -> None:
     median = {name: statistics.median(values) for name, values in times.items()}
-    print(f"{samples:,} samples, {pictures:,} pictures, {size / 1e6:,.0f} MB; medians of {len(times['decode'])} rounds\n")
+    print(
+        f"{samples:,} samples, {pictures:,} pictures, {size / 1e6:,.0f} MB; medians of {len(times['decode'])} rounds\n"
+    )
     print(f"{'':<24}{'seconds':>9}{'pictures/s':>12}{'MB/s':>8}   of the plain loop   of decoding")
     for name, seconds in median.items():
         print(
@@ -156,8 +158,13 @@ def _report(times: dict[str, list[float]], samples: int, pictures: int, size: in
             f"{median['plain loop'] / seconds:>20.2f}{median['decode'] / seconds:>14.2f}"
         )
     hours = median["whole build"] / samples * GOAL / 3600
-    print(f"\n{GOAL:,} such samples: {hours:.2f} hours on {WORKERS} cores, {hours * WORKERS / 64 * 60:.0f} minutes on 64")
-    print("(scaled by cores; reading and writing must keep up with", f"{size / 1e6 / median['whole build'] * 32:,.0f} MB/s)")
+    print(
+        f"\n{GOAL:,} such samples: {hours:.2f} hours on {WORKERS} cores, {hours * WORKERS / 64 * 60:.0f} minutes on 64"
+    )
+    print(
+        "(scaled by cores; reading and writing must keep up with",
+        f"{size / 1e6 / median['whole build'] * 32:,.0f} MB/s)",
+    )
 
 
 if __name__ == "__main__":

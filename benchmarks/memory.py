@@ -45,8 +45,12 @@ def main() -> None:
     print(f"{'samples':>8}{'peak of a worker':>20}{'peak of the parent':>22}{'seconds':>10}")
     for size in options.sizes:
         command = [sys.executable, __file__, "--one", str(size), "--side", str(options.side)]
-        found = json.loads(subprocess.run([*command, "--workers", str(options.workers)], check=True, capture_output=True).stdout)
-        print(f"{size:>8,}{found['worker'] / 1e6:>17,.0f} MB{found['parent'] / 1e6:>19,.0f} MB{found['seconds']:>10.0f}")
+        found = json.loads(
+            subprocess.run([*command, "--workers", str(options.workers)], check=True, capture_output=True).stdout
+        )
+        print(
+            f"{size:>8,}{found['worker'] / 1e6:>17,.0f} MB{found['parent'] / 1e6:>19,.0f} MB{found['seconds']:>10.0f}"
+        )
         if found["worker"] > LIMIT_MB * 1e6:
             sys.exit(f"a worker took more than {LIMIT_MB} MB")
 

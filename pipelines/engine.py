@@ -8,6 +8,7 @@ as crashed after a second try alone, any other death stops the run with a senten
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -108,10 +109,9 @@ class LocalEngine:
     @staticmethod
     def _give(worker: _Worker, function: Callable[[Any], Any], tasks: Sequence[Any], index: int) -> None:
         worker.task = index
-        try:
+        # Where it died while idle, `run` sees the end of its pipe and tries the task again.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             worker.pipe.send((function, tasks[index]))
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # it died while idle: `run` sees the end of its pipe and tries the task again
 
     @staticmethod
     def _start() -> _Worker:

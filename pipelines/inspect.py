@@ -15,7 +15,6 @@ from sigma_data.files import disk_error, with_temporary
 from sigma_data.images import ImageFacts, probe
 from sigma_data.sample import FAMILY_RULES, Family, Sample
 
-
 _ROW_DIGITS = 7
 """A longer run of digits is the start of an id."""
 
@@ -83,7 +82,9 @@ class SampleView:
 
         console = Console()
         console.print(describe(self.sample, self.facts))
-        where = f"{self.row['split']} · {self.row['shard']} · byte {self.row['offset']:,} · {self.row['tokens']:,} tokens"
+        where = (
+            f"{self.row['split']} · {self.row['shard']} · byte {self.row['offset']:,} · {self.row['tokens']:,} tokens"
+        )
         console.print(where, style="dim", highlight=False)
         if self.picture:
             console.print(f"drawn into {self.picture}", highlight=False)
@@ -146,5 +147,7 @@ def _find(manifest: pl.DataFrame, name: str) -> dict[str, Any]:
     if found.is_empty():
         raise ConfigError(f"no sample has an id that starts with {name!r}")
     if len(found) > 1:
-        raise ConfigError(f"{len(found):,} samples have an id that starts with {name!r}: {', '.join(found['id'].head(5))}")
+        raise ConfigError(
+            f"{len(found):,} samples have an id that starts with {name!r}: {', '.join(found['id'].head(5))}"
+        )
     return found.row(0, named=True)

@@ -140,7 +140,11 @@ def reshard(
             quarantine=corpus.quarantine.clear(),
             sums=_sums(rows, counts["bytes"]),
             shards={
-                shard.path: {"samples": shard.samples, "bytes": digests[shard.path][0], "sha256": digests[shard.path][1]}
+                shard.path: {
+                    "samples": shard.samples,
+                    "bytes": digests[shard.path][0],
+                    "sha256": digests[shard.path][1],
+                }
                 for shard in shards
             },
             config=config.model_dump(mode="json"),

@@ -40,7 +40,10 @@ _JSON_FEATURE: dict[str, Any] = {
                 {"name": "target", "dtype": _NUMBER},
                 {"name": "response", "dtype": _STRING},
                 {"name": "alternatives", "list": _STRING},
-                {"name": "bindings", "list": [{"name": "token", "dtype": _NUMBER}, {"name": "image", "dtype": _NUMBER}]},
+                {
+                    "name": "bindings",
+                    "list": [{"name": "token", "dtype": _NUMBER}, {"name": "image", "dtype": _NUMBER}],
+                },
             ],
         },
         {

@@ -28,7 +28,6 @@ from sigma_data.images import (
 from sigma_data.instruction import ATTRIBUTES, Instruction, parse
 from sigma_data.sample import FAMILY_RULES, Family, Sample
 
-
 _FINDINGS_A_RULE = 100
 """More findings of one rule are not listed: a text of a million bad placeholders says nothing more."""
 
@@ -242,7 +241,7 @@ def _target_as_reference(view: View) -> Iterator[str]:
     for index, asked in enumerate(view.sample.turns):
         for token, number in asked.bindings:
             if number in view.later_targets(index):
-                yield f"turn {index + 1} binds attribute token {token} to image {number}, which is the picture to produce"
+                yield f"turn {index + 1} binds token {token} to image {number}, which is the picture to produce"
 
 
 @_rule("placeholder_without_picture", fixed=True)
@@ -373,9 +372,7 @@ def _unnamed_reference(view: View) -> Iterator[str]:
         yield f"no placeholder names image {', '.join(map(str, missing))}"
 
 
-def examine(
-    sample: Sample, limits: Limits, *, severities: Mapping[str, Severity] | None = None
-) -> Examination:
+def examine(sample: Sample, limits: Limits, *, severities: Mapping[str, Severity] | None = None) -> Examination:
     """Decode the pictures of a sample and hold it against every rule that applies to its family.
 
     `severities` relaxes or sharpens rules by code; rules marked `fixed` keep theirs.

@@ -143,7 +143,7 @@ class Corpus:
 
     @property
     def sums(self) -> Mapping[str, Any]:
-        """read = written + quarantined + duplicates, and what else the build counted."""
+        """Read = written + quarantined + duplicates, and what else the build counted."""
         sums: Mapping[str, Any] = self.commit["sums"]
         return sums
 

@@ -117,9 +117,7 @@ class Sample:
 
     def context(self, turn: int) -> tuple[int, ...]:
         """Numbers of the pictures that the turn with this index may look at, references first."""
-        return self.references + tuple(
-            earlier.target for earlier in self.turns[:turn] if earlier.target is not None
-        )
+        return self.references + tuple(earlier.target for earlier in self.turns[:turn] if earlier.target is not None)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,13 @@ def test_build_prints_the_sums_and_where_the_report_lies(tmp_path: Path) -> None
         assert f"{name}: " in result.stderr, "a line a pass where there is no terminal"
     machine = sigma("build-dataset", f"release:{tmp_path / 'release'}", "--out", str(tmp_path / "out"), "--json")
     sums = json.loads(machine.stdout)
-    assert (sums["read"], sums["written"], sums["quarantined"], sums["duplicates"], sums["fresh"]) == (12, 12, 0, 0, False)
+    assert (sums["read"], sums["written"], sums["quarantined"], sums["duplicates"], sums["fresh"]) == (
+        12,
+        12,
+        0,
+        0,
+        False,
+    )
     assert machine.stderr == ""
 
 

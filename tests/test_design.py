@@ -35,4 +35,8 @@ def test_a_file_stays_readable_in_one_sitting(path: Path) -> None:
 
 def test_only_the_loader_and_batches_of_the_data_layer_import_torch() -> None:
     allowed = {"loader.py", "batch.py"}
-    assert not [path for path in SOURCES if "sigma_data" in path.parts and path.name not in allowed and "torch" in imported(path)]
+    assert not [
+        path
+        for path in SOURCES
+        if "sigma_data" in path.parts and path.name not in allowed and "torch" in imported(path)
+    ]

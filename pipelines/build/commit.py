@@ -50,7 +50,7 @@ class Inputs:
 
 
 def sums_of(plan: Plan) -> dict[str, Any]:
-    """read = written + quarantined + duplicates, and the counts behind them."""
+    """Read = written + quarantined + duplicates, and the counts behind them."""
     codes = dict(plan.out.group_by("code").len().sort(["len", "code"], descending=[True, False]).iter_rows())
     duplicates = codes.pop("duplicate", 0)
     written = len(plan.rows)
@@ -156,7 +156,9 @@ def _table(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
     """A frame as an Arrow table of exactly this schema; missing columns are null."""
     table = frame.to_arrow()
     columns = [
-        table.column(field.name).cast(field.type) if field.name in table.column_names else pa.nulls(len(table), field.type)
+        table.column(field.name).cast(field.type)
+        if field.name in table.column_names
+        else pa.nulls(len(table), field.type)
         for field in schema
     ]
     return pa.table(columns, schema=schema)

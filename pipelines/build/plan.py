@@ -92,9 +92,7 @@ def _drop_duplicates(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     return rows.filter(first), _rejected(rows.filter(~first), "duplicate", message)
 
 
-def _drop_near_duplicates(
-    rows: pl.DataFrame, pictures: _Pictures
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _drop_near_duplicates(rows: pl.DataFrame, pictures: _Pictures) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Keep the first of the samples alike in text whose pictures are all nearly identical."""
     classes = components(len(pictures.signatures), near_pairs(pictures.signatures))[pictures.picture]
     looks = (
@@ -285,6 +283,4 @@ def _shard_path(split: str, family: str, number: int) -> str:
 
 
 def _rejected(rows: pl.DataFrame, code: str, message: pl.Expr) -> pl.DataFrame:
-    return rows.with_columns(
-        pl.lit(code).alias("code"), pl.lit([code]).alias("codes"), message.alias("message")
-    )
+    return rows.with_columns(pl.lit(code).alias("code"), pl.lit([code]).alias("codes"), message.alias("message"))

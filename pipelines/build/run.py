@@ -33,9 +33,7 @@ class BuildResult:
 Located = tuple[str, Fragment]  # source string, fragment
 
 
-def build(
-    config: BuildConfig, out: Path, *, workers: int, overwrite: bool = False, quiet: bool = False
-) -> BuildResult:
+def build(config: BuildConfig, out: Path, *, workers: int, overwrite: bool = False, quiet: bool = False) -> BuildResult:
     """Build a corpus, or finish the build that was interrupted there.
 
     Raises ConfigError for a wrong setting or a folder that is taken, SourceError for a source that

@@ -92,7 +92,9 @@ class Workspace:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ConfigError(f"{self.out}: another build is running there; wait for it, or choose another --out") from None
+            raise ConfigError(
+                f"{self.out}: another build is running there; wait for it, or choose another --out"
+            ) from None
         if self._overwrite:
             self._clear()
         self.committed = (self.out / COMMIT).exists()
@@ -110,9 +112,7 @@ class Workspace:
             there = json.loads(state.read_text())
         if there.get("config_digest") != self._digest:
             theirs = there.get("config") or {}
-            differ = sorted(
-                name for name in {**self._config, **theirs} if self._config.get(name) != theirs.get(name)
-            )
+            differ = sorted(name for name in {**self._config, **theirs} if self._config.get(name) != theirs.get(name))
             raise ConfigError(
                 f"{self.out}: holds a build with another configuration (it differs in "
                 f"{', '.join(differ) or 'the version of sigma'}): choose another --out, or add --overwrite to build "

@@ -109,7 +109,9 @@ def finish_shard(task: FinishTask) -> tuple[int, str]:
         with path.open("rb") as file:
             members = sum(1 for _ in read_members(file))
         if members != task.members:
-            raise BuildError(f"{final}: {members} members where {task.members} were planned; this is a bug, please report")
+            raise BuildError(
+                f"{final}: {members} members where {task.members} were planned; this is a bug, please report"
+            )
         size, digest = file_digest(path)
         if path is partial:
             final.parent.mkdir(parents=True, exist_ok=True)

@@ -131,9 +131,13 @@ class ReleaseReader(Reader):
 
     def _record(self, location: str, row: int, batch: pa.RecordBatch, index: int) -> Sample | Rejection:
         try:  # one row at a time, so that only one row's pictures are copied into Python
-            values = {name: column[index].as_py() for name, column in zip(batch.schema.names, batch.columns, strict=True)}
+            values = {
+                name: column[index].as_py() for name, column in zip(batch.schema.names, batch.columns, strict=True)
+            }
         except (ValueError, UnicodeDecodeError) as error:
-            return Rejection(self.name, location, row, "unreadable_rows", f"the row cannot be read ({_one_line(error)})")
+            return Rejection(
+                self.name, location, row, "unreadable_rows", f"the row cannot be read ({_one_line(error)})"
+            )
         pictures = [_bytes(item) for item in values.get("image_list") or []]
         texts = [[text for text in turn or [] if text is not None] for turn in values.get("instruction_list") or []]
         count = len(pictures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ def bar(x0: float, y0: float, x1: float, y1: float, width: float) -> Points:
 def path(points: Points, width: float) -> list[Points]:
     """A broken line as bars."""
     corners = points.tolist()
-    return [bar(p[0], p[1], q[0], q[1], width) for p, q in zip(corners[:-1], corners[1:], strict=True)]
+    return [bar(p[0], p[1], q[0], q[1], width) for p, q in pairwise(corners)]
 
 
 def star(points: int, outer: float, inner: float) -> Points:

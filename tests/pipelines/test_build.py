@@ -162,7 +162,7 @@ def test_pictures_shared_between_samples_never_straddle_splits(tmp_path: Path) -
         tmp_path / "out", f"release:{tmp_path / 'r'}", splits={"train": 1, "val": 1, "test": 1}
     ).corpus.manifest
     assert manifest["component"].n_unique() == 30
-    split = {row: name for row, name in manifest.select("row", "split").iter_rows()}
+    split = dict(manifest.select("row", "split").iter_rows())
     assert all(split[3 * group] == split[3 * group + 1] == split[3 * group + 2] for group in range(30))
     assert len(set(split.values())) == 3
 

@@ -231,7 +231,7 @@ def hostile_records(named: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "null_bytes", with_(turns=[{**turn, "instruction": "Paint \0 <image_1>"}])
     yield "terminal_codes", with_(turns=[{**turn, "instruction": "\x1b[2J Paint <image_1>\x07"}])
     yield "markup", with_(source={**named["source"], "licence": "</td><script>alert(1)</script>|\n# evil"})
-    yield "many_placeholders", with_(turns=[{**turn, "instruction": "<image>" * 1_100_000}])
+    yield "many_placeholders", with_(turns=[{**turn, "instruction": "<image>" * 200_000}])
     yield (
         "many_brackets",
         with_(turns=[{**turn, "instruction": "<" * 300_000 + " " * 300_000 + "<image" + " " * 300_000}]),
@@ -287,6 +287,7 @@ def test_mutated_tars_end_in_a_commit_whose_sums_add_up(small_corpus: Path, aren
     assert sums["written"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("inline")
 def test_mutated_shards_never_crash_validate_and_never_pass_it(small_corpus: Path, arena: Path) -> None:
     corpus = Path(shutil.copytree(small_corpus, arena / "in" / "corpus"))
@@ -401,7 +402,7 @@ def test_rows_with_mutated_pictures_and_texts_are_written_or_quarantined(arena: 
         {"image_list": [None, b""], "instruction_list": [None], "data_prep_method": "editing"},
         {"image_list": [b"x"] * 500, "instruction_list": [["a"]], "data_prep_method": "\0"},
         {"image_list": [b"x"], "instruction_list": [["a"]] * 500, "data_prep_method": None},
-        {"instruction_list": [["<image>" * 1_100_000]]},
+        {"instruction_list": [["<image>" * 200_000]]},
         {"instruction_list": [["Paint \0 \x1b[2J <image_1>", None, "Paint <image_1>"]]},
         {"instruction_list": [["<" * 500_000]]},
         {"instruction_list": [["Paint <image_000001> <image_0> <image_99999999999>"]]},
@@ -642,7 +643,7 @@ def test_any_byte_of_the_manifest_may_be_wrong(hostile_corpus: Path, capsys: pyt
 def test_any_value_in_the_manifest_may_be_wrong(hostile_corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
     generator = np.random.default_rng(9)
     original = corpora.read_manifest(hostile_corpus)
-    for index in range(60):
+    for index in range(45):
         rows = json_like(original)
         row = rows[generator.integers(len(rows))]
         holder = row["images"][0] if index % 3 == 0 else row["turns"][0] if index % 7 == 1 else row

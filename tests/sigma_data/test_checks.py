@@ -348,7 +348,7 @@ def test_a_mirrored_or_resized_target_passes() -> None:
 
 def grid(width: int, height: int) -> tuple[int, int]:
     """Tokens of a picture between 512 and 518 pixels on both sides, as VAE latents and ViT patches."""
-    assert 512 <= min(width, height)
+    assert min(width, height) >= 512
     assert max(width, height) <= 518
     return round(width / 16) * round(height / 16), round(width / 14) * round(height / 14)
 
