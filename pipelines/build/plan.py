@@ -95,13 +95,12 @@ def _drop_duplicates(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 def _drop_near_duplicates(rows: pl.DataFrame, pictures: _Pictures) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Keep the first of the samples alike in text whose pictures are all nearly identical."""
     classes = components(len(pictures.signatures), near_pairs(pictures.signatures))[pictures.picture]
-    looks = (
-        pl.DataFrame({"sample": pictures.sample, "class": classes})
-        .group_by("sample", maintain_order=True)
-        .agg(pl.col("class"))
-        .sort("sample")["class"]
-    )
-    rows = rows.with_columns(looks.alias("looks"))
+    seen = pl.DataFrame({"sample": pictures.sample, "looks": classes})
+    seen = seen.group_by("sample", maintain_order=True).agg("looks")
+    # A sample without pictures has no looks.
+    every = pl.DataFrame({"sample": np.arange(len(rows))})
+    looks = every.join(seen, on="sample", how="left", maintain_order="left")["looks"].fill_null([])
+    rows = rows.with_columns(looks)
     key = pl.struct("text", "looks")
     rows = rows.with_columns(pl.col("id").first().over(key).alias("same_as"))
     first = pl.col("order") == pl.col("order").min().over(key)

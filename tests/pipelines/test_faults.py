@@ -362,6 +362,7 @@ def test_a_changed_byte_is_found_deep_though_the_commit_was_made_to_fit(
     assert_found(check(corpus, deep=True), CONTENT[fault], named)
 
 
+@pytest.mark.slow
 def test_any_flipped_bit_of_any_shard_is_found_deep(corpus: Path) -> None:
     generator = np.random.default_rng(20)
     shards = sorted(corpus.glob("*/*.tar"))

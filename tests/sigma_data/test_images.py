@@ -146,7 +146,9 @@ def test_half_a_file_is_refused_in_every_other_format(name: str) -> None:
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.sampled_from(sorted(FORMATS)), st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=8))
+@given(
+    st.sampled_from(sorted(FORMATS)), st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=8)
+)
 def test_changed_bytes_are_a_picture_or_a_fault_and_never_a_crash(name: str, changes: list[tuple[int, int]]) -> None:
     data = bytearray(FORMATS[name])
     for place, value in changes:

@@ -71,7 +71,9 @@ SAMPLE = Sample(
     id="0123456789abcdef0123",
     family=Family.COMPOSITIONAL,
     images=(Image(1, b"one"), Image(2, b"two"), Image(3, b"three")),
-    turns=(Turn("put <subject>a dog of <image_1> on <image_2>", target=3, alternatives=("or so",), bindings=((0, 1),)),),
+    turns=(
+        Turn("put <subject>a dog of <image_1> on <image_2>", target=3, alternatives=("or so",), bindings=((0, 1),)),
+    ),
     source=Source("release", "seedxedit_multi/chunk_1.parquet", 7, "cc-by-4.0"),
     truth='{"answer": 1}',
 )

@@ -141,7 +141,12 @@ def test_lists_of_any_width_are_read(tmp_path: Path, pictures: pa.DataType, text
 
 
 def test_pictures_as_hf_datasets_stores_them_are_read(tmp_path: Path) -> None:
-    data = [{"bytes": picture(0), "path": "a.png"}, None, {"bytes": None, "path": "b.png"}, {"bytes": picture(1), "path": None}]
+    data = [
+        {"bytes": picture(0), "path": "a.png"},
+        None,
+        {"bytes": None, "path": "b.png"},
+        {"bytes": picture(1), "path": None},
+    ]
     made = sample(tmp_path, row(data), image_list=pa.list_(STRUCT))
     assert [image.data for image in made.images] == [picture(0), None, None, picture(1)]
 

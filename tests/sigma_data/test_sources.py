@@ -60,7 +60,9 @@ def test_every_layout_has_a_name_and_a_reader_with_typed_options() -> None:
         assert {"name", "licence"} <= set(reader.options_type.model_fields)
 
 
-@pytest.mark.parametrize("spec", ["", "release", "data/release", "relese:data", "base:x", ":x", "RELEASE:x", "../x:y", "os:x"])
+@pytest.mark.parametrize(
+    "spec", ["", "release", "data/release", "relese:data", "base:x", ":x", "RELEASE:x", "../x:y", "os:x"]
+)
 def test_an_unknown_layout_is_answered_with_those_that_exist(spec: str) -> None:
     message = sentence(spec)
     for name in names():
@@ -91,7 +93,9 @@ def test_an_option_of_the_wrong_type_is_named(spec: str, word: str) -> None:
 
 
 def test_options_are_typed_and_decoded() -> None:
-    reader = open_source("release:a folder/x?family=editing&name=my+source&licence=cc%2Dby&families=a:layout,b:relation")
+    reader = open_source(
+        "release:a folder/x?family=editing&name=my+source&licence=cc%2Dby&families=a:layout,b:relation"
+    )
     assert (reader.path, reader.name) == ("a folder/x", "my source")
     options = reader.options  # type: ignore[attr-defined]
     assert (options.family, options.licence) == (Family.EDITING, "cc-by")
@@ -210,7 +214,11 @@ def test_shards_read_back_as_the_samples_they_hold_with_their_splits(tmp_path: P
     shard(tmp_path / "train" / "editing-00000.tar", packed(sample(1)), packed(sample(2)))
     shard(tmp_path / "test" / "layout-00000.tar", packed(sample(3, Family.LAYOUT)))
     one, two, three = sample(1), sample(2), sample(3, Family.LAYOUT)
-    assert records(f"webdataset:{tmp_path}") == [with_split(three, "test"), with_split(one, "train"), with_split(two, "train")]
+    assert records(f"webdataset:{tmp_path}") == [
+        with_split(three, "test"),
+        with_split(one, "train"),
+        with_split(two, "train"),
+    ]
     assert records(f"webdataset:{tmp_path}?splits=new") == [three, one, two]
     assert records(f"webdataset:{tmp_path}?split=test") == [with_split(three, "test")]
     assert records(f"webdataset:{tmp_path}?family=editing&splits=new") == [one, two]
