@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -24,6 +24,18 @@ from typing import Any, Self
 from sigma_data.errors import BuildError
 
 _NATIVE_FAULTS = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+
+
+# A worker allocates and frees a few megabytes for every picture. Kept by the process instead of given
+# back and faulted in again each time, that memory saves a tenth of a scan's time; one thread for
+# linear algebra is all that 32 x 32 matrices need.
+_WORKER_ENVIRONMENT = {
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "MALLOC_MMAP_THRESHOLD_": str(2**28),
+    "MALLOC_TRIM_THRESHOLD_": str(2**28),
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
 
 
 @dataclass
@@ -119,7 +131,8 @@ class LocalEngine:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        process.start()
+        with _environment(_WORKER_ENVIRONMENT):
+            process.start()
         theirs.close()
         return _Worker(process, ours)
 
@@ -151,6 +164,18 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Variables a process started meanwhile inherits, where the user has not set them."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
 def _serve(pipe: Connection) -> None:
     """A worker's life: take a task, do it, answer; end when the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -158,7 +183,7 @@ def _serve(pipe: Connection) -> None:
         try:
             function, task = pipe.recv()
         except (EOFError, ConnectionResetError):
-            return
+            os._exit(0)  # nothing is open; taking the interpreter down in order takes a fifth of a second
         try:
             result = ("ok", function(task))
         except Exception as error:  # carried to the parent, which raises it
@@ -167,4 +192,4 @@ def _serve(pipe: Connection) -> None:
         try:
             pipe.send((*result, peak_memory()))
         except (BrokenPipeError, ConnectionResetError):
-            return
+            os._exit(0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -89,17 +89,20 @@ class Examination:
         return tuple(finding for finding in self.findings if finding.severity is Severity.WARNING)
 
 
+Look = Callable[[bytes | None], ImageFacts]
+
+
 class View:
     """What a rule may look at: the sample, its decoded facts, its parsed texts, the limits."""
 
-    def __init__(self, sample: Sample, limits: Limits) -> None:
+    def __init__(self, sample: Sample, limits: Limits, look: Look) -> None:
         self.sample = sample
         self.limits = limits
         self.facts: dict[int, ImageFacts] = {}
         self.faults: dict[int, ImageFault] = {}
         for image in sample.images:
             try:
-                self.facts[image.number] = probe(image.data, max_pixels=limits.max_pixels)
+                self.facts[image.number] = look(image.data)
             except ImageFault as fault:
                 self.faults[image.number] = fault
         self.numbers = frozenset(image.number for image in sample.images)
@@ -372,12 +375,15 @@ def _unnamed_reference(view: View) -> Iterator[str]:
         yield f"no placeholder names image {', '.join(map(str, missing))}"
 
 
-def examine(sample: Sample, limits: Limits, *, severities: Mapping[str, Severity] | None = None) -> Examination:
+def examine(
+    sample: Sample, limits: Limits, *, severities: Mapping[str, Severity] | None = None, look: Look | None = None
+) -> Examination:
     """Decode the pictures of a sample and hold it against every rule that applies to its family.
 
-    `severities` relaxes or sharpens rules by code; rules marked `fixed` keep theirs.
+    `severities` relaxes or sharpens rules by code; rules marked `fixed` keep theirs. `look` decodes
+    a picture: `probe` within the limits, or a `Prober` that remembers.
     """
-    view = View(sample, limits)
+    view = View(sample, limits, look or partial(probe, max_pixels=limits.max_pixels))
     findings: list[Finding] = []
     for check in RULES.values():
         severity = check.severity if check.fixed else (severities or {}).get(check.code, check.severity)

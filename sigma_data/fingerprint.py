@@ -7,7 +7,7 @@ fine. Samples that share a picture either way form a component, and a component 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,30 +64,50 @@ def near_pairs(signatures: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Links between nearly identical pictures, for signatures of shape (N, 86): pairs (P, 2).
 
     The pairs connect exactly the sets that `near` connects. Four bands of 16 bits: two hashes at
-    most 3 bits apart agree in one band at least, so only pictures that share a band are compared.
-    Equal signatures are folded first, so a picture that occurs a million times costs nothing.
+    most 3 bits apart agree in one band at least; and mean colours at most 10 steps apart lie in the
+    same or in neighbouring cells of a grid of 11. So only pictures that share a band, in cells that
+    touch, are compared. Equal signatures are folded first: a picture that occurs a million times
+    costs nothing. Of a crowd of more than 128 in one place (blank pages, say) each is compared with
+    the 128 next to it in the order of their signatures, which is no longer exact, but never hangs.
     """
     if len(signatures) < 2:
         return np.empty((0, 2), dtype=np.int64)
     rows = np.ascontiguousarray(signatures).view(np.dtype((np.void, SIGNATURE_BYTES))).reshape(-1)
     _, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
-    links = [np.stack([np.arange(len(signatures)), first[inverse]], axis=1)]
-    links[0] = links[0][links[0][:, 0] != links[0][:, 1]]
+    folded = np.stack([np.arange(len(signatures)), first[inverse]], axis=1)
+    links = [folded[folded[:, 0] != folded[:, 1]]]
     unique = signatures[first]
-    bands = unique[:, :_HASH].copy().view(np.uint16)  # (U, 4)
+    bands = unique[:, :_HASH].copy().view(np.uint16).astype(np.int64)  # (U, 4)
+    means = unique[:, -_COLOURS:].reshape(len(unique), -1, 3).mean(axis=1).astype(np.int64)
+    cells = means // (MAX_COLOUR_STEP + 1) @ _CELL
     for band in range(4):
-        order = np.argsort(bands[:, band], kind="stable")
-        keys = bands[order, band]
-        # Compare each entry with the one `step` places on, while any still share the band.
-        step = 1
-        left = np.arange(len(order) - 1)
-        while len(left):
-            left = left[left + step < len(order)]
-            left = left[keys[left] == keys[left + step]]
-            close = _near(unique, order[left], order[left + step])
-            links.append(np.stack([first[order[left[close]]], first[order[left[close] + step]]], axis=1))
-            step += 1
+        keys = (bands[:, band] << 15) + cells
+        order = np.argsort(keys, kind="stable")
+        for left, right in _candidates(keys[order]):
+            close = _near(unique, order[left], order[right])
+            links.append(np.stack([first[order[left[close]]], first[order[right[close]]]], axis=1))
     return np.concatenate(links)
+
+
+_CELL = np.array([1 << 10, 1 << 5, 1])  # a colour cell's place in a key, five bits a channel
+_STEPS = [step for step in np.ndindex(3, 3, 3) if step >= (1, 1, 1)]  # a cell itself and half of those around it
+_CROWD = 128
+_CHUNK = 1 << 20
+
+
+def _candidates(keys: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Pairs of places in sorted keys that lie in one colour cell or in two that touch, in chunks."""
+    places = np.arange(len(keys))
+    for step in _STEPS:
+        wanted = keys + (np.array(step) - 1) @ _CELL
+        start = places + 1 if step == (1, 1, 1) else np.searchsorted(keys, wanted, "left")
+        count = np.minimum(np.searchsorted(keys, wanted, "right") - start, _CROWD)
+        left, start, count = (values[count > 0] for values in (places, start, count))
+        ends = np.cumsum(count)
+        for cut in np.split(np.arange(len(left)), np.searchsorted(ends, np.arange(_CHUNK, ends[-1:].sum(), _CHUNK))):
+            many = count[cut]
+            within = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
+            yield np.repeat(left[cut], many), np.repeat(start[cut], many) + within
 
 
 def components(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -152,8 +152,8 @@ def open_image(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> I
     return image
 
 
-def probe(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageFacts:
-    """Decode a picture and return its facts.
+def probe(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS, sha256: str | None = None) -> ImageFacts:
+    """Decode a picture and return its facts; `sha256` is that of the data where it is known already.
 
     Raises ImageFault with one of the codes `empty`, `wrong_type`, `bomb`, `truncated`,
     `undecodable`.
@@ -172,7 +172,7 @@ def probe(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> ImageF
         width=width,
         height=height,
         size=len(data),
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=sha256 or hashlib.sha256(data).hexdigest(),
         signature=signature(small),
         coarse=coarse,
         orientation=turn,

@@ -11,6 +11,7 @@ import hashlib
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from sigma_data.corpus import image_type
 from sigma_data.errors import SourceError
 from sigma_data.files import disk_error, with_temporary
 from sigma_data.images import ImageFacts, ImageFault, probe, reencode, thumbnail
+from sigma_data.prober import Prober
 from sigma_data.record import encode, member_names, stored_order
 from sigma_data.sample import Image, Rejection, Sample
 from sigma_data.shard import member_size
@@ -35,6 +37,7 @@ _THUMBNAILS_A_FRAGMENT = 8
 OK, REJECTED = "ok", "rejected"
 
 
+@cache
 def scan_schema() -> pa.Schema:
     """A row a record, in source order; `status` says whether it is good."""
     turn = pa.struct({"instruction": pa.string(), "target": pa.int16(), "response": pa.string()})
@@ -112,13 +115,19 @@ class _Counter:
         return self.thumbnails[code] <= _THUMBNAILS_A_FRAGMENT
 
 
+@cache
+def _prober(max_pixels: int) -> Prober:
+    """One memory a worker, for its whole life: samples far apart may share a picture."""
+    return Prober(max_pixels=max_pixels)
+
+
 def _row(position: int, record: Sample | Rejection, task: ScanTask, count: _Counter) -> dict[str, Any]:
     count.records += 1
     if isinstance(record, Rejection):
         return _rejection_row(position, record)
     count.images += len(record.images)
     count.bytes += sum(len(image.data or b"") for image in record.images)
-    found = examine(record, task.limits, severities=task.severities)
+    found = examine(record, task.limits, severities=task.severities, look=_prober(task.limits.max_pixels))
     row = _common(position, record)
     if found.errors:
         first = found.errors[0]
