@@ -15,7 +15,7 @@ class Prober:
     about a kilobyte.
     """
 
-    def __init__(self, *, max_pixels: int, capacity: int = 16_384) -> None:
+    def __init__(self, *, max_pixels: int, capacity: int = 4_096) -> None:
         self.max_pixels = max_pixels
         self.capacity = capacity
         self._known: OrderedDict[bytes, ImageFacts | ImageFault] = OrderedDict()

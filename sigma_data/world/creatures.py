@@ -34,7 +34,7 @@ def body(who: Character) -> list[Local]:
     return list(_body(who))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=128)
 def _body(who: Character) -> tuple[Local, ...]:
     left, right, feet = POSES[who.pose]
     parts: list[Local] = []

@@ -189,7 +189,7 @@ BROAD = ("ball", "square", "heart", "hexagon", "balloon", "apple", "cup", "drop"
 """Shapes with room for an icon around their anchor."""
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=64)
 def _local(shape: str) -> tuple[Local, ...]:
     return tuple(SHAPES[shape]())
 
