@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import polars as pl
 from sigma_data.corpus import Corpus, open_corpus
 from sigma_data.errors import ConfigError
 from sigma_data.files import disk_error, with_temporary
-from sigma_data.images import ImageFacts, probe
+from sigma_data.images import PILLOW_MAX_PIXELS, ImageFacts, ImageFault, probe
 from sigma_data.sample import FAMILY_RULES, Family, Sample
 
 _ROW_DIGITS = 7
@@ -134,7 +135,11 @@ def inspect_sample(path: Path, name: str, picture: Path | None = None) -> Sample
             with_temporary(picture, lambda temporary: image.save(temporary, "PNG"))
         except OSError as error:
             raise disk_error(error, picture) from None
-    return SampleView(sample, {image.number: probe(image.data) for image in sample.images}, row, picture)
+    facts: dict[int, ImageFacts] = {}
+    for given in sample.images:
+        with contextlib.suppress(ImageFault):  # it is shown as it is, even where it cannot be decoded
+            facts[given.number] = probe(given.data, max_pixels=PILLOW_MAX_PIXELS)
+    return SampleView(sample, facts, row, picture)
 
 
 def _find(manifest: pl.DataFrame, name: str) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.engine import Crashed, LocalEngine
 from pipelines.progress import Pass
-from sigma_data.checks import Examination, Limits, Severity, examine
+from sigma_data.checks import Examination, examine
 from sigma_data.corpus import COMMIT, MANIFEST, QUARANTINE, WORK, Corpus, file_digest, open_corpus
 from sigma_data.errors import CorpusError
 from sigma_data.files import dump_json
 from sigma_data.fingerprint import SIGNATURE_BYTES, components, near_pairs
+from sigma_data.limits import Limits, Severity
 from sigma_data.record import RecordError, decode, encode, stored_order
 from sigma_data.shard import ShardFault, block, read_members, read_range
 

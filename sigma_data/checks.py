@@ -9,54 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property, partial
 from itertools import islice
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from sigma_data.images import (
-    DEFAULT_MAX_PIXELS,
-    VAE_RULE,
-    VIT_RULE,
-    ImageFacts,
-    ImageFault,
-    ResizeRule,
-    probe,
-    same_pixels,
-)
+from sigma_data.images import ImageFacts, ImageFault, probe, same_pixels
 from sigma_data.instruction import ATTRIBUTES, Instruction, parse
+from sigma_data.lengths import count_tokens
+from sigma_data.limits import Limits, Severity
 from sigma_data.sample import FAMILY_RULES, Family, Sample
 
 _FINDINGS_A_RULE = 100
 """More findings of one rule are not listed: a text of a million bad placeholders says nothing more."""
-
-
-class Severity(StrEnum):
-    """ERROR sends the sample to quarantine, WARNING is noted in the manifest, OFF is not looked at."""
-
-    ERROR = "error"
-    WARNING = "warning"
-    OFF = "off"
-
-
-class Limits(BaseModel):
-    """Where the rules draw their lines."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    max_pixels: int = Field(DEFAULT_MAX_PIXELS, ge=1)
-    """Width x height a header may announce before the picture counts as a decompression bomb."""
-    min_side: int = Field(32, ge=1)
-    """Shortest side in pixels."""
-    max_aspect: float = Field(8.0, ge=1)
-    """Longest side over shortest side."""
-    max_references: int = Field(10, ge=1)
-    """Reference pictures in a sample."""
-    max_instruction: int = Field(8_000, ge=1)
-    """Characters in an instruction or a response."""
-    max_tokens: int = Field(30_000, ge=1)
-    """Sequence length of a sample with all references as VAE latents and ViT patches."""
 
 
 @dataclass(frozen=True)
@@ -396,32 +359,6 @@ def examine(
         attributes=tuple(name for _, _, text in view.texts for name in text.attributes),
         tokens=view.tokens,
     )
-
-
-def count_tokens(
-    sample: Sample, facts: Mapping[int, ImageFacts], *, vae: ResizeRule = VAE_RULE, vit: ResizeRule = VIT_RULE
-) -> int:
-    """Sequence length of a sample: every reference as VAE latents and ViT patches, every target once.
-
-    Pictures are counted exactly by the resize rule. Text is an upper estimate of three bytes a
-    token (Qwen2.5 needs about four for English); the training planner counts it with the tokenizer.
-    """
-    total = 0
-    for turn in sample.turns:
-        for text in (turn.instruction, turn.response):
-            if text:
-                total += 2 + -(-len(text.encode("utf-8", "replace")) // 3)
-    targets = set(sample.targets)
-    for number, fact in facts.items():
-        total += _picture_tokens(fact, vae)
-        if number not in targets:
-            total += _picture_tokens(fact, vit)
-    return total
-
-
-def _picture_tokens(fact: ImageFacts, rule: ResizeRule) -> int:
-    width, height = rule.size(fact.width, fact.height)
-    return width // rule.stride * (height // rule.stride) + 2
 
 
 def _where(sample: Sample, turn: int, phrasing: int) -> str:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from sigma_data.checks import Limits, Severity
 from sigma_data.errors import CorpusError, ShardError
 from sigma_data.fingerprint import SIGNATURE_BYTES
+from sigma_data.limits import Limits, Severity
 from sigma_data.record import KEY, SCHEMA_VERSION, RecordError, decode
 from sigma_data.sample import Family, Sample
 from sigma_data.shard import read_range

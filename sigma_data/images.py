@@ -59,6 +59,9 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
 DEFAULT_MAX_PIXELS = 34_000_000
 """8K UHD fits. A WebP of this size takes 540 MB while it is decoded, which bounds a worker's memory."""
 
+PILLOW_MAX_PIXELS = 178_956_970
+"""Pillow itself refuses more than this."""
+
 _PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -140,8 +143,8 @@ def open_image(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> I
         with _quiet():
             # MPO is a JPEG with more pictures behind the first; Pillow's JPEG reader knows it.
             image = Image.open(io.BytesIO(data), formats=(name,))
-    except Image.DecompressionBombError as error:
-        raise ImageFault("bomb", f"the header announces a huge picture ({error})") from None
+    except Image.DecompressionBombError:
+        raise ImageFault("bomb", f"the header announces more than {PILLOW_MAX_PIXELS:,} pixels") from None
     except Exception as error:  # Pillow's readers raise whatever broken bytes make them raise
         raise _fault(error) from None
     width, height = image.size

@@ -18,11 +18,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sigma_data.checks import Examination, Limits, Severity, count_tokens, examine
+from sigma_data.checks import Examination, examine
 from sigma_data.corpus import image_type
 from sigma_data.errors import SourceError
 from sigma_data.files import disk_error, with_temporary
 from sigma_data.images import ImageFacts, ImageFault, probe, reencode, thumbnail
+from sigma_data.lengths import count_tokens
+from sigma_data.limits import Limits, Severity
 from sigma_data.prober import Prober
 from sigma_data.record import encode, member_names, stored_order
 from sigma_data.sample import Image, Rejection, Sample

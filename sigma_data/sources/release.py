@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _FRAGMENT_ROWS = 32
 _BATCH_ROWS = 8
+_MAX_GROUP_BYTES = 2**31
+"""A row group that unpacks to more is not read: it would not fit a worker's memory."""
 
 FAMILY_NAMES: Mapping[str, Family] = {
     **{family.value: family for family in Family},
@@ -117,6 +119,12 @@ class ReleaseReader(Reader):
     ) -> Iterator[Sample | Rejection]:
         end = row + rows
         reason = "it ends early"
+        unpacked = file.metadata.row_group(group).total_byte_size
+        if unpacked > _MAX_GROUP_BYTES:
+            for lost in range(row, end):
+                message = f"row group {group} unpacks to {unpacked:,} bytes, more than {_MAX_GROUP_BYTES:,}"
+                yield Rejection(self.name, location, lost, "unreadable_rows", message)
+            return
         try:
             columns = [name for name in file.schema_arrow.names if name in _COLUMNS]
             for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False):

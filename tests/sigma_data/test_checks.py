@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from sigma_data.checks import RULES, Examination, Limits, Severity, count_tokens, examine
+from sigma_data.checks import RULES, Examination, examine
 from sigma_data.images import load, probe
+from sigma_data.lengths import count_tokens
+from sigma_data.limits import Limits, Severity
 from sigma_data.sample import FAMILY_RULES, Family, Image, Sample, Source, Turn
 
 LIMITS = Limits()

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sigma_data import fingerprint
-from sigma_data.checks import Limits, examine
+from sigma_data.checks import examine
 from sigma_data.errors import ConfigError
 from sigma_data.images import probe
 from sigma_data.instruction import ATTRIBUTES, canonical, parse
+from sigma_data.limits import Limits
 from sigma_data.sample import FAMILY_RULES, Family, Sample
 from sigma_data.sources import open_source
 from sigma_data.world.casting import busy

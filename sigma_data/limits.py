@@ -1,0 +1,36 @@
+"""Where the checks draw their lines, and how much a broken rule counts."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sigma_data.images import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
+
+
+class Severity(StrEnum):
+    """ERROR sends the sample to quarantine, WARNING is noted in the manifest, OFF is not looked at."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    OFF = "off"
+
+
+class Limits(BaseModel):
+    """Where the rules draw their lines."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_pixels: int = Field(DEFAULT_MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS)
+    """Width x height a header may announce before the picture counts as a decompression bomb."""
+    min_side: int = Field(32, ge=1)
+    """Shortest side in pixels."""
+    max_aspect: float = Field(8.0, ge=1)
+    """Longest side over shortest side."""
+    max_references: int = Field(10, ge=1)
+    """Reference pictures in a sample."""
+    max_instruction: int = Field(8_000, ge=1)
+    """Characters in an instruction or a response."""
+    max_tokens: int = Field(30_000, ge=1)
+    """Sequence length of a sample with all references as VAE latents and ViT patches."""

@@ -1,0 +1,66 @@
+"""Remembering pictures saves decoding and changes no result."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sigma_data.prober
+from sigma_data.images import DEFAULT_MAX_PIXELS, ImageFault, probe
+from sigma_data.prober import Prober
+
+
+def picture(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of what was really decoded."""
+    seen: list[int] = []
+
+    def counting(data: bytes | None, **options: object) -> object:
+        seen.append(len(data or b""))
+        return probe(data, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sigma_data.prober, "probe", counting)
+    return seen
+
+
+def test_a_picture_met_again_is_not_decoded_again_and_has_the_same_facts(decoded: list[int]) -> None:
+    look = Prober(max_pixels=DEFAULT_MAX_PIXELS)
+    for _ in range(3):
+        for seed in range(4):
+            assert look(picture(seed)) == probe(picture(seed))
+    assert len(decoded) == 4
+
+
+def test_a_fault_is_remembered_with_its_code_and_words(decoded: list[int]) -> None:
+    look = Prober(max_pixels=DEFAULT_MAX_PIXELS)
+    broken = picture(1)[:300]
+    raised = []
+    for _ in range(2):
+        with pytest.raises(ImageFault) as fault:
+            look(broken)
+        raised.append(fault.value)
+    assert [(fault.code, str(fault)) for fault in raised] == [("truncated", str(raised[0]))] * 2
+    assert raised[0] is not raised[1], "a raised exception carries its traceback, so it is not raised twice"
+    assert len(decoded) == 1
+
+
+def test_only_so_many_pictures_are_remembered(decoded: list[int]) -> None:
+    look = Prober(max_pixels=DEFAULT_MAX_PIXELS, capacity=2)
+    for seed in (1, 2, 3, 1):
+        look(picture(seed))
+    assert len(decoded) == 4
+
+
+@pytest.mark.parametrize("nothing", [None, b""])
+def test_nothing_is_empty(nothing: bytes | None) -> None:
+    with pytest.raises(ImageFault, match="no bytes"):
+        Prober(max_pixels=DEFAULT_MAX_PIXELS)(nothing)
