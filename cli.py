@@ -155,6 +155,8 @@ def shard(
 
     selection = Selection(tuple(family or ()), tuple(split or ()), where, limit)
     if to is Layout.RELEASE:
+        if overwrite:
+            raise typer.BadParameter("an export replaces nothing; remove the folder first", param_hint="--overwrite")
         counts = export_release(corpus, out, selection)
     else:
         counts = reshard(
@@ -180,6 +182,8 @@ def inspect(
     from pipelines.inspect import inspect_corpus, inspect_sample
 
     if sample is None:
+        if out is not None:
+            raise typer.BadParameter("name the sample to draw, by its id or row", param_hint="--out")
         summary = inspect_corpus(corpus)
         if as_json:
             _print_json(summary.as_dict())

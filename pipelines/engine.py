@@ -62,8 +62,8 @@ class LocalEngine:
     _pool: list[_Worker] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        # All at once and early: they import while the caller still prepares the work.
-        self._pool += [self._start() for _ in range(self.workers)]
+        # Two at once and early: they import while the caller prepares the work; more as tasks come.
+        self._pool += [self._start() for _ in range(min(self.workers, 2))]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -176,9 +176,21 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
             del os.environ[name]
 
 
+def _die_with_parent() -> None:
+    """Ask Linux to end this process with its parent, also in the middle of a task.
+
+    A worker that outlived its killed parent could still write where a rerun is at work.
+    """
+    import ctypes
+
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def _serve(pipe: Connection) -> None:
     """A worker's life: take a task, do it, answer; end when the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    _die_with_parent()
     while True:
         try:
             function, task = pipe.recv()

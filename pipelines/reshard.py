@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from pipelines.build.commit import write_corpus_files
 from pipelines.build.plan import place
 from pipelines.build.run import finish_shards
-from pipelines.build.workspace import Workspace
+from pipelines.build.workspace import Workspace, refuse_overlap
 from pipelines.build.write import ShardFiles, preallocate
 from pipelines.engine import Crashed, LocalEngine
 from pipelines.progress import Pass
@@ -106,8 +106,7 @@ def reshard(
     Raises ConfigError, CorpusError where the source is damaged, BuildError where the disk refuses.
     """
     corpus = open_corpus(path)
-    if out.resolve() == path.resolve():
-        raise ConfigError(f"{out}: a corpus cannot be sharded into itself; choose another --out")
+    refuse_overlap(out, path, str(path))
     chosen = selection.apply(corpus)
     old = corpus.commit["config"]
     config = _ShardConfig(
@@ -181,6 +180,7 @@ def export_release(path: Path, out: Path, selection: Selection) -> dict[str, int
     counted as `left_out`. The folder appears whole or not at all. Raises ConfigError, CorpusError.
     """
     corpus = open_corpus(path)
+    refuse_overlap(out, path, str(path))
     rows = selection.apply(corpus)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is there already: choose another place with --out")

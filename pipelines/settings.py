@@ -23,7 +23,11 @@ def load_settings(model: type[Model], file: Path | None, overrides: Sequence[str
         path, equals, text = override.partition("=")
         if not equals or not path:
             raise ConfigError(f"{override!r}: write settings as name=value")
-        _set(values, path.split("."), _parse(text, override), override)
+        names = path.split(".")
+        if len(names) > 1 and names[0] not in values:  # one share of the default splits, say, leaves the others
+            default = getattr(model.model_fields.get(names[0]), "default", None)
+            values |= {names[0]: dict(default)} if isinstance(default, dict) else {}
+        _set(values, names, _parse(text, override), override)
     for name, value in given.items():
         if isinstance(value, dict):
             for key, item in value.items():

@@ -258,6 +258,12 @@ def open_corpus(path: str | Path) -> Corpus:
     return Corpus(path, commit)
 
 
+def is_shard_name(name: str) -> bool:
+    """Whether a path inside a corpus is that of a shard, SPLIT/FAMILY-00000.tar."""
+    found = _SHARD.fullmatch(name)
+    return found is not None and found["family"] in set(Family)
+
+
 def file_digest(path: Path) -> tuple[int, str]:
     """(size in bytes, sha256) of a file."""
     with path.open("rb") as file:

@@ -57,8 +57,8 @@ class Place:
     """A file or folder to read from, local or behind fsspec (s3://, gs://, memory://)."""
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri
         self.remote = "://" in uri
+        self.uri = uri if self.remote else str(Path(uri).expanduser())
         if self.remote:
             import fsspec
 
@@ -66,6 +66,17 @@ class Place:
                 self._fs, self._root = fsspec.core.url_to_fs(uri)
             except (ImportError, ValueError) as error:
                 raise SourceError(f"{uri}: {error} (pip install 'sigma-multimodal[s3]' for s3://)") from None
+
+    @property
+    def local(self) -> Path | None:
+        """The path on this machine, or None."""
+        return None if self.remote else Path(self.uri)
+
+    def exists(self, location: str) -> bool:
+        """Whether a file or folder lies there."""
+        if self.remote:
+            return bool(self._fs.exists(f"{self._root}/{location}"))
+        return Path(self.uri, location).exists()
 
     def files(self, suffix: str) -> list[tuple[str, str]]:
         """(location, stamp) of every file below that ends so, or of the file itself.
@@ -86,7 +97,13 @@ class Place:
             raise SourceError(f"{error.filename}: cannot be listed ({error.strerror or error})")
 
         found = []
-        for folder, folders, names in os.walk(root, onerror=refuse):
+        seen: set[str] = set()  # a link may lead back to where we came from
+        for folder, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+            real = os.path.realpath(folder)
+            if real in seen:
+                folders[:] = []
+                continue
+            seen.add(real)
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in names:
                 if name.endswith(suffix) and not name.startswith("."):

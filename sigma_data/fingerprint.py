@@ -67,8 +67,8 @@ def near_pairs(signatures: NDArray[np.uint8]) -> NDArray[np.int64]:
     most 3 bits apart agree in one band at least; and mean colours at most 10 steps apart lie in the
     same or in neighbouring cells of a grid of 11. So only pictures that share a band, in cells that
     touch, are compared. Equal signatures are folded first: a picture that occurs a million times
-    costs nothing. Of a crowd of more than 128 in one place (blank pages, say) each is compared with
-    the 128 next to it in the order of their signatures, which is no longer exact, but never hangs.
+    costs nothing. More than 128 in one place (blank pages, say) are joined without a look at each
+    pair: that may join too much, never too little, and never hangs.
     """
     if len(signatures) < 2:
         return np.empty((0, 2), dtype=np.int64)
@@ -83,8 +83,8 @@ def near_pairs(signatures: NDArray[np.uint8]) -> NDArray[np.int64]:
     for band in range(4):
         keys = (bands[:, band] << 15) + cells
         order = np.argsort(keys, kind="stable")
-        for left, right in _candidates(keys[order]):
-            close = _near(unique, order[left], order[right])
+        for left, right, sure in _candidates(keys[order]):
+            close = sure | _near(unique, order[left], order[right])
             links.append(np.stack([first[order[left[close]]], first[order[right[close]]]], axis=1))
     return np.concatenate(links)
 
@@ -95,19 +95,26 @@ _CROWD = 128
 _CHUNK = 1 << 20
 
 
-def _candidates(keys: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Pairs of places in sorted keys that lie in one colour cell or in two that touch, in chunks."""
+def _candidates(
+    keys: NDArray[np.int64],
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]]:
+    """Pairs of places in sorted keys that lie in one colour cell or in two that touch, in chunks.
+
+    Of a crowded cell there is one pair a place, to be taken as near without a look.
+    """
     places = np.arange(len(keys))
     for step in _STEPS:
         wanted = keys + (np.array(step) - 1) @ _CELL
-        start = places + 1 if step == (1, 1, 1) else np.searchsorted(keys, wanted, "left")
-        count = np.minimum(np.searchsorted(keys, wanted, "right") - start, _CROWD)
-        left, start, count = (values[count > 0] for values in (places, start, count))
+        first, end = np.searchsorted(keys, wanted, "left"), np.searchsorted(keys, wanted, "right")
+        crowded = end - first > _CROWD
+        start = places + 1 if step == (1, 1, 1) else first
+        count = np.where(crowded, np.minimum(end - start, 1), end - start)
+        left, start, crowded, count = (values[count > 0] for values in (places, start, crowded, count))
         ends = np.cumsum(count)
         for cut in np.split(np.arange(len(left)), np.searchsorted(ends, np.arange(_CHUNK, ends[-1:].sum(), _CHUNK))):
             many = count[cut]
             within = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
-            yield np.repeat(left[cut], many), np.repeat(start[cut], many) + within
+            yield np.repeat(left[cut], many), np.repeat(start[cut], many) + within, np.repeat(crowded[cut], many)
 
 
 def components(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:

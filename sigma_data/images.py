@@ -56,8 +56,9 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
     (b"8bps", "a Photoshop file"),
 )
 
-DEFAULT_MAX_PIXELS = 34_000_000
-"""8K UHD fits. A WebP of this size takes 540 MB while it is decoded, which bounds a worker's memory."""
+DEFAULT_MAX_PIXELS = 25_000_000
+"""A 24-megapixel photograph fits. A lossless WebP of this size takes 400 MB while it is decoded, which
+bounds a worker's memory."""
 
 PILLOW_MAX_PIXELS = 178_956_970
 """Pillow itself refuses more than this."""
@@ -213,9 +214,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
         pixels[deep == image.info.get("transparency", -1)] = 255
         return Image.fromarray(pixels, "L").convert("RGB")
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
-        straight = image.convert("RGBA")
-        white = Image.new("RGBA", straight.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, straight).convert("RGB")
+        result = Image.new("RGB", image.size)
+        for top, strip in _strips(image):
+            strip.info = image.info  # the transparent colour, where there is one
+            straight = strip.convert("RGBA")
+            white = Image.new("RGBA", straight.size, (255, 255, 255, 255))
+            result.paste(Image.alpha_composite(white, straight).convert("RGB"), (0, top))
+        return result
     return image.convert("RGB")
 
 
@@ -256,17 +261,22 @@ def thumbnail(data: bytes | None, side: int, *, quality: int = 80) -> bytes | No
 
 def same_pixels(first: bytes, second: bytes) -> bool:
     """Whether two encoded pictures, both probed before, show exactly the same upright RGB pixels."""
-    if first == second:
-        return True
-    one, other = (load(data, max_pixels=sys.maxsize) for data in (first, second))
-    strips = (slice(top, top + 256) for top in range(0, one.height, 256))  # a whole copy of both would be too much
-    return one.size == other.size and all(
-        _strip(one, strip).tobytes() == _strip(other, strip).tobytes() for strip in strips
-    )
+    return first == second or _pixel_digest(first) == _pixel_digest(second)
 
 
-def _strip(image: Image.Image, rows: slice) -> Image.Image:
-    return image.crop((0, rows.start, image.width, min(rows.stop, image.height)))
+def _pixel_digest(data: bytes) -> tuple[tuple[int, int], bytes]:
+    """Size and SHA-256 of the pixels, so that two large pictures are never held at once."""
+    image = load(data, max_pixels=sys.maxsize)
+    digest = hashlib.sha256()
+    for _, strip in _strips(image):
+        digest.update(strip.tobytes())
+    return image.size, digest.digest()
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The picture in pieces of 256 rows, each with its first row: copies of it stay small."""
+    for top in range(0, image.height, 256):
+        yield top, image.crop((0, top, image.width, min(top + 256, image.height)))
 
 
 @dataclass(frozen=True)

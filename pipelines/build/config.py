@@ -30,8 +30,9 @@ class BuildConfig(BaseModel):
     """Seeds the splits and the order of samples."""
     splits: dict[str, float] = {"train": 95.0, "val": 2.5, "test": 2.5}
     """Split -> share of the components."""
-    max_component: int = Field(100, ge=1)
-    """A component of more samples than this goes to the largest split, whatever its hash says."""
+    max_component: int | None = Field(None, ge=1)
+    """A component of more samples than this goes to the largest split, whatever its hash says. Off by
+    default, for a component that grows beyond it when data is added would change its split."""
     quotas: dict[Family, int] = {}
     """Family -> most samples to write; the rest is listed in the quarantine as over_quota."""
     near_duplicates: Literal["join", "drop"] = "join"

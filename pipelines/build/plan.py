@@ -179,6 +179,12 @@ def _add_components(rows: pl.DataFrame, pictures: _Pictures, config: BuildConfig
     ids = rows["id"].to_list()
     sizes = np.bincount(label, minlength=len(rows))
     by_size = sorted(config.splits, key=lambda name: -config.splits[name])
+    old = set(rows["old_split"].drop_nulls()) - set(config.splits)
+    if old:
+        raise ConfigError(
+            f"samples come with the split {sorted(old)[0]!r}, which this build has not: add it to splits, as in "
+            f"splits.{sorted(old)[0]}=5, or draw splits anew with ?splits=new behind the webdataset: source"
+        )
     given: dict[int, int] = {}  # component -> place in by_size of the largest split its samples come with
     for root, split in zip(label.tolist(), rows["old_split"], strict=True):
         if split in config.splits:
@@ -187,7 +193,7 @@ def _add_components(rows: pl.DataFrame, pictures: _Pictures, config: BuildConfig
     def split_of(root: int) -> str:
         if root in given:
             return by_size[given[root]]
-        if sizes[root] > config.max_component:
+        if config.max_component is not None and sizes[root] > config.max_component:
             return by_size[0]
         return choose_split(ids[root], config.splits, seed=config.seed)
 

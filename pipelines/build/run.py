@@ -11,14 +11,16 @@ from typing import Any
 from pipelines.build.commit import Inputs, commit_corpus, sums_of
 from pipelines.build.config import BuildConfig
 from pipelines.build.plan import Plan, Shard, make_plan
-from pipelines.build.scan import ScanTask, crashed_fragment, list_fragments, scan_fragment
-from pipelines.build.workspace import Workspace
+from pipelines.build.scan import ScanTask, crashed_fragment, is_whole, list_fragments, scan_fragment
+from pipelines.build.workspace import Workspace, refuse_overlap
 from pipelines.build.write import FinishTask, WriteTask, finish_shard, preallocate, write_fragment
 from pipelines.engine import Crashed, LocalEngine
 from pipelines.progress import Pass
 from sigma_data.corpus import Corpus, open_corpus
 from sigma_data.errors import BuildError, ConfigError
-from sigma_data.sources import Fragment, open_source
+from sigma_data.sources import Fragment, Reader, open_source
+
+Located = tuple[str, Fragment]  # source string, fragment
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,6 @@ class BuildResult:
     peak_worker_bytes: int
 
 
-Located = tuple[str, Fragment]  # source string, fragment
-
-
 def build(config: BuildConfig, out: Path, *, workers: int, overwrite: bool = False, quiet: bool = False) -> BuildResult:
     """Build a corpus, or finish the build that was interrupted there.
 
@@ -41,34 +40,50 @@ def build(config: BuildConfig, out: Path, *, workers: int, overwrite: bool = Fal
     """
     if not config.sources:
         raise ConfigError("name at least one source, as in release:PATH or world:1000")
-    names = [open_source(spec).name for spec in config.sources]
-    if clash := next((name for name in names if names.count(name) > 1), None):
-        if len(set(config.sources)) < len(config.sources):
-            raise ConfigError(f"a source is named twice: {', '.join(config.sources)}")
-        if not any(spec.startswith("webdataset:") for spec in config.sources):
+    readers = [open_source(spec) for spec in config.sources]
+    _refuse_clash(config.sources, readers)
+    for spec, reader in zip(config.sources, readers, strict=True):
+        if (folder := reader.folder()) is not None:
+            refuse_overlap(out, folder, spec)
+    with LocalEngine(workers) as engine:
+        located = _list(engine, config.sources)  # before the folder is touched: a typo must not claim it
+        with Workspace(out, config, config.digest(), overwrite=overwrite) as work:
+            return _build(config, engine, located, work, quiet=quiet)
+
+
+def _build(
+    config: BuildConfig, engine: LocalEngine, located: Sequence[Located], work: Workspace, *, quiet: bool
+) -> BuildResult:
+    inputs = Inputs.of(located)
+    if work.committed:
+        corpus = open_corpus(work.out)
+        if corpus.commit["inputs"] != inputs.digest:
             raise ConfigError(
-                f"two sources have the name {clash!r}: give one a name of its own, as in {config.sources[-1]}"
-                f"{'&' if '?' in config.sources[-1] else '?'}name=second"
+                f"{work.out}: this corpus is complete, but its sources have changed since: "
+                "choose another --out, or add --overwrite to build it anew"
             )
-    with LocalEngine(workers) as engine, Workspace(out, config, config.digest(), overwrite=overwrite) as work:
-        located = _list(engine, config.sources)
-        inputs = Inputs.of(located)
-        if work.committed:
-            corpus = open_corpus(out)
-            if corpus.commit["inputs"] != inputs.digest:
-                raise ConfigError(
-                    f"{out}: this corpus is complete, but its sources have changed since: "
-                    "choose another --out, or add --overwrite to build it anew"
-                )
-            return BuildResult(corpus, False, engine.peak_bytes)
-        scans = _scan(engine, config, located, work, quiet=quiet)
-        plan = make_plan(scans, config)
-        if not len(plan.rows):
-            raise _nothing_left(plan, config)
-        digests = _write(engine, config, located, scans, plan, work, quiet=quiet)
-        commit_corpus(out, config, plan, inputs, digests)
-        work.done()
-        return BuildResult(open_corpus(out), True, engine.peak_bytes)
+        return BuildResult(corpus, False, engine.peak_bytes)
+    scans = _scan(engine, config, located, work, quiet=quiet)
+    plan = make_plan(scans, config)
+    if not len(plan.rows):
+        raise _nothing_left(plan, config)
+    digests = _write(engine, config, located, scans, plan, work, quiet=quiet)
+    commit_corpus(work.out, config, plan, inputs, digests)
+    work.done()
+    return BuildResult(open_corpus(work.out), True, engine.peak_bytes)
+
+
+def _refuse_clash(sources: Sequence[str], readers: Sequence[Reader]) -> None:
+    """Two sources of one name would give different rows one id (records of shards bring their own)."""
+    if len(set(sources)) < len(sources):
+        raise ConfigError(f"a source is named twice: {', '.join(sources)}")
+    names = [reader.name for spec, reader in zip(sources, readers, strict=True) if not spec.startswith("webdataset:")]
+    for spec, reader in reversed(list(zip(sources, readers, strict=True))):
+        if names.count(reader.name) > 1:
+            mark = "&" if "?" in spec else "?"
+            raise ConfigError(
+                f"two sources have the name {reader.name!r}: name one of them, as in '{spec}{mark}name=second'"
+            )
 
 
 def _list(engine: LocalEngine, sources: Sequence[str]) -> list[Located]:
@@ -92,7 +107,7 @@ def _scan(
     for spec, fragment in located:
         key = f"{common}\x1f{spec}\x1f{fragment.location}\x1f{fragment.part}\x1f{fragment.stamp}"
         paths.append(work.scan / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.parquet")
-    todo = [index for index, path in enumerate(paths) if not path.exists()]
+    todo = [index for index, path in enumerate(paths) if not is_whole(path)]
     tasks = [
         ScanTask(*located[index], config.limits, dict(config.checks), config.max_side, str(paths[index]))
         for index in todo
@@ -161,10 +176,7 @@ def finish_shards(
     engine: LocalEngine, shards: Sequence[Shard], work: Workspace, *, quiet: bool
 ) -> dict[str, tuple[int, str]]:
     """Check, hash and move every full shard to its name; returns size and sha256 of each."""
-    tasks = [
-        FinishTask(str(work.partial / shard.path), str(work.out / shard.path), shard.samples, shard.members, shard.size)
-        for shard in shards
-    ]
+    tasks = [FinishTask(str(work.partial / shard.path), str(work.out / shard.path), shard.members) for shard in shards]
     digests: dict[str, tuple[int, str]] = {}
     with Pass("finish", len(tasks), "shards", quiet=quiet) as progress:
 

@@ -8,9 +8,9 @@ means that the work is done.
 from __future__ import annotations
 
 import hashlib
-import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,7 @@ from sigma_data.checks import Examination, examine
 from sigma_data.corpus import image_type
 from sigma_data.errors import SourceError
 from sigma_data.files import disk_error, with_temporary
-from sigma_data.images import ImageFacts, ImageFault, probe, reencode, thumbnail
-from sigma_data.lengths import count_tokens
+from sigma_data.images import ImageFacts, ImageFault, reencode, thumbnail
 from sigma_data.limits import Limits, Severity
 from sigma_data.prober import Prober
 from sigma_data.record import encode, member_names, stored_order
@@ -67,27 +66,17 @@ class ScanTask:
     output: str
 
 
-@dataclass(frozen=True)
-class ScanCount:
-    """What a scan task reports back."""
-
-    records: int
-    images: int
-    bytes: int
-
-
 def list_fragments(spec: str) -> list[Fragment]:
     """The fragments of a source: a task too, for it opens files that may be hostile."""
     return open_source(spec).fragments()
 
 
-def scan_fragment(task: ScanTask) -> ScanCount:
+def scan_fragment(task: ScanTask) -> None:
     """Scan one fragment into its parquet file."""
     records = _reading(open_source(task.spec).read(task.fragment), task)
-    count = _Counter()
-    rows = (_row(position, record, task, count) for position, record in enumerate(records))
+    thumbnails: Counter[str] = Counter()
+    rows = (_row(position, record, task, thumbnails) for position, record in enumerate(records))
     _write(Path(task.output), rows)
-    return ScanCount(count.records, count.images, count.bytes)
 
 
 def crashed_fragment(task: ScanTask, signal: str) -> None:
@@ -104,43 +93,35 @@ def read_scan(path: Path, columns: list[str]) -> pa.Table:
     return pq.ParquetFile(path).read(columns=columns, use_threads=False)
 
 
-@dataclass
-class _Counter:
-    records: int = 0
-    images: int = 0
-    bytes: int = 0
-    thumbnails: dict[str, int] | None = None
-
-    def wants_thumbnail(self, code: str) -> bool:
-        self.thumbnails = self.thumbnails or {}
-        self.thumbnails[code] = self.thumbnails.get(code, 0) + 1
-        return self.thumbnails[code] <= _THUMBNAILS_A_FRAGMENT
-
-
 @cache
 def _prober(max_pixels: int) -> Prober:
     """One memory a worker, for its whole life: samples far apart may share a picture."""
     return Prober(max_pixels=max_pixels)
 
 
-def _row(position: int, record: Sample | Rejection, task: ScanTask, count: _Counter) -> dict[str, Any]:
-    count.records += 1
+def _row(position: int, record: Sample | Rejection, task: ScanTask, thumbnails: Counter[str]) -> dict[str, Any]:
     if isinstance(record, Rejection):
         return _rejection_row(position, record)
-    count.images += len(record.images)
-    count.bytes += sum(len(image.data or b"") for image in record.images)
-    found = examine(record, task.limits, severities=task.severities, look=_prober(task.limits.max_pixels))
+    look = _prober(task.limits.max_pixels)
+    found = examine(record, task.limits, severities=task.severities, look=look)
+    reasons: dict[int, str] = {}
+    if not found.errors:
+        sample, reasons = stored(record, found.facts, task.max_side)
+        if reasons:  # what stands in the shard must keep the rules too
+            found = examine(sample, task.limits, severities=task.severities, look=look)
     row = _common(position, record)
     if found.errors:
         first = found.errors[0]
+        thumbnails[first.code] += 1
+        wanted = thumbnails[first.code] <= _THUMBNAILS_A_FRAGMENT
         return row | {
             "status": REJECTED,
             "code": first.code,
             "codes": list(dict.fromkeys(finding.code for finding in found.errors)),
             "message": "; ".join(finding.message for finding in found.errors)[:2000],
-            "thumbnail": _first_thumbnail(record) if count.wants_thumbnail(first.code) else None,
+            "thumbnail": _first_thumbnail(record) if wanted else None,
         }
-    return row | _good(found, task)
+    return row | _good(found, reasons)
 
 
 def _common(position: int, sample: Sample) -> dict[str, Any]:
@@ -158,8 +139,9 @@ def _common(position: int, sample: Sample) -> dict[str, Any]:
     }
 
 
-def _good(found: Examination, task: ScanTask) -> dict[str, Any]:
-    sample, facts, reasons = stored(found.sample, found.facts, task.max_side)
+def _good(found: Examination, reasons: dict[int, str]) -> dict[str, Any]:
+    """A row of a sample that keeps every rule, its pictures as they will stand in the shard."""
+    sample, facts = found.sample, found.facts
     record = encode(sample, facts)
     members = member_names(sample, {number: fact.extension for number, fact in facts.items()})
     targets = set(sample.targets)
@@ -188,7 +170,7 @@ def _good(found: Examination, task: ScanTask) -> dict[str, Any]:
         "turns": turns,
         "attributes": list(found.attributes),
         "references": len(sample.references),
-        "tokens": count_tokens(sample, facts),
+        "tokens": found.tokens,
         "content": hashlib.sha256(repr((pictures, text)).encode()).hexdigest(),
         "text": text,
         "size": member_size(len(record)) + sum(member_size(fact.size) for fact in facts.values()),
@@ -199,20 +181,26 @@ def _good(found: Examination, task: ScanTask) -> dict[str, Any]:
     }
 
 
-def stored(
-    sample: Sample, facts: dict[int, ImageFacts] | Any, max_side: int | None
-) -> tuple[Sample, dict[int, ImageFacts], dict[int, str]]:
-    """The sample as its shard holds it, with its facts, and why pictures were re-encoded."""
+def stored(sample: Sample, facts: Mapping[int, ImageFacts], max_side: int | None) -> tuple[Sample, dict[int, str]]:
+    """The sample as its shard holds it, and why pictures of it were re-encoded."""
     images: list[Image] = []
-    new_facts = dict(facts)
     reasons: dict[int, str] = {}
     for image in sample.images:
         data = image.data or b""
         if changed := reencode(data, facts[image.number], max_side=max_side):
             data, reasons[image.number] = changed
-            new_facts[image.number] = probe(data, max_pixels=sys.maxsize)
         images.append(Image(image.number, data))
-    return Sample(**(vars(sample) | {"images": tuple(images)})), new_facts, reasons
+    return replace(sample, images=tuple(images)), reasons
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a scan file is there with its end: one that a power cut emptied counts as not there."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-4, 2)
+            return file.read() == b"PAR1"
+    except OSError:
+        return False
 
 
 def _reading(records: Iterator[Sample | Rejection], task: ScanTask) -> Iterator[Sample | Rejection]:

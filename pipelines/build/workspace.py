@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import shutil
@@ -11,8 +12,8 @@ from typing import IO, Any, Self
 
 from pydantic import BaseModel
 
-from sigma_data.corpus import COMMIT, WORK, open_corpus
-from sigma_data.errors import ConfigError
+from sigma_data.corpus import CARD, COMMIT, MANIFEST, QUARANTINE, REPORT, WORK, is_shard_name, open_corpus
+from sigma_data.errors import ConfigError, CorpusError
 from sigma_data.files import disk_error, dump_json, write_atomic
 
 
@@ -68,9 +69,7 @@ class Workspace:
         state = f"{digest} {_boot_id()}\n"
         if not plan_file.exists() or plan_file.read_text() != state:
             plan_file.unlink(missing_ok=True)
-            for path in self.out.iterdir():
-                if path.is_dir() and path != self.root:
-                    shutil.rmtree(path, ignore_errors=True)
+            remove_corpus_files(self.out)
             shutil.rmtree(self.partial, ignore_errors=True)
             self.forget_writes()
             write_atomic(plan_file, state)
@@ -78,14 +77,18 @@ class Workspace:
 
     def done(self) -> None:
         """The corpus is committed: remove the state."""
+        self.committed = True
         self._release()
-        shutil.rmtree(self.root, ignore_errors=True)
 
     def _claim(self) -> None:
         if self.out.exists() and not self.out.is_dir():
             raise ConfigError(f"{self.out} is a file: choose another place with --out")
-        committed = (self.out / COMMIT).exists()
-        if not committed and not self.root.exists() and self.out.exists() and any(self.out.iterdir()):
+        if (self.out / COMMIT).exists():
+            try:
+                open_corpus(self.out)  # what we may remove or finish must be ours
+            except CorpusError as error:
+                raise ConfigError(f"{error}: choose another place with --out, or remove it by hand") from None
+        elif self._has_foreign_files():
             raise ConfigError(f"{self.out} is not empty and holds no corpus: choose another place with --out")
         self.root.mkdir(parents=True, exist_ok=True)
         self._lock = (self.root / "lock").open("w")
@@ -101,6 +104,13 @@ class Workspace:
         self._compare()
         self.scan.mkdir(exist_ok=True)
 
+    def _has_foreign_files(self) -> bool:
+        """Whether a folder without a commit holds anything, and no build of ours was begun there."""
+        if not self.out.exists() or (self.root / "config.json").is_file():
+            return False
+        inside = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
+        return bool({path.name for path in self.out.iterdir()} - {WORK} or inside - {"lock"})
+
     def _compare(self) -> None:
         """Refuse a folder that was begun or finished with another configuration."""
         state = self.root / "config.json"
@@ -109,7 +119,10 @@ class Workspace:
         if (self.out / COMMIT).exists():
             there = dict(open_corpus(self.out).commit)
         elif state.exists():
-            there = json.loads(state.read_text())
+            try:
+                there = dict(json.loads(state.read_text()))
+            except ValueError:
+                raise ConfigError(f"{self.out}: the state of the build there is damaged: add --overwrite") from None
         if there.get("config_digest") != self._digest:
             theirs = there.get("config") or {}
             differ = sorted(name for name in {**self._config, **theirs} if self._config.get(name) != theirs.get(name))
@@ -118,23 +131,42 @@ class Workspace:
                 f"{', '.join(differ) or 'the version of sigma'}): choose another --out, or add --overwrite to build "
                 "it anew"
             )
-        write_atomic(state, dump_json(ours))
+        write_atomic(state, dump_json(ours), durable=True)
 
     def _clear(self) -> None:
-        (self.out / COMMIT).unlink(missing_ok=True)  # first, so that a half-removed corpus is none
-        for path in self.out.iterdir():
-            if path != self.root:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        remove_corpus_files(self.out)
         for path in self.root.iterdir():
             if path.name != "lock":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-        if self.committed:
+        if self._lock is None:
+            return
+        if self.committed:  # before the lock is free for others
             shutil.rmtree(self.root, ignore_errors=True)
+        self._lock.close()
+        self._lock = None
+
+
+def remove_corpus_files(out: Path) -> None:
+    """Remove what a build writes, by name, and nothing else that may lie there; the commit first."""
+    for name in (COMMIT, MANIFEST, QUARANTINE, CARD, REPORT):
+        (out / name).unlink(missing_ok=True)
+    for folder in out.iterdir():
+        if not folder.is_dir() or folder.is_symlink() or folder.name == WORK:
+            continue
+        for path in folder.iterdir():
+            if is_shard_name(f"{folder.name}/{path.name}"):
+                path.unlink()
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only where nothing else lies in it
+
+
+def refuse_overlap(out: Path, source: Path, name: str) -> None:
+    """Raise ConfigError where a corpus would be written over, into or around what it is made from."""
+    there, place = source.expanduser().resolve(), out.resolve()
+    if there == place or there in place.parents or place in there.parents:
+        raise ConfigError(f"--out {out} and the source {name} overlap: choose a place outside the source")
 
 
 def _boot_id() -> str:

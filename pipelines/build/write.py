@@ -49,9 +49,7 @@ class FinishTask:
 
     partial: str
     final: str
-    samples: int
     members: int
-    size: int
 
 
 def write_fragment(task: WriteTask) -> int:

@@ -11,6 +11,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 from urllib.parse import parse_qsl
 
@@ -52,6 +53,10 @@ class Reader(ABC):
         self.path = path
         self.name = options.name or scheme
 
+    def folder(self) -> Path | None:
+        """Where on this machine the source lies, or None: nothing may be written over it."""
+        return None
+
     @abstractmethod
     def fragments(self) -> list[Fragment]:
         """The fragments in their fixed order.
@@ -82,6 +87,8 @@ def open_source(spec: str) -> Reader:
             "as in release:data/sigma"
         )
     path, _, query = rest.partition("?")
+    if not path:
+        raise ConfigError(f"source {spec!r}: a path must follow {scheme}:")
     reader: type[Reader] = importlib.import_module(f"sigma_data.sources.{scheme}").READER
     pairs = parse_qsl(query, keep_blank_values=True)
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pydantic import field_validator
@@ -74,6 +75,9 @@ class ReleaseReader(Reader):
         self.options = cast(ReleaseOptions, options)
         self.place = Place(path)
         self._names = {**FAMILY_NAMES, **self.options.families}
+
+    def folder(self) -> Path | None:
+        return self.place.local
 
     def fragments(self) -> list[Fragment]:
         found: list[Fragment] = []

@@ -6,10 +6,13 @@ records; a tar that is damaged is read up to the damage, and the damage becomes 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import IO, ClassVar, Literal, cast
 
+from sigma_data.corpus import COMMIT, WORK, is_shard_name
 from sigma_data.errors import SourceError
 from sigma_data.files import Place
 from sigma_data.record import RecordError, decode
@@ -24,8 +27,8 @@ MAX_MEMBER_BYTES = 256 * 2**20
 class WebdatasetOptions(ReaderOptions):
     """`split` and `family` take only the shards under that folder, or the samples of that family.
 
-    With `splits=keep` samples stay in the split that their folder names, so that a test set stays
-    one when corpora are merged; `splits=new` draws splits anew.
+    With `splits=keep` samples stay in the split that their shard's path names (SPLIT/FAMILY-00000.tar),
+    so that a test set stays one when corpora are merged; `splits=new` draws splits anew.
     """
 
     split: str | None = None
@@ -43,20 +46,47 @@ class WebdatasetReader(Reader):
         self.options = cast(WebdatasetOptions, options)
         self.place = Place(path)
 
+    def folder(self) -> Path | None:
+        return self.place.local
+
     def fragments(self) -> list[Fragment]:
-        split = self.options.split
+        listed = self.place.files(".tar")
+        self._hold_against_commits([location for location, _ in listed])
+        wanted = self.options.split
         found = [
             Fragment(location, "", stamp)
-            for location, stamp in self.place.files(".tar")
-            if split is None or location.startswith(f"{split}/")
+            for location, stamp in listed
+            if wanted is None or location.split("/")[-2:-1] == [wanted]
         ]
         if not found:
             raise SourceError(f"{self.path}: no .tar file below this place")
         return found
 
+    def _hold_against_commits(self, locations: list[str]) -> None:
+        """Where shards lie in a corpus, it must be finished and have all of them and no others."""
+        corpora: dict[str, set[str]] = {}
+        for location in locations:
+            folders = location.split("/")
+            if len(folders) > 1:
+                root = "/".join([*folders[:-2], ""])
+                corpora.setdefault(root, set()).add("/".join(folders[-2:]))
+        for root, there in corpora.items():
+            if not self.place.exists(f"{root}{COMMIT}"):
+                if self.place.exists(f"{root}{WORK}"):
+                    raise SourceError(f"{self.path}: the build of {root or 'this corpus'} has not finished")
+                continue
+            try:
+                with self.place.open(f"{root}{COMMIT}") as file:
+                    named = set(json.load(file)["shards"])
+            except (ValueError, KeyError, TypeError):
+                raise SourceError(f"{self.path}: {root}{COMMIT} cannot be read; run sigma validate") from None
+            if wrong := sorted(named ^ there):
+                what = "is not there" if wrong[0] in named else "is not named in its corpus.json"
+                raise SourceError(f"{self.path}: the shard {root}{wrong[0]} {what}; run sigma validate")
+
     def read(self, fragment: Fragment) -> Iterator[Sample | Rejection]:
-        folder, slash, _ = fragment.location.rpartition("/")
-        split = folder if slash and self.options.splits == "keep" else None
+        tail = fragment.location.split("/")[-2:]
+        split = tail[0] if self.options.splits == "keep" and is_shard_name("/".join(tail)) else None
         with self.place.open(fragment.location) as file:
             members = read_members(file)
             index = 0
