@@ -341,10 +341,10 @@ def test_a_component_that_comes_with_several_splits_goes_to_the_largest_of_them(
     assert set(splits(plan(more, splits=shares)).values()) == {"train"}
 
 
-def test_a_split_that_the_configuration_does_not_have_is_drawn_anew(plan: Planner) -> None:
-    rows = [record(number, f"a{number} b{number}", split="holdout") for number in range(60)]
-    drawn = [{**row, "old_split": None} for row in rows]
-    assert splits(plan(rows, splits=HALVES)) == splits(plan(drawn, splits=HALVES))
+def test_a_split_that_the_configuration_does_not_have_is_an_error_that_says_what_to_do(plan: Planner) -> None:
+    rows = [record(number, f"a{number} b{number}", split="holdout") for number in range(6)]
+    with pytest.raises(ConfigError, match=r"'holdout'.*splits=new"):
+        plan(rows, splits=HALVES)
 
 
 # Quotas, order, shards ------------------------------------------------------------------------------
