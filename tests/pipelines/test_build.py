@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import corpora
+import numpy as np
 import pytest
 
 from pipelines.validate import validate_corpus
@@ -259,3 +260,45 @@ def test_the_commit_names_every_file_of_the_corpus(release: Path, tmp_path: Path
     corpus = open_corpus(tmp_path / "out")
     files = {path.relative_to(corpus.path).as_posix() for path in corpus.path.rglob("*") if path.is_file()}
     assert files == {*corpus.shards, *corpus.commit["files"], "corpus.json"}
+
+
+def test_rows_broken_in_every_way_are_found_and_legal_oddities_pass(tmp_path: Path) -> None:
+    from PIL import Image
+
+    def row(seed: int, **changes: object) -> dict[str, object]:
+        return corpora.release_row(seed) | changes
+
+    good, exif = corpora.picture("jpeg", 1), Image.Exif()
+    exif[0x0112] = 6
+    broken = {
+        "truncated": row(1, image_list=[good[: len(good) // 2], good]),
+        "no_pictures": row(2, image_list=[]),
+        "empty": row(3, image_list=[good, b""]),
+        "no_reference": row(4, image_list=[good]),
+        "too_small": row(5, image_list=[corpora.picture("png", 2, width=3, height=3), good]),
+        "empty_instruction": row(6, instruction_list=[[""]]),
+        "unknown_token": row(7, instruction_list=[["Give <subjct> the person in <image 1> a hat."]]),
+        "bomb": row(8, image_list=[corpora.huge_png(30_000, 30_000), good]),
+        "placeholder_without_picture": row(9, instruction_list=[["Put <subject> the toy from <image 7> there."]]),
+        "wrong_type": row(10, image_list=[b"<html>404 not found</html>", good]),
+        "target_as_reference": row(11, instruction_list=[["Make <image 2> red"]]),
+        "target_equals_reference": row(12, image_list=[good, good]),
+        "extreme_aspect": row(13, image_list=[corpora.picture("png", 3, width=900, height=40), good]),
+    }
+    deep = Image.fromarray(np.linspace(0, 65535, 80 * 64).reshape(64, 80).astype(np.uint16))
+    frames = [corpora.pixels(seed) for seed in (41, 42, 43)]
+    odd = [
+        corpora.picture("jpeg", 31, mode="CMYK"),
+        corpora.picture("png", 32, mode="RGBA"),
+        corpora.picture("jpeg", 33, exif=exif),
+        corpora.picture("png", 34, mode="P"),
+        corpora.encoded(deep, "png"),
+        corpora.encoded(frames[0], "gif", save_all=True, append_images=frames[1:]),
+    ]
+    rows = [*broken.values(), *(row(100 + place, image_list=[data, good]) for place, data in enumerate(odd))]
+    corpora.write_parquet(tmp_path / "r" / "a.parquet", rows)
+    corpus = corpora.build(tmp_path / "out", f"release:{tmp_path / 'r'}").corpus
+    assert dict(corpus.quarantine.select("row", "code").iter_rows()) == dict(enumerate(broken))
+    assert sorted(corpus.manifest["row"]) == list(range(len(broken), len(rows)))
+    turned = corpus.manifest.filter(corpus.manifest["row"] == len(broken) + 2)["images"][0][0]
+    assert (turned["width"], turned["height"]) == (64, 80), "the EXIF rotation is applied"

@@ -58,7 +58,7 @@ def arena(tmp_path: Path) -> Iterator[Path]:
     names = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
     stray = {name for name in names if "evil" in Path(name).name and not name.startswith("a/b/c/in")}
     assert not stray
-    assert not Path("/tmp/sigma_evil.json").exists()
+    assert not Path("/sigma_evil.json").exists()
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def long_name(format_: int) -> bytes:
 
 CONTENT = b"{}".ljust(BLOCK, b"\0")
 EVIL_TARS: dict[str, tuple[bytes, str]] = {
-    "absolute": (raw_header(b"/tmp/sigma_evil.json", 2) + CONTENT, "unsafe_name"),
+    "absolute": (raw_header(b"/sigma_evil.json", 2) + CONTENT, "unsafe_name"),
     "parent": (raw_header(b"../../evil.json", 2) + CONTENT, "unsafe_name"),
     "parent_inside": (raw_header(b"a/../../../evil.json", 2) + CONTENT, "unsafe_name"),
     "prefix": (raw_header(b"evil.json", 2, prefix=b"../..") + CONTENT, "unsafe_name"),
@@ -677,7 +677,7 @@ def json_like(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-OUTSIDE = ["../../evil.tar", "/tmp/sigma_evil.tar", "train/../../evil-00000.tar", "a/b/editing-00000.tar",
+OUTSIDE = ["../../evil.tar", "/sigma_evil.tar", "train/../../evil-00000.tar", "a/b/editing-00000.tar",
            "train/editing-00000.tar/../evil", "..", "", "train\\editing-00000.tar",
            "train/editing-00000.tar\n"]  # fmt: skip
 
