@@ -16,6 +16,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
+from pipelines.batched import batched
 from pipelines.build.commit import write_corpus_files
 from pipelines.build.plan import place
 from pipelines.build.run import finish_shards
@@ -292,7 +293,7 @@ def _write_release(corpus: Corpus, rows: pl.DataFrame, out: Path) -> dict[str, i
     writer: pq.ParquetWriter | None = None
     name = ""
     try:
-        for group in _groups(records(), _RELEASE_GROUP):
+        for group in batched(records(), _RELEASE_GROUP):
             if writer is None or info[name]["num_rows"] >= _RELEASE_ROWS:
                 if writer is not None:
                     writer.close()
@@ -309,14 +310,3 @@ def _write_release(corpus: Corpus, rows: pl.DataFrame, out: Path) -> dict[str, i
     write_atomic(out / "parquet_info.json", dump_json(info))
     size = sum(file_digest(out / name)[0] for name in info)
     return {"samples": written, "left_out": left_out, "files": len(info), "bytes": size}
-
-
-def _groups(records: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    group: list[dict[str, Any]] = []
-    for record in records:
-        group.append(record)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group

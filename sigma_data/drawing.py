@@ -7,6 +7,7 @@ can overflow it. The way in is `sigma_data.portrait.draw`.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,10 +23,8 @@ Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 PAPER, INK, MUTED, HAIRLINE, HOLLOW = "#ffffff", "#1b1d20", "#686e76", "#e2e4e8", "#eceef1"
 _TARGET = "target"
-_MAX_TEXT = 6_000
-_MAX_LINES = 160
-_MAX_HEIGHT = 12_000
-_MAX_PICTURES = 24
+_MAX_TEXT, _MAX_LINES = 6_000, 160
+_MAX_HEIGHT, _MAX_PICTURES = 12_000, 24
 _EMPTY_TURN = Turn("")
 
 
@@ -87,13 +86,14 @@ class _Sheet:
         return size if self.width >= 900 else max(12, size * 3 // 4)
 
 
-class _Block:
+class _Block(ABC):
     """Something with a height that paints itself."""
 
     height: int = 0
 
+    @abstractmethod
     def paint(self, canvas: Image.Image, pen: ImageDraw.ImageDraw, left: int, top: int, width: int) -> None:
-        raise NotImplementedError
+        """Paint it with its upper left corner at (left, top)."""
 
 
 class _Rule(_Block):

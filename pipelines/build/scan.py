@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.batched import batched
 from sigma_data.checks import Examination, examine
 from sigma_data.corpus import image_type
 from sigma_data.errors import SourceError
@@ -240,7 +241,7 @@ def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
     def write(temporary: Path) -> None:
         with pq.ParquetWriter(temporary, schema, compression="zstd", compression_level=1) as writer:
-            for batch in _batches(rows):
+            for batch in batched(rows, _BATCH):
                 writer.write_table(pa.Table.from_pylist(batch, schema=schema))
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -248,14 +249,3 @@ def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         with_temporary(path, write)
     except OSError as error:
         raise disk_error(error, path) from None
-
-
-def _batches(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    batch: list[dict[str, Any]] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == _BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
