@@ -130,7 +130,7 @@ class LocalEngine:
         # Spawned, not forked: a forked child would inherit polars' threads and locks.
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        process = context.Process(target=_serve, args=(theirs, os.getpid()), daemon=True)
         with _environment(_WORKER_ENVIRONMENT):
             process.start()
         theirs.close()
@@ -176,7 +176,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
             del os.environ[name]
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Ask Linux to end this process with its parent, also in the middle of a task.
 
     A worker that outlived its killed parent could still write where a rerun is at work.
@@ -185,12 +185,14 @@ def _die_with_parent() -> None:
 
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it died before we asked; a task may still wait in the pipe
+        os._exit(0)
 
 
-def _serve(pipe: Connection) -> None:
+def _serve(pipe: Connection, parent: int) -> None:
     """A worker's life: take a task, do it, answer; end when the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    _die_with_parent()
+    _die_with_parent(parent)
     while True:
         try:
             function, task = pipe.recv()

@@ -13,15 +13,19 @@ from typing import IO, Any
 from sigma_data.errors import BuildError, SourceError
 
 
-def write_atomic(path: Path, content: bytes | str, *, durable: bool = False) -> None:
+def write_atomic(path: Path, content: bytes | str, *, durable: bool = False, scratch: Path | None = None) -> None:
     """Write a file by rename, so that it is never seen half-written."""
     data = content.encode() if isinstance(content, str) else content
-    with_temporary(path, lambda temporary: _dump(temporary, data, durable=durable))
+    with_temporary(path, lambda temporary: _dump(temporary, data, durable=durable), scratch=scratch)
 
 
-def with_temporary(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def with_temporary(path: Path, write: Callable[[Path], None], *, scratch: Path | None = None) -> None:
+    """Let `write` fill a temporary file beside `path`, or in `scratch`, then rename it into place.
+
+    A process that is killed leaves its temporary file behind: `scratch`, a folder on the same file
+    system that is removed in the end, keeps such litter out of the place of `path`.
+    """
+    temporary = (scratch or path.parent) / f".{path.name}.{os.getpid()}.tmp"
     try:
         write(temporary)
         temporary.replace(path)

@@ -22,6 +22,7 @@ from sigma_data.corpus import (
     MANIFEST,
     QUARANTINE,
     REPORT,
+    WORK,
     file_digest,
     manifest_schema,
     quarantine_schema,
@@ -112,14 +113,15 @@ def write_corpus_files(
         with (out / shard).open("rb") as file:
             return read_range(file, offset, size)
 
+    scratch = out / WORK  # a killed commit must leave no temporary file in the corpus
     try:
-        _write_table(out / MANIFEST, manifest, manifest_schema())
-        _write_table(out / QUARANTINE, quarantine, quarantine_schema())
-        write_atomic(out / CARD, render_card(title=config["title"], manifest=manifest, sums=sums))
+        _write_table(out / MANIFEST, manifest, manifest_schema(), scratch)
+        _write_table(out / QUARANTINE, quarantine, quarantine_schema(), scratch)
+        write_atomic(out / CARD, render_card(title=config["title"], manifest=manifest, sums=sums), scratch=scratch)
         report = render_report(
             title=config["title"], summary=_summary(sums), manifest=manifest, quarantine=quarantine, read=read
         )
-        write_atomic(out / REPORT, report)
+        write_atomic(out / REPORT, report, scratch=scratch)
         files = {}
         for name in (MANIFEST, QUARANTINE, CARD, REPORT):
             size, digest = file_digest(out / name)
@@ -134,7 +136,7 @@ def write_corpus_files(
             "files": files,
         }
         digest = hashlib.sha256(dump_json(body).encode()).hexdigest()
-        write_atomic(out / COMMIT, dump_json({**body, "digest": digest}), durable=True)
+        write_atomic(out / COMMIT, dump_json({**body, "digest": digest}), durable=True, scratch=scratch)
     except OSError as error:
         raise disk_error(error, out) from None
 
@@ -164,6 +166,10 @@ def _table(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _write_table(path: Path, frame: pl.DataFrame, schema: pa.Schema) -> None:
+def _write_table(path: Path, frame: pl.DataFrame, schema: pa.Schema, scratch: Path) -> None:
     table = _table(frame, schema)
-    with_temporary(path, lambda temporary: pq.write_table(table, temporary, compression="zstd", row_group_size=65_536))
+
+    def write(temporary: Path) -> None:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=65_536)
+
+    with_temporary(path, write, scratch=scratch)

@@ -61,8 +61,32 @@ def test_twenty_kills_at_random_moments_each_followed_by_a_rerun_give_identical_
         process.wait()
         unfinished += not (out / "corpus.json").exists()
         run(release, out)
+        assert sorted(files(out)) == sorted(expected), f"kill {number}"
         assert files(out) == expected, f"kill {number}"
     assert unfinished >= 10, "most kills must have hit an unfinished build"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["manifest.parquet", "report.html", "corpus.json"])
+def test_a_kill_within_the_commit_leaves_no_litter_after_the_rerun(name: str, release: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    run(release, whole)
+    kill_before_rename = (
+        "import os, pathlib, signal, sys\n"
+        "rename = pathlib.Path.replace\n"
+        "def replace(self, target):\n"
+        f"    if pathlib.Path(target).name == {name!r}:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return rename(self, target)\n"
+        "pathlib.Path.replace = replace\n"
+        "import cli\n"
+        "cli.main()\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", kill_before_rename, *command(release, out)[3:]], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    run(release, out)
+    assert sorted(files(out)) == sorted(files(whole))
+    assert files(out) == files(whole)
 
 
 @pytest.mark.slow
