@@ -25,3 +25,7 @@ class ShardError(CorpusError):
 
 class BuildError(SigmaError):
     """A build cannot go on: no space, a source that changed underneath, a worker that died."""
+
+
+class SequenceError(SigmaError):
+    """A sample cannot be laid out as a sequence of the model."""

@@ -1,0 +1,396 @@
+"""Does this code compute what the reference computes? Checks any directory in the format of tests/golden.
+
+    python benchmarks/parity.py tests/golden
+
+Every array of the directory is computed by sigma in float32 and compared; the largest error of each is
+printed, and the exit code is 1 where one is past its tolerance (1e-4, relative 1e-3 for gradient norms).
+Sizes come from the directory's JSON files, layer numbers from the names of the arrays.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sigma_data.batch import Item, PackedBatch, collate
+from sigma_data.images import ResizeRule
+from sigma_data.pixels import patchify
+from sigma_data.sequence import Kind, Segment
+from sigma_model.attention import block_mask, dense_mask
+from sigma_model.cache import Cache, prefill
+from sigma_model.config import ModelConfig, VaeConfig
+from sigma_model.generate import Context, decode_text, sample_latents
+from sigma_model.guidance import Guidance, Rescale
+from sigma_model.latents import Vae
+from sigma_model.model import widths
+from sigma_model.weights import load_model, released_name
+
+TOLERANCE = 1e-4
+NORM_TOLERANCE = 1e-3
+NORM_FLOOR = 1e-4
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest error of one array, and how large it may be."""
+
+    name: str
+    error: float
+    tolerance: float
+
+    @property
+    def passes(self) -> bool:
+        """NaN does not pass."""
+        return self.error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Delimiters:
+    """The ids of the four delimiters, as train.json has them."""
+
+    bos: int
+    eos: int
+    image_start: int
+    image_end: int
+
+    @classmethod
+    def of(cls, ids: Mapping[str, int]) -> Delimiters:
+        """From the names of the reference."""
+        return cls(ids["bos_token_id"], ids["eos_token_id"], ids["start_of_image"], ids["end_of_image"])
+
+
+def compare(directory: Path) -> Iterator[Difference]:
+    """Every array and figure of a directory."""
+    torch.manual_seed(0)
+    if (directory / "train.json").exists():
+        yield from compare_training(directory)
+    if (directory / "inference.json").exists():
+        yield from compare_inference(directory)
+    if (directory / "vae.json").exists():
+        yield from compare_vae(directory)
+    if (directory / "resize.json").exists():
+        yield from compare_resize(directory)
+
+
+def compare_training(directory: Path) -> Iterator[Difference]:
+    """Inputs, masks, hidden states, losses, gradients, gradient norms."""
+    facts = json.loads((directory / "train.json").read_text())
+    arrays = load_file(directory / "train.safetensors")
+    batch = training_batch(directory)
+    order = sequence_order(batch)
+    model = load_model(directory, dtype=torch.float32)
+    for number, (und, und_end, gen, gen_end) in enumerate(batch.spans):
+        mine = torch.cat((torch.arange(und, und_end), torch.arange(gen, gen_end)))
+        mine = mine[batch.tags.place[mine].argsort()]
+        tags = type(batch.tags)(*(tag[mine] for tag in batch.tags))
+        expected = arrays[f"mask.{number}"]
+        yield _same(f"mask.{number}", dense_mask(tags, group_mask=False), expected)
+        yield _same(f"mask.{number} (group mask, no attribute tokens)", dense_mask(tags, group_mask=True), expected)
+    yield _same("in.packed_position_ids", batch.positions[order], arrays["in.packed_position_ids"])
+    yield from _compare_inputs(batch, order, arrays)
+    blocks = block_mask(batch.runs, batch.tags, group_mask=True).to_dense()[0, 0]
+    yield _same("block mask covers the dense mask", blocks, _by_blocks(dense_mask(batch.tags, group_mask=True)))
+
+    latents = model.clean_latents(batch, batch.known_latents)
+    for freeze, norms in ((False, "grad_norms"), (True, "grad_norms_freeze_und")):
+        model.zero_grad(set_to_none=True)
+        model.freeze(und=freeze)
+        out = model(batch, latents, timestep_shift=facts["timestep_shift"])
+        loss = out.ce.mean() + out.mse.mean()
+        loss.backward()
+        gradients = {released_name(name): p.grad for name, p in model.named_parameters()}
+        if not freeze:
+            hidden = torch.cat((out.und, out.gen))[order].detach()
+            yield _error("hidden", hidden, arrays["hidden"])
+            yield _error("mse", out.mse.detach(), arrays["mse"])
+            yield _error("ce", out.ce.detach(), arrays["ce"])
+            yield _error("loss", loss.detach().reshape(1), arrays["loss"])
+            for name in arrays:
+                if name.startswith("grad."):
+                    gradient = gradients[name.removeprefix("grad.")]
+                    assert gradient is not None
+                    yield _error(name, gradient, arrays[name])
+        yield _compare_norms(norms, gradients, facts[norms])
+
+
+def _compare_inputs(batch: PackedBatch, order: Tensor, arrays: Mapping[str, Tensor]) -> Iterator[Difference]:
+    """What the batch brings, in the reference's packed order."""
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order))  # place in the batch -> index in the reference's sequence
+    by_text = rank[batch.text_slots].argsort()
+    yield _same("in.packed_text_ids", batch.text_ids[by_text], arrays["in.packed_text_ids"])
+    yield _same("in.packed_text_indexes", rank[batch.text_slots].sort().values, arrays["in.packed_text_indexes"])
+    yield _same("in.packed_vae_token_indexes", rank[batch.n_und :], arrays["in.packed_vae_token_indexes"])
+    yield _same("in.packed_vit_token_indexes", rank[batch.patch_slots], arrays["in.packed_vit_token_indexes"])
+    yield _error("in.packed_vit_tokens", batch.patches, arrays["in.packed_vit_tokens"])
+    yield _same("in.ce_loss_indexes", rank[batch.answer_slots], arrays["in.ce_loss_indexes"])
+    yield _same("in.packed_label_ids", batch.labels, arrays["in.packed_label_ids"])
+    yield _error("in.ce_loss_weights", batch.answer_weights, arrays["in.ce_loss_weights"])
+    targets = rank[batch.n_und + batch.target_slots]
+    yield _same("in.mse_loss_indexes", targets, arrays["in.mse_loss_indexes"])
+    yield _same("in.packed_latent_position_ids", batch.latent_places, arrays["in.packed_latent_position_ids"])
+    yield _same("in.packed_vit_position_ids", batch.patch_places, arrays["in.packed_vit_position_ids"])
+    lengths = torch.tensor([rows * columns for rows, columns in batch.patch_grids])
+    yield _same("in.vit_token_seqlens", lengths, arrays["in.vit_token_seqlens"])
+
+
+def compare_inference(directory: Path) -> Iterator[Difference]:
+    """Snapshots of the cache, latents under every guidance setting, greedy text."""
+    facts = json.loads((directory / "inference.json").read_text())
+    arrays = load_file(directory / "inference.safetensors")
+    delimiters = Delimiters.of(json.loads((directory / "train.json").read_text())["special_ids"])
+    model = load_model(directory, dtype=torch.float32).requires_grad_(False)
+    stages = {match[1] for name in arrays if (match := re.match(r"ctx\.(\w+)\.len_rope", name))}
+    for stage in sorted(stages):
+        length = int(arrays[f"ctx.{stage}.len_rope"][0])
+        segments = _whole(facts["context_order"], arrays, model.config, length)
+        end = torch.tensor([sum(s.length for s in segments), segments[-1].end])
+        yield _same(f"ctx.{stage}.len_rope", end, arrays[f"ctx.{stage}.len_rope"])
+        cache = Cache(model.config.language, [length], dtype=torch.float32, device="cpu")
+        prefill(model, collate([_item(segments, arrays)], delimiters, widths(model.config)), cache, group_mask=True)
+        for name, expected in arrays.items():
+            if match := re.fullmatch(rf"ctx\.{stage}\.([kv])(\d+)", name):
+                kept = cache.keys if match[1] == "k" else cache.values
+                yield _error(name, kept[int(match[2])][:length], expected)
+
+    height, width = facts["target_shape_hw"]
+    grid = (height // model.config.latent.stride, width // model.config.latent.stride)
+    for case, setting in facts["cases"].items():
+        contexts = [
+            _context(facts[name], arrays, model.config, grid)
+            for name in ("context_order", "text_dropped_context", "image_dropped_context")
+        ]
+        found = sample_latents(
+            model,
+            [contexts],
+            [arrays["in.init_noise"]],
+            delimiters,
+            steps=setting["num_timesteps"],
+            timestep_shift=setting["timestep_shift"],
+            guidance=Guidance(
+                text=setting["cfg_text_scale"],
+                image=setting["cfg_img_scale"],
+                interval=tuple(setting.get("cfg_interval", (0.0, 1.0))),
+                rescale=Rescale(setting.get("cfg_renorm_type", "text_channel")),
+                rescale_min=setting.get("cfg_renorm_min", 0.0),
+            ),
+        )
+        yield _error(f"out.{case}", found[0], arrays[f"out.{case}"])
+    segments = _segments(facts["text_context"], arrays, model.config)
+    context = Context(segments, _item(segments, arrays))
+    greedy = arrays["text.greedy"]
+    ids = decode_text(model, [context], delimiters, max_tokens=len(greedy) - 1)[0]
+    yield _same("text.greedy", torch.tensor([delimiters.bos, *ids]), greedy)
+
+
+def compare_vae(directory: Path) -> Iterator[Difference]:
+    """The autoencoder both ways."""
+    facts = json.loads((directory / "vae.json").read_text())
+    arrays = load_file(directory / "vae_io.safetensors")
+    config = VaeConfig(
+        ch=facts["ch"],
+        mult=tuple(facts["ch_mult"]),
+        num_res_blocks=facts["num_res_blocks"],
+        z_channels=facts["z_channels"],
+        scale_factor=facts["scale_factor"],
+        shift_factor=facts["shift_factor"],
+    )
+    vae = Vae.load(directory / "ae.safetensors", config)
+    yield _error("vae z_mean_scaled", torch.stack(vae.encode(list(arrays["x"]))), arrays["z_mean_scaled"])
+    yield _error("vae decoded", torch.stack(vae.decode(list(arrays["z_mean_scaled"]))), arrays["decoded"])
+
+
+def compare_resize(directory: Path) -> Iterator[Difference]:
+    """The resize rule, case by case."""
+    for name, group in json.loads((directory / "resize.json").read_text()).items():
+        rule = ResizeRule(**group["rule"])
+        wrong = sum(
+            rule.size(case["width"], case["height"], images=case["img_num"]) != (case["out_width"], case["out_height"])
+            for case in group["cases"]
+        )
+        yield Difference(f"resize {name}: wrong of {len(group['cases'])} cases", float(wrong), 0.0)
+
+
+def training_batch(directory: Path) -> PackedBatch:
+    """The samples of train.json as a batch, laid out by their plans."""
+    facts = json.loads((directory / "train.json").read_text())
+    arrays = load_file(directory / "train.safetensors")
+    config = ModelConfig.from_directory(directory)
+    latents = iter(_cut(arrays["in.padded_latent"], facts["latent_shapes"], config.latent.patch_size))
+    levels = iter(_per_picture(arrays["in.packed_timesteps"], facts["latent_shapes"]))
+    noises = iter(arrays["in.noise"].split([rows * columns for rows, columns in facts["latent_shapes"]]))
+    items = []
+    for number, plan in enumerate(facts["plans"]):
+        texts = iter([arrays[f"sample.{number}.text.{i}"].tolist() for i in range(_count(arrays, number, "text"))])
+        images = iter([arrays[f"sample.{number}.image.{i}"] for i in range(_count(arrays, number, "image"))])
+        segments: list[Segment] = []
+        content: dict[str, dict[int, Any]] = {"latents": {}, "patches": {}, "noise": {}, "u": {}}
+        position = 0
+        for index, entry in enumerate(plan):
+            image = index + 1  # every segment's picture gets a number of its own
+            if entry["kind"] == "text":
+                ids = tuple(next(texts))
+                kind = Kind.ANSWER if entry["loss"] else Kind.TEXT
+                segment = Segment(kind, len(ids) + 2, position, ids=ids)
+            elif entry["kind"] == "vit_image":
+                patches, grid = _patches(next(images), config)
+                content["patches"][image] = patches
+                segment = Segment(Kind.PATCH, len(patches) + 2, position, image=image, grid=grid)
+            else:
+                next(images)
+                latent = next(latents)
+                content["latents"][image] = latent
+                content["u"][image], content["noise"][image] = next(levels), next(noises)
+                p = config.latent.patch_size
+                grid = (latent.shape[1] // p, latent.shape[2] // p)
+                kind = Kind.TARGET if entry["loss"] else Kind.LATENT
+                segment = Segment(kind, grid[0] * grid[1] + 2, position, image=image, grid=grid)
+            segments.append(segment)
+            position = segment.end
+        items.append(
+            Item(
+                segments, latents=content["latents"], patches=content["patches"], noise=content["noise"], u=content["u"]
+            )
+        )
+    return collate(items, Delimiters.of(facts["special_ids"]), widths(config))
+
+
+def sequence_order(batch: PackedBatch) -> Tensor:
+    """[N] where in the batch each token of the samples' sequences, one behind another, stands."""
+    key = batch.tags.sample.long() * batch.tokens + batch.tags.place
+    return key.argsort()
+
+
+def _whole(order: list[str], arrays: Mapping[str, Tensor], config: ModelConfig, length: int) -> list[Segment]:
+    """The first segments of a context, `length` tokens of them."""
+    segments = _segments(order, arrays, config)
+    while sum(segment.length for segment in segments) > length:
+        segments.pop()
+    return segments
+
+
+def _segments(order: list[str], arrays: Mapping[str, Tensor], config: ModelConfig) -> list[Segment]:
+    """'text a', 'vae img1', 'vit vit1' -> segments, in the positions of a context of its own."""
+    segments: list[Segment] = []
+    position = 0
+    for entry in order:
+        kind, name = entry.split()
+        if kind == "text":
+            ids = tuple(arrays[f"in.text.{name}"].tolist())
+            segment = Segment(Kind.TEXT, len(ids) + 2, position, ids=ids)
+        elif kind == "vae":
+            p = config.latent.patch_size
+            shape = arrays[f"in.{name}_latent"].shape
+            grid = (shape[-2] // p, shape[-1] // p)
+            segment = Segment(Kind.LATENT, grid[0] * grid[1] + 2, position, image=_number(name), grid=grid)
+        else:
+            assert config.vision is not None
+            shape = arrays[f"in.{name}"].shape
+            grid = (shape[-2] // config.vision.patch_size, shape[-1] // config.vision.patch_size)
+            segment = Segment(Kind.PATCH, grid[0] * grid[1] + 2, position, image=_number(name), grid=grid)
+        segments.append(segment)
+        position = segment.end
+    return segments
+
+
+def _context(order: list[str], arrays: Mapping[str, Tensor], config: ModelConfig, grid: tuple[int, int]) -> Context:
+    """A context with the target behind it."""
+    segments = _segments(order, arrays, config)
+    target = Segment(Kind.TARGET, grid[0] * grid[1] + 2, segments[-1].end if segments else 0, image=99, grid=grid)
+    return Context([*segments, target], _item(segments, arrays))
+
+
+def _item(segments: list[Segment], arrays: Mapping[str, Tensor]) -> Item:
+    latents, patches = {}, {}
+    for name, array in arrays.items():
+        if match := re.fullmatch(r"in\.(\w+)_latent", name):
+            latents[_number(match[1])] = array.reshape(array.shape[-3:])
+        elif re.fullmatch(r"in\.vit\d+", name):
+            patches[_number(name)] = torch.from_numpy(patchify(array.numpy()))
+    return Item(segments, latents=latents, patches=patches)
+
+
+def _number(name: str) -> int:
+    return int(re.findall(r"\d+", name)[-1])
+
+
+def _count(arrays: Mapping[str, Tensor], sample: int, what: str) -> int:
+    return sum(name.startswith(f"sample.{sample}.{what}.") for name in arrays)
+
+
+def _cut(padded: Tensor, shapes: list[list[int]], patch: int) -> Iterator[Tensor]:
+    for latent, (rows, columns) in zip(padded, shapes, strict=True):
+        yield latent[:, : rows * patch, : columns * patch]
+
+
+def _per_picture(values: Tensor, shapes: list[list[int]]) -> Iterator[float]:
+    for part in values.split([rows * columns for rows, columns in shapes]):
+        yield float(part[0])
+
+
+def _patches(image: Tensor, config: ModelConfig) -> tuple[Tensor, tuple[int, int]]:
+    assert config.vision is not None
+    patch = config.vision.patch_size
+    return torch.from_numpy(patchify(image.numpy(), patch)), (image.shape[1] // patch, image.shape[2] // patch)
+
+
+def _by_blocks(mask: Tensor, block: int = 128) -> Tensor:
+    """1 where a block of a dense mask has any True."""
+    blocks = -(-len(mask) // block)
+    padded = torch.zeros(blocks * block, blocks * block, dtype=torch.bool)
+    padded[: len(mask), : len(mask)] = mask
+    return padded.reshape(blocks, block, blocks, block).any(3).any(1).int()
+
+
+def _same(name: str, found: Tensor, expected: Tensor) -> Difference:
+    if found.shape != expected.shape:
+        return Difference(f"{name}: shape {tuple(found.shape)}, not {tuple(expected.shape)}", float("inf"), 0.0)
+    return Difference(name, float((found.to(expected.dtype) != expected).sum()), 0.0)
+
+
+def _error(name: str, found: Tensor, expected: Tensor) -> Difference:
+    if found.shape != expected.shape:
+        return Difference(f"{name}: shape {tuple(found.shape)}, not {tuple(expected.shape)}", float("inf"), TOLERANCE)
+    return Difference(name, float((found.float() - expected.float()).abs().max()), TOLERANCE)
+
+
+def _compare_norms(name: str, gradients: Mapping[str, Tensor | None], expected: Mapping[str, float]) -> Difference:
+    """The largest relative error of a gradient norm; where zero is expected, the norm itself."""
+    worst, at = 0.0, ""
+    for parameter, norm in expected.items():
+        gradient = gradients[parameter]
+        found = float(gradient.norm()) if gradient is not None else 0.0
+        # A key's bias in softmax attention without rotation has no gradient: its norm is rounding alone.
+        error = abs(found - norm) / max(norm, NORM_FLOOR)
+        if not error <= worst:
+            worst, at = error, parameter
+    missing = set(gradients) - set(expected)
+    extra = sum(float(g.norm()) for n in missing if (g := gradients[n]) is not None)
+    return Difference(f"{name} ({len(expected)}; worst {at}; unlisted sum {extra:.2g})", worst, NORM_TOLERANCE)
+
+
+def main() -> int:
+    """Print the table; 1 where something differs."""
+    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
+        print("usage: python benchmarks/parity.py DIRECTORY")
+        return 2
+    found = list(compare(Path(sys.argv[1])))
+    for difference in found:
+        mark = "ok  " if difference.passes else "FAIL"
+        print(f"{mark} {difference.error:10.3g}  (at most {difference.tolerance:g})  {difference.name}")
+    failed = sum(not difference.passes for difference in found)
+    print(f"{len(found)} compared, {failed} past tolerance" if found else "nothing to compare was found")
+    return int(failed > 0 or not found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

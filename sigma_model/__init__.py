@@ -1,0 +1,1 @@
+"""The network: one visibility rule, two experts, released weights computed exactly."""

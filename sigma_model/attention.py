@@ -1,0 +1,256 @@
+"""Which token sees which, stated once, and attention under that rule on whatever hardware is there.
+
+`visible` is the rule: BAGEL's, and SIGMA's group mask on top (arXiv 2602.07564, section 3), in
+element-wise operations, so that the dense mask, the mask function of flex attention and the block mask
+all come from it. The block mask is built from runs of like tokens: nothing of size N x N exists.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from functools import cache
+from itertools import accumulate
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+from sigma_data.batch import PackedBatch, Run, TokenTags
+from sigma_data.errors import ConfigError
+
+BLOCK = 128
+"""Tokens a side of a block of flex attention."""
+
+
+class Backend(StrEnum):
+    """Who computes attention. FLASH serves what needs no mask: ViT patches, and sampling from a cache."""
+
+    AUTO = "auto"
+    FLEX = "flex"
+    SDPA = "sdpa"
+    FLASH = "flash"
+
+
+class Attention(Protocol):
+    """Attention as a layer sees it: [N, H, Dh], [N, K, Dh], [N, K, Dh] -> [N, H, Dh]."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor: ...
+
+
+def visible(q: TokenTags, k: TokenTags, *, group_mask: bool) -> Tensor:
+    """Whether token q sees token k; the fields broadcast against one another.
+
+    Inside a sample: a picture's tokens see one another, text is causal, both see all segments before
+    theirs, but a noised target is seen by its own segment only. With the group mask an attribute
+    token sees no reference picture's token of another group.
+    """
+    same = q.segment == k.segment
+    inside = same & (q.image | (k.place <= q.place))
+    before = (q.sample == k.sample) & (k.segment < q.segment) & ~k.noised
+    if group_mask:
+        before = before & ~(q.attribute & k.image & (q.group != k.group))
+    return inside | before
+
+
+def dense_mask(tags: TokenTags, *, group_mask: bool) -> Tensor:
+    """Bool [N, N], True = row sees column: the oracle, and the mask of small sequences."""
+    rows = TokenTags(*(field[:, None] for field in tags))
+    columns = TokenTags(*(field[None, :] for field in tags))
+    return visible(rows, columns, group_mask=group_mask)
+
+
+def attention_for(batch: PackedBatch, *, group_mask: bool, backend: Backend = Backend.AUTO) -> Attention:
+    """Attention over a training batch. Raises ConfigError where a backend cannot do it."""
+    device = batch.positions.device
+    if backend is Backend.AUTO:
+        backend = Backend.FLEX if device.type == "cuda" else Backend.SDPA
+    if backend is Backend.FLASH:
+        raise ConfigError("flash-attn knows no mask of this kind: use attention=flex, or sdpa")
+    if backend is Backend.FLEX:
+        return FlexAttention(block_mask(batch.runs, batch.tags, group_mask=group_mask))
+    return SdpaAttention(batch.spans, batch.tags, group_mask=group_mask)
+
+
+class SdpaAttention:
+    """PyTorch's own attention, sample by sample: samples never see one another.
+
+    The masks take the sum of the samples' lengths squared, not the batch's length squared.
+    """
+
+    def __init__(self, spans: Sequence[tuple[int, int, int, int]], tags: TokenTags, *, group_mask: bool) -> None:
+        self._spans = spans
+        self._masks = []
+        for und, und_end, gen, gen_end in spans:
+            part = TokenTags(*(torch.cat((field[und:und_end], field[gen:gen_end])) for field in tags))
+            self._masks.append(dense_mask(part, group_mask=group_mask)[None])
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend within each sample."""
+        und, gen = [], []
+        for (start, end, first, last), mask in zip(self._spans, self._masks, strict=True):
+            if not mask.numel():
+                continue
+            mine = [torch.cat((x[start:end], x[first:last])).transpose(0, 1)[None] for x in (q, k, v)]
+            out = F.scaled_dot_product_attention(mine[0], mine[1], mine[2], attn_mask=mask, enable_gqa=True)[0]
+            out = out.transpose(0, 1)
+            und.append(out[: end - start])
+            gen.append(out[end - start :])
+        return torch.cat((*und, *gen)) if und else q
+
+
+class FlexAttention:
+    """Flex attention under a block mask; compiled on a GPU."""
+
+    def __init__(self, mask: BlockMask) -> None:
+        self._mask = mask
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend within the batch."""
+        attend: Any = _compiled_flex() if q.is_cuda else flex_attention
+        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+        out: Tensor = attend(q, k, v, block_mask=self._mask, enable_gqa=True)
+        return out[0].transpose(0, 1)
+
+
+@cache
+def _compiled_flex() -> Callable[..., Any]:
+    return torch.compile(flex_attention)
+
+
+class FullAttention:
+    """Attention without a mask inside each of several sequences.
+
+    The queries [sum q_lengths, H, Dh] lie one sequence behind another; a sequence's keys and values are
+    a span [first, last) of k and v [tokens, K, Dh]. flash-attn does all at once where it is installed
+    and the tensors are its kind; else each sequence goes by itself.
+    """
+
+    def __init__(
+        self, q_lengths: Sequence[int], k_spans: Sequence[tuple[int, int]], *, device: torch.device | str
+    ) -> None:
+        self._q_lengths = list(q_lengths)
+        self._k_spans = list(k_spans)
+        self._k_lengths = [last - first for first, last in k_spans]
+        self._flash = torch.device(device).type == "cuda" and flash_available()
+        if self._flash:  # here and not in the call, which must not wait for the device
+            self._ends = [
+                torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+                for lengths in (self._q_lengths, self._k_lengths)
+            ]
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend; returns the shape of q."""
+        if self._flash and q.dtype in (torch.float16, torch.bfloat16):
+            return self._by_flash(q, k, v)
+        out = []
+        for queries, (first, last) in zip(q.split(self._q_lengths), self._k_spans, strict=True):
+            mine = [x.transpose(0, 1)[None] for x in (queries, k[first:last], v[first:last])]
+            out.append(F.scaled_dot_product_attention(mine[0], mine[1], mine[2], enable_gqa=True)[0].transpose(0, 1))
+        return torch.cat(out) if len(out) != 1 else out[0]
+
+    def _by_flash(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        from flash_attn import flash_attn_varlen_func
+
+        if spans_of(self._k_lengths) == self._k_spans:
+            k, v = k[: self._k_spans[-1][1]], v[: self._k_spans[-1][1]]
+        else:
+            k, v = (torch.cat([x[first:last] for first, last in self._k_spans]) for x in (k, v))
+        out: Tensor = flash_attn_varlen_func(
+            q, k, v, *self._ends, max(self._q_lengths), max(self._k_lengths), causal=False
+        )
+        return out
+
+
+def spans_of(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """[first, last) of sequences of these lengths, one behind another."""
+    ends = list(accumulate(lengths))
+    return [(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+
+
+@cache
+def flash_available() -> bool:
+    """Whether the flash-attn package is installed."""
+    return importlib.util.find_spec("flash_attn") is not None
+
+
+def block_mask(runs: Sequence[Run], tags: TokenTags, *, group_mask: bool, block: int = BLOCK) -> BlockMask:
+    """The block mask of flex attention, one for all heads, from runs of like tokens.
+
+    For each sample, whether run q sees run k is one small table; how many pairs of tokens see one
+    another in a block is that table between two counts of tokens a block and run. A block with some
+    pairs is computed under `visible`, one with all pairs without a mask, one with none not at all.
+    """
+    tokens = int(tags.sample.shape[0])
+    some, all_ = block_tables(runs, tokens, group_mask=group_mask, block=block)
+    device = tags.sample.device
+    lists = (*_ordered(some & ~all_, device), *_ordered(all_, device))
+
+    def mask_mod(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        row, column = (TokenTags(*(field[i] for field in tags)) for i in (q, k))
+        return visible(row, column, group_mask=group_mask)
+
+    return BlockMask.from_kv_blocks(*lists, BLOCK_SIZE=block, mask_mod=mask_mod, seq_lengths=(tokens, tokens))
+
+
+def block_tables(
+    runs: Sequence[Run], tokens: int, *, group_mask: bool, block: int = BLOCK
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """(some, all): bool [blocks, blocks], whether any or every pair of tokens in a block is visible.
+
+    Tokens that pad the last block to its size see nothing and are not counted.
+    """
+    blocks = -(-tokens // block)
+    pairs = np.zeros((blocks, blocks), np.float32)  # exact: at most block * block < 2^24
+    table = np.array(sorted(runs, key=lambda run: (run.sample, run.start)), dtype=np.int64)
+    table = table.reshape(-1, len(Run._fields))
+    for sample in np.unique(table[:, 2]):
+        mine = table[table[:, 2] == sample]
+        start, stop, _, segment, image, noised, attribute, group = mine.T
+        sees = segment[None, :] < segment[:, None]
+        sees &= noised[None, :] == 0
+        if group_mask:
+            sees &= ~((attribute[:, None] == 1) & (image[None, :] == 1) & (group[:, None] != group[None, :]))
+        same = segment[None, :] == segment[:, None]
+        sees |= same & (image[:, None] == 1)
+        # A text's runs are in order, so an earlier run of it is wholly visible; a run sees itself causally.
+        sees |= same & (start[None, :] < start[:, None]) & (image[:, None] == 0)
+        touched = _touched(start, stop, block)
+        edges = touched[:, None] * block
+        overlap = np.minimum(edges + block, stop[None, :]) - np.maximum(edges, start[None, :])
+        counts = np.maximum(overlap, 0).astype(np.float32)
+        pairs[np.ix_(touched, touched)] += counts @ sees.astype(np.float32) @ counts.T
+        for begin, end in mine[image == 0][:, :2]:
+            _add_causal(pairs, int(begin), int(end), block)
+    sizes = np.full(blocks, block, np.float32)
+    if blocks:
+        sizes[-1] = tokens - (blocks - 1) * block
+    return pairs > 0, (pairs == sizes[:, None] * sizes[None, :]) & (pairs > 0)
+
+
+def _touched(start: np.ndarray[Any, Any], stop: np.ndarray[Any, Any], block: int) -> np.ndarray[Any, Any]:
+    """The blocks that runs lie in."""
+    return np.unique(
+        np.concatenate([np.arange(a // block, (b - 1) // block + 1) for a, b in zip(start, stop, strict=True)])
+    )
+
+
+def _add_causal(pairs: np.ndarray[Any, Any], begin: int, end: int, block: int) -> None:
+    """Count the pairs (q, k) of one run of text with k <= q, block by block."""
+    first, last = begin // block, (end - 1) // block
+    edges = np.arange(first, last + 1) * block
+    length = np.minimum(edges + block, end) - np.maximum(edges, begin)
+    square = np.tril(length[:, None] * length[None, :], -1).astype(np.float32)
+    square[np.diag_indices(len(length))] = length * (length + 1) / 2
+    pairs[first : last + 1, first : last + 1] += square
+
+
+def _ordered(chosen: np.ndarray[Any, Any], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(count [1, 1, blocks], indices [1, 1, blocks, blocks]) of the chosen columns, in order, first."""
+    order = np.argsort(~chosen, axis=1, kind="stable").astype(np.int32)
+    count = chosen.sum(1, dtype=np.int32)
+    return torch.from_numpy(count)[None, None].to(device), torch.from_numpy(order)[None, None].to(device)

@@ -1,0 +1,236 @@
+"""What a model is made of, read from a released directory's own JSON files.
+
+A directory in the released layout has `llm_config.json` and `vit_config.json`; what those do not say
+(latent grid, VAE scale, resize rules) stands in our `sigma.json`, else follows from the shapes of the
+tensors that lie there, else is BAGEL's. A preset is such a directory inside the package.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from sigma_data.errors import ConfigError
+from sigma_data.images import VAE_RULE, VIT_RULE, ResizeRule
+
+LLM_FILE, VIT_FILE, SIGMA_FILE = "llm_config.json", "vit_config.json", "sigma.json"
+VAE_FILE = "ae.safetensors"
+WEIGHT_FILES = ("ema.safetensors", "model.safetensors")
+"""Where the weights may lie; the averaged ones (EMA) come first, as the release means them to be used."""
+
+PRESETS = ("tiny", "bagel-7b-mot")
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LanguageConfig(_Strict):
+    """The language model: a Qwen2 with query and key norms, twice (one expert for each kind of token)."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 1e6
+    max_position_embeddings: int = 32768
+    """The most tokens that one sample's sequence may have."""
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @model_validator(mode="after")
+    def _divides(self) -> LanguageConfig:
+        if self.hidden_size % self.num_attention_heads or self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError("heads must divide the hidden size, and key/value heads the heads")
+        return self
+
+
+class VisionConfig(_Strict):
+    """The SigLIP encoder; `num_hidden_layers` counts the layers in use (the release counts one more)."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    patch_size: int
+    grid: int
+    """Patches a side of the learned position table."""
+    layer_norm_eps: float = 1e-6
+
+
+class LatentConfig(_Strict):
+    """How pictures enter the language model as latents."""
+
+    channels: int = 16
+    patch_size: int = 2
+    grid: int = 64
+    """Latent patches a side of the position table (`max_latent_size`)."""
+    downsample: int = 8
+
+    @property
+    def features(self) -> int:
+        """Numbers a latent token: patch * patch * channels."""
+        return self.patch_size**2 * self.channels
+
+    @property
+    def stride(self) -> int:
+        """Pixels a latent token covers on a side."""
+        return self.patch_size * self.downsample
+
+
+class VaeConfig(_Strict):
+    """The autoencoder of the latents; `mult` are channel multiples of `ch` a resolution."""
+
+    ch: int = 128
+    mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    z_channels: int = 16
+    scale_factor: float = 0.3611
+    shift_factor: float = 0.1159
+
+    @property
+    def downsample(self) -> int:
+        """Pixels a latent covers on a side."""
+        return int(2 ** (len(self.mult) - 1))
+
+
+class ModelConfig(_Strict):
+    """A whole model. `vision` is None for weights that only generate."""
+
+    language: LanguageConfig
+    vision: VisionConfig | None
+    latent: LatentConfig = LatentConfig()
+    vae: VaeConfig = VaeConfig()
+    vae_rule: ResizeRule = VAE_RULE
+    vit_rule: ResizeRule = VIT_RULE
+    attribute_projection: bool = False
+    """Add W tau to the picture tokens an attribute token tau speaks of (SIGMA's paper; not in its release)."""
+
+    @classmethod
+    def from_directory(cls, directory: str | Path) -> ModelConfig:
+        """Read a directory in the released layout. Raises ConfigError naming the file at fault."""
+        root = Path(directory)
+        if not root.is_dir():
+            raise ConfigError(f"{root}: no such directory of a model")
+        llm = _read_json(root / LLM_FILE)
+        ours = _read_json(root / SIGMA_FILE) if (root / SIGMA_FILE).exists() else {}
+        shapes = _shapes_in(root)
+        try:
+            known = {name: value for name, value in llm.items() if name in LanguageConfig.model_fields}
+            values: dict[str, Any] = {"language": LanguageConfig(**known), "vision": None}
+            if shapes:
+                values |= _latent_from(shapes)
+            vit_used = not shapes or any(name.startswith("vit_model.") for name in shapes)
+            if (root / VIT_FILE).exists() and vit_used:
+                values["vision"] = _vision(_read_json(root / VIT_FILE), shapes)
+            return cls(**{**values, **ours})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(f"{root}: its configuration does not fit a model: {where}: {first['msg']}") from None
+
+    def write(self, directory: str | Path) -> None:
+        """Write the three JSON files of the released layout."""
+        from sigma_data.files import dump_json, write_atomic
+
+        root = Path(directory)
+        root.mkdir(parents=True, exist_ok=True)
+        llm = {**self.language.model_dump(), "hidden_act": "silu", "tie_word_embeddings": False, "qk_norm": True}
+        write_atomic(root / LLM_FILE, dump_json({**llm, "layer_module": "Qwen2MoTDecoderLayer"}))
+        if self.vision is not None:
+            vit = self.vision.model_dump(exclude={"grid"})
+            vit |= {"num_hidden_layers": self.vision.num_hidden_layers + 1, "num_channels": 3}
+            vit |= {"image_size": self.vision.grid * self.vision.patch_size, "hidden_act": "gelu_pytorch_tanh"}
+            write_atomic(root / VIT_FILE, dump_json(vit))
+        ours = self.model_dump(mode="json", exclude={"language", "vision"})
+        write_atomic(root / SIGMA_FILE, dump_json(ours))
+
+
+def preset_directory(name: str) -> Path:
+    """The directory of a preset. Raises ConfigError for an unknown name."""
+    if name not in PRESETS:
+        raise ConfigError(f"{name!r} is no preset: choose one of {', '.join(PRESETS)}, or name a directory")
+    return Path(__file__).parent / "presets" / name
+
+
+def preset(name: str) -> ModelConfig:
+    """The configuration of a preset. Raises ConfigError for an unknown name."""
+    return ModelConfig.from_directory(preset_directory(name))
+
+
+def header_shapes(path: Path) -> dict[str, list[int]]:
+    """Names and shapes in a safetensors file, from its header alone. Raises ConfigError."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > 100_000_000 or size + 8 > path.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(size))
+        return {name: list(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: not a safetensors file ({error})") from None
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files of the weights to use: one file, or the parts that an index names. Empty: none there.
+
+    Raises ConfigError where an index names parts that are not there.
+    """
+    for name in WEIGHT_FILES:
+        if (directory / name).exists():
+            return [directory / name]
+        index = directory / f"{name}.index.json"
+        if index.exists():
+            parts = sorted(set(dict(_read_json(index).get("weight_map") or {}).values()))
+            for part in parts:
+                if Path(part).name != part or not (directory / part).is_file():
+                    raise ConfigError(f"{index}: names {part!r}, which is not there")
+            return [directory / part for part in parts]
+    return []
+
+
+def _shapes_in(root: Path) -> dict[str, list[int]]:
+    return {name: shape for path in weight_files(root) for name, shape in header_shapes(path).items()}
+
+
+def _latent_from(shapes: Shapes) -> dict[str, Any]:
+    """The latent geometry that follows from tensor shapes, with patches of 2 x 2 as in every release."""
+    found: dict[str, int] = {}
+    if "latent_pos_embed.pos_embed" in shapes:
+        found["grid"] = round(shapes["latent_pos_embed.pos_embed"][0] ** 0.5)
+    if "vae2llm.weight" in shapes:
+        found["channels"] = shapes["vae2llm.weight"][1] // 4
+    return {"latent": LatentConfig(**found)}
+
+
+def _vision(vit: Mapping[str, Any], shapes: Shapes) -> VisionConfig:
+    known = {name: value for name, value in vit.items() if name in VisionConfig.model_fields}
+    grid = int(vit["image_size"]) // int(vit["patch_size"])
+    table = shapes.get("vit_model.vision_model.embeddings.position_embedding.weight")
+    if table:
+        grid = round(table[0] ** 0.5)
+    return VisionConfig(**{**known, "num_hidden_layers": int(vit["num_hidden_layers"]) - 1, "grid": grid})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path.parent}: has no {path.name}: not a model in the released layout") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: must hold a JSON object")
+    return value

@@ -1,0 +1,254 @@
+"""Pictures and texts out of a model: contexts prefilled once, then an Euler sampler or a decoder.
+
+All requests and all guidance branches share one prefill and one forward pass a step. The loop never
+waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from sigma_data.batch import Item, Specials, collate, grid_places
+from sigma_data.sequence import Segment
+from sigma_model.attention import Backend, spans_of
+from sigma_model.cache import Cache, cached_attention, prefill
+from sigma_model.guidance import Guidance, combine
+from sigma_model.model import SigmaModel, widths
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a model looks at before it answers: segments, the target's last, and what they show.
+
+    `item` brings `latents` and `patches`; its own segments are not read.
+    """
+
+    segments: Sequence[Segment]
+    item: Item
+
+    @property
+    def prefix(self) -> list[Segment]:
+        """The segments before the answer."""
+        return [segment for segment in self.segments if not segment.kind.loss]
+
+    @property
+    def answer(self) -> Segment:
+        """The segment to be produced."""
+        return self.segments[-1]
+
+    @property
+    def end(self) -> int:
+        """The position of what follows the prefix."""
+        prefix = self.prefix
+        return prefix[-1].end if prefix else 0
+
+
+Branches = Sequence[Context]
+"""Contexts of one request: full, without text, without reference pictures; the same target behind each."""
+
+
+def times(steps: int, shift: float) -> list[float]:
+    """`steps` noise levels from 1 to 0, shifted: t <- s t / (1 + (s - 1) t)."""
+    plain = [1 - index / (steps - 1) for index in range(steps)]
+    return [shift * t / (1 + (shift - 1) * t) for t in plain]
+
+
+@torch.no_grad()
+def sample_latents(
+    model: SigmaModel,
+    requests: Sequence[Branches],
+    noise: Sequence[Tensor],
+    specials: Specials,
+    *,
+    steps: int = 50,
+    timestep_shift: float = 3.0,
+    guidance: Guidance | None = None,
+    group_mask: bool = True,
+    backend: Backend = Backend.AUTO,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Tensor]:
+    """Sample the latent tokens [tokens, F] of every request's target, float32.
+
+    `noise` [tokens, F] is where each starts. `steps` counts noise levels, so there are one fewer
+    Euler steps. `progress(done, all)` is called after every step. Targets may differ in size.
+    """
+    sampler = Sampler(model, requests, specials, guidance=guidance, group_mask=group_mask, backend=backend)
+    x = torch.cat(list(noise)).to(model.device, torch.float32)
+    levels = times(steps, timestep_shift)
+    for index, (level, following) in enumerate(pairwise(levels)):
+        x = x - sampler.velocity(x, level) * (level - following)
+        if progress is not None:
+            progress(index + 1, steps - 1)
+    return list(x.split(sampler.counts))
+
+
+class Sampler:
+    """Prefilled contexts of many requests, and the velocity at any point and noise level."""
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        model: SigmaModel,
+        requests: Sequence[Branches],
+        specials: Specials,
+        *,
+        guidance: Guidance | None = None,
+        group_mask: bool = True,
+        backend: Backend = Backend.AUTO,
+    ) -> None:
+        self._model = model
+        self._guidance = guidance or Guidance()
+        self.counts = [branches[0].answer.length - 2 for branches in requests]
+        wanted = (True, self._guidance.uses_text, self._guidance.uses_image)
+        # Full contexts first: where there is no guidance, they alone are computed.
+        contexts: list[Context] = []
+        owners: list[int] = []
+        self._rows: list[Tensor] = []  # for each branch, the rows of its velocities
+        index: dict[tuple[int, tuple[Segment, ...]], int] = {}
+        which: list[list[int]] = []
+        for branch in range(3):
+            of_branch = []
+            for owner, branches in enumerate(requests):
+                context = branches[branch if wanted[branch] else 0]
+                key = (owner, tuple(context.segments))
+                if key not in index:  # a branch equal to another (no pictures, say) is computed once
+                    index[key] = len(contexts)
+                    contexts.append(context)
+                    owners.append(owner)
+                of_branch.append(index[key])
+            which.append(of_branch)
+        items = [replace(context.item, segments=context.prefix) for context in contexts]
+        batch = collate(items, specials, widths(model.config)).to(model.device)
+        prefixes = [sum(segment.length for segment in context.prefix) for context in contexts]
+        lengths = [context.answer.length for context in contexts]
+        capacities = [prefix + length for prefix, length in zip(prefixes, lengths, strict=True)]
+        self._cache = Cache(model.config.language, capacities, dtype=model.dtype, device=model.device)
+        prefill(model, batch, self._cache, group_mask=group_mask, backend=backend)
+        row_spans = spans_of([length - 2 for length in lengths])
+        for of_branch in which:
+            self._rows.append(torch.cat([torch.arange(*row_spans[s]) for s in of_branch]).to(model.device))
+        self._all = _Step(model, contexts, owners, self.counts, self._cache, prefixes, specials)
+        full = len(requests)
+        self._full = _Step(model, contexts[:full], owners[:full], self.counts, self._cache, prefixes, specials)
+
+    @torch.no_grad()
+    def velocity(self, x: Tensor, level: float) -> Tensor:
+        """Guided velocity of all targets, [sum of tokens, F] like `x`, float32."""
+        if not self._guidance.applies(level):
+            return self._full.velocity(x, level)
+        velocity = self._all.velocity(x, level)
+        full, without_text, without_image = (velocity[rows].split(self.counts) for rows in self._rows)
+        of_each = zip(full, without_text, without_image, strict=True)
+        return torch.cat([combine(one, text, image, self._guidance) for one, text, image in of_each])
+
+
+class _Step:
+    """One forward pass of some sequences' targets: all that does not change from step to step."""
+
+    def __init__(
+        self,
+        model: SigmaModel,
+        contexts: Sequence[Context],
+        owners: Sequence[int],
+        counts: Sequence[int],
+        cache: Cache,
+        prefixes: Sequence[int],
+        specials: Specials,
+    ) -> None:
+        device = model.device
+        self._model = model
+        spans = spans_of(counts)
+        self._gather = torch.cat([torch.arange(*spans[owner]) for owner in owners]).to(device)
+        answers = [context.answer for context in contexts]
+        tokens = [answer.length - 2 for answer in answers]
+        n_und = 2 * len(answers)
+        delimiters = torch.tensor([specials.image_start, specials.image_end] * len(answers), device=device)
+        self._und = model.backbone.embed_tokens(delimiters)
+        places = grid_places([answer.grid for answer in answers], model.config.latent.grid)
+        self._places = model.latent_positions[places.to(device)]
+        positions = torch.tensor([answer.position for answer in answers])
+        repeated = positions.repeat_interleave(torch.tensor(tokens))
+        self._positions = torch.cat((positions.repeat_interleave(2), repeated)).to(device)
+        slots = [torch.zeros(0, dtype=torch.long)] * (2 * len(answers))
+        order = []
+        for index, (span, length) in enumerate(zip(spans_of(tokens), tokens, strict=True)):
+            first = cache.starts[index] + prefixes[index]
+            slots[index] = torch.arange(first, first + 2)
+            slots[len(answers) + index] = torch.arange(first + 2, first + 2 + length)
+            order += [torch.arange(2 * index, 2 * index + 2), torch.arange(n_und + span[0], n_und + span[1])]
+        self._attend = cached_attention(
+            cache,
+            torch.cat(slots).to(device),
+            torch.cat(order).to(device),
+            [length + 2 for length in tokens],
+            [(cache.starts[i], cache.starts[i] + prefixes[i] + length + 2) for i, length in enumerate(tokens)],
+        )
+
+    def velocity(self, x: Tensor, level: float) -> Tensor:
+        model = self._model
+        time = model.time_embedder(torch.full((1,), level, device=x.device))
+        gen = (model.latent_in(x.to(model.dtype)) + time)[self._gather] + self._places
+        _, gen = model.backbone(self._und, gen, self._positions, self._attend)
+        velocity: Tensor = model.latent_out(gen)
+        return velocity.float()
+
+
+@torch.no_grad()
+def decode_text(
+    model: SigmaModel,
+    contexts: Sequence[Context],
+    specials: Specials,
+    *,
+    max_tokens: int = 512,
+    temperature: float = 0.0,
+    seeds: Sequence[int] | None = None,
+    group_mask: bool = True,
+    backend: Backend = Backend.AUTO,
+) -> list[list[int]]:
+    """Token ids of every context's answer, without delimiters; stops at the end token or `max_tokens`.
+
+    Temperature 0 takes the likeliest token. Otherwise each context draws from its own generator, so
+    its answer does not depend on the others.
+    """
+    prefixes = [sum(segment.length for segment in context.prefix) for context in contexts]
+    room = max_tokens + 1
+    cache = Cache(model.config.language, [p + room for p in prefixes], dtype=model.dtype, device=model.device)
+    items = [replace(context.item, segments=context.prefix) for context in contexts]
+    batch = collate(items, specials, widths(model.config)).to(model.device)
+    prefill(model, batch, cache, group_mask=group_mask, backend=backend)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds or range(len(contexts))]
+    ids = torch.full((len(contexts),), specials.bos, device=model.device)
+    positions = torch.tensor([context.end for context in contexts], device=model.device)
+    starts = torch.tensor([s + p for s, p in zip(cache.starts, prefixes, strict=True)], device=model.device)
+    order = torch.arange(len(contexts), device=model.device)
+    no_latents = torch.zeros(0, model.config.language.hidden_size, dtype=model.dtype, device=model.device)
+    found: list[list[int]] = [[] for _ in contexts]
+    running = set(range(len(contexts)))
+    for step in range(max_tokens):
+        spans = [(s, s + p + step + 1) for s, p in zip(cache.starts, prefixes, strict=True)]
+        attend = cached_attention(cache, starts + step, order, [1] * len(contexts), spans)
+        und, _ = model.backbone(model.backbone.embed_tokens(ids), no_latents, positions + step, attend)
+        logits = model.lm_head(und).float()
+        ids = _choose(logits, temperature, generators)
+        for number, token in enumerate(ids.tolist()):
+            if token == specials.eos:
+                running.discard(number)
+            elif number in running:
+                found[number].append(token)
+        if not running:
+            break
+    return found
+
+
+def _choose(logits: Tensor, temperature: float, generators: Sequence[torch.Generator]) -> Tensor:
+    """[contexts, V] -> [contexts]."""
+    if temperature <= 0:
+        return logits.argmax(-1)
+    chances = (logits / temperature).softmax(-1).cpu()
+    drawn = [torch.multinomial(row, 1, generator=g) for row, g in zip(chances, generators, strict=True)]
+    return torch.cat(drawn).to(logits.device)
