@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sigma_data.batch import Item, PackedBatch, collate
-from sigma_data.images import ResizeRule
 from sigma_data.pixels import patchify
+from sigma_data.resize import ResizeRule
 from sigma_data.sequence import Kind, Segment
 from sigma_model.attention import block_mask, dense_mask
 from sigma_model.cache import Cache, prefill
@@ -147,7 +147,8 @@ def compare_inference(directory: Path) -> Iterator[Difference]:
     """Snapshots of the cache, latents under every guidance setting, greedy text."""
     facts = json.loads((directory / "inference.json").read_text())
     arrays = load_file(directory / "inference.safetensors")
-    delimiters = Delimiters.of(json.loads((directory / "train.json").read_text())["special_ids"])
+    training = json.loads((directory / "train.json").read_text())
+    delimiters = Delimiters.of(training["special_ids"])
     model = load_model(directory, dtype=torch.float32).requires_grad_(False)
     stages = {match[1] for name in arrays if (match := re.match(r"ctx\.(\w+)\.len_rope", name))}
     for stage in sorted(stages):
@@ -163,7 +164,8 @@ def compare_inference(directory: Path) -> Iterator[Difference]:
                 yield _error(name, kept[int(match[2])][:length], expected)
 
     height, width = facts["target_shape_hw"]
-    grid = (height // model.config.latent.stride, width // model.config.latent.stride)
+    stride = training["latent"]["downsample"] * training["latent"]["latent_patch_size"]  # not of the VAE beside it
+    grid = (height // stride, width // stride)
     for case, setting in facts["cases"].items():
         contexts = [
             _context(facts[name], arrays, model.config, grid)

@@ -1,4 +1,4 @@
-"""Pictures as bytes: safe decoding, orientation, facts about a picture, the model's resize rule.
+"""Pictures as bytes: safe decoding, orientation, facts about a picture.
 
 `probe` decodes a picture once, at the smallest scale that still reads every byte (JPEG decodes to
 an eighth of its size, yet a truncated file is still found), and returns all a corpus must know of
@@ -141,13 +141,13 @@ def open_image(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> I
     assert data is not None
     _whole(data, name)
     try:
-        with _quiet():
+        with quiet():
             # MPO is a JPEG with more pictures behind the first; Pillow's JPEG reader knows it.
             image = Image.open(io.BytesIO(data), formats=(name,))
     except Image.DecompressionBombError:
         raise ImageFault("bomb", f"the header announces more than {PILLOW_MAX_PIXELS:,} pixels") from None
     except Exception as error:  # Pillow's readers raise whatever broken bytes make them raise
-        raise _fault(error) from None
+        raise fault_of(error) from None
     width, height = image.size
     if width * height > max_pixels:
         raise ImageFault(
@@ -165,8 +165,8 @@ def probe(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS, sha256: s
     image = open_image(data, max_pixels=max_pixels)
     assert data is not None
     width, height, mode = image.width, image.height, image.mode
-    with _quiet():
-        turn = _orientation(image)
+    with quiet():
+        turn = orientation_of(image)
         small, coarse = _shrink(image, turn)
     if turn >= 5:
         width, height = height, width
@@ -191,16 +191,16 @@ def load(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: 
     """
     image = open_image(data, max_pixels=max_pixels)
     try:
-        with _quiet():
-            turn = _orientation(image)
+        with quiet():
+            turn = orientation_of(image)
             if at_least:
                 image.draft(None, (at_least, at_least))
             image.load()
-            return _upright(to_rgb(image), turn)
+            return upright(to_rgb(image), turn)
     except ImageFault:
         raise
     except Exception as error:
-        raise _fault(error) from None
+        raise fault_of(error) from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -248,9 +248,9 @@ def thumbnail(data: bytes | None, side: int, *, quality: int = 80) -> bytes | No
     """A small JPEG of the picture, `side` pixels at most, or None where it cannot be decoded."""
     try:
         image = open_image(data)
-        with _quiet():
-            turn = _orientation(image)
-            picture = _upright(_reduced(image, side)[0], turn)
+        with quiet():
+            turn = orientation_of(image)
+            picture = upright(_reduced(image, side)[0], turn)
     except ImageFault:
         return None
     picture.thumbnail((side, side), Image.Resampling.BILINEAR)
@@ -279,43 +279,8 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
         yield top, image.crop((0, top, image.width, min(top + 256, image.height)))
 
 
-@dataclass(frozen=True)
-class ResizeRule:
-    """How a picture is brought to a size the model takes (golden: tests/golden/resize.json).
-
-    Longest side at most `max_size`, then shortest at least `min_size`, both rounded to `stride`, at
-    most `max_pixels` shared by the pictures of a sample, and never longer than `max_size` after all.
-    """
-
-    max_size: int
-    min_size: int
-    stride: int
-    max_pixels: int = 14 * 14 * 9 * 1024
-
-    def size(self, width: int, height: int, *, images: int = 1) -> tuple[int, int]:
-        """(width, height) in pixels after the rule."""
-        scale = min(self.max_size / max(width, height), 1.0)
-        scale = max(scale, self.min_size / min(width, height))
-        new = self._scaled(width, height, scale)
-        if new[0] * new[1] > self.max_pixels / images:
-            new = self._scaled(*new, self.max_pixels / images / (new[0] * new[1]))
-        if max(new) > self.max_size:
-            new = self._scaled(*new, self.max_size / max(new))
-        return new
-
-    def _scaled(self, width: int, height: int, scale: float) -> tuple[int, int]:
-        return self._fit(round(width * scale)), self._fit(round(height * scale))
-
-    def _fit(self, side: int) -> int:
-        return max(self.stride, round(side / self.stride) * self.stride)
-
-
-VAE_RULE = ResizeRule(max_size=1024, min_size=512, stride=16)
-VIT_RULE = ResizeRule(max_size=518, min_size=224, stride=14)
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Pillow warns of odd metadata; such a picture is legal, and a terminal is no place for it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -331,7 +296,8 @@ def _whole(data: bytes, name: str) -> None:
         raise ImageFault("truncated", f"the WebP announces {announced:,} bytes and has {len(data):,}")
 
 
-def _fault(error: Exception) -> ImageFault:
+def fault_of(error: Exception) -> ImageFault:
+    """What a reader's exception means for the picture."""
     text = " ".join(str(error).split())[:200] or type(error).__name__
     low = text.lower()
     if "truncated" in low or "unexpected end" in low or "not enough" in low:
@@ -341,7 +307,7 @@ def _fault(error: Exception) -> ImageFault:
     return ImageFault("undecodable", f"the picture cannot be decoded ({text})")
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """EXIF orientation 1..8; 1 where there is none or where the EXIF block is broken."""
     if "exif" not in image.info or image.format == "TIFF":  # Pillow turns a TIFF itself
         return 1
@@ -363,7 +329,8 @@ _TRANSPOSE = {
 }
 
 
-def _upright(image: Image.Image, turn: int) -> Image.Image:
+def upright(image: Image.Image, turn: int) -> Image.Image:
+    """The picture turned as its EXIF orientation `turn`, 1..8, says."""
     return image.transpose(_TRANSPOSE[turn]) if turn in _TRANSPOSE else image
 
 
@@ -388,7 +355,7 @@ def _reduced(image: Image.Image, least: int) -> tuple[Image.Image, tuple[float, 
             picture = image.convert("RGB")
         small = to_rgb(picture.reduce(block) if block > 1 else picture)
     except Exception as error:  # as in open_image
-        raise _fault(error) from None
+        raise fault_of(error) from None
     return small, (width / block, height / block)
 
 
@@ -396,4 +363,4 @@ def _shrink(image: Image.Image, turn: int) -> tuple[Image.Image, int]:
     """Decode a picture; returns its upright thumbnail of GRID x GRID, and a checksum of it in blocks."""
     blocks, covered = _reduced(image, GRID)
     small = blocks.resize((GRID, GRID), Image.Resampling.BILINEAR, box=(0, 0, *covered))
-    return _upright(small, turn), zlib.crc32(blocks.tobytes())
+    return upright(small, turn), zlib.crc32(blocks.tobytes())

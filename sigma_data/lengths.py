@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sigma_data.images import VAE_RULE, VIT_RULE, ImageFacts, ResizeRule
+from sigma_data.images import ImageFacts
+from sigma_data.resize import VAE_RULE, VIT_RULE, ResizeRule
 from sigma_data.sample import Sample
 
 

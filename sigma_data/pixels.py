@@ -6,13 +6,23 @@ decoded at a fraction of its size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sigma_data.images import DEFAULT_MAX_PIXELS, ResizeRule, load, open_image
+from sigma_data.images import (
+    DEFAULT_MAX_PIXELS,
+    ImageFault,
+    fault_of,
+    open_image,
+    orientation_of,
+    quiet,
+    to_rgb,
+    upright,
+)
+from sigma_data.resize import ResizeRule
 
 Size = tuple[int, int]
 """(width, height) in pixels, upright."""
@@ -41,14 +51,7 @@ def resized(
     itself. `max_pixels` bounds what is decoded, as in `images.load`. Raises ImageFault as that does.
     """
     if isinstance(rule, ResizeRule):
-        width, height = open_image(data, max_pixels=max_pixels).size
-        # The header's sides may be swapped by EXIF: the decoded picture tells, and the rule scales both alike.
-        picture = _decoded(data, [rule.size(width, height, images=images)], max_pixels)
-        if picture.width == picture.height and width != height:  # scaled decoding rounded the difference away
-            picture = load(data, max_pixels=max_pixels)
-        if (picture.width > picture.height) != (width > height):
-            width, height = height, width
-        return _scaled(picture, rule.size(width, height, images=images))
+        return _pictures(data, lambda upright: [rule.size(*upright, images=images)], max_pixels)[0]
     return several(data, [rule], max_pixels=max_pixels)[0]
 
 
@@ -62,8 +65,7 @@ def several(
     """
     if any(side <= 0 for size in sizes for side in size):
         raise ValueError(f"sizes must be positive: {list(sizes)}")
-    picture = _decoded(data, sizes, max_pixels)
-    return [_scaled(picture, size) for size in sizes]
+    return _pictures(data, lambda _: sizes, max_pixels)
 
 
 def to_unit(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -84,25 +86,45 @@ def patchify(image: npt.NDArray[np.float32], patch: int = 14) -> npt.NDArray[np.
     return grid.transpose(1, 3, 2, 4, 0).reshape(-1, patch * patch * channels)
 
 
-def _decoded(data: bytes | None, sizes: Sequence[Size], max_pixels: int) -> Image.Image:
-    """The upright picture, no smaller than its largest use needs where the file has the pixels."""
+def _pictures(
+    data: bytes | None, choose: Callable[[Size], Sequence[Size]], max_pixels: int
+) -> list[npt.NDArray[np.uint8]]:
+    """The picture at the sizes that `choose` gives for its own size; all sizes are upright ones."""
     image = open_image(data, max_pixels=max_pixels)
-    if image.format != "JPEG":
-        return load(data, max_pixels=max_pixels)
-    widest, tallest = (max(side) for side in zip(*sizes, strict=True))
-    # EXIF may swap the sides. The header alone does not say, but the shape that is asked for does.
-    width, height = image.size if (image.width >= image.height) == (widest >= tallest) else image.size[::-1]
-    ratio = min(width / widest, height / tallest) / _DRAFT_GAP
-    scale = next((scale for scale in _SCALES if scale <= ratio), None)
-    if scale is None:
-        return load(data, max_pixels=max_pixels)
-    picture = load(data, max_pixels=max_pixels, at_least=min(width, height) // scale)
-    if picture.width < widest or picture.height < tallest:  # an odd shape was asked for
-        picture = load(data, max_pixels=max_pixels)
-    return picture
+    try:
+        with quiet():
+            turn = orientation_of(image)
+            aside = turn >= 5  # stored on its side
+            sizes = [_turned(size, aside) for size in choose(_turned(image.size, aside))]
+            covered = _draft(image, sizes)
+            image.load()
+            picture = to_rgb(image)
+            return [np.array(upright(_scaled(picture, size, covered), turn)) for size in sizes]
+    except ImageFault:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever broken bytes make them raise
+        raise fault_of(error) from None
 
 
-def _scaled(picture: Image.Image, size: Size) -> npt.NDArray[np.uint8]:
-    if picture.size == size:
-        return np.array(picture)
-    return np.array(picture.resize(size, Image.Resampling.BICUBIC, reducing_gap=_REDUCING_GAP))
+def _turned(size: Size, aside: bool) -> Size:
+    return size[::-1] if aside else size
+
+
+def _draft(image: Image.Image, sizes: Sequence[Size]) -> tuple[float, float]:
+    """Let a JPEG decode at a fraction of its size where all `sizes` allow it.
+
+    Returns what the picture covers (width, height) of the decoded pixels: the last ones may hang over, and
+    counting them in would shift the picture.
+    """
+    width, height = image.size
+    ratio = min(min(width / size[0], height / size[1]) for size in sizes) / _DRAFT_GAP
+    scale = next((scale for scale in _SCALES if scale <= ratio), 1)
+    drafted = image.draft(None, (width // scale, height // scale)) if scale > 1 else None
+    return drafted[1][2:] if drafted else (width, height)
+
+
+def _scaled(picture: Image.Image, size: Size, covered: tuple[float, float]) -> Image.Image:
+    if picture.size == size == covered:
+        return picture
+    box = (0.0, 0.0, *covered)
+    return picture.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=_REDUCING_GAP)

@@ -8,6 +8,7 @@ tensors that lie there, else is BAGEL's. A preset is such a directory inside the
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from sigma_data.errors import ConfigError
-from sigma_data.images import VAE_RULE, VIT_RULE, ResizeRule
+from sigma_data.resize import VAE_RULE, VIT_RULE, ResizeRule
 
 LLM_FILE, VIT_FILE, SIGMA_FILE = "llm_config.json", "vit_config.json", "sigma.json"
 VAE_FILE = "ae.safetensors"
@@ -105,6 +106,30 @@ class VaeConfig(_Strict):
         """Pixels a latent covers on a side."""
         return int(2 ** (len(self.mult) - 1))
 
+    @classmethod
+    def from_shapes(cls, shapes: Shapes) -> VaeConfig:
+        """The widths that follow from the released names and shapes; scale and shift are the defaults.
+
+        Raises ConfigError naming the tensor that is missing or of no such shape.
+        """
+        levels = {name for name in shapes if re.fullmatch(r"encoder\.down\.\d+\.block\.0\.conv1\.weight", name)}
+        blocks = {name for name in shapes if re.fullmatch(r"encoder\.down\.0\.block\.\d+\.conv1\.weight", name)}
+        try:
+            ch = shapes["encoder.conv_in.weight"][0]
+            widths = [shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in range(max(1, len(levels)))]
+            z_channels = shapes["decoder.conv_in.weight"][1]
+        except KeyError as error:
+            raise ConfigError(f"not an autoencoder with the released names: no tensor {error.args[0]}") from None
+        except IndexError:
+            raise ConfigError(
+                "not an autoencoder with the released names: its convolutions have no such shape"
+            ) from None
+        if not ch or any(width % ch for width in widths):
+            raise ConfigError(f"not an autoencoder as released: widths {widths} are not multiples of {ch}")
+        return cls(
+            ch=ch, mult=tuple(width // ch for width in widths), num_res_blocks=len(blocks), z_channels=z_channels
+        )
+
 
 class ModelConfig(_Strict):
     """A whole model. `vision` is None for weights that only generate."""
@@ -119,13 +144,20 @@ class ModelConfig(_Strict):
     """Add W tau to the picture tokens an attribute token tau speaks of (SIGMA's paper; not in its release)."""
 
     @classmethod
-    def from_directory(cls, directory: str | Path) -> ModelConfig:
-        """Read a directory in the released layout. Raises ConfigError naming the file at fault."""
+    def from_directory(cls, directory: str | Path, *, base: str | Path | None = None) -> ModelConfig:
+        """Read a directory in the released layout. Raises ConfigError naming the file at fault.
+
+        SIGMA's own directories hold weights alone: `base` is the one they were trained from, where
+        files are taken that `directory` lacks.
+        """
         root = Path(directory)
-        if not root.is_dir():
-            raise ConfigError(f"{root}: no such directory of a model")
-        llm = _read_json(root / LLM_FILE)
-        ours = _read_json(root / SIGMA_FILE) if (root / SIGMA_FILE).exists() else {}
+        places = [root] if base is None else [root, Path(base)]
+        for place in places:
+            if not place.is_dir():
+                raise ConfigError(f"{place}: no such directory of a model")
+        llm = _read_json(find_file(LLM_FILE, *places))
+        sigma, vit, ae = (find_file(name, *places) for name in (SIGMA_FILE, VIT_FILE, VAE_FILE))
+        ours = _read_json(sigma) if sigma.exists() else {}
         shapes = _shapes_in(root)
         try:
             known = {name: value for name, value in llm.items() if name in LanguageConfig.model_fields}
@@ -133,13 +165,20 @@ class ModelConfig(_Strict):
             if shapes:
                 values |= _latent_from(shapes)
             vit_used = not shapes or any(name.startswith("vit_model.") for name in shapes)
-            if (root / VIT_FILE).exists() and vit_used:
-                values["vision"] = _vision(_read_json(root / VIT_FILE), shapes)
+            if vit.exists() and vit_used:
+                values["vision"] = _vision(_read_json(vit), shapes)
+            if ae.exists():
+                values["vae"] = ours["vae"] = vae = _vae(ae, ours.get("vae", {}))
+                values["latent"] = values.get("latent", LatentConfig()).model_copy(
+                    update={"downsample": vae.downsample}
+                )
             return cls(**{**values, **ours})
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ConfigError(f"{root}: its configuration does not fit a model: {where}: {first['msg']}") from None
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ConfigError(f"{root}: its configuration does not fit a model ({error!r})") from None
 
     def write(self, directory: str | Path) -> None:
         """Write the three JSON files of the released layout."""
@@ -156,6 +195,11 @@ class ModelConfig(_Strict):
             write_atomic(root / VIT_FILE, dump_json(vit))
         ours = self.model_dump(mode="json", exclude={"language", "vision"})
         write_atomic(root / SIGMA_FILE, dump_json(ours))
+
+
+def find_file(name: str, *places: Path) -> Path:
+    """A file in the first of several directories that has it; where none has, its place in the last."""
+    return next((place / name for place in places if (place / name).exists()), places[-1] / name)
 
 
 def preset_directory(name: str) -> Path:
@@ -179,7 +223,7 @@ def header_shapes(path: Path) -> dict[str, list[int]]:
                 raise ValueError("its header is longer than the file")
             header = json.loads(file.read(size))
         return {name: list(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path}: not a safetensors file ({error})") from None
 
 
@@ -193,12 +237,24 @@ def weight_files(directory: Path) -> list[Path]:
             return [directory / name]
         index = directory / f"{name}.index.json"
         if index.exists():
-            parts = sorted(set(dict(_read_json(index).get("weight_map") or {}).values()))
+            named = _read_json(index).get("weight_map")
+            if not isinstance(named, dict) or not all(isinstance(part, str) for part in named.values()):
+                raise ConfigError(f"{index}: has no weight_map from tensors to files")
+            parts = sorted(set(named.values()))
             for part in parts:
                 if Path(part).name != part or not (directory / part).is_file():
                     raise ConfigError(f"{index}: names {part!r}, which is not there")
             return [directory / part for part in parts]
     return []
+
+
+def refuse_shadow(directory: Path, name: str) -> None:
+    """Raise ConfigError where weights written as `name` would not be the ones that are read."""
+    there = weight_files(directory)
+    if there and there[0].name != name:
+        raise ConfigError(
+            f"{directory}: holds {there[0].name}, which would be read instead of {name}: choose another folder"
+        )
 
 
 def _shapes_in(root: Path) -> dict[str, list[int]]:
@@ -215,6 +271,19 @@ def _latent_from(shapes: Shapes) -> dict[str, Any]:
     return {"latent": LatentConfig(**found)}
 
 
+def _vae(path: Path, said: Any) -> VaeConfig:
+    """The autoencoder as sigma.json describes it; what that leaves out, as the shapes of its tensors say."""
+    if not isinstance(said, dict):
+        raise ConfigError(f"{SIGMA_FILE} beside {path}: vae must be a JSON object")
+    found: dict[str, Any] = {}
+    if not {"ch", "mult", "num_res_blocks", "z_channels"} <= set(said):
+        try:
+            found = VaeConfig.from_shapes(header_shapes(path)).model_dump(exclude={"scale_factor", "shift_factor"})
+        except ConfigError as error:
+            raise ConfigError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
+    return VaeConfig(**{**found, **said})
+
+
 def _vision(vit: Mapping[str, Any], shapes: Shapes) -> VisionConfig:
     known = {name: value for name, value in vit.items() if name in VisionConfig.model_fields}
     grid = int(vit["image_size"]) // int(vit["patch_size"])
@@ -228,8 +297,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
-        raise ConfigError(f"{path.parent}: has no {path.name}: not a model in the released layout") from None
-    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path.parent}: has no {path.name}; where weights lie alone, as in SIGMA's release, "
+            "name the model they were trained from as their base"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: must hold a JSON object")

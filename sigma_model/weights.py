@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sigma_data.errors import ConfigError
 from sigma_data.files import with_temporary
-from sigma_model.config import ModelConfig, weight_files
+from sigma_model.config import ModelConfig, refuse_shadow, weight_files
 from sigma_model.embed import sincos_table
 from sigma_model.model import SigmaModel
 
@@ -238,9 +238,10 @@ def export_model(
     """Write a model as a directory in the released layout: `name` with the weights, and the configuration files.
 
     `dtype` None keeps each tensor's own. Memory: `CHUNK` bytes more than the model. The weights appear by rename.
-    Raises ConfigError where the files cannot be written.
+    Raises ConfigError where the files cannot be written, or others that lie there would be read instead.
     """
     directory = Path(directory)
+    refuse_shadow(directory, name)
     tensors = {released_name(ours): tensor for ours, tensor in model.state_dict().items()}
     try:
         directory.mkdir(parents=True, exist_ok=True)

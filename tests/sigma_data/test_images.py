@@ -18,20 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
 from sigma_data.fingerprint import SIGNATURE_BYTES, near
-from sigma_data.images import (
-    EXTENSIONS,
-    VAE_RULE,
-    VIT_RULE,
-    ImageFault,
-    ResizeRule,
-    load,
-    open_image,
-    probe,
-    reencode,
-    same_pixels,
-    sniff,
-    thumbnail,
-)
+from sigma_data.images import EXTENSIONS, ImageFault, load, open_image, probe, reencode, same_pixels, sniff, thumbnail
+from sigma_data.resize import VAE_RULE, VIT_RULE, ResizeRule
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "resize.json").read_text("utf-8"))
 

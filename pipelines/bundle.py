@@ -1,0 +1,114 @@
+"""A model directory as a whole: network, autoencoder, tokenizer, and how it lays out samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import torch
+
+from sigma_data.errors import ConfigError
+from sigma_data.sequence import Geometry
+from sigma_data.text import TOKENIZER_FILES, TextEncoder
+from sigma_model.config import PRESETS, VAE_FILE, ModelConfig, find_file, preset_directory, weight_files
+from sigma_model.latents import Vae
+from sigma_model.model import SigmaModel, geometry
+from sigma_model.weights import init_model, load_model
+
+_LARGE = 2_000_000_000
+"""Parameters above which a CPU, too, loads bfloat16: the memory matters more."""
+
+
+class DType(StrEnum):
+    """The numbers that the network computes in."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """All that one needs to run a model. `trained` is False where the network is random."""
+
+    name: str
+    model: SigmaModel
+    vae: Vae
+    encoder: TextEncoder
+    geometry: Geometry
+    trained: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return self.model.device
+
+
+def load_bundle(
+    where: str,
+    *,
+    base: str | None = None,
+    dtype: DType = DType.AUTO,
+    device: str = "auto",
+    seed: int = 0,
+    vision: bool = True,
+) -> Bundle:
+    """Load a preset by name, or a directory in the released layout.
+
+    Files that the directory lacks (SIGMA's hold weights alone) are taken from `base`, another one.
+    A directory without weights gives a random network, drawn from `seed`: a preset to be trained.
+    Without `vision` the model generates only, and pictures enter it as latents alone. Raises ConfigError.
+    """
+    directory = _directory(where)
+    places = [directory] if base is None else [directory, _directory(base)]
+    config = ModelConfig.from_directory(directory, base=places[-1])
+    vae = find_file(VAE_FILE, *places)
+    if not vae.exists():
+        raise ConfigError(f"{vae.parent}: has no {VAE_FILE}: put the autoencoder's released file there")
+    if config.vae.z_channels != config.latent.channels:
+        raise ConfigError(
+            f"{vae}: makes {config.vae.z_channels} channels, and the weights of {directory} take "
+            f"{config.latent.channels}: use the autoencoder that belongs to them"
+        )
+    words = next((place for place in places if any((place / name).exists() for name in TOKENIZER_FILES)), places[-1])
+    place = choose_device(device)
+    trained = bool(weight_files(directory))
+    numbers = _choose_dtype(dtype, config, place)
+    if trained:
+        model = load_model(directory, dtype=numbers, device=place, config=config)
+    else:
+        model = init_model(config, seed=seed, dtype=numbers, device=place)
+    layout = geometry(model.config if vision else model.config.model_copy(update={"vision": None}))
+    return Bundle(
+        name=directory.resolve().name,
+        model=model.eval().requires_grad_(False),
+        vae=Vae.load(vae, config.vae, device=place),
+        encoder=TextEncoder.load(words, vocab_size=config.language.vocab_size),
+        geometry=layout,
+        trained=trained,
+    )
+
+
+def _directory(where: str) -> Path:
+    """A directory, or that of a preset."""
+    return preset_directory(where) if where in PRESETS and not Path(where).is_dir() else Path(where)
+
+
+def choose_device(name: str) -> str:
+    """`auto` is the GPU where there is one. Raises ConfigError for a device that is not there."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ConfigError(f"--device {name}: PyTorch finds no such device here; use cpu, or auto") from None
+    return name
+
+
+def _choose_dtype(dtype: DType, config: ModelConfig, device: str) -> torch.dtype:
+    if dtype is not DType.AUTO:
+        return {DType.FLOAT32: torch.float32, DType.BFLOAT16: torch.bfloat16}[dtype]
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in SigmaModel(config).parameters())
+    return torch.bfloat16 if device != "cpu" or size > _LARGE else torch.float32

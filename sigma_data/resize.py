@@ -1,0 +1,40 @@
+"""The sizes that the model takes pictures at: one rule, in the settings of each use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ResizeRule:
+    """How a picture is brought to a size the model takes (golden: tests/golden/resize.json).
+
+    Longest side at most `max_size`, then shortest at least `min_size`, both rounded to `stride`, at
+    most `max_pixels` shared by the pictures of a sample, and never longer than `max_size` after all.
+    """
+
+    max_size: int
+    min_size: int
+    stride: int
+    max_pixels: int = 14 * 14 * 9 * 1024
+
+    def size(self, width: int, height: int, *, images: int = 1) -> tuple[int, int]:
+        """(width, height) in pixels after the rule."""
+        scale = min(self.max_size / max(width, height), 1.0)
+        scale = max(scale, self.min_size / min(width, height))
+        new = self._scaled(width, height, scale)
+        if new[0] * new[1] > self.max_pixels / images:
+            new = self._scaled(*new, self.max_pixels / images / (new[0] * new[1]))
+        if max(new) > self.max_size:
+            new = self._scaled(*new, self.max_size / max(new))
+        return new
+
+    def _scaled(self, width: int, height: int, scale: float) -> tuple[int, int]:
+        return self._fit(round(width * scale)), self._fit(round(height * scale))
+
+    def _fit(self, side: int) -> int:
+        return max(self.stride, round(side / self.stride) * self.stride)
+
+
+VAE_RULE = ResizeRule(max_size=1024, min_size=512, stride=16)
+VIT_RULE = ResizeRule(max_size=518, min_size=224, stride=14)

@@ -1,0 +1,291 @@
+"""Text <-> token ids, with the control and attribute tokens of the model.
+
+Words go through a copy of the tokenizer that knows no added tokens, and control and attribute tokens are
+put in by id: so nothing that a user types can become one, and an attribute token is always one id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sigma_data.errors import ConfigError
+from sigma_data.instruction import ATTRIBUTES, Attribute, Part, Placeholder, Text
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json",
+    "special_tokens_map.json",
+)  # fmt: skip
+"""What a directory may hold of its tokenizer; an export copies those that are there."""
+
+BOS, EOS, IMAGE_START, IMAGE_END = CONTROL = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
+"""The delimiters of text and of pictures, in the order in which a tokenizer without them gets them."""
+
+_QWEN25_WORDS = 151643
+_QWEN25_ADDED = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
+    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+    "<|image_pad|>", "<|video_pad|>", "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>",
+    "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>",
+)  # fmt: skip
+"""Qwen2.5's own added tokens, 151643 to 151664: `vocab.json` and `merges.txt` alone do not tell them."""
+
+_PROBE = "A cat's 12 hats,\n\t in  <b> é ß Ω 漢字 🎨 \x00\x7f"  # NFC, as Qwen2.5 writes all text
+_DIGEST_VERSION = 1
+_AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
+
+
+class _FastTokenizer(Protocol):
+    """What is used of a transformers tokenizer."""
+
+    @property
+    def backend_tokenizer(self) -> Tokenizer: ...
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids, and where the attribute tokens stand in them.
+
+    `attributes` holds a pair (position in `ids`, running index of the token among these parts) for each
+    attribute token, in the order of the text.
+    """
+
+    ids: tuple[int, ...]
+    attributes: tuple[tuple[int, int], ...] = ()
+
+
+class TextEncoder:
+    """A tokenizer as the model uses it; pickles without transformers, so loader workers stay light.
+
+    Control and attribute tokens that the tokenizer lacks get the next free ids, `CONTROL` first, then
+    `ATTRIBUTES` in their order; those it has keep theirs. `tokenizer` is a transformers tokenizer or its
+    `tokenizers` backend and is not changed; `vocab_size` is the number of rows of the embedding table.
+
+    Raises ConfigError where the tokenizer is empty, is no byte-level BPE, or has an id at `vocab_size` or above.
+    """
+
+    def __init__(
+        self, tokenizer: _FastTokenizer | Tokenizer, *, vocab_size: int | None = None, name: str = "the tokenizer"
+    ) -> None:
+        from tokenizers import Tokenizer as Backend
+
+        source = getattr(tokenizer, "backend_tokenizer", tokenizer)
+        if not isinstance(source, Backend):
+            raise ConfigError(f"{name}: not a fast tokenizer; use a directory with tokenizer.json")
+        description = json.loads(source.to_str())
+        model = description["model"]
+        if model["type"] != "BPE":
+            raise ConfigError(f"{name}: is a {model['type']} tokenizer; use a byte-level BPE such as Qwen2.5's")
+        added = {str(token["content"]): int(token["id"]) for token in description["added_tokens"]}
+        every: dict[str, int] = model["vocab"] | added
+        free = itertools.count(max(every.values(), default=-1) + 1)
+        tokens = (*CONTROL, *(f"<{attribute}>" for attribute in ATTRIBUTES))
+        ids = {token: every[token] if token in every else next(free) for token in tokens}
+
+        highest, last = max((number, token) for token, number in (every | ids).items())
+        if vocab_size is not None and highest >= vocab_size:
+            raise ConfigError(
+                f"{name}: token {last!r} has id {highest}, but the embedding table has {vocab_size} rows; "
+                "use the tokenizer that belongs to the model"
+            )
+        self.bos, self.eos, self.image_start, self.image_end = (ids[token] for token in CONTROL)
+        self.attribute_ids: Mapping[str, int] = {attribute: ids[f"<{attribute}>"] for attribute in ATTRIBUTES}
+        self.vocab_size: int = highest + 1 if vocab_size is None else vocab_size
+        vocab, merges = _words(model, added.keys() | ids.keys(), name)
+        try:
+            self._words = _backend(source, model, vocab, merges)
+        except Exception as error:  # the tokenizers library raises nothing narrower
+            raise ConfigError(f"{name}: its vocabulary and merges do not belong together ({error})") from None
+        self.digest: str = _digest(description, vocab, merges, ids)
+        if self.decode(self.encode(_PROBE)) != _PROBE:
+            raise ConfigError(
+                f"{name}: does not give back the text it is given; use a byte-level BPE such as Qwen2.5's"
+            )
+
+    @classmethod
+    def load(cls, directory: str | Path, vocab_size: int | None = None) -> TextEncoder:
+        """Read the tokenizer of a model's directory, offline.
+
+        `tokenizer.json` is enough, and so are `vocab.json` and `merges.txt`, read as Qwen2's where no
+        `tokenizer_config.json` says otherwise.
+
+        Raises:
+            ConfigError: no tokenizer there, an empty one, one that transformers reads with other ids than
+                its files state, or one with more ids than the `vocab_size` rows of the embedding table.
+        """
+        root = Path(directory)
+        if not root.is_dir():
+            raise ConfigError(f"{root}: no such directory of a tokenizer")
+        has = {file for file in TOKENIZER_FILES if (root / file).is_file()}
+        if "tokenizer.json" not in has and not {"vocab.json", "merges.txt"} <= has:
+            raise ConfigError(
+                f"{root}: holds no tokenizer: tokenizer.json, or vocab.json and merges.txt, must lie there"
+            )
+        settings = _read(root / "tokenizer_config.json") if "tokenizer_config.json" in has else {}
+        stated = _stated_ids(root, settings)
+        tokenizer = _open(root, named="tokenizer.json" in has or "tokenizer_class" in settings)
+        if not stated and len(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)) == _QWEN25_WORDS:
+            tokenizer.add_tokens(list(_QWEN25_ADDED), special_tokens=True)
+        for token, number in stated.items():
+            found = tokenizer.backend_tokenizer.token_to_id(token)
+            if found != number:
+                raise ConfigError(
+                    f"{root}: its files give {token!r} the id {number}, but it loads as {found}; "
+                    "use the tokenizer files of one release together"
+                )
+        return cls(tokenizer, vocab_size=vocab_size, name=str(root))
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of plain text; none of them is a control or attribute token, whatever the text says.
+
+        Qwen2.5 normalises to NFC. A lone surrogate, which UTF-8 cannot hold, becomes a question mark.
+        """
+        return tuple(self._words.encode(_clean(text), add_special_tokens=False).ids)
+
+    def encode_many(self, texts: Iterable[str]) -> list[tuple[int, ...]]:
+        """`encode` of each text, on all cores; a planner's call, not one for a forked loader worker."""
+        batch = self._words.encode_batch_fast([_clean(text) for text in texts], add_special_tokens=False)
+        return [tuple(item.ids) for item in batch]
+
+    def encode_parts(self, parts: Sequence[Part]) -> Encoded:
+        """Ids of a text segment: text as by `encode`, each attribute token as its one id.
+
+        How the text is cut into neighbouring `Text` parts does not matter. Raises ValueError for a
+        placeholder: it stands for a picture, between segments.
+        """
+        ids: list[int] = []
+        attributes: list[tuple[int, int]] = []
+        pending = ""
+        for part in parts:
+            match part:
+                case Text(text):
+                    pending += text
+                case Attribute(name):
+                    ids += self.encode(pending) if pending else ()
+                    pending = ""
+                    attributes.append((len(ids), len(attributes)))
+                    ids.append(self.attribute_ids[name])
+                case Placeholder(number):
+                    raise ValueError(f"<image_{number}> is no text: cut the instruction into segments first")
+        ids += self.encode(pending) if pending else ()
+        return Encoded(tuple(ids), tuple(attributes))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; control, attribute and other added tokens and unused ids are left out."""
+        return self._words.decode([int(number) for number in ids], skip_special_tokens=False)
+
+
+def _words(model: Mapping[str, Any], added: Set[str], name: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """The vocabulary and merges of a tokenizer without its added tokens.
+
+    A vocabulary may list added tokens among the words, where ordinary text could merge into one: there
+    they go too. Raises ConfigError where it is empty or not byte-level.
+    """
+    from tokenizers import pre_tokenizers
+
+    vocab = {token: number for token, number in model["vocab"].items() if token not in added}
+    if not vocab:
+        raise ConfigError(f"{name}: its vocabulary is empty; its directory lacks the vocabulary files")
+    if not vocab.keys() >= set(pre_tokenizers.ByteLevel.alphabet()):
+        raise ConfigError(f"{name}: lacks tokens for single bytes; use a byte-level BPE such as Qwen2.5's")
+    merges = [
+        (left, right)
+        for left, right in model["merges"]
+        if left not in added and right not in added and left + right not in added
+    ]
+    return vocab, merges
+
+
+def _backend(
+    source: Tokenizer, model: Mapping[str, Any], vocab: dict[str, int], merges: list[tuple[str, str]]
+) -> Tokenizer:
+    """A tokenizer of words alone: no added tokens, dropout, truncation, padding or post-processing."""
+    from tokenizers import Tokenizer, models
+
+    affixes = {name: model[name] for name in _AFFIXES if model.get(name)}
+    words = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=bool(model.get("ignore_merges")), **affixes))
+    for component in ("normalizer", "pre_tokenizer", "decoder"):
+        if getattr(source, component) is not None:
+            setattr(words, component, getattr(source, component))
+    return words
+
+
+def _digest(
+    description: Mapping[str, Any],
+    vocab: Mapping[str, int],
+    merges: Sequence[tuple[str, str]],
+    ids: Mapping[str, int],
+) -> str:
+    """SHA-256 over everything that decides ids: words, merges, how text is cut, control and attribute ids."""
+    model = description["model"]
+    rules = {
+        "version": _DIGEST_VERSION,
+        "ids": ids,
+        "normalizer": description["normalizer"],
+        "pre_tokenizer": json.loads(json.dumps(description["pre_tokenizer"]), object_hook=_without_offsets),
+        "ignore_merges": bool(model.get("ignore_merges")),
+        "affixes": {name: model[name] for name in _AFFIXES if model.get(name)},
+    }
+    digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode())
+    # Joined, not as JSON: Qwen2.5 has 150,000 of each, and the order of a vocabulary means nothing.
+    numbered = (f"{number} {token}" for number, token in sorted((number, token) for token, number in vocab.items()))
+    for lines in (numbered, (f"{left} {right}" for left, right in merges)):
+        digest.update(("\n\n" + "\n".join(lines)).encode())
+    return digest.hexdigest()
+
+
+def _without_offsets(value: dict[str, Any]) -> dict[str, Any]:
+    """Whether offsets are trimmed changes no id, and the same tokenizer is stored both ways."""
+    return {name: content for name, content in value.items() if name != "trim_offsets"}
+
+
+def _open(root: Path, *, named: bool) -> Any:
+    """The transformers tokenizer of a directory; `named`: its files say which class it is."""
+    from transformers import AutoTokenizer, Qwen2Tokenizer
+
+    # Without a name AutoTokenizer gives up; the released layout's vocab.json is Qwen2's.
+    reader: Any = AutoTokenizer if named else Qwen2Tokenizer
+    options = {"trust_remote_code": False} if named else {}
+    try:
+        return reader.from_pretrained(str(root), local_files_only=True, **options)
+    except Exception as error:  # broken files make the libraries raise anything
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{root}: its tokenizer cannot be read ({reason})") from None
+
+
+def _stated_ids(root: Path, settings: Mapping[str, Any]) -> dict[str, int]:
+    """Ids of added tokens as the files state them: transformers numbers them anew where they leave gaps."""
+    stated: dict[str, int] = {}
+    try:
+        if (root / "added_tokens.json").is_file():
+            stated |= {token: int(number) for token, number in _read(root / "added_tokens.json").items()}
+        for number, token in settings.get("added_tokens_decoder", {}).items():
+            stated[token["content"]] = int(number)
+        if (root / "tokenizer.json").is_file():
+            for token in _read(root / "tokenizer.json").get("added_tokens", []):
+                stated[token["content"]] = int(token["id"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{root}: its list of added tokens is not in the usual form ({error!r})") from None
+    return stated
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: must hold a JSON object")
+    return value
+
+
+def _clean(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
