@@ -185,7 +185,7 @@ class PackedBatch:
 
 
 def collate(items: Sequence[Item], specials: Specials, widths: Widths) -> PackedBatch:
-    """Pack samples into one batch. A picture that a segment shows and its item lacks is a KeyError."""
+    """Pack samples into one batch. Raises KeyError for what a segment needs and its item lacks."""
     packer = _Packer(items, specials)
     for number, item in enumerate(items):
         packer.add(number, item)
@@ -215,7 +215,7 @@ class _Packer:
         self._latents: list[Tensor] = []
         self._latent_pictures: list[int] = []
         self._latent_grids: list[tuple[int, int]] = []
-        self._targets: list[tuple[int, int, float, Tensor | None]] = []  # picture, tokens, u, noise
+        self._targets: list[tuple[int, float, Tensor]] = []  # picture, u, noise
         self._answers: list[tuple[int, tuple[int, ...]]] = []  # first slot, labels
         self._latent_hints: list[tuple[int, int]] = []
         self._patch_hints: list[tuple[int, int]] = []
@@ -277,15 +277,13 @@ class _Packer:
         self._places[first : first + count] = np.arange(place + 1, place + 1 + count)
         if segment.image not in encoded:
             encoded[segment.image] = max(len(self._pictures), len(self._latents))
-            if segment.image in item.latents:
-                self._latents.append(item.latents[segment.image])
-            else:
-                self._pictures.append(item.pictures[segment.image])
+            shown, kept = (item.latents, self._latents) if item.latents else (item.pictures, self._pictures)
+            _expect_shape(shown[segment.image], segment)
+            kept.append(shown[segment.image])
         if noised:
-            noise = item.noise.get(segment.image)
-            if noise is not None:
-                _expect(noise.shape[0], segment, "noise tokens")
-            self._targets.append((len(self._latent_grids), count, item.u.get(segment.image, 0.0), noise))
+            noise = item.noise[segment.image]
+            _expect(noise.shape[0], segment, "noise tokens")
+            self._targets.append((len(self._latent_grids), item.u[segment.image], noise))
         self._latent_hints += [(token, len(self._latent_grids)) for token in segment.attributes]
         self._latent_pictures.append(encoded[segment.image])
         self._latent_grids.append(segment.grid)
@@ -309,8 +307,7 @@ class _Packer:
             raise ValueError("a batch brings pictures or latents, not both")
         counts = torch.tensor([rows * columns for rows, columns in self._latent_grids], dtype=torch.long)
         firsts = counts.cumsum(0) - counts
-        slots = [torch.arange(int(firsts[image]), int(firsts[image]) + count) for image, count, _, _ in self._targets]
-        noise = [torch.zeros(count, widths.latent) if n is None else n for _, count, _, n in self._targets]
+        slots = [int(firsts[image]) + torch.arange(len(noise)) for image, _, noise in self._targets]
         hints = self._latent_hints + [(token, len(self._latent_grids) + image) for token, image in self._patch_hints]
         return PackedBatch(
             n_und=self._n_und,
@@ -333,9 +330,9 @@ class _Packer:
             latent_places=grid_places(self._latent_grids, widths.latent_grid),
             latent_image=torch.repeat_interleave(torch.arange(len(counts)), counts),
             target_slots=torch.cat(slots) if slots else _long([]),
-            target_images=_long([image for image, _, _, _ in self._targets]),
-            u=torch.tensor([u for _, _, u, _ in self._targets], dtype=torch.float32),
-            noise=torch.cat(noise) if noise else torch.zeros(0, widths.latent),
+            target_images=_long([image for image, _, _ in self._targets]),
+            u=torch.tensor([u for _, u, _ in self._targets], dtype=torch.float32),
+            noise=torch.cat([noise for _, _, noise in self._targets]) if slots else torch.zeros(0, widths.latent),
             answer_slots=_long([slot for first, ids in self._answers for slot in range(first, first + len(ids))]),
             labels=_long([token for _, ids in self._answers for token in ids]),
             answer_weights=torch.tensor([len(ids) ** -0.5 for _, ids in self._answers for _ in ids]),
@@ -363,6 +360,13 @@ def _tags(runs: Sequence[Run], places: np.ndarray[Any, np.dtype[np.int32]]) -> T
 def _expect(found: int, segment: Segment, what: str) -> None:
     if found != segment.length - 2:
         raise ValueError(f"picture {segment.image} brings {found} {what} where {segment.length - 2} were laid out")
+
+
+def _expect_shape(shown: Tensor, segment: Segment) -> None:
+    """A picture or its latents [c, h, w] must cover the grid with squares of one size."""
+    (height, width), (rows, columns) = shown.shape[-2:], segment.grid
+    if height % rows or width % columns or height // rows != width // columns:
+        raise ValueError(f"picture {segment.image} is {width} x {height} where {columns} x {rows} tokens were laid out")
 
 
 def _long(values: Sequence[int]) -> Tensor:

@@ -163,18 +163,36 @@ def layout(
     maker = _Layout(sample, sizes, encoder, geometry, frozenset(dropped))
     for index in range(len(sample.turns)):
         maker.turn(index)
-    total = sum(segment.length for segment in maker.segments)
+    segments = _with_attributes(maker.segments)
+    total = sum(segment.length for segment in segments)
     if total > geometry.max_tokens:
         raise SequenceError(
             f"the sequence is {total:,} tokens long, and {geometry.max_tokens:,} are the most: "
             "use fewer or smaller pictures, or a shorter text"
         )
-    return tuple(maker.segments)
+    return segments
+
+
+def _with_attributes(segments: Sequence[Segment]) -> tuple[Segment, ...]:
+    """Tell every picture which attribute tokens of its turn, of those that are there, speak of it."""
+    spoken: dict[tuple[int, int], list[int]] = {}
+    for segment in segments:
+        for place, group in segment.bound:
+            spoken.setdefault((segment.turn, group), []).append(segment.ids[place])
+    return tuple(
+        replace(segment, attributes=tuple(spoken[segment.turn, segment.group]))
+        if segment.group and (segment.turn, segment.group) in spoken
+        else segment
+        for segment in segments
+    )
 
 
 def without_text(segments: Sequence[Segment]) -> tuple[Segment, ...]:
-    """The layout for guidance towards the text: no instruction, everything else moved up."""
-    return _moved_up([segment for segment in segments if segment.kind is not Kind.TEXT])
+    """The layout for guidance towards the text: no instruction, everything else moved up.
+
+    What the model has answered in words before stays: it is its own, not what it was told.
+    """
+    return _moved_up([replace(segment, attributes=()) for segment in segments if segment.kind is not Kind.TEXT])
 
 
 def without_references(segments: Sequence[Segment]) -> tuple[Segment, ...]:
@@ -223,15 +241,14 @@ class _Layout:
                 )
         unnamed = [number for number in self._before(index, turn) if number not in self._shown]
         groups = instruction.groups(before=(*self._shown, *unnamed), bindings=dict(turn.bindings))
-        attributes: dict[int, list[int]] = {}
-        stretches = self._stretches(instruction.parts, groups, attributes)
+        stretches = self._stretches(instruction.parts, groups)
         for number in unnamed:
-            self._reference(number, index, attributes)
+            self._reference(number, index)
         for ids, bound, number in stretches:
             if ids:
                 self._add(Kind.TEXT, len(ids) + 2, index, ids=ids, bound=bound)
             if number and number not in self._shown:
-                self._reference(number, index, attributes)
+                self._reference(number, index)
         if turn.response is not None:
             ids = self._encoder.encode_parts([Text(turn.response.strip())]).ids
             self._add(Kind.ANSWER, len(ids) + 2, index, ids=ids)
@@ -251,35 +268,27 @@ class _Layout:
         return [answer] if answer is not None and answer not in named else []
 
     def _stretches(
-        self, parts: Sequence[Part], groups: Sequence[int | None], attributes: dict[int, list[int]]
+        self, parts: Sequence[Part], groups: Sequence[int | None]
     ) -> list[tuple[tuple[int, ...], tuple[tuple[int, int], ...], int]]:
-        """The text before each placeholder, and behind the last: (ids, bound, number or 0).
-
-        Fills `attributes` with the ids of the attribute tokens bound to each picture.
-        """
+        """The text before each placeholder, and behind the last: (ids, bound, number or 0)."""
         found = []
         seen = 0
         for stretch, number in _split(parts):
             encoded = self._encoder.encode_parts(_trimmed(stretch))
-            bound = []
-            for place, running in encoded.attributes:
-                group = groups[seen + running] or 0
-                bound.append((place, group))
-                attributes.setdefault(group, []).append(encoded.ids[place])
+            bound = tuple((place, groups[seen + running] or 0) for place, running in encoded.attributes)
             seen += sum(isinstance(part, Attribute) for part in stretch)
-            found.append((encoded.ids, tuple(bound), number))
+            found.append((encoded.ids, bound, number))
         return found
 
-    def _reference(self, number: int, turn: int, attributes: Mapping[int, list[int]]) -> None:
+    def _reference(self, number: int, turn: int) -> None:
         self._shown.append(number)
-        spoken = tuple(attributes.get(number, ()))
         size, grid = self._geometry.latents(self._size(number))
         length = grid[0] * grid[1] + 2
-        self._add(Kind.LATENT, length, turn, image=number, size=size, grid=grid, attributes=spoken)
+        self._add(Kind.LATENT, length, turn, image=number, size=size, grid=grid)
         if self._geometry.vit is not None:
             size, grid = self._geometry.patches(self._size(number))
             length = grid[0] * grid[1] + 2
-            self._add(Kind.PATCH, length, turn, image=number, size=size, grid=grid, attributes=spoken)
+            self._add(Kind.PATCH, length, turn, image=number, size=size, grid=grid)
 
     def _size(self, number: int) -> Size:
         try:
@@ -298,9 +307,8 @@ class _Layout:
         image: int = 0,
         size: Size = (0, 0),
         grid: tuple[int, int] = (0, 0),
-        attributes: tuple[int, ...] = (),
     ) -> None:
-        segment = Segment(kind, length, self._position, turn, ids, bound, image, size, grid, attributes)
+        segment = Segment(kind, length, self._position, turn, ids, bound, image, size, grid)
         drop = self._index in self._dropped
         self._index += 1
         if not drop:

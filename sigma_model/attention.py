@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +25,9 @@ from sigma_data.errors import ConfigError
 
 BLOCK = 128
 """Tokens a side of a block of flex attention."""
+
+
+Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Backend(StrEnum):
@@ -87,7 +90,8 @@ class SdpaAttention:
         self._masks = []
         for und, und_end, gen, gen_end in spans:
             part = TokenTags(*(torch.cat((field[und:und_end], field[gen:gen_end])) for field in tags))
-            self._masks.append(dense_mask(part, group_mask=group_mask)[None])
+            # Four dimensions: with three, PyTorch's CPU attention misses its fast kernel.
+            self._masks.append(dense_mask(part, group_mask=group_mask)[None, None])
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend within each sample."""
@@ -206,47 +210,50 @@ def block_tables(
     """
     blocks = -(-tokens // block)
     pairs = np.zeros((blocks, blocks), np.float32)  # exact: at most block * block < 2^24
-    table = np.array(sorted(runs, key=lambda run: (run.sample, run.start)), dtype=np.int64)
-    table = table.reshape(-1, len(Run._fields))
-    for sample in np.unique(table[:, 2]):
-        mine = table[table[:, 2] == sample]
-        start, stop, _, segment, image, noised, attribute, group = mine.T
-        sees = segment[None, :] < segment[:, None]
-        sees &= noised[None, :] == 0
+    table = np.array(runs, dtype=np.int64).reshape(-1, len(Run._fields))
+    table = table[np.lexsort((table[:, 0], table[:, 2]))]
+    text = table[:, 4] == 0
+    _add_causal(pairs, table[text, 0], table[text, 1], block)
+    borders = np.flatnonzero(np.diff(table[:, 2], prepend=-1, append=np.iinfo(np.int64).max))
+    for first, last in pairwise(borders):
+        start, stop, _, segment, image, noised, attribute, group = table[first:last].T
+        before = (segment[None, :] < segment[:, None]) & (noised[None, :] == 0)
         if group_mask:
-            sees &= ~((attribute[:, None] == 1) & (image[None, :] == 1) & (group[:, None] != group[None, :]))
-        same = segment[None, :] == segment[:, None]
-        sees |= same & (image[:, None] == 1)
-        # A text's runs are in order, so an earlier run of it is wholly visible; a run sees itself causally.
-        sees |= same & (start[None, :] < start[:, None]) & (image[:, None] == 0)
-        touched = _touched(start, stop, block)
+            before &= ~((attribute[:, None] == 1) & (image[None, :] == 1) & (group[:, None] != group[None, :]))
+        # A text's runs are in order: an earlier run of it is wholly visible, itself it sees causally.
+        inside = (image[:, None] == 1) | (start[None, :] < start[:, None])
+        sees = before | ((segment[None, :] == segment[:, None]) & inside)
+        touched = _touched(start // block, (stop - 1) // block, blocks)
         edges = touched[:, None] * block
         overlap = np.minimum(edges + block, stop[None, :]) - np.maximum(edges, start[None, :])
         counts = np.maximum(overlap, 0).astype(np.float32)
         pairs[np.ix_(touched, touched)] += counts @ sees.astype(np.float32) @ counts.T
-        for begin, end in mine[image == 0][:, :2]:
-            _add_causal(pairs, int(begin), int(end), block)
     sizes = np.full(blocks, block, np.float32)
     if blocks:
         sizes[-1] = tokens - (blocks - 1) * block
     return pairs > 0, (pairs == sizes[:, None] * sizes[None, :]) & (pairs > 0)
 
 
-def _touched(start: np.ndarray[Any, Any], stop: np.ndarray[Any, Any], block: int) -> np.ndarray[Any, Any]:
-    """The blocks that runs lie in."""
-    return np.unique(
-        np.concatenate([np.arange(a // block, (b - 1) // block + 1) for a, b in zip(start, stop, strict=True)])
-    )
+def _touched(first: Integers, last: Integers, blocks: int) -> Integers:
+    """The blocks that runs lie in, from the first and the last block of each."""
+    depth = np.zeros(blocks + 1, np.int64)
+    np.add.at(depth, first, 1)
+    np.add.at(depth, last + 1, -1)
+    return np.flatnonzero(depth.cumsum()[:-1])
 
 
-def _add_causal(pairs: np.ndarray[Any, Any], begin: int, end: int, block: int) -> None:
-    """Count the pairs (q, k) of one run of text with k <= q, block by block."""
-    first, last = begin // block, (end - 1) // block
-    edges = np.arange(first, last + 1) * block
-    length = np.minimum(edges + block, end) - np.maximum(edges, begin)
-    square = np.tril(length[:, None] * length[None, :], -1).astype(np.float32)
-    square[np.diag_indices(len(length))] = length * (length + 1) / 2
-    pairs[first : last + 1, first : last + 1] += square
+def _add_causal(pairs: np.ndarray[Any, Any], start: Integers, stop: Integers, block: int) -> None:
+    """Count the pairs (q, k) with k <= q inside each run of text, block by block."""
+    first, last = start // block, (stop - 1) // block
+    inside = first == last
+    length = stop - start
+    np.add.at(pairs, (first[inside], first[inside]), (length * (length + 1) / 2)[inside].astype(np.float32))
+    for begin, end in zip(start[~inside].tolist(), stop[~inside].tolist(), strict=True):
+        edges = np.arange(begin // block, (end - 1) // block + 1) * block
+        part = np.minimum(edges + block, end) - np.maximum(edges, begin)
+        square = np.tril(part[:, None] * part[None, :], -1).astype(np.float32)
+        square[np.diag_indices(len(part))] = part * (part + 1) / 2
+        pairs[np.ix_(edges // block, edges // block)] += square
 
 
 def _ordered(chosen: np.ndarray[Any, Any], device: torch.device) -> tuple[Tensor, Tensor]:

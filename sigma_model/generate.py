@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sigma_data.batch import Item, Specials, collate, grid_places
-from sigma_data.sequence import Segment
+from sigma_data.sequence import Kind, Segment
 from sigma_model.attention import Backend, spans_of
 from sigma_model.cache import Cache, cached_attention, prefill
 from sigma_model.guidance import Guidance, combine
@@ -33,8 +33,9 @@ class Context:
 
     @property
     def prefix(self) -> list[Segment]:
-        """The segments before the answer."""
-        return [segment for segment in self.segments if not segment.kind.loss]
+        """The segments before the answer; earlier answers in words belong to them, noised targets never."""
+        before = self.segments[:-1] if self.segments and self.segments[-1].kind.loss else self.segments
+        return [segment for segment in before if segment.kind is not Kind.TARGET]
 
     @property
     def answer(self) -> Segment:
@@ -53,7 +54,9 @@ Branches = Sequence[Context]
 
 
 def times(steps: int, shift: float) -> list[float]:
-    """`steps` noise levels from 1 to 0, shifted: t <- s t / (1 + (s - 1) t)."""
+    """`steps` noise levels from 1 to 0, shifted: t <- s t / (1 + (s - 1) t). At least two are needed."""
+    if steps < 2:
+        raise ValueError(f"{steps} noise levels make no step")
     plain = [1 - index / (steps - 1) for index in range(steps)]
     return [shift * t / (1 + (shift - 1) * t) for t in plain]
 

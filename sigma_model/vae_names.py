@@ -36,7 +36,7 @@ _ATTENTION = (
 
 
 def released_to_diffusers(config: VaeConfig, present: Mapping[str, object]) -> dict[str, str]:
-    """Released name -> diffusers' name of every tensor, in the release's order.
+    """Released name -> diffusers' name of every tensor.
 
     `present` holds diffusers' names: a block has a shortcut only where its width changes, and the last
     level neither shrinks nor grows, so the table's rows without a tensor fall away.

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+os.environ["OMP_NUM_THREADS"] = "1"  # on tiny tensors, threads cost far more than they save
 sys.path.insert(0, str(Path(__file__).parent))
 
 

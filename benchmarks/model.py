@@ -1,0 +1,254 @@
+"""Experts, masks and sampling side by side with the usual way: python benchmarks/model.py [SECTION ...] [--rounds N].
+
+  experts    forward and backward: slices sorted by expert, against gathering and scattering at every step
+  masks      the block mask built from runs, against torch's create_block_mask under the same rule
+  sampling   a static cache and one forward pass for all branches of guidance, against three passes
+             that merge their caches anew in every layer
+  gpu        flex attention against sdpa, and a sampler that never waits (benchmarks/gpu.py); needs CUDA
+Arms take turns, round after round. Ratios are medians over rounds of ratios of this process's CPU time, for others use
+the machine too; with one thread that is the work done (idle threads of a pool spin). Results are compared before
+anything is timed. The exit code is 1 where a target is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tracemalloc
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import gpu
+import torch
+from gathered import Gathered, MergingSampler, SequenceOrder
+from packs import Clocks, Delimiters, branches, interleave, pack, sample, speedup
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
+from sigma_data.batch import PackedBatch, TokenTags
+from sigma_data.sequence import Segment
+from sigma_model.attention import SdpaAttention, block_mask, visible
+from sigma_model.backbone import Backbone, same_for_all
+from sigma_model.config import LanguageConfig, ModelConfig, preset
+from sigma_model.generate import Sampler
+from sigma_model.guidance import Guidance
+from sigma_model.model import SigmaModel, widths
+
+EXPERTS_TARGET, SAMPLING_TARGET = 1.25, 1.5
+MASK_MS, MASK_MB = 10.0, 2.0
+DENSE_BYTES = 11
+"""What create_block_mask takes at its peak for a pair of tokens, about."""
+
+LANGUAGE = LanguageConfig(
+    vocab_size=512,
+    hidden_size=512,
+    intermediate_size=1408,
+    num_hidden_layers=4,
+    num_attention_heads=8,
+    num_key_value_heads=4,
+)
+
+
+def experts(config: LanguageConfig, batch: PackedBatch, *, rounds: int) -> float:
+    """Time both ways forward and backward; returns how many times faster ours is."""
+    torch.manual_seed(0)
+    backbone = Backbone(config)
+    order = SequenceOrder(batch, group_mask=True)
+    gathered = Gathered(backbone, order.und, order.gen)
+    attend = same_for_all(SdpaAttention(batch.spans, batch.tags, group_mask=True))
+    x, weight = torch.randn(2, batch.tokens, config.hidden_size)
+    x_in_order, weight_in_order = x[order.order], weight[order.order]
+
+    def ours() -> Tensor:
+        backbone.zero_grad(set_to_none=True)
+        und, gen = x[: batch.n_und].requires_grad_(), x[batch.n_und :].requires_grad_()
+        out = torch.cat(backbone(und, gen, batch.positions, attend))
+        (out * weight).sum().backward()
+        return out.detach()[order.order]
+
+    def usual() -> Tensor:
+        backbone.zero_grad(set_to_none=True)
+        out = gathered(x_in_order.detach().requires_grad_(), order.positions, same_for_all(order.attend))
+        (out * weight_in_order).sum().backward()
+        return out.detach()
+
+    results = []
+    for arm in (ours, usual):
+        out = arm()
+        results.append({"out": out, **{n: p.grad for n, p in backbone.named_parameters() if p.grad is not None}})
+    torch.testing.assert_close(*results, rtol=1e-3, atol=2e-3)
+    print(
+        f"experts: {batch.tokens:,} tokens ({batch.n_und:,} understanding, {batch.n_gen:,} generation), "
+        f"{_shape(config)}, float32, forward + backward; outputs and gradients agree"
+    )
+    clocks = interleave({"slices sorted by expert": ours, "gather and scatter": usual}, rounds)
+    return _report(clocks, EXPERTS_TARGET)
+
+
+def sampling(
+    language: LanguageConfig, segments: Sequence[Segment], *, rounds: int, base: ModelConfig | None = None
+) -> float:
+    """Time a step of either sampler; returns how many times faster ours is."""
+    torch.manual_seed(0)
+    model = SigmaModel((base or preset("tiny")).model_copy(update={"language": language})).requires_grad_(False)
+    contexts = branches(segments, widths(model.config))
+    guidance = Guidance()
+    ours = Sampler(model, [contexts], Delimiters(), guidance=guidance)
+    usual = MergingSampler(model, contexts, Delimiters(), guidance=guidance)
+    x = torch.randn(ours.counts[0], model.config.latent.features)
+    for level in (1.0, 0.5):
+        torch.testing.assert_close(ours.velocity(x, level), usual.velocity(x, level), rtol=1e-3, atol=1e-3)
+    lengths = ", ".join(str(sum(s.length for s in context.prefix)) for context in contexts)
+    print(
+        f"sampling: {ours.counts[0]} latent tokens, contexts of {lengths} tokens, {_shape(language)}, float32, "
+        "one guided step; velocities agree"
+    )
+    arms = {
+        "static cache, one pass": lambda: ours.velocity(x, 0.7),
+        "merged caches, three passes": lambda: usual.velocity(x, 0.7),
+    }
+    return _report(interleave(arms, rounds), SAMPLING_TARGET)
+
+
+def masks(packs: Sequence[tuple[str, PackedBatch]], *, rounds: int, dense: bool = True) -> bool:
+    """Time and weigh the block masks of packs; returns whether all are within the targets."""
+    print("masks: building everything that attention needs, blocks of 128")
+    heads = f"{'tokens':>8}{'runs':>7}{'wall ms':>9}{'CPU ms':>8}{'peak MB':>9}{'MB':>7}{'visible blocks':>16}"
+    print(f"  {'pack':<36}{heads}")
+    kept = True
+    for number, (name, batch) in enumerate(packs):
+
+        def build(batch: PackedBatch = batch) -> BlockMask:
+            return block_mask(batch.runs, batch.tags, group_mask=True)
+
+        mask = build()
+        clocks = interleave({"ours": build}, rounds)["ours"]
+        tracemalloc.start()
+        build()
+        peak = tracemalloc.get_traced_memory()[1] / 1e6
+        tracemalloc.stop()
+        size = mask_bytes(mask) / 1e6
+        print(
+            f"  {name:<36}{batch.tokens:>8,}{len(batch.runs):>7,}{clocks.wall_ms:>9.1f}{clocks.cpu_ms:>8.1f}"
+            f"{peak:>9.2f}{size:>7.2f}{100 - mask.sparsity():>14.0f} %"
+        )
+        kept &= clocks.cpu_ms < MASK_MS and size < MASK_MB
+        if dense and (number == 0 or batch.tokens < 10_000):  # at 30K once: it takes a minute
+            _dense_row(batch)
+    print(f"  target: CPU time under {MASK_MS:.0f} ms and under {MASK_MB:.0f} MB: {'met' if kept else 'MISSED'}\n")
+    return kept
+
+
+def _dense_row(batch: PackedBatch) -> None:
+    """The same mask by torch, where memory allows, and whether it says the same of every block."""
+    need, free = DENSE_BYTES * batch.tokens**2, _free_bytes()
+    if need > 0.6 * free:
+        print(f"  {'  create_block_mask':<36}skipped: takes about {need / 1e9:.0f} GB, {free / 1e9:.0f} GB are free")
+        return
+    found: list[BlockMask] = []
+    _restart_peak()
+    before = _resident("VmRSS")
+    clocks = interleave({"torch": lambda: found.append(by_torch(batch))}, 1)["torch"]
+    peak = (_resident("VmHWM") - before) / 1e6
+    size = mask_bytes(found[0]) / 1e6
+    print(
+        f"  {'  create_block_mask (not compiled)':<36}{'':>15}{clocks.wall_ms:>9,.0f}{clocks.cpu_ms:>8,.0f}"
+        f"{peak:>9,.0f}{size:>7.2f}{100 - found[0].sparsity():>14.0f} %"
+    )
+    assert torch.equal(found[0].to_dense(), block_mask(batch.runs, batch.tags, group_mask=True).to_dense())
+
+
+def by_torch(batch: PackedBatch) -> BlockMask:
+    """Torch's own block mask under the same rule."""
+
+    def rule(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        row, column = (TokenTags(*(tag[i] for tag in batch.tags)) for i in (q, k))
+        return visible(row, column, group_mask=True)
+
+    return create_block_mask(rule, None, None, batch.tokens, batch.tokens, device="cpu")
+
+
+def mask_bytes(mask: BlockMask) -> int:
+    """Bytes of all tensors of a mask."""
+    values = mask.as_tuple()
+    return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
+
+
+def mask_packs() -> list[tuple[str, PackedBatch]]:
+    """About 30K tokens each: few large pictures, and many small ones; and 8K, where torch's way always fits."""
+    # 1024 x 768 references: 64 x 48 latents of 16 pixels, 37 x 28 patches of 14; 256 and 112 pixels likewise.
+    large = sample([((48, 64), (28, 37))] * 6, (64, 64), words=60)
+    middle = sample([((16, 16), (18, 18))] * 6, (16, 16), words=60)
+    small = sample([((7, 7), (8, 8))] * 6, (7, 7), words=20)
+    return [
+        ("1 sample, 6 references of 1024 x 768", pack([large])),
+        ("8 samples, 6 references of 256 px", pack([middle] * 8)),
+        ("32 samples, 6 references of 112 px", pack([small] * 32)),
+        ("2 samples, 6 references of 256 px", pack([middle] * 2)),
+    ]
+
+
+def training_pack() -> PackedBatch:
+    """2,000 tokens: 3 samples of two references with latents and patches, texts, and a target."""
+    return pack([sample([((12, 12), (7, 7))] * 2, (12, 12), words=words) for words in (30, 40, 50)])
+
+
+def _shape(config: LanguageConfig) -> str:
+    return (
+        f"width {config.hidden_size}, MLP {config.intermediate_size}, {config.num_attention_heads} heads, "
+        f"{config.num_key_value_heads} key/value heads, {config.num_hidden_layers} layers"
+    )
+
+
+def _report(clocks: dict[str, Clocks], target: float) -> float:
+    ours, usual = clocks.values()
+    print(f"  {'':<30}{'wall ms':>10}{'CPU ms':>10}   medians of {len(ours.cpu)} rounds")
+    for name, clock in clocks.items():
+        print(f"  {name:<30}{clock.wall_ms:>10.1f}{clock.cpu_ms:>10.1f}")
+    ratio = speedup(ours, usual)
+    print(f"  {ratio:.2f} times faster (target {target:.2f}): {'met' if ratio >= target else 'MISSED'}\n")
+    return ratio
+
+
+def _free_bytes() -> int:
+    """Memory that can be had without swapping; 0 where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 0
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+
+
+def _restart_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _resident(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+def main() -> int:
+    """Run the sections; 1 where a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sections = ("experts", "masks", "sampling", "gpu")
+    parser.add_argument("sections", nargs="*", choices=[[], *sections], default=[], help="default: all")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rounds: int = options.rounds
+    print(f"torch {torch.__version__}, {options.threads} thread(s)\n")
+    request = sample([((16, 16), (9, 9))] * 2, (16, 16), words=40)
+    checks: dict[str, Callable[[], bool]] = {
+        "experts": lambda: experts(LANGUAGE, training_pack(), rounds=rounds) >= EXPERTS_TARGET,
+        "masks": lambda: masks(mask_packs(), rounds=max(rounds, 20)),
+        "sampling": lambda: sampling(LANGUAGE, request, rounds=2 * rounds) >= SAMPLING_TARGET,
+        "gpu": gpu.main,
+    }
+    passed = [checks[name]() for name in options.sections or sections]
+    return int(not all(passed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
