@@ -104,7 +104,7 @@ def compare_training(directory: Path) -> Iterator[Difference]:
     for freeze, norms in ((False, "grad_norms"), (True, "grad_norms_freeze_und")):
         model.zero_grad(set_to_none=True)
         model.freeze(und=freeze)
-        out = model(batch, latents, timestep_shift=facts["timestep_shift"])
+        out = model(batch, latents, timestep_shift=facts["timestep_shift"], hidden=not freeze)
         loss = out.ce.mean() + out.mse.mean()
         loss.backward()
         gradients = {released_name(name): p.grad for name, p in model.named_parameters()}

@@ -192,13 +192,27 @@ def block_mask(runs: Sequence[Run], tags: TokenTags, *, group_mask: bool, block:
     tokens = int(tags.sample.shape[0])
     some, all_ = block_tables(runs, tokens, group_mask=group_mask, block=block)
     device = tags.sample.device
-    lists = (*_ordered(some & ~all_, device), *_ordered(all_, device))
+    part = some & ~all_
+    kv, full_kv, q, full_q = (_ordered(chosen, device) for chosen in (part, all_, part.T, all_.T))
 
     def mask_mod(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         row, column = (TokenTags(*(field[i] for field in tags)) for i in (q, k))
         return visible(row, column, group_mask=group_mask)
 
-    return BlockMask.from_kv_blocks(*lists, BLOCK_SIZE=block, mask_mod=mask_mod, seq_lengths=(tokens, tokens))
+    # `BlockMask.from_kv_blocks` would transpose the lists by itself, which takes longer than all else here.
+    return BlockMask(
+        seq_lengths=(tokens, tokens),
+        kv_num_blocks=kv[0],
+        kv_indices=kv[1],
+        full_kv_num_blocks=full_kv[0],
+        full_kv_indices=full_kv[1],
+        q_num_blocks=q[0],
+        q_indices=q[1],
+        full_q_num_blocks=full_q[0],
+        full_q_indices=full_q[1],
+        BLOCK_SIZE=(block, block),
+        mask_mod=mask_mod,
+    )
 
 
 def block_tables(

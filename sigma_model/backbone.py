@@ -31,9 +31,11 @@ class Backbone(nn.Module):
         attend: Callable[[int], Attention],
         *,
         freeze_und: bool = False,
+        rows: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """[n_und, D], [n_gen, D], positions [N] -> both after the final norms.
 
+        `rows` [r_und], [r_gen] are the tokens wanted: [r_und, D], [r_gen, D] come back then.
         `attend(layer)` gives a layer's attention: the same for all in training, over that layer's
         cache in inference.
         """
@@ -42,8 +44,9 @@ class Backbone(nn.Module):
         rotaries = (cosine[:split], sine[:split]), (cosine[split:], sine[split:])
         if freeze_und:
             und = und.detach()
+        last = len(self.layers) - 1
         for number, layer in enumerate(self.layers):
-            und, gen = layer(und, gen, *rotaries, attend(number), freeze_und)
+            und, gen = layer(und, gen, *rotaries, attend(number), freeze_und, rows if number == last else None)
         und = self.norm_und(und)
         return (und.detach() if freeze_und else und), self.norm_gen(gen)
 

@@ -46,29 +46,28 @@ def prefill(
     *,
     group_mask: bool,
     backend: Backend = Backend.AUTO,
-) -> tuple[Tensor, Tensor]:
+) -> None:
     """Run prefixes, a sample a sequence of the cache, in one forward pass under the training mask.
 
-    All that the batch shows is clean. Its latents are in `known_latents`. Returns the final hidden states
-    of both experts' tokens.
+    All that the batch shows is clean. Its latents are in `known_latents`. Of the last layer only the
+    keys and values are computed: nothing reads what it would put out.
     """
-    latents = model.clean_latents(batch, batch.known_latents)
-    und, gen = model.embed(batch, latents, batch.u)
+    und, gen = model.embed(batch, model.clean_latents(batch, batch.known_latents), batch.u)
     starts = torch.tensor(cache.starts, device=batch.positions.device)
     slots = starts[batch.tags.sample.long()] + batch.tags.place
     inner = attention_for(batch, group_mask=group_mask, backend=backend)
+    last = len(cache.keys) - 1
 
     def attend(layer: int) -> Attention:
         def record(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             cache.write(layer, slots, k, v)
-            return inner(q, k, v)
+            return q if layer == last else inner(q, k, v)
 
         return record
 
-    hidden: tuple[Tensor, Tensor] = model.backbone(und, gen, batch.positions, attend)
-    counts = [und_end - und + gen_end - gen for und, und_end, gen, gen_end in batch.spans]
-    cache.lengths = counts
-    return hidden
+    none = torch.zeros(0, dtype=torch.long, device=batch.positions.device)
+    model.backbone(und, gen, batch.positions, attend, rows=(none, none))
+    cache.lengths = [und_end - und + gen_end - gen for und, und_end, gen, gen_end in batch.spans]
 
 
 def cached_attention(

@@ -66,8 +66,10 @@ class Expert(nn.Module):
 class Layer(nn.Module):
     """Both experts around one attention.
 
-    With `freeze_und` no gradient flows into or through the understanding expert, so it is not even
-    recorded: its activations are not kept.
+    `rows` are the tokens of either expert whose output is wanted (None: all): after the last layer
+    that is what carries a loss, and the rest of its work is left out. With `freeze_und` no gradient
+    flows into or through the understanding expert, so it is not even recorded: its activations are not
+    kept.
     """
 
     def __init__(self, config: LanguageConfig) -> None:
@@ -83,11 +85,15 @@ class Layer(nn.Module):
         gen_rotary: Rotary,
         attend: Attention,
         freeze_und: bool = False,
+        rows: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         with torch.no_grad() if freeze_und else contextlib.nullcontext():
             projected = self.und.project(und, und_rotary)
         q, k, v = (torch.cat(both) for both in zip(projected, self.gen.project(gen, gen_rotary), strict=True))
         attended = attend(q, k, v)
+        of_und, of_gen = attended[: len(und)], attended[len(und) :]
+        if rows is not None:
+            und, of_und, gen, of_gen = und[rows[0]], of_und[rows[0]], gen[rows[1]], of_gen[rows[1]]
         with torch.no_grad() if freeze_und else contextlib.nullcontext():
-            und_out = self.und.finish(und, attended[: len(und)])
-        return und_out, self.gen.finish(gen, attended[len(und) :])
+            und_out = self.und.finish(und, of_und)
+        return und_out, self.gen.finish(gen, of_gen)

@@ -184,6 +184,7 @@ class _Step:
             slots[index] = torch.arange(first, first + 2)
             slots[len(answers) + index] = torch.arange(first + 2, first + 2 + length)
             order += [torch.arange(2 * index, 2 * index + 2), torch.arange(n_und + span[0], n_und + span[1])]
+        self._rows = (order[0][:0].to(device), torch.arange(sum(tokens), device=device))
         self._attend = cached_attention(
             cache,
             torch.cat(slots).to(device),
@@ -196,7 +197,7 @@ class _Step:
         model = self._model
         time = model.time_embedder(torch.full((1,), level, device=x.device))
         gen = (model.latent_in(x.to(model.dtype)) + time)[self._gather] + self._places
-        _, gen = model.backbone(self._und, gen, self._positions, self._attend)
+        _, gen = model.backbone(self._und, gen, self._positions, self._attend, rows=self._rows)
         velocity: Tensor = model.latent_out(gen)
         return velocity.float()
 

@@ -36,6 +36,9 @@ class Guidance:
     rescale: Rescale = Rescale.TEXT_CHANNEL
     rescale_min: float = 0.0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rescale", Rescale(self.rescale))  # its name will do, as read from JSON
+
     @property
     def uses_text(self) -> bool:
         """Whether the context without text is needed."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sigma_data.batch import PackedBatch, Widths
 from sigma_data.sequence import Geometry
-from sigma_model.attention import Attention, Backend, attention_for
+from sigma_model.attention import Backend, attention_for
 from sigma_model.backbone import Backbone, same_for_all
 from sigma_model.config import ModelConfig
 from sigma_model.embed import TimeEmbedder, shifted_time, sincos_table
@@ -28,8 +28,9 @@ class Output:
     """What a forward pass gives; nothing is averaged, for averages are over all ranks.
 
     `mse` [M_t, F]: squared error of the velocity a target token and feature. `ce` [C]: cross entropy
-    an answer token. `level` [I_t]: noise level of each target. `und` [n_und, D], `gen` [n_gen, D]:
-    final hidden states. `velocity` [M_t, F].
+    an answer token. `level` [I_t]: noise level of each target. `velocity` [M_t, F]. `und` [C, D] and
+    `gen` [M_t, D] are the final hidden states of what carries a loss; of all tokens, [n_und, D] and
+    [n_gen, D], where `hidden` was asked for.
     """
 
     mse: Tensor
@@ -106,8 +107,12 @@ class SigmaModel(nn.Module):
         timestep_shift: float = 1.0,
         group_mask: bool = True,
         backend: Backend = Backend.AUTO,
+        hidden: bool = False,
     ) -> Output:
-        """One training pass. `latents` [M, F]: the clean latents of `batch`, from `clean_latents`."""
+        """One training pass. `latents` [M, F]: the clean latents of `batch`, from `clean_latents`.
+
+        The last layer works on the tokens that carry a loss alone, unless all `hidden` states are wanted.
+        """
         level = shifted_time(batch.u, timestep_shift)
         clean = latents[batch.target_slots]
         token_level = self._of_targets(batch, level)[batch.latent_image[batch.target_slots]][:, None]
@@ -115,9 +120,18 @@ class SigmaModel(nn.Module):
         noised = latents.index_copy(0, batch.target_slots, (1 - token_level) * clean + token_level * noise)
         und, gen = self.embed(batch, noised, level)
         attend = attention_for(batch, group_mask=group_mask, backend=backend)
-        und, gen = self.run(und, gen, batch.positions, attend)
-        velocity = self.latent_out(gen[batch.target_slots]).float()
-        logits = self.lm_head(und[batch.answer_slots]).float()
+        rows = batch.answer_slots, batch.target_slots
+        und, gen = self.backbone(
+            und,
+            gen,
+            batch.positions,
+            same_for_all(attend),
+            freeze_und=self.freeze_und,
+            rows=None if hidden else rows,
+        )
+        answers, targets = (und[rows[0]], gen[rows[1]]) if hidden else (und, gen)
+        velocity = self.latent_out(targets).float()
+        logits = self.lm_head(answers).float()
         return Output(
             mse=(velocity - (noise - clean)) ** 2,
             ce=F.cross_entropy(logits, batch.labels, reduction="none"),
@@ -126,13 +140,6 @@ class SigmaModel(nn.Module):
             und=und,
             gen=gen,
         )
-
-    def run(self, und: Tensor, gen: Tensor, positions: Tensor, attend: Attention) -> tuple[Tensor, Tensor]:
-        """The backbone under one attention."""
-        hidden: tuple[Tensor, Tensor] = self.backbone(
-            und, gen, positions, same_for_all(attend), freeze_und=self.freeze_und
-        )
-        return hidden
 
     def embed(self, batch: PackedBatch, latents: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """What enters the first layer: [n_und, D], [n_gen, D].

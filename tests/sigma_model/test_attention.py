@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sequences import SPECIALS, Case, case, cases, generator, one_thread, pack, sequence_order  # noqa: F401
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 from sigma_data.batch import Item, PackedBatch, Widths, collate
 from sigma_data.errors import ConfigError
@@ -447,3 +448,15 @@ def test_flash_attention_is_for_half_precision_on_a_gpu_only(flash_calls: list[d
     assert not flash_calls
     FullAttention([4], [(0, 4)], device="cuda")(*half)
     assert len(flash_calls) == 1
+
+
+@pytest.mark.parametrize("block", [16, 128])
+def test_the_lists_of_the_block_mask_are_those_that_torch_makes_of_its_rows(block: int) -> None:
+    batch = large_batch()
+    ours = block_mask(batch.runs, batch.tags, group_mask=True, block=block)
+    theirs = BlockMask.from_kv_blocks(
+        ours.kv_num_blocks, ours.kv_indices, ours.full_kv_num_blocks, ours.full_kv_indices,
+        BLOCK_SIZE=block, mask_mod=ours.mask_mod, seq_lengths=ours.seq_lengths,
+    )  # fmt: skip
+    for name in ("q_num_blocks", "q_indices", "full_q_num_blocks", "full_q_indices"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name)), name

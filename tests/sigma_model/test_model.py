@@ -112,8 +112,8 @@ def test_another_group_s_pixels_move_an_attribute_token_by_no_bit_with_the_mask_
 def test_the_group_mask_changes_nothing_without_attribute_tokens() -> None:
     model = tiny_model()
     items = [filled(known("paint <image_2> next to <image_1> red", 3), model), filled(PLAIN, model)]
-    _, on = trained_pass(model, items, group_mask=True)
-    _, off = trained_pass(model, items, group_mask=False)
+    _, on = trained_pass(model, items, group_mask=True, hidden=True)
+    _, off = trained_pass(model, items, group_mask=False, hidden=True)
     assert torch.equal(on.velocity, off.velocity) and torch.equal(on.und, off.und)
     _, on = trained_pass(model, [filled(COMPOSED, model)], group_mask=True)
     _, off = trained_pass(model, [filled(COMPOSED, model)], group_mask=False)
@@ -143,23 +143,41 @@ def test_losses_compare_the_velocity_with_noise_less_picture_and_the_text_with_i
         for q in range(columns)
     ]
     torch.testing.assert_close(out.mse, (out.velocity - (batch.noise - torch.tensor(clean))) ** 2)
-    logits = model.lm_head(out.und[batch.answer_slots])
+    logits = model.lm_head(out.und)
     chances = logits.double().exp() / logits.double().exp().sum(1, keepdim=True)
     picked = chances[torch.arange(len(batch.labels)), batch.labels]
     torch.testing.assert_close(out.ce, -picked.log().float(), atol=1e-4, rtol=1e-4)
     assert len(out.ce) == len(word_ids("a red cat")) + 1
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_leaving_out_what_carries_no_loss_changes_no_loss_and_no_gradient(frozen: bool) -> None:
+    found = []
+    for hidden in (False, True):
+        model = tiny_model()
+        model.freeze(und=frozen)
+        batch, out = trained_pass(model, [filled(one, model) for one in (COMPOSED, ASKED, EDITED)], hidden=hidden)
+        (out.mse.mean() + out.ce.mean()).backward()
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        found.append((out, gradients))
+    (few, of_few), (all_, of_all) = found
+    assert len(few.und) == len(batch.answer_slots) < len(all_.und) == batch.n_und
+    assert len(few.gen) == len(batch.target_slots) < len(all_.gen) == batch.n_gen
+    torch.testing.assert_close((few.mse, few.ce, few.velocity), (all_.mse, all_.ce, all_.velocity))
+    assert of_few.keys() == of_all.keys()
+    torch.testing.assert_close(of_few, of_all, atol=1e-5, rtol=1e-4)
+
+
 @torch.no_grad()
 def test_a_sample_s_output_does_not_depend_on_its_neighbours_in_the_pack() -> None:
     model = tiny_model()
     items = [filled(one, model, seed) for seed, one in enumerate((COMPOSED, ASKED, EDITED, PLAIN))]
-    batch, together = trained_pass(model, items)
+    batch, together = trained_pass(model, items, hidden=True)
     order = sequence_order(batch)
     hidden = torch.cat((together.und, together.gen))[order]
     start = 0
     for one in items:
-        alone_batch, alone = trained_pass(model, [one])
+        alone_batch, alone = trained_pass(model, [one], hidden=True)
         expected = torch.cat((alone.und, alone.gen))[sequence_order(alone_batch)]
         torch.testing.assert_close(hidden[start : start + len(expected)], expected, atol=1e-5, rtol=1e-4)
         start += len(expected)
@@ -246,7 +264,7 @@ def test_a_later_choice_of_what_is_frozen_replaces_the_one_before() -> None:
 def test_with_a_frozen_understanding_expert_no_gradient_flows_through_its_hidden_states() -> None:
     free, frozen = tiny_model(), tiny_model()
     frozen.freeze(und=True)
-    outputs = [trained_pass(model, [filled(COMPOSED, model)])[1] for model in (free, frozen)]
+    outputs = [trained_pass(model, [filled(COMPOSED, model)], hidden=True)[1] for model in (free, frozen)]
     assert torch.equal(outputs[0].velocity, outputs[1].velocity), "freezing changes no number"
     assert outputs[0].und.requires_grad and not outputs[1].und.requires_grad
     for out in outputs:
@@ -464,8 +482,8 @@ def likeliest(model: SigmaModel, context: Context, ids: Sequence[int], *, group_
     """The likeliest token after each of an answer's, its start included, by the training pass."""
     *before, last = context.segments
     answer = replace(last, ids=tuple(ids), length=len(ids) + 2)
-    batch, out = trained_pass(model, [replace(context.item, segments=[*before, answer])], group_mask=group_mask)
-    found: list[int] = model.lm_head(out.und[batch.answer_slots]).argmax(-1).tolist()
+    _, out = trained_pass(model, [replace(context.item, segments=[*before, answer])], group_mask=group_mask)
+    found: list[int] = model.lm_head(out.und).argmax(-1).tolist()
     return found[-len(ids) - 1 :]
 
 
