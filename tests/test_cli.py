@@ -13,7 +13,19 @@ import corpora
 import pytest
 from PIL import Image
 
-HEAVY = ("numpy", "polars", "pyarrow", "PIL", "torch", "pydantic", "rich", "jinja2", "fsspec")
+HEAVY = (
+    "numpy",
+    "polars",
+    "pyarrow",
+    "PIL",
+    "torch",
+    "transformers",
+    "diffusers",
+    "pydantic",
+    "rich",
+    "jinja2",
+    "fsspec",
+)
 
 
 def sigma(*arguments: str) -> subprocess.CompletedProcess[str]:
