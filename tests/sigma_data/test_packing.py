@@ -1,0 +1,92 @@
+"""Packing loses nothing, overfills nothing, and wastes next to nothing; choices depend on names alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sigma_data import dice
+from sigma_data.packing import best_fit, pack_windows
+
+lengths_and_budget = st.integers(1, 400).flatmap(
+    lambda budget: st.tuples(st.lists(st.integers(1, budget), max_size=120), st.just(budget))
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(lengths_and_budget)
+def test_every_sample_is_in_one_pack_and_no_pack_is_over_the_budget(case: tuple[list[int], int]) -> None:
+    lengths, budget = case
+    packs = best_fit(lengths, budget)
+    assert Counter(index for pack in packs for index in pack) == Counter(range(len(lengths)))
+    assert all(0 < sum(lengths[index] for index in pack) <= budget for pack in packs)
+
+
+@settings(deadline=None, max_examples=200)
+@given(lengths_and_budget)
+def test_best_fit_decreasing_is_what_its_name_says(case: tuple[list[int], int]) -> None:
+    lengths, budget = case
+    rooms: list[int] = []
+    expected: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        fitting = [(room, pack) for pack, room in enumerate(rooms) if room >= lengths[index]]
+        if not fitting:
+            rooms.append(budget)
+            expected.append([])
+            fitting = [(budget, len(rooms) - 1)]
+        pack = min(fitting)[1]
+        rooms[pack] -= lengths[index]
+        expected[pack].append(index)
+    assert best_fit(lengths, budget) == expected
+
+
+@settings(deadline=None, max_examples=100)
+@given(lengths_and_budget, st.integers(1, 60), st.sampled_from([0.0, 0.9, 0.99, 1.0]))
+def test_windows_hand_on_what_they_cannot_pack_well_and_lose_nothing(
+    case: tuple[list[int], int], window: int, least: float
+) -> None:
+    lengths, budget = np.array(case[0], dtype=np.int64), case[1]
+    packs = list(pack_windows(np.arange(len(lengths)), lengths, budget=budget, window=window, least_fill=least))
+    assert Counter(place for pack in packs for place in pack) == Counter(range(len(lengths)))
+    fills = [int(lengths[pack].sum()) for pack in packs]
+    assert all(fill <= budget for fill in fills)
+    if least == 0:
+        assert all(len({place // window for place in pack}) == 1 for pack in packs), "nothing is handed on"
+    if len(packs) > 1 and window >= len(lengths):
+        assert packs == [sorted(pack) for pack in best_fit(lengths.tolist(), budget)], "one window is one best fit"
+
+
+@pytest.mark.parametrize("lengths", [[0], [11], [5, 11]])
+def test_a_sample_that_fits_no_pack_is_an_error_not_a_loss(lengths: list[int]) -> None:
+    with pytest.raises(ValueError, match="a pack holds"):
+        best_fit(lengths, 10)
+
+
+def test_a_mix_of_long_and_short_samples_fills_the_budget() -> None:
+    random = np.random.default_rng(0)
+    lengths = random.choice([1_100, 2_300, 4_200, 7_900, 12_000, 14_500], 20_000) + random.integers(0, 900, 20_000)
+    packs = list(pack_windows(np.arange(len(lengths)), lengths, budget=30_000, window=512))
+    assert lengths.sum() / (30_000 * len(packs)) > 0.98
+
+
+def test_choices_depend_on_the_name_and_the_stream_alone() -> None:
+    names = np.array([dice.name_of(f"sample-{i}") for i in range(2_000)], dtype=np.uint64)
+    stream = dice.key(0, 3, "drop")
+    numbers = dice.uniform(names, stream)
+    assert (dice.uniform(names[::-1], stream)[::-1] == numbers).all()
+    assert (numbers != dice.uniform(names, dice.key(0, 4, "drop"))).all()
+    assert ((numbers >= 0) & (numbers < 1)).all()
+    assert abs(numbers.mean() - 0.5) < 0.03
+    assert abs(np.corrcoef(numbers, dice.uniform(names, dice.key(0, 4, "drop")))[0, 1]) < 0.08
+
+
+def test_the_numbers_never_change() -> None:
+    """A plan made by another version or machine must stay the same plan."""
+    assert dice.key(0, 1, "order") == 8367684354219565776
+    assert dice.bits(np.array([0, 1, 2**64 - 1], np.uint64), 7).tolist() == [
+        4196224743621838704, 14937057258380030939, 3116763096878992355,
+    ]  # fmt: skip
