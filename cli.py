@@ -233,12 +233,17 @@ def generate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seeds the noise.")] = 0,
     size: Annotated[
-        str | None, typer.Option(help="WIDTHxHEIGHT; by default the last reference's, else the model's largest square.")
+        str | None,
+        typer.Option(
+            help="WIDTHxHEIGHT, brought to one the model makes; by default the last reference's, or the largest square."
+        ),
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Pictures to make, with seeds counting on.")] = 1,
     steps: Annotated[int, typer.Option(min=2, help="Noise levels of the sampler.")] = 50,
-    text_scale: Annotated[float, typer.Option(help="Guidance towards the text; 1 switches it off.")] = 4.0,
-    image_scale: Annotated[float, typer.Option(help="Guidance towards the references; 1 switches it off.")] = 2.0,
+    text_scale: Annotated[float, typer.Option(help="Guidance towards the text; 1 or less switches it off.")] = 4.0,
+    image_scale: Annotated[
+        float, typer.Option(help="Guidance towards the references; 1 or less switches it off.")
+    ] = 2.0,
     interval: Annotated[
         tuple[float, float], typer.Option(help="Noise levels, lower first, between which there is guidance.")
     ] = (0.0, 1.0),
@@ -261,7 +266,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Make a picture (or an answer in words) from a prompt and reference pictures."""
-    from pipelines.generate import GenerateOptions, run_generate
+    from pipelines.generate_command import GenerateOptions, run_generate
 
     options = GenerateOptions(
         prompt=prompt, images=tuple(image or ()), out=out, model=model, base=base, seed=seed, size=size, count=count,
@@ -286,7 +291,8 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and stop.code != _INTERRUPTED:
             raise
-        sys.stderr.write("interrupted; run the same command again to continue\n")
+        after = "nothing was written" if arguments[:1] == ["generate"] else "run the same command again to continue"
+        sys.stderr.write(f"interrupted; {after}\n")
         sys.exit(_INTERRUPTED)
     except Exception as error:
         from sigma_data.errors import SigmaError

@@ -10,6 +10,7 @@ Sizes come from the directory's JSON files, layer numbers from the names of the 
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from sigma_data.batch import Item, PackedBatch, collate
+from sigma_data.errors import SigmaError
 from sigma_data.pixels import patchify
 from sigma_data.resize import ResizeRule
 from sigma_data.sequence import Kind, Segment
@@ -37,6 +40,7 @@ from sigma_model.weights import load_model, released_name
 TOLERANCE = 1e-4
 NORM_TOLERANCE = 1e-3
 NORM_FLOOR = 1e-4
+PARTS = ("train.json", "inference.json", "vae.json", "resize.json")
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,12 @@ def compare_inference(directory: Path) -> Iterator[Difference]:
         end = torch.tensor([sum(s.length for s in segments), segments[-1].end])
         yield _same(f"ctx.{stage}.len_rope", end, arrays[f"ctx.{stage}.len_rope"])
         cache = Cache(model.config.language, [length], dtype=torch.float32, device="cpu")
-        prefill(model, collate([_item(segments, arrays)], delimiters, widths(model.config)), cache, group_mask=True)
+        prefill(
+            model,
+            collate([_item(segments, arrays, model.config)], delimiters, widths(model.config)),
+            cache,
+            group_mask=True,
+        )
         for name, expected in arrays.items():
             if match := re.fullmatch(rf"ctx\.{stage}\.([kv])(\d+)", name):
                 kept = cache.keys if match[1] == "k" else cache.values
@@ -188,7 +197,7 @@ def compare_inference(directory: Path) -> Iterator[Difference]:
         )
         yield _error(f"out.{case}", found[0], arrays[f"out.{case}"])
     segments = _segments(facts["text_context"], arrays, model.config)
-    context = Context(segments, _item(segments, arrays))
+    context = Context(segments, _item(segments, arrays, model.config))
     greedy = arrays["text.greedy"]
     ids = decode_text(model, [context], delimiters, max_tokens=len(greedy) - 1)[0]
     yield _same("text.greedy", torch.tensor([delimiters.bos, *ids]), greedy)
@@ -308,16 +317,17 @@ def _context(order: list[str], arrays: Mapping[str, Tensor], config: ModelConfig
     """A context with the target behind it."""
     segments = _segments(order, arrays, config)
     target = Segment(Kind.TARGET, grid[0] * grid[1] + 2, segments[-1].end if segments else 0, image=99, grid=grid)
-    return Context([*segments, target], _item(segments, arrays))
+    return Context([*segments, target], _item(segments, arrays, config))
 
 
-def _item(segments: list[Segment], arrays: Mapping[str, Tensor]) -> Item:
+def _item(segments: list[Segment], arrays: Mapping[str, Tensor], config: ModelConfig) -> Item:
     latents, patches = {}, {}
     for name, array in arrays.items():
         if match := re.fullmatch(r"in\.(\w+)_latent", name):
             latents[_number(match[1])] = array.reshape(array.shape[-3:])
         elif re.fullmatch(r"in\.vit\d+", name):
-            patches[_number(name)] = torch.from_numpy(patchify(array.numpy()))
+            assert config.vision is not None
+            patches[_number(name)] = torch.from_numpy(patchify(array.numpy(), config.vision.patch_size))
     return Item(segments, latents=latents, patches=patches)
 
 
@@ -373,10 +383,14 @@ def _compare_norms(name: str, gradients: Mapping[str, Tensor | None], expected: 
         found = float(gradient.norm()) if gradient is not None else 0.0
         # A key's bias in softmax attention without rotation has no gradient: its norm is rounding alone.
         error = abs(found - norm) / max(norm, NORM_FLOOR)
-        if not error <= worst:
+        error = float("inf") if math.isnan(error) else error
+        if error > worst:
             worst, at = error, parameter
+    if not expected:
+        return Difference(f"{name}: none listed", float("inf"), NORM_TOLERANCE)
     missing = set(gradients) - set(expected)
     extra = sum(float(g.norm()) for n in missing if (g := gradients[n]) is not None)
+    worst = float("inf") if extra > 0 else worst  # a gradient where the reference has none
     return Difference(f"{name} ({len(expected)}; worst {at}; unlisted sum {extra:.2g})", worst, NORM_TOLERANCE)
 
 
@@ -385,12 +399,20 @@ def main() -> int:
     if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
         print("usage: python benchmarks/parity.py DIRECTORY")
         return 2
-    found = list(compare(Path(sys.argv[1])))
+    directory = Path(sys.argv[1])
+    absent = [name for name in PARTS if not (directory / name).exists()]
+    try:
+        found = list(compare(directory))
+    except (SigmaError, OSError, ValueError, KeyError, SafetensorError) as error:
+        print(f"{directory}: is not whole, or not of this format ({type(error).__name__}: {error})")
+        return 2
     for difference in found:
         mark = "ok  " if difference.passes else "FAIL"
         print(f"{mark} {difference.error:10.3g}  (at most {difference.tolerance:g})  {difference.name}")
     failed = sum(not difference.passes for difference in found)
     print(f"{len(found)} compared, {failed} past tolerance" if found else "nothing to compare was found")
+    if absent:
+        print(f"not compared, for they are not there: {', '.join(absent)}")
     return int(failed > 0 or not found)
 
 

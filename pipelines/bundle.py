@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from sigma_data.errors import ConfigError
 from sigma_data.sequence import Geometry
 from sigma_data.text import TOKENIZER_FILES, TextEncoder
-from sigma_model.config import PRESETS, VAE_FILE, ModelConfig, find_file, preset_directory, weight_files
+from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, preset_directory, weight_files
 from sigma_model.latents import Vae
 from sigma_model.model import SigmaModel, geometry
 from sigma_model.weights import init_model, load_model
@@ -53,12 +54,14 @@ def load_bundle(
     device: str = "auto",
     seed: int = 0,
     vision: bool = True,
+    check: Callable[[TextEncoder, Geometry], None] = lambda _encoder, _geometry: None,
 ) -> Bundle:
     """Load a preset by name, or a directory in the released layout.
 
-    Files that the directory lacks (SIGMA's hold weights alone) are taken from `base`, another one.
-    A directory without weights gives a random network, drawn from `seed`: a preset to be trained.
-    Without `vision` the model generates only, and pictures enter it as latents alone. Raises ConfigError.
+    Files that the directory lacks (SIGMA's hold weights alone) are taken from `base`, another one, but
+    for the weights. A preset without weights gives a random network, drawn from `seed`, to be trained.
+    Without `vision` the model generates only, and pictures enter it as latents alone. `check` is called
+    before the network's weights are read, which may take minutes. Raises ConfigError.
     """
     directory = _directory(where)
     places = [directory] if base is None else [directory, _directory(base)]
@@ -74,17 +77,22 @@ def load_bundle(
     words = next((place for place in places if any((place / name).exists() for name in TOKENIZER_FILES)), places[-1])
     place = choose_device(device)
     trained = bool(weight_files(directory))
+    if not trained and where not in PRESETS:
+        raise ConfigError(f"{directory}: has no weights: {' or '.join(WEIGHT_FILES)} must lie there")
+    layout = geometry(config if vision else config.model_copy(update={"vision": None}))
+    encoder = TextEncoder.load(words, vocab_size=config.language.vocab_size)
+    check(encoder, layout)
+    autoencoder = Vae.load(vae, config.vae, device=place)
     numbers = _choose_dtype(dtype, config, place)
     if trained:
         model = load_model(directory, dtype=numbers, device=place, config=config)
     else:
         model = init_model(config, seed=seed, dtype=numbers, device=place)
-    layout = geometry(model.config if vision else model.config.model_copy(update={"vision": None}))
     return Bundle(
         name=directory.resolve().name,
         model=model.eval().requires_grad_(False),
-        vae=Vae.load(vae, config.vae, device=place),
-        encoder=TextEncoder.load(words, vocab_size=config.language.vocab_size),
+        vae=autoencoder,
+        encoder=encoder,
         geometry=layout,
         trained=trained,
     )
@@ -100,8 +108,10 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        if name == "meta":
+            raise RuntimeError("it computes nothing")
         torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except Exception:  # every back end has its own
         raise ConfigError(f"--device {name}: PyTorch finds no such device here; use cpu, or auto") from None
     return name
 

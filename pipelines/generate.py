@@ -1,7 +1,7 @@
 """`sigma generate`: a prompt and its pictures in, a picture or a text out.
 
 Requests of different sizes and different numbers of references run as one batch. Every request draws
-from a generator of its own, so its picture does not depend on what else is asked for.
+from a generator of its own, so its picture depends on what else is asked for by rounding alone.
 """
 
 from __future__ import annotations
@@ -9,21 +9,19 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import sys
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from PIL import Image as Pillow
 from PIL import PngImagePlugin
 from torch import Tensor
 
-from pipelines.bundle import Bundle, DType, load_bundle
-from pipelines.progress import Pass
+from pipelines.bundle import Bundle
 from sigma_data.batch import Item
 from sigma_data.content import decode_content
 from sigma_data.errors import ConfigError, SigmaError
@@ -31,9 +29,10 @@ from sigma_data.files import disk_error, with_temporary
 from sigma_data.images import ImageFault, probe
 from sigma_data.instruction import ATTRIBUTES, parse
 from sigma_data.sample import Family, Image, Sample, Source, Turn
-from sigma_data.sequence import Segment, layout, without_references, without_text
+from sigma_data.sequence import Geometry, Segment, layout, without_references, without_text
+from sigma_data.text import TextEncoder
 from sigma_model.generate import Context, decode_text, sample_latents
-from sigma_model.guidance import Guidance, Rescale
+from sigma_model.guidance import Guidance
 from sigma_model.latents import from_tokens
 
 METADATA_KEY = "sigma"
@@ -71,8 +70,15 @@ class Settings:
         low, high = self.guidance.interval
         if self.steps < 2:
             raise ConfigError(f"{self.steps} steps: at least 2 are needed, for they count noise levels")
-        if not self.timestep_shift > 0:
-            raise ConfigError(f"a timestep shift of {self.timestep_shift}: it must be greater than 0")
+        if not 0 < self.timestep_shift < math.inf:
+            raise ConfigError(f"a timestep shift of {self.timestep_shift}: it must be a number greater than 0")
+        for name in ("text", "image"):
+            if not math.isfinite(getattr(self.guidance, name)):
+                raise ConfigError(
+                    f"a guidance of {getattr(self.guidance, name)} towards the {name}: it must be a number"
+                )
+        if not 0 <= self.guidance.rescale_min <= 1:
+            raise ConfigError(f"a least rescaling of {self.guidance.rescale_min}: it must lie in 0 to 1")
         if not 0 <= low <= high <= 1:
             raise ConfigError(f"a guidance interval from {low} to {high}: it must lie in 0 to 1, the lower one first")
 
@@ -89,10 +95,10 @@ def make_pictures(
     Raises SigmaError for a prompt or a picture that cannot be used, before anything is computed.
     """
     settings.check()
-    samples = [_sample(request, bundle, answer=True) for request in requests]
+    laid_out = [lay_out(request, bundle.encoder, bundle.geometry, answer=True) for request in requests]
     branches, noise = [], []
-    for request, (segments, data) in zip(requests, samples, strict=True):
-        item = _item(segments, data, bundle)
+    for request, segments in zip(requests, laid_out, strict=True):
+        item = _item(segments, request, bundle)
         views = (tuple(segments), without_text(segments), without_references(segments))
         branches.append([Context(view, item) for view in views])
         generator = torch.Generator().manual_seed(noise_seed(request.seed, request.name))
@@ -109,8 +115,13 @@ def make_pictures(
         group_mask=settings.group_mask,
         progress=progress,
     )
+    if not all(bool(one.isfinite().all()) for one in tokens):
+        raise ConfigError(
+            f"{bundle.name}: the sampler ended in numbers that are not finite: use weaker guidance, "
+            "--dtype float32, or other weights"
+        )
     patch = bundle.model.config.latent.patch_size
-    grids = [segments[-1].grid for segments, _ in samples]
+    grids = [segments[-1].grid for segments in laid_out]
     latents = [from_tokens(one, *grid, patch) for one, grid in zip(tokens, grids, strict=True)]
     return [_to_picture(pixels) for pixels in bundle.vae.decode(latents)]
 
@@ -127,9 +138,16 @@ def answer_in_words(
     if max_tokens < 1 or temperature < 0:
         raise ConfigError("an answer needs at least one token and a temperature of 0 or more")
     contexts = []
+    most = bundle.geometry.max_tokens
     for request in requests:
-        segments, data = _sample(request, bundle, answer=False)
-        contexts.append(Context(segments, _item(segments, data, bundle)))
+        segments = lay_out(request, bundle.encoder, bundle.geometry, answer=False)
+        length = sum(segment.length for segment in segments)
+        if length + max_tokens > most:
+            raise ConfigError(
+                f"the question takes {length:,} tokens and the answer up to {max_tokens:,}, and the model takes "
+                f"{most:,} in all: use a smaller --max-tokens, or a shorter question"
+            )
+        contexts.append(Context(segments, _item(segments, request, bundle)))
     found = decode_text(
         bundle.model,
         contexts,
@@ -144,14 +162,14 @@ def answer_in_words(
 
 def noise_seed(seed: int, name: str) -> int:
     """The seed of one request's generator: the first 63 bits of SHA-256 over both."""
-    digest = hashlib.sha256(f"{seed}\x1f{name}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}\x1f{name}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def write_picture(picture: Pillow.Image, out: Path, bundle: Bundle, request: Request, settings: Settings) -> None:
     """Write a PNG that says how it was made. Raises BuildError where the disk refuses."""
     info = PngImagePlugin.PngInfo()
-    about = json.dumps(describe(bundle, request, settings, picture.size), ensure_ascii=False)
+    about = json.dumps(describe(bundle, request, settings, picture.size))  # ASCII: a name may be no Unicode
     info.add_itxt(METADATA_KEY, about)
 
     def save(temporary: Path) -> None:
@@ -185,27 +203,6 @@ def describe(bundle: Bundle, request: Request, settings: Settings, size: tuple[i
     }
 
 
-def read_pictures(paths: Sequence[Path]) -> list[bytes]:
-    """The bytes of picture files. Raises ConfigError naming the file."""
-    found = []
-    for path in paths:
-        try:
-            found.append(path.read_bytes())
-        except OSError as error:
-            raise ConfigError(f"{path}: the picture cannot be read ({error.strerror or error})") from None
-    return found
-
-
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """'1024x768' -> (1024, 768). Raises ConfigError."""
-    if text is None:
-        return None
-    width, cross, height = text.lower().partition("x")
-    if not cross or not width.isdecimal() or not height.isdecimal() or not int(width) or not int(height):
-        raise ConfigError(f"--size {text}: write WIDTHxHEIGHT in pixels, as in 1024x768")
-    return int(width), int(height)
-
-
 def check_prompt(prompt: str, pictures: int) -> None:
     """Raises ConfigError for what would reach the model as nonsense."""
     if not prompt.strip():
@@ -220,8 +217,11 @@ def check_prompt(prompt: str, pictures: int) -> None:
         raise ConfigError(f"{found.control[0]} in the prompt is a control token of the tokenizer: leave it out")
 
 
-def _sample(request: Request, bundle: Bundle, *, answer: bool) -> tuple[tuple[Segment, ...], dict[int, bytes | None]]:
-    """The layout of a request, with the picture to be made last (`answer`), and its pictures' bytes."""
+def lay_out(request: Request, encoder: TextEncoder, geometry: Geometry, *, answer: bool) -> tuple[Segment, ...]:
+    """The layout of a request, the picture to be made last (`answer`).
+
+    Raises SigmaError for a prompt or a picture that cannot be used.
+    """
     check_prompt(request.prompt, len(request.pictures))
     sizes = {}
     for number, data in enumerate(request.pictures, 1):
@@ -233,20 +233,20 @@ def _sample(request: Request, bundle: Bundle, *, answer: bool) -> tuple[tuple[Se
         sizes[number] = (facts.width, facts.height)
     target = len(sizes) + 1 if answer else None
     if target is not None:
-        side = bundle.geometry.vae.max_size
+        side = geometry.vae.max_size
         sizes[target] = request.size or sizes.get(len(request.pictures)) or (side, side)
     images = tuple(Image(number, None) for number in sizes)
     turn = Turn(request.prompt, target=target)
     sample = Sample("request", Family.COMPOSITIONAL, images, (turn,), Source("request", "", 0))
     try:
-        segments = layout(sample, sizes, bundle.encoder, bundle.geometry)
+        return layout(sample, sizes, encoder, geometry)
     except SigmaError as error:
         raise ConfigError(f"{request.name}: {error}" if request.name else str(error)) from None
-    return segments, dict(enumerate(request.pictures, 1))
 
 
-def _item(segments: Sequence[Segment], data: dict[int, bytes | None], bundle: Bundle) -> Item:
+def _item(segments: Sequence[Segment], request: Request, bundle: Bundle) -> Item:
     vision = bundle.model.config.vision
+    data: dict[int, bytes | None] = dict(enumerate(request.pictures, 1))
     content = decode_content(segments, data, patch=vision.patch_size if vision is not None else 0)
     numbers = list(content.pictures)
     pictures = [torch.from_numpy(content.pictures[number]).to(bundle.device) for number in numbers]
@@ -269,111 +269,3 @@ def _version() -> str:
         return version("sigma-multimodal")
     except PackageNotFoundError:
         return "unknown"
-
-
-@dataclass(frozen=True)
-class GenerateOptions:
-    """The options of `sigma generate`, as they were typed."""
-
-    prompt: str
-    images: tuple[Path, ...]
-    out: Path
-    model: str
-    base: str | None
-    seed: int
-    size: str | None
-    count: int
-    steps: int
-    text_scale: float
-    image_scale: float
-    interval: tuple[float, float]
-    rescale: str
-    rescale_min: float
-    timestep_shift: float
-    group_mask: bool
-    understanding: bool
-    text: bool
-    max_tokens: int
-    temperature: float
-    dtype: str
-    device: str
-    quiet: bool
-
-
-def run_generate(options: GenerateOptions) -> dict[str, Any]:
-    """Do what was asked on the command line; returns the files written, or the answers.
-
-    Everything a user can get wrong is checked before the weights are read.
-    """
-    settings = Settings(
-        steps=options.steps,
-        timestep_shift=options.timestep_shift,
-        guidance=Guidance(
-            text=options.text_scale,
-            image=options.image_scale,
-            interval=options.interval,
-            rescale=_one_of(Rescale, options.rescale, "--rescale"),
-            rescale_min=options.rescale_min,
-        ),
-        group_mask=options.group_mask,
-    )
-    settings.check()
-    dtype = _one_of(DType, options.dtype, "--dtype")
-    pictures = read_pictures(options.images)
-    size = parse_size(options.size)
-    check_prompt(options.prompt, len(pictures))
-    files = _outputs(options)
-    requests = [
-        Request(options.prompt, pictures, [str(path) for path in options.images], size, options.seed + index)
-        for index in range(options.count)
-    ]
-    bundle = load_bundle(
-        options.model, base=options.base, dtype=dtype, device=options.device, vision=options.understanding
-    )
-    if options.text:
-        texts = answer_in_words(
-            bundle,
-            requests,
-            max_tokens=options.max_tokens,
-            temperature=options.temperature,
-            group_mask=options.group_mask,
-        )
-        _warn_untrained(bundle, options)
-        return {"texts": texts}
-    with Pass("sample", options.steps - 1, "steps", quiet=options.quiet) as shown:
-        made = make_pictures(bundle, requests, settings, progress=lambda _done, _all: shown.add())
-    for picture, path, request in zip(made, files, requests, strict=True):
-        write_picture(picture, path, bundle, request, settings)
-    _warn_untrained(bundle, options)
-    return {"files": [str(path) for path in files], "size": list(made[0].size)}
-
-
-def _warn_untrained(bundle: Bundle, options: GenerateOptions) -> None:
-    if not bundle.trained and not options.quiet:
-        sys.stderr.write(f"sigma: {bundle.name} has no trained weights, so this is noise\n")
-
-
-def _outputs(options: GenerateOptions) -> list[Path]:
-    """Where the pictures go: OUT, or OUT-0, OUT-1 ... Raises ConfigError before any work is done."""
-    out = options.out
-    if options.text:
-        return []
-    if out.suffix.lower() != ".png":
-        raise ConfigError(f"--out {out}: name a .png file, which also keeps how the picture was made")
-    if not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it first")
-    if out.is_dir():
-        raise ConfigError(f"--out {out}: is a folder; name a .png file in it")
-    if options.count == 1:
-        return [out]
-    return [out.with_name(f"{out.stem}-{index}{out.suffix}") for index in range(options.count)]
-
-
-Choice = TypeVar("Choice", bound=StrEnum)
-
-
-def _one_of(kind: type[Choice], text: str, option: str) -> Choice:
-    try:
-        return kind(text)
-    except ValueError:
-        raise ConfigError(f"{option} {text}: choose one of {', '.join(kind)}") from None

@@ -38,3 +38,4 @@ class ResizeRule:
 
 VAE_RULE = ResizeRule(max_size=1024, min_size=512, stride=16)
 VIT_RULE = ResizeRule(max_size=518, min_size=224, stride=14)
+VQA_RULE = ResizeRule(max_size=980, min_size=378, stride=14, max_pixels=2_007_040)

@@ -109,12 +109,14 @@ class Geometry:
     """How large pictures become and how many tokens that is.
 
     `vae` and `vit` are the resize rules; their strides are the pixels a token covers. `vit` is None
-    where understanding is off: there are no patches then, neither in training nor in inference. The
+    where understanding is off: there are no patches then, neither in training nor in inference. `vqa` is
+    the rule of samples that are answered in words alone; its pixels are shared by their pictures. The
     grids are the sides of the model's position tables, `max_tokens` bounds a sample's sequence.
     """
 
     vae: ResizeRule
     vit: ResizeRule | None
+    vqa: ResizeRule | None
     latent_grid: int
     patch_grid: int
     max_tokens: int
@@ -123,14 +125,18 @@ class Geometry:
         """(size in pixels, grid of tokens) of a picture as VAE latents. Raises SequenceError."""
         return self._fit(self.vae, size, self.latent_grid, "latent")
 
-    def patches(self, size: Size) -> tuple[Size, tuple[int, int]]:
-        """(size in pixels, grid of tokens) of a picture as ViT patches. Raises SequenceError."""
-        assert self.vit is not None
-        return self._fit(self.vit, size, self.patch_grid, "ViT")
+    def patches(self, size: Size, *, asked: int = 0) -> tuple[Size, tuple[int, int]]:
+        """(size in pixels, grid of tokens) of a picture as ViT patches. Raises SequenceError.
+
+        `asked` is how many pictures a question in words shows; 0 where a picture is to be made.
+        """
+        rule = self.vqa if asked else self.vit
+        assert rule is not None
+        return self._fit(rule, size, self.patch_grid, "ViT", images=max(1, asked))
 
     @staticmethod
-    def _fit(rule: ResizeRule, size: Size, side: int, what: str) -> tuple[Size, tuple[int, int]]:
-        width, height = rule.size(*size)
+    def _fit(rule: ResizeRule, size: Size, side: int, what: str, *, images: int = 1) -> tuple[Size, tuple[int, int]]:
+        width, height = rule.size(*size, images=images)
         columns, rows = width // rule.stride, height // rule.stride
         if max(rows, columns) > side:
             raise SequenceError(
@@ -153,7 +159,8 @@ def layout(
     In a turn stand, in order: pictures that no placeholder names (in the first turn the references,
     later the clean copy of the answer before it), the instruction with each picture at its first
     placeholder, the answer. A picture is there once; a later mention of it adds no tokens, but still
-    binds attribute tokens. A reference is two segments, latents then patches.
+    binds attribute tokens. A reference is two segments, latents then patches; where all is answered in
+    words, patches alone, as BAGEL is trained.
 
     `sizes` are the upright pictures' sizes by number. `dropped` are indices into the complete layout
     of segments to leave out (condition dropout, contexts for guidance): a left-out picture still
@@ -163,6 +170,8 @@ def layout(
     maker = _Layout(sample, sizes, encoder, geometry, frozenset(dropped))
     for index in range(len(sample.turns)):
         maker.turn(index)
+    if dropped and not 0 <= min(dropped) <= max(dropped) < maker.count:
+        raise SequenceError(f"segments {sorted(dropped)} are to be dropped, and there are {maker.count}")
     segments = _with_attributes(maker.segments)
     total = sum(segment.length for segment in segments)
     if total > geometry.max_tokens:
@@ -229,15 +238,21 @@ class _Layout:
         self._index = 0
         self.segments: list[Segment] = []
 
+    @property
+    def count(self) -> int:
+        """Segments so far, the dropped ones included."""
+        return self._index
+
     def turn(self, index: int) -> None:
         turn = self._sample.turns[index]
         allowed = self._sample.context(index)
         instruction = parse(turn.instruction, pictures=len(self._sample.references))
-        for number in instruction.placeholders:
+        for number in (*instruction.placeholders, *(bound for _, bound in turn.bindings)):
             if number not in allowed:
+                there = {0: "are no pictures", 1: "is one picture"}.get(len(allowed), f"are {len(allowed)} pictures")
                 raise SequenceError(
-                    f"the text names picture {number}, and there are "
-                    f"{len(allowed) or 'no'} pictures to look at: give the picture, or correct the number"
+                    f"the text names picture {number}, and there {there} to look at: give the picture, or correct "
+                    "the number"
                 )
         unnamed = [number for number in self._before(index, turn) if number not in self._shown]
         groups = instruction.groups(before=(*self._shown, *unnamed), bindings=dict(turn.bindings))
@@ -282,11 +297,14 @@ class _Layout:
 
     def _reference(self, number: int, turn: int) -> None:
         self._shown.append(number)
-        size, grid = self._geometry.latents(self._size(number))
-        length = grid[0] * grid[1] + 2
-        self._add(Kind.LATENT, length, turn, image=number, size=size, grid=grid)
-        if self._geometry.vit is not None:
-            size, grid = self._geometry.patches(self._size(number))
+        see = self._geometry.vit is not None
+        asked = len(self._sample.references) if see and not self._sample.targets else 0
+        if not asked:
+            size, grid = self._geometry.latents(self._size(number))
+            length = grid[0] * grid[1] + 2
+            self._add(Kind.LATENT, length, turn, image=number, size=size, grid=grid)
+        if see:
+            size, grid = self._geometry.patches(self._size(number), asked=asked)
             length = grid[0] * grid[1] + 2
             self._add(Kind.PATCH, length, turn, image=number, size=size, grid=grid)
 

@@ -249,16 +249,23 @@ def _without_offsets(value: dict[str, Any]) -> dict[str, Any]:
 
 def _open(root: Path, *, named: bool) -> Any:
     """The transformers tokenizer of a directory; `named`: its files say which class it is."""
+    from logging import ERROR
+
     from transformers import AutoTokenizer, Qwen2Tokenizer
+    from transformers.utils import logging
 
     # Without a name AutoTokenizer gives up; the released layout's vocab.json is Qwen2's.
     reader: Any = AutoTokenizer if named else Qwen2Tokenizer
     options = {"trust_remote_code": False} if named else {}
+    before = logging.get_verbosity()
+    logging.set_verbosity(ERROR)  # it would warn of a model type it does not know, which is no news here
     try:
         return reader.from_pretrained(str(root), local_files_only=True, **options)
     except Exception as error:  # broken files make the libraries raise anything
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{root}: its tokenizer cannot be read ({reason})") from None
+    finally:
+        logging.set_verbosity(before)
 
 
 def _stated_ids(root: Path, settings: Mapping[str, Any]) -> dict[str, int]:

@@ -7,7 +7,7 @@ all come from it. The block mask is built from runs of like tokens: nothing of s
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import cache
@@ -31,7 +31,12 @@ Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Backend(StrEnum):
-    """Who computes attention. FLASH serves what needs no mask: ViT patches, and sampling from a cache."""
+    """Who computes attention.
+
+    AUTO takes flex on a GPU and sdpa elsewhere, and flash-attn on a GPU where it is installed and no mask
+    is needed: ViT patches, and sampling from a cache. FLEX and SDPA do without flash-attn; FLASH insists
+    on it, and takes what AUTO takes under a mask.
+    """
 
     AUTO = "auto"
     FLEX = "flex"
@@ -69,12 +74,12 @@ def dense_mask(tags: TokenTags, *, group_mask: bool) -> Tensor:
 
 def attention_for(batch: PackedBatch, *, group_mask: bool, backend: Backend = Backend.AUTO) -> Attention:
     """Attention over a training batch. Raises ConfigError where a backend cannot do it."""
-    device = batch.positions.device
-    if backend is Backend.AUTO:
-        backend = Backend.FLEX if device.type == "cuda" else Backend.SDPA
-    if backend is Backend.FLASH:
-        raise ConfigError("flash-attn knows no mask of this kind: use attention=flex, or sdpa")
-    if backend is Backend.FLEX:
+    on_gpu = batch.positions.is_cuda
+    if backend in (Backend.AUTO, Backend.FLASH):
+        backend = Backend.FLEX if on_gpu else Backend.SDPA
+    if backend is Backend.FLEX and not on_gpu and torch.is_grad_enabled():
+        raise ConfigError("flex attention has no backward pass on a CPU: use attention=sdpa, or auto")
+    if backend is Backend.FLEX and batch.tokens:
         return FlexAttention(block_mask(batch.runs, batch.tags, group_mask=group_mask))
     return SdpaAttention(batch.spans, batch.tags, group_mask=group_mask)
 
@@ -104,7 +109,7 @@ class SdpaAttention:
             out = out.transpose(0, 1)
             und.append(out[: end - start])
             gen.append(out[end - start :])
-        return torch.cat((*und, *gen)) if und else q
+        return torch.cat((*und, *gen)) if und else q + 0 * (k.sum() + v.sum())
 
 
 class FlexAttention:
@@ -123,7 +128,8 @@ class FlexAttention:
 
 @cache
 def _compiled_flex() -> Callable[..., Any]:
-    return torch.compile(flex_attention)
+    # Dynamic: packs differ in length, and past a few recompilations the eager fallback would be N x N.
+    return torch.compile(flex_attention, dynamic=True)
 
 
 class FullAttention:
@@ -131,16 +137,25 @@ class FullAttention:
 
     The queries [sum q_lengths, H, Dh] lie one sequence behind another; a sequence's keys and values are
     a span [first, last) of k and v [tokens, K, Dh]. flash-attn does all at once where it is installed
-    and the tensors are its kind; else each sequence goes by itself.
+    and the tensors are its kind; else each sequence goes by itself. Raises ConfigError where the backend
+    is FLASH and flash-attn cannot serve.
     """
 
     def __init__(
-        self, q_lengths: Sequence[int], k_spans: Sequence[tuple[int, int]], *, device: torch.device | str
+        self,
+        q_lengths: Sequence[int],
+        k_spans: Sequence[tuple[int, int]],
+        *,
+        device: torch.device | str,
+        backend: Backend = Backend.AUTO,
     ) -> None:
         self._q_lengths = list(q_lengths)
         self._k_spans = list(k_spans)
         self._k_lengths = [last - first for first, last in k_spans]
-        self._flash = torch.device(device).type == "cuda" and flash_available()
+        wanted = backend in (Backend.AUTO, Backend.FLASH)
+        self._flash = wanted and torch.device(device).type == "cuda" and flash_available()
+        if backend is Backend.FLASH and not self._flash:
+            raise ConfigError("flash-attn needs a GPU, and its package installed: use attention=auto")
         if self._flash:  # here and not in the call, which must not wait for the device
             self._ends = [
                 torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
@@ -149,6 +164,8 @@ class FullAttention:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend; returns the shape of q."""
+        if not self._q_lengths:  # no tokens; q, k and v still get gradients, of zero
+            return q + 0 * (k.sum() + v.sum())
         if self._flash and q.dtype in (torch.float16, torch.bfloat16):
             return self._by_flash(q, k, v)
         out = []
@@ -178,8 +195,12 @@ def spans_of(lengths: Sequence[int]) -> list[tuple[int, int]]:
 
 @cache
 def flash_available() -> bool:
-    """Whether the flash-attn package is installed."""
-    return importlib.util.find_spec("flash_attn") is not None
+    """Whether the flash-attn package is there and loads: one built for another torch does not."""
+    try:
+        importlib.import_module("flash_attn")
+    except (ImportError, OSError):
+        return False
+    return True
 
 
 def block_mask(runs: Sequence[Run], tags: TokenTags, *, group_mask: bool, block: int = BLOCK) -> BlockMask:

@@ -18,16 +18,12 @@ from sigma_model.model import SigmaModel
 
 
 class Cache:
-    """Buffers [slots, K, Dh] a layer; sequence s owns `capacities[s]` slots from `starts[s]` on.
-
-    `lengths` counts the slots of each sequence that are filled.
-    """
+    """Buffers [slots, K, Dh] a layer; sequence s owns `capacities[s]` slots from `starts[s]` on."""
 
     def __init__(
         self, config: LanguageConfig, capacities: Sequence[int], *, dtype: torch.dtype, device: torch.device | str
     ) -> None:
         self.starts = [sum(capacities[:index]) for index in range(len(capacities))]
-        self.lengths = [0] * len(capacities)
         shape = (sum(capacities), config.num_key_value_heads, config.head_dim)
         layers = range(config.num_hidden_layers)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
@@ -67,11 +63,16 @@ def prefill(
 
     none = torch.zeros(0, dtype=torch.long, device=batch.positions.device)
     model.backbone(und, gen, batch.positions, attend, rows=(none, none))
-    cache.lengths = [und_end - und + gen_end - gen for und, und_end, gen, gen_end in batch.spans]
 
 
 def cached_attention(
-    cache: Cache, slots: Tensor, order: Tensor, q_lengths: Sequence[int], k_spans: Sequence[tuple[int, int]]
+    cache: Cache,
+    slots: Tensor,
+    order: Tensor,
+    q_lengths: Sequence[int],
+    k_spans: Sequence[tuple[int, int]],
+    *,
+    backend: Backend = Backend.AUTO,
 ) -> Callable[[int], Attention]:
     """Attention of new tokens to their sequence's prefix and to one another, without a mask.
 
@@ -79,7 +80,7 @@ def cached_attention(
     sequence, `q_lengths` of them each; `k_spans` are the slots that each sequence sees.
     """
     back = order.argsort()
-    full = FullAttention(q_lengths, k_spans, device=order.device)
+    full = FullAttention(q_lengths, k_spans, device=order.device, backend=backend)
 
     def attend(layer: int) -> Attention:
         def read(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

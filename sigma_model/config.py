@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sigma_data.errors import ConfigError
-from sigma_data.resize import VAE_RULE, VIT_RULE, ResizeRule
+from sigma_data.resize import VAE_RULE, VIT_RULE, VQA_RULE, ResizeRule
 
 LLM_FILE, VIT_FILE, SIGMA_FILE = "llm_config.json", "vit_config.json", "sigma.json"
 VAE_FILE = "ae.safetensors"
@@ -25,6 +26,7 @@ WEIGHT_FILES = ("ema.safetensors", "model.safetensors")
 
 PRESETS = ("tiny", "bagel-7b-mot")
 
+Positive = Annotated[int, Field(gt=0)]
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -35,15 +37,15 @@ class _Strict(BaseModel):
 class LanguageConfig(_Strict):
     """The language model: a Qwen2 with query and key norms, twice (one expert for each kind of token)."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
+    vocab_size: Positive
+    hidden_size: Positive
+    intermediate_size: Positive
+    num_hidden_layers: Positive
+    num_attention_heads: Positive
+    num_key_value_heads: Positive
     rms_norm_eps: float = 1e-6
     rope_theta: float = 1e6
-    max_position_embeddings: int = 32768
+    max_position_embeddings: Positive = 32768
     """The most tokens that one sample's sequence may have."""
 
     @property
@@ -61,24 +63,30 @@ class LanguageConfig(_Strict):
 class VisionConfig(_Strict):
     """The SigLIP encoder; `num_hidden_layers` counts the layers in use (the release counts one more)."""
 
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    patch_size: int
-    grid: int
+    hidden_size: Positive
+    intermediate_size: Positive
+    num_hidden_layers: Positive
+    num_attention_heads: Positive
+    patch_size: Positive
+    grid: Positive
     """Patches a side of the learned position table."""
     layer_norm_eps: float = 1e-6
+
+    @model_validator(mode="after")
+    def _divides(self) -> VisionConfig:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError("the ViT's heads must divide its hidden size")
+        return self
 
 
 class LatentConfig(_Strict):
     """How pictures enter the language model as latents."""
 
-    channels: int = 16
-    patch_size: int = 2
-    grid: int = 64
+    channels: Positive = 16
+    patch_size: Positive = 2
+    grid: Positive = 64
     """Latent patches a side of the position table (`max_latent_size`)."""
-    downsample: int = 8
+    downsample: Positive = 8
 
     @property
     def features(self) -> int:
@@ -94,11 +102,11 @@ class LatentConfig(_Strict):
 class VaeConfig(_Strict):
     """The autoencoder of the latents; `mult` are channel multiples of `ch` a resolution."""
 
-    ch: int = 128
-    mult: tuple[int, ...] = (1, 2, 4, 4)
-    num_res_blocks: int = 2
-    z_channels: int = 16
-    scale_factor: float = 0.3611
+    ch: Positive = 128
+    mult: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4, 4)
+    num_res_blocks: Positive = 2
+    z_channels: Positive = 16
+    scale_factor: Annotated[float, Field(gt=0)] = 0.3611
     shift_factor: float = 0.1159
 
     @property
@@ -140,8 +148,28 @@ class ModelConfig(_Strict):
     vae: VaeConfig = VaeConfig()
     vae_rule: ResizeRule = VAE_RULE
     vit_rule: ResizeRule = VIT_RULE
+    vqa_rule: ResizeRule = VQA_RULE
+    """For questions that are answered in words."""
     attribute_projection: bool = False
     """Add W tau to the picture tokens an attribute token tau speaks of (SIGMA's paper; not in its release)."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> ModelConfig:
+        if self.vae_rule.stride != self.latent.stride:
+            raise ValueError(f"vae_rule.stride must be patch_size * downsample of the latents, {self.latent.stride}")
+        if self.vae_rule.max_size > self.latent.grid * self.latent.stride:
+            raise ValueError("vae_rule.max_size must be at most latent.grid * stride: positions end there")
+        if self.latent.downsample != self.vae.downsample:
+            raise ValueError(f"latent.downsample must be the autoencoder's, {self.vae.downsample}")
+        if self.vision is not None:
+            for name, rule in (("vit_rule", self.vit_rule), ("vqa_rule", self.vqa_rule)):
+                if rule.stride != self.vision.patch_size:
+                    raise ValueError(f"{name}.stride must be the patch_size of the ViT, {self.vision.patch_size}")
+                if rule.max_size > self.vision.grid * self.vision.patch_size:
+                    raise ValueError(
+                        f"{name}.max_size must be at most the ViT's grid * patch_size: positions end there"
+                    )
+        return self
 
     @classmethod
     def from_directory(cls, directory: str | Path, *, base: str | Path | None = None) -> ModelConfig:
@@ -160,6 +188,8 @@ class ModelConfig(_Strict):
         ours = _read_json(sigma) if sigma.exists() else {}
         shapes = _shapes_in(root)
         try:
+            if llm.get("rope_scaling") or llm.get("tie_word_embeddings"):
+                raise ValueError("scaled rotary positions and tied embeddings are no part of it")
             known = {name: value for name, value in llm.items() if name in LanguageConfig.model_fields}
             values: dict[str, Any] = {"language": LanguageConfig(**known), "vision": None}
             if shapes:
@@ -172,12 +202,17 @@ class ModelConfig(_Strict):
                 values["latent"] = values.get("latent", LatentConfig()).model_copy(
                     update={"downsample": vae.downsample}
                 )
+            latent = values.get("latent", LatentConfig())
+            values["vae_rule"] = _fitted(VAE_RULE, latent.stride, latent.grid)
+            if isinstance(vision := values["vision"], VisionConfig):
+                values["vit_rule"] = _fitted(VIT_RULE, vision.patch_size, vision.grid)
+                values["vqa_rule"] = _fitted(VQA_RULE, vision.patch_size, vision.grid)
             return cls(**{**values, **ours})
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ConfigError(f"{root}: its configuration does not fit a model: {where}: {first['msg']}") from None
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, ArithmeticError) as error:
             raise ConfigError(f"{root}: its configuration does not fit a model ({error!r})") from None
 
     def write(self, directory: str | Path) -> None:
@@ -250,11 +285,18 @@ def weight_files(directory: Path) -> list[Path]:
 
 def refuse_shadow(directory: Path, name: str) -> None:
     """Raise ConfigError where weights written as `name` would not be the ones that are read."""
+    before = WEIGHT_FILES[: WEIGHT_FILES.index(name)] if name in WEIGHT_FILES else WEIGHT_FILES
     there = weight_files(directory)
-    if there and there[0].name != name:
+    if there and any(there[0].name == other or (directory / f"{other}.index.json").exists() for other in before):
         raise ConfigError(
             f"{directory}: holds {there[0].name}, which would be read instead of {name}: choose another folder"
         )
+
+
+def _fitted(rule: ResizeRule, stride: int, grid: int) -> ResizeRule:
+    """A rule for tokens of another size, or fewer of them, than BAGEL's."""
+    most = min(rule.max_size, grid * stride)
+    return replace(rule, stride=stride, max_size=most, min_size=min(rule.min_size, most // 2))
 
 
 def _shapes_in(root: Path) -> dict[str, list[int]]:

@@ -1,7 +1,7 @@
 """Pictures and texts out of a model: contexts prefilled once, then an Euler sampler or a decoder.
 
-All requests and all guidance branches share one prefill and one forward pass a step. The loop never
-waits for the device.
+All requests and all guidance branches share one prefill and one forward pass a step. The sampler's loop
+never waits for the device; the decoder's must, to see where an answer ends.
 """
 
 from __future__ import annotations
@@ -80,14 +80,13 @@ def sample_latents(
     `noise` [tokens, F] is where each starts. `steps` counts noise levels, so there are one fewer
     Euler steps. `progress(done, all)` is called after every step. Targets may differ in size.
     """
+    if not requests:
+        return []
     sampler = Sampler(model, requests, specials, guidance=guidance, group_mask=group_mask, backend=backend)
+    if [len(one) for one in noise] != sampler.counts:
+        raise ValueError(f"noise of {[len(one) for one in noise]} tokens for targets of {sampler.counts}")
     x = torch.cat(list(noise)).to(model.device, torch.float32)
-    levels = times(steps, timestep_shift)
-    for index, (level, following) in enumerate(pairwise(levels)):
-        x = x - sampler.velocity(x, level) * (level - following)
-        if progress is not None:
-            progress(index + 1, steps - 1)
-    return list(x.split(sampler.counts))
+    return list(sampler.integrate(x, times(steps, timestep_shift), progress=progress).split(sampler.counts))
 
 
 class Sampler:
@@ -135,9 +134,20 @@ class Sampler:
         row_spans = spans_of([length - 2 for length in lengths])
         for of_branch in which:
             self._rows.append(torch.cat([torch.arange(*row_spans[s]) for s in of_branch]).to(model.device))
-        self._all = _Step(model, contexts, owners, self.counts, self._cache, prefixes, specials)
+        shared = (self.counts, self._cache, prefixes, specials, backend)
+        self._all = _Step(model, contexts, owners, *shared)
         full = len(requests)
-        self._full = _Step(model, contexts[:full], owners[:full], self.counts, self._cache, prefixes, specials)
+        self._full = _Step(model, contexts[:full], owners[:full], *shared)
+
+    def integrate(
+        self, x: Tensor, levels: Sequence[float], *, progress: Callable[[int, int], None] | None = None
+    ) -> Tensor:
+        """Euler steps x <- x - v dt from the first noise level to the last; never waits for the device."""
+        for index, (level, following) in enumerate(pairwise(levels)):
+            x = x - self.velocity(x, level) * (level - following)
+            if progress is not None:
+                progress(index + 1, len(levels) - 1)
+        return x
 
     @torch.no_grad()
     def velocity(self, x: Tensor, level: float) -> Tensor:
@@ -162,6 +172,7 @@ class _Step:
         cache: Cache,
         prefixes: Sequence[int],
         specials: Specials,
+        backend: Backend,
     ) -> None:
         device = model.device
         self._model = model
@@ -191,6 +202,7 @@ class _Step:
             torch.cat(order).to(device),
             [length + 2 for length in tokens],
             [(cache.starts[i], cache.starts[i] + prefixes[i] + length + 2) for i, length in enumerate(tokens)],
+            backend=backend,
         )
 
     def velocity(self, x: Tensor, level: float) -> Tensor:
@@ -219,13 +231,14 @@ def decode_text(
     Temperature 0 takes the likeliest token. Otherwise each context draws from its own generator, so
     its answer does not depend on the others.
     """
+    if not contexts:
+        return []
     prefixes = [sum(segment.length for segment in context.prefix) for context in contexts]
-    room = max_tokens + 1
-    cache = Cache(model.config.language, [p + room for p in prefixes], dtype=model.dtype, device=model.device)
+    cache = Cache(model.config.language, [p + max_tokens for p in prefixes], dtype=model.dtype, device=model.device)
     items = [replace(context.item, segments=context.prefix) for context in contexts]
     batch = collate(items, specials, widths(model.config)).to(model.device)
     prefill(model, batch, cache, group_mask=group_mask, backend=backend)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds or range(len(contexts))]
+    generators = [torch.Generator().manual_seed(seed) for seed in (range(len(contexts)) if seeds is None else seeds)]
     ids = torch.full((len(contexts),), specials.bos, device=model.device)
     positions = torch.tensor([context.end for context in contexts], device=model.device)
     starts = torch.tensor([s + p for s, p in zip(cache.starts, prefixes, strict=True)], device=model.device)
@@ -235,7 +248,7 @@ def decode_text(
     running = set(range(len(contexts)))
     for step in range(max_tokens):
         spans = [(s, s + p + step + 1) for s, p in zip(cache.starts, prefixes, strict=True)]
-        attend = cached_attention(cache, starts + step, order, [1] * len(contexts), spans)
+        attend = cached_attention(cache, starts + step, order, [1] * len(contexts), spans, backend=backend)
         und, _ = model.backbone(model.backbone.embed_tokens(ids), no_latents, positions + step, attend)
         logits = model.lm_head(und).float()
         ids = _choose(logits, temperature, generators)
@@ -253,6 +266,6 @@ def _choose(logits: Tensor, temperature: float, generators: Sequence[torch.Gener
     """[contexts, V] -> [contexts]."""
     if temperature <= 0:
         return logits.argmax(-1)
-    chances = (logits / temperature).softmax(-1).cpu()
+    chances = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1).cpu()
     drawn = [torch.multinomial(row, 1, generator=g) for row, g in zip(chances, generators, strict=True)]
     return torch.cat(drawn).to(logits.device)

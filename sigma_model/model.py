@@ -113,10 +113,11 @@ class SigmaModel(nn.Module):
 
         The last layer works on the tokens that carry a loss alone, unless all `hidden` states are wanted.
         """
+        latents = latents.float()
         level = shifted_time(batch.u, timestep_shift)
         clean = latents[batch.target_slots]
         token_level = self._of_targets(batch, level)[batch.latent_image[batch.target_slots]][:, None]
-        noise = batch.noise.to(latents.dtype)
+        noise = batch.noise.float()
         noised = latents.index_copy(0, batch.target_slots, (1 - token_level) * clean + token_level * noise)
         und, gen = self.embed(batch, noised, level)
         attend = attention_for(batch, group_mask=group_mask, backend=backend)
@@ -147,9 +148,10 @@ class SigmaModel(nn.Module):
         `latents` [M, F] with the targets noised to `level` [I_t].
         """
         hints = self._hints(batch)
-        und = torch.zeros(batch.n_und, self.config.language.hidden_size, dtype=self.dtype, device=self.device)
-        und = und.index_copy(0, batch.text_slots, self.backbone.embed_tokens(batch.text_ids))
-        if batch.patch_grids:
+        words = self.backbone.embed_tokens(batch.text_ids)
+        und = words.new_zeros(batch.n_und, words.shape[-1]).index_copy(0, batch.text_slots, words)
+        # With a vision encoder also where there are no patches: every rank must run, and reduce, the same parts.
+        if self.vision is not None or batch.patch_grids:
             patches = self.embed_patches(batch.patches, batch.patch_places, batch.patch_grids)
             if hints is not None:
                 patches = patches + _spread(hints[len(batch.latent_grids) :], batch.patch_grids)
@@ -162,15 +164,15 @@ class SigmaModel(nn.Module):
 
     def embed_latents(self, latents: Tensor, places: Tensor) -> Tensor:
         """Latent tokens [M, F] at places [M] of the position table -> [M, D], without the noise level."""
-        out: Tensor = self.latent_in(latents.to(self.dtype)) + self.latent_positions[places]
-        return out
+        out: Tensor = self.latent_in(latents.to(self.latent_in.weight.dtype))
+        return out + self.latent_positions[places].to(out.dtype)
 
     def embed_patches(self, patches: Tensor, places: Tensor, grids: Sequence[tuple[int, int]]) -> Tensor:
         """ViT patches [P, patch * patch * 3] at places [P] of the position tables -> [P, D]."""
         assert self.vision is not None, "these weights have no vision encoder: lay out without ViT segments"
         assert self.connector is not None
-        out: Tensor = self.connector(self.vision(patches, places, grids)) + self.patch_positions[places]
-        return out
+        out: Tensor = self.connector(self.vision(patches, places, grids))
+        return out + self.patch_positions[places].to(out.dtype)
 
     def clean_latents(self, batch: PackedBatch, encoded: Sequence[Tensor]) -> Tensor:
         """[M, F] of the batch's latent tokens from its encoded pictures, each [z, h, w]."""
@@ -192,7 +194,7 @@ class SigmaModel(nn.Module):
         tau = self.attribute_projection(self.backbone.embed_tokens(batch.hint_ids))
         total = torch.zeros(pictures, tau.shape[-1], dtype=tau.dtype, device=tau.device)
         total = total.index_add(0, batch.hint_images, tau)
-        counts = torch.bincount(batch.hint_images, minlength=pictures).clamp(min=1)
+        counts = total.new_zeros(pictures).index_add(0, batch.hint_images, total.new_ones(len(tau))).clamp(min=1)
         return total / counts[:, None]
 
 
@@ -201,6 +203,7 @@ def geometry(config: ModelConfig) -> Geometry:
     return Geometry(
         vae=config.vae_rule,
         vit=config.vit_rule if config.vision is not None else None,
+        vqa=config.vqa_rule if config.vision is not None else None,
         latent_grid=config.latent.grid,
         patch_grid=config.vision.grid if config.vision is not None else 0,
         max_tokens=config.language.max_position_embeddings,
@@ -220,5 +223,5 @@ def widths(config: ModelConfig) -> Widths:
 
 def _spread(rows: Tensor, grids: Sequence[tuple[int, int]]) -> Tensor:
     """A row a picture -> the same row for each of its tokens."""
-    counts = torch.tensor([r * c for r, c in grids], device=rows.device)
+    counts = torch.tensor([r * c for r, c in grids], dtype=torch.long, device=rows.device)
     return rows.repeat_interleave(counts, 0, output_size=sum(r * c for r, c in grids))

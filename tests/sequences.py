@@ -22,7 +22,7 @@ from sigma_data.instruction import ATTRIBUTES, Attribute, Part, Placeholder, Tex
 from sigma_data.resize import ResizeRule
 from sigma_data.sample import Family, Image, Sample, Source, Turn
 from sigma_data.sequence import Geometry, Kind, Segment, Size, layout
-from sigma_model.config import LanguageConfig, LatentConfig, ModelConfig, VisionConfig
+from sigma_model.config import LanguageConfig, LatentConfig, ModelConfig, VaeConfig, VisionConfig
 from sigma_model.model import SigmaModel, geometry, widths
 from sigma_model.weights import init_model
 
@@ -147,8 +147,10 @@ def tiny_config(*, vision: bool = True, attribute_projection: bool = False) -> M
         if vision
         else None,
         latent=LatentConfig(channels=2, patch_size=2, grid=5, downsample=2),
+        vae=VaeConfig(ch=8, mult=(1, 1), num_res_blocks=1, z_channels=2),
         vae_rule=ResizeRule(max_size=16, min_size=4, stride=4),
         vit_rule=ResizeRule(max_size=10, min_size=2, stride=2),
+        vqa_rule=ResizeRule(max_size=10, min_size=2, stride=2),
         attribute_projection=attribute_projection,
     )
 

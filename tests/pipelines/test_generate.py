@@ -21,9 +21,9 @@ from pipelines.generate import (
     answer_in_words,
     make_pictures,
     noise_seed,
-    parse_size,
     write_picture,
 )
+from pipelines.generate_command import parse_size
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_model.config import ModelConfig, preset_directory
 from sigma_model.guidance import Guidance
@@ -110,11 +110,20 @@ def test_every_setting_counts(bundle: Bundle, pictures: list[bytes], changes: di
     assert pixels(usual) != pixels(other)
 
 
+def load_with_hook(directory: Path, shown: list[int], *, vision: bool) -> Bundle:
+    """A bundle that counts the patches its vision encoder is shown."""
+    bundle = load_bundle(str(directory), vision=vision)
+    assert bundle.model.vision is not None
+    bundle.model.vision.register_forward_hook(lambda _module, inputs, _output: shown.append(len(inputs[0])))
+    return bundle
+
+
 def test_without_understanding_the_vision_encoder_is_not_asked(directory: Path, pictures: list[bytes]) -> None:
-    blind = load_bundle(str(directory), vision=False)
-    assert blind.model.vision is not None
-    blind.model.vision.forward = None  # type: ignore[method-assign,assignment]
-    make_pictures(blind, [request_of(pictures)], FEW)
+    shown: list[int] = []
+    make_pictures(load_with_hook(directory, shown, vision=False), [request_of(pictures)], FEW)
+    assert not any(shown)
+    make_pictures(load_with_hook(directory, shown, vision=True), [request_of(pictures)], FEW)
+    assert any(shown), "with understanding it is asked"
 
 
 def test_the_file_says_how_it_was_made_without_paths(bundle: Bundle, pictures: list[bytes], tmp_path: Path) -> None:
@@ -200,7 +209,11 @@ def test_a_picture_that_cannot_be_used_is_named(bundle: Bundle, data: bytes, wor
         Settings(steps=1),
         Settings(timestep_shift=0.0),
         Settings(timestep_shift=float("nan")),
+        Settings(timestep_shift=float("inf")),
         Settings(guidance=Guidance(interval=(0.9, 0.1))),
+        Settings(guidance=Guidance(text=float("nan"))),
+        Settings(guidance=Guidance(image=float("inf"))),
+        Settings(guidance=Guidance(rescale_min=2.0)),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(bundle: Bundle, settings: Settings) -> None:
@@ -248,6 +261,10 @@ def test_the_command_writes_the_pictures_and_prints_where(
         (["x", "--out", "no/folder/o.png"], "no folder"),
         (["x", "--rescale", "strong"], "choose one of text_channel"),
         (["x", "--device", "toaster"], "no such device"),
+        (["x", "--device", "meta"], "no such device"),
+        (["x", "--out", "o" * 256 + ".png"], "cannot write"),
+        (["x", "--size", "9" * 400 + "x3"], "WIDTHxHEIGHT"),
+        (["x", "--out", "tests", "--count", "2"], "name a .png"),
     ],
 )
 def test_a_mistyped_command_is_one_sentence_and_exit_code_2(arguments: list[str], words: str, tmp_path: Path) -> None:
@@ -265,3 +282,21 @@ def test_the_untrained_preset_says_that_it_makes_noise(tmp_path: Path) -> None:
     done = sigma("a red square", "--out", str(tmp_path / "o.png"), "--steps", "2")
     assert done.returncode == 0, done.stderr
     assert "no trained weights" in done.stderr
+
+
+def test_a_prompt_that_is_no_unicode_is_kept_in_the_file(bundle: Bundle, tmp_path: Path) -> None:
+    request = Request("a red \udcff square", seed=1, name="\udcfe")
+    made = make_pictures(bundle, [request], FEW)[0]
+    write_picture(made, tmp_path / "o.png", bundle, request, FEW)
+    with Image.open(tmp_path / "o.png") as image:
+        assert json.loads(image.text["sigma"])["prompt"] == request.prompt  # type: ignore[attr-defined]
+
+
+def test_nothing_asked_is_nothing_made(bundle: Bundle) -> None:
+    assert make_pictures(bundle, [], FEW) == []
+    assert answer_in_words(bundle, []) == []
+
+
+def test_an_answer_too_long_for_the_model_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(ConfigError, match="smaller --max-tokens"):
+        answer_in_words(bundle, [Request("why?")], max_tokens=32_768)

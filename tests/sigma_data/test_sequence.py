@@ -255,10 +255,10 @@ def test_a_placeholder_without_a_picture_to_look_at_is_an_error_that_names_it(
 def test_a_picture_too_elongated_for_the_position_tables_is_an_error() -> None:
     rule = ResizeRule(max_size=32, min_size=4, stride=4)
     one = case("<image_1>", pictures=2, sizes={1: (90, 20), 2: (20, 20)})
-    small = Geometry(rule, None, latent_grid=5, patch_grid=0, max_tokens=999)
+    small = Geometry(rule, None, None, latent_grid=5, patch_grid=0, max_tokens=999)
     with pytest.raises(SequenceError, match=r"90 x 20 becomes 8 x 2 latent patches.* 5 a side"):
         layout(one.sample, one.sizes, WordEncoder(), small)
-    patches = Geometry(rule, rule, latent_grid=8, patch_grid=7, max_tokens=999)
+    patches = Geometry(rule, rule, rule, latent_grid=8, patch_grid=7, max_tokens=999)
     with pytest.raises(SequenceError, match=r"90 x 20 becomes 8 x 2 ViT patches.* 7 a side"):
         layout(one.sample, one.sizes, WordEncoder(), patches)
     assert layout(one.sample, one.sizes, WordEncoder(), replace(patches, patch_grid=8))
@@ -280,7 +280,29 @@ def test_a_sequence_of_just_the_allowed_length_passes_and_one_token_more_is_an_e
 def test_what_the_model_must_produce_cannot_be_dropped(turn: Turn) -> None:
     one = case(turn, pictures=2 if turn.target else 1)
     with pytest.raises(SequenceError, match="cannot be dropped"):
-        one.layout(dropped=[3])
+        one.layout(dropped=[len(one.layout()) - 1])
+
+
+def test_dropping_what_is_not_there_is_an_error() -> None:
+    one = case("a <image_1>", pictures=2)
+    with pytest.raises(SequenceError, match=r"\[4\] are to be dropped, and there are 4"):
+        one.layout(dropped=[4])
+
+
+def test_a_binding_to_a_picture_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(SequenceError, match="names picture 7"):
+        case(Turn("<style> a <image_1>", target=2, bindings=((0, 7),)), pictures=2).layout()
+
+
+def test_a_question_in_words_shows_its_pictures_to_the_vision_encoder_alone() -> None:
+    """As BAGEL is trained, under the rule for questions, whose pixels the pictures share."""
+    one = case(Turn("b <image_1> c <image_2>", response="a"), pictures=2, sizes={1: (80, 80), 2: (80, 80)})
+    assert [(s.kind, s.image) for s in one.layout() if s.kind.picture] == [(PATCH, 1), (PATCH, 2)]
+    rule = ResizeRule(max_size=10, min_size=2, stride=2, max_pixels=100)
+    shared = replace(tiny_geometry(), vqa=rule)
+    sizes = [s.size for s in layout(one.sample, one.sizes, WordEncoder(), shared) if s.kind.picture]
+    assert sizes == [rule.size(80, 80, images=2)] * 2 != [rule.size(80, 80)] * 2
+    assert [s.kind for s in one.layout(vision=False) if s.kind.picture] == [LATENT, LATENT]
 
 
 def test_a_picture_of_unknown_size_is_an_error_that_names_it() -> None:
@@ -300,10 +322,11 @@ def test_every_picture_is_there_as_often_as_it_should(one: Case, vision: bool) -
     assert sorted(s.image for s in segments if s.kind is TARGET) == sorted(sample.targets)
     # A reference once, and the clean copy of every picture that some later turn may look at.
     clean = sorted(sample.context(len(sample.turns) - 1))
-    assert sorted(s.image for s in segments if s.kind is LATENT) == clean
+    made = bool(sample.targets) or not vision  # where all is answered in words, there are no latents
+    assert sorted(s.image for s in segments if s.kind is LATENT) == (clean if made else [])
     assert sorted(s.image for s in segments if s.kind is PATCH) == (clean if vision else [])
     for index, segment in enumerate(segments):
-        if segment.kind is PATCH:
+        if segment.kind is PATCH and made:
             assert segments[index - 1].kind is LATENT and segments[index - 1].image == segment.image
 
 
@@ -338,9 +361,9 @@ def test_no_word_and_no_attribute_token_of_an_instruction_is_lost(one: Case) -> 
 def test_groups_are_those_read_off_the_text(one: Case) -> None:
     segments = one.layout()
     for number, turn in enumerate(one.sample.turns):
-        shown = [s.image for s in segments if s.kind is LATENT and s.turn < number]
+        shown = [s.image for s in segments if s.kind is PATCH and s.turn < number]
         for segment in segments:  # and what stands before this turn's text
-            if segment.turn == number and segment.kind is LATENT and f"<image_{segment.image}>" not in turn.instruction:
+            if segment.turn == number and segment.kind is PATCH and f"<image_{segment.image}>" not in turn.instruction:
                 shown.append(segment.image)
         of_turn = [s for s in segments if s.turn == number]
         assert [group for s in of_turn for _, group in s.bound] == spoken_of(turn, shown)

@@ -350,9 +350,25 @@ def test_automatic_choice_on_a_cpu_can_be_trained_through() -> None:
     assert all(part.grad is not None and part.grad.isfinite().all() for part in (q, k, v))
 
 
-def test_flash_is_refused_where_a_mask_is_needed() -> None:
-    with pytest.raises(ConfigError, match="flash-attn knows no mask.*attention=flex, or sdpa"):
-        attention_for(pack(EDITING[1:2]), group_mask=False, backend=Backend.FLASH)
+def test_flash_leaves_what_needs_a_mask_to_another_and_says_where_it_cannot_serve() -> None:
+    batch = pack(EDITING[1:2])
+    q, k, v = projections(batch.tokens)
+    masked = [attention_for(batch, group_mask=False, backend=b)(q, k, v) for b in (Backend.FLASH, Backend.SDPA)]
+    assert torch.equal(*masked)
+    with pytest.raises(ConfigError, match="needs a GPU.*attention=auto"):
+        FullAttention([4], [(0, 4)], device="cpu", backend=Backend.FLASH)
+
+
+def test_flex_is_refused_where_it_has_no_backward_pass() -> None:
+    with pytest.raises(ConfigError, match="no backward pass on a CPU: use attention=sdpa"):
+        attention_for(pack(EDITING[1:2]), group_mask=False, backend=Backend.FLEX)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("backend", [Backend.SDPA, Backend.FLEX])
+def test_a_batch_of_no_tokens_is_attended_to(backend: Backend) -> None:
+    empty = pack([])
+    assert attention_for(empty, group_mask=True, backend=backend)(*projections(0)).shape[0] == 0
 
 
 @pytest.mark.parametrize("backend", [Backend.SDPA, Backend.FLEX])
@@ -446,8 +462,12 @@ def test_flash_attention_is_for_half_precision_on_a_gpu_only(flash_calls: list[d
     FullAttention([4], [(0, 4)], device="cuda")(*single)
     FullAttention([4], [(0, 4)], device="cpu")(*half)
     assert not flash_calls
+    FullAttention([4], [(0, 4)], device="cuda", backend=Backend.SDPA)(*half)
+    assert not flash_calls
     FullAttention([4], [(0, 4)], device="cuda")(*half)
     assert len(flash_calls) == 1
+    FullAttention([4], [(0, 4)], device="cuda", backend=Backend.FLASH)(*half)
+    assert len(flash_calls) == 2
 
 
 @pytest.mark.parametrize("block", [16, 128])

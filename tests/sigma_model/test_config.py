@@ -61,6 +61,14 @@ def tiny(tmp_path: Path) -> Path:
         ("sigma.json", {"latnet": {}}, "latnet"),
         ("sigma.json", {"vae": {"ch": "many"}}, "vae.ch|not fit"),
         ("vit_config.json", {"image_size": None}, "not fit a model"),
+        ("vit_config.json", {"image_size": 1e999}, "not fit a model"),
+        ("vit_config.json", {"patch_size": 0}, "not fit a model"),
+        ("vit_config.json", {"patch_size": 16}, "vit_rule.stride"),
+        ("llm_config.json", {"num_key_value_heads": 0}, "num_key_value_heads"),
+        ("llm_config.json", {"rope_scaling": {"type": "yarn"}}, "scaled rotary"),
+        ("llm_config.json", {"tie_word_embeddings": True}, "tied"),
+        ("sigma.json", {"vae_rule": {"max_size": 64, "min_size": 32, "stride": 16}}, "vae_rule.stride"),
+        ("sigma.json", {"latent": {"channels": 8, "downsample": 8, "patch_size": 1}}, "latent.downsample"),
     ],
 )
 def test_what_does_not_fit_is_named(tiny: Path, file: str, change: dict[str, object], words: str) -> None:
@@ -115,8 +123,20 @@ def test_a_directory_without_an_autoencoder_says_so(tiny: Path) -> None:
 def test_a_tokenizer_too_large_for_the_embeddings_is_refused(tiny: Path) -> None:
     llm = json.loads((tiny / "llm_config.json").read_text())
     (tiny / "llm_config.json").write_text(json.dumps({**llm, "vocab_size": 512}))
+    save_file({"lm_head.weight": load_file(GOLDEN / "vae_io.safetensors")["x"]}, tiny / "model.safetensors")
     with pytest.raises(ConfigError, match="512 rows"):
         load_bundle(str(tiny))
+
+
+@pytest.mark.parametrize("left", [None, "model.safetensors.incomplete", "model-00001-of-00001.safetensors"])
+def test_a_directory_without_weights_is_no_random_network(tiny: Path, left: str | None) -> None:
+    if left:
+        (tiny / left).write_bytes(b"partial")
+    with pytest.raises(ConfigError, match="has no weights"):
+        load_bundle(str(tiny))
+    with pytest.raises(ConfigError, match="has no weights"):
+        load_bundle(str(tiny), base="tiny")
+    assert not load_bundle("tiny").trained
 
 
 def test_a_torn_weights_file_is_named(tiny: Path) -> None:

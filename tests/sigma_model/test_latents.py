@@ -23,8 +23,8 @@ from sigma_model.latents import TILE, Vae, from_tokens, to_tokens
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 FILE = GOLDEN / "ae.safetensors"
-PRESET_PSNR = 25.0
-"""dB that the shipped preset's autoencoder reaches at least on pictures of the world at 64 pixels; it measures 26.0."""
+PRESET_PSNR = 26.5
+"""dB that the shipped preset's autoencoder reaches at least on pictures of the world at 64 pixels; it measures 27.0 on these."""
 
 
 def golden_config() -> VaeConfig:

@@ -212,9 +212,28 @@ def test_a_pack_without_one_of_the_losses_is_no_special_case(
     assert out.ce.shape == batch.labels.shape
     assert (out.mse.numel() > 0, out.ce.numel() > 0) == (has_mse, has_ce)
     (out.mse.sum() + out.ce.sum()).backward()
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    assert all(gradient.isfinite().all() for gradient in gradients)
-    assert any(gradient.any() for gradient in gradients)
+    # Every part has run, for a rank of many must reduce the same gradients as the others.
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+    assert any(gradient is not None and gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("one", [PLAIN, ASKED, COMPOSED])
+def test_the_attribute_projection_works_without_pictures_of_a_kind(one: Case) -> None:
+    model = tiny_model(attribute_projection=True)
+    batch, out = trained_pass(model, [filled(one, model)])
+    (out.mse.sum() + out.ce.sum()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert len(out.mse) == len(batch.target_slots)
+
+
+def test_latents_of_half_precision_are_noised_in_float32() -> None:
+    model = tiny_model(dtype=torch.bfloat16)
+    batch = collate([filled(COMPOSED, model)], SPECIALS, widths(model.config))
+    latents = model.clean_latents(batch, batch.known_latents).bfloat16()
+    out = model(batch, latents)
+    assert out.mse.dtype == torch.float32
+    assert torch.equal(out.mse, model(batch, latents.float()).mse)
 
 
 # Gradients ------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def test_every_array_of_the_reference_is_matched(parity: ModuleType, part: str) 
 
 def test_every_array_of_the_fixtures_is_compared(parity: ModuleType) -> None:
     """But for the inputs, of which the rest follows, and noise and times, which are given."""
-    names = " ".join(difference.name for difference in parity.compare(GOLDEN))
+    names = {difference.name.split(" (")[0] for difference in parity.compare(GOLDEN)}
     given = {"in.noise", "in.padded_latent", "in.packed_timesteps", "in.init_noise"}
     for file in ("train", "inference"):
         for name in load_file(GOLDEN / f"{file}.safetensors"):
@@ -73,6 +74,31 @@ def test_the_command_fails_where_a_weight_differs(
     assert run(parity, copy, monkeypatch) == 1
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("FAIL") and line.endswith(failing) for line in lines)
+
+
+@pytest.mark.parametrize("change", [{"first": float("nan")}, {"second": float("nan"), "first": 99.0}, None])
+def test_a_norm_that_is_no_number_hides_nothing(
+    parity: ModuleType, copy: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, float] | None
+) -> None:
+    facts = json.loads((copy / "train.json").read_text())
+    names = dict(zip(("first", "second"), facts["grad_norms"], strict=False))
+    if change is None:
+        facts["grad_norms"] = {}
+    for which, value in (change or {}).items():
+        facts["grad_norms"][names[which]] = value
+    (copy / "train.json").write_text(json.dumps(facts))
+    assert run(parity, copy, monkeypatch) == 1
+
+
+def test_what_is_not_whole_is_one_sentence(
+    parity: ModuleType, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copy / "vae.json").unlink()
+    assert run(parity, copy, monkeypatch) == 0
+    assert "not compared, for they are not there: vae.json" in capsys.readouterr().out
+    (copy / "train.json").write_text("{")
+    assert run(parity, copy, monkeypatch) == 2
+    assert capsys.readouterr().out.count("\n") == 1
 
 
 def test_layer_numbers_are_taken_from_the_names_of_the_arrays(

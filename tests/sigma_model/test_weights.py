@@ -570,6 +570,9 @@ def test_an_export_that_older_weights_would_hide_is_refused(tmp_path: Path) -> N
     assert (tmp_path / "ema.safetensors").read_bytes() == before
     assert not (tmp_path / "model.safetensors").exists()
     export_model(model, tmp_path, name="ema.safetensors")
+    (tmp_path / "ema.safetensors").unlink()
+    export_model(model, tmp_path)
+    export_model(model, tmp_path, name="ema.safetensors")  # beside it, as SIGMA's release has both
 
 
 @pytest.mark.parametrize("shape", [[], [4]])
