@@ -121,12 +121,13 @@ class _Branch:
     def velocity(self, x: Tensor, level: float) -> Tensor:
         model = self._model
         time = model.time_embedder(torch.full((1,), level))
+        x = x.to(model.dtype)
         tokens = x.new_zeros((len(x) + 2, model.config.language.hidden_size))
         tokens[self._und] = model.backbone.embed_tokens(self._delimiters)
         tokens[self._gen] = model.latent_in(x) + time + model.latent_positions[self._places]
         hidden = self._run(tokens, self._positions, self._attention)
         velocity: Tensor = model.latent_out(hidden[self._gen])
-        return velocity
+        return velocity.float()
 
     def _attention(self, layer: int) -> Attention:
         def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
