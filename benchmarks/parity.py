@@ -16,21 +16,19 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+from reference import Delimiters, context, item, segments_of, sequence_order, training_batch, whole
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sigma_data.batch import Item, PackedBatch, collate
+from sigma_data.batch import PackedBatch, collate
 from sigma_data.errors import SigmaError
-from sigma_data.pixels import patchify
 from sigma_data.resize import ResizeRule
-from sigma_data.sequence import Kind, Segment
 from sigma_model.attention import block_mask, dense_mask
 from sigma_model.cache import Cache, prefill
-from sigma_model.config import ModelConfig, VaeConfig
+from sigma_model.config import VaeConfig
 from sigma_model.generate import Context, decode_text, sample_latents
 from sigma_model.guidance import Guidance, Rescale
 from sigma_model.latents import Vae
@@ -55,21 +53,6 @@ class Difference:
     def passes(self) -> bool:
         """NaN does not pass."""
         return self.error <= self.tolerance
-
-
-@dataclass(frozen=True)
-class Delimiters:
-    """The ids of the four delimiters, as train.json has them."""
-
-    bos: int
-    eos: int
-    image_start: int
-    image_end: int
-
-    @classmethod
-    def of(cls, ids: Mapping[str, int]) -> Delimiters:
-        """From the names of the reference."""
-        return cls(ids["bos_token_id"], ids["eos_token_id"], ids["start_of_image"], ids["end_of_image"])
 
 
 def compare(directory: Path) -> Iterator[Difference]:
@@ -157,13 +140,13 @@ def compare_inference(directory: Path) -> Iterator[Difference]:
     stages = {match[1] for name in arrays if (match := re.match(r"ctx\.(\w+)\.len_rope", name))}
     for stage in sorted(stages):
         length = int(arrays[f"ctx.{stage}.len_rope"][0])
-        segments = _whole(facts["context_order"], arrays, model.config, length)
+        segments = whole(facts["context_order"], arrays, model.config, length)
         end = torch.tensor([sum(s.length for s in segments), segments[-1].end])
         yield _same(f"ctx.{stage}.len_rope", end, arrays[f"ctx.{stage}.len_rope"])
         cache = Cache(model.config.language, [length], dtype=torch.float32, device="cpu")
         prefill(
             model,
-            collate([_item(segments, arrays, model.config)], delimiters, widths(model.config)),
+            collate([item(segments, arrays, model.config)], delimiters, widths(model.config)),
             cache,
             group_mask=True,
         )
@@ -177,7 +160,7 @@ def compare_inference(directory: Path) -> Iterator[Difference]:
     grid = (height // stride, width // stride)
     for case, setting in facts["cases"].items():
         contexts = [
-            _context(facts[name], arrays, model.config, grid)
+            context(facts[name], arrays, model.config, grid)
             for name in ("context_order", "text_dropped_context", "image_dropped_context")
         ]
         found = sample_latents(
@@ -196,10 +179,10 @@ def compare_inference(directory: Path) -> Iterator[Difference]:
             ),
         )
         yield _error(f"out.{case}", found[0], arrays[f"out.{case}"])
-    segments = _segments(facts["text_context"], arrays, model.config)
-    context = Context(segments, _item(segments, arrays, model.config))
+    segments = segments_of(facts["text_context"], arrays, model.config)
+    question = Context(segments, item(segments, arrays, model.config))
     greedy = arrays["text.greedy"]
-    ids = decode_text(model, [context], delimiters, max_tokens=len(greedy) - 1)[0]
+    ids = decode_text(model, [question], delimiters, max_tokens=len(greedy) - 1)[0]
     yield _same("text.greedy", torch.tensor([delimiters.bos, *ids]), greedy)
 
 
@@ -229,130 +212,6 @@ def compare_resize(directory: Path) -> Iterator[Difference]:
             for case in group["cases"]
         )
         yield Difference(f"resize {name}: wrong of {len(group['cases'])} cases", float(wrong), 0.0)
-
-
-def training_batch(directory: Path) -> PackedBatch:
-    """The samples of train.json as a batch, laid out by their plans."""
-    facts = json.loads((directory / "train.json").read_text())
-    arrays = load_file(directory / "train.safetensors")
-    config = ModelConfig.from_directory(directory)
-    latents = iter(_cut(arrays["in.padded_latent"], facts["latent_shapes"], config.latent.patch_size))
-    levels = iter(_per_picture(arrays["in.packed_timesteps"], facts["latent_shapes"]))
-    noises = iter(arrays["in.noise"].split([rows * columns for rows, columns in facts["latent_shapes"]]))
-    items = []
-    for number, plan in enumerate(facts["plans"]):
-        texts = iter([arrays[f"sample.{number}.text.{i}"].tolist() for i in range(_count(arrays, number, "text"))])
-        images = iter([arrays[f"sample.{number}.image.{i}"] for i in range(_count(arrays, number, "image"))])
-        segments: list[Segment] = []
-        content: dict[str, dict[int, Any]] = {"latents": {}, "patches": {}, "noise": {}, "u": {}}
-        position = 0
-        for index, entry in enumerate(plan):
-            image = index + 1  # every segment's picture gets a number of its own
-            if entry["kind"] == "text":
-                ids = tuple(next(texts))
-                kind = Kind.ANSWER if entry["loss"] else Kind.TEXT
-                segment = Segment(kind, len(ids) + 2, position, ids=ids)
-            elif entry["kind"] == "vit_image":
-                patches, grid = _patches(next(images), config)
-                content["patches"][image] = patches
-                segment = Segment(Kind.PATCH, len(patches) + 2, position, image=image, grid=grid)
-            else:
-                next(images)
-                latent = next(latents)
-                content["latents"][image] = latent
-                content["u"][image], content["noise"][image] = next(levels), next(noises)
-                p = config.latent.patch_size
-                grid = (latent.shape[1] // p, latent.shape[2] // p)
-                kind = Kind.TARGET if entry["loss"] else Kind.LATENT
-                segment = Segment(kind, grid[0] * grid[1] + 2, position, image=image, grid=grid)
-            segments.append(segment)
-            position = segment.end
-        items.append(
-            Item(
-                segments, latents=content["latents"], patches=content["patches"], noise=content["noise"], u=content["u"]
-            )
-        )
-    return collate(items, Delimiters.of(facts["special_ids"]), widths(config))
-
-
-def sequence_order(batch: PackedBatch) -> Tensor:
-    """[N] where in the batch each token of the samples' sequences, one behind another, stands."""
-    key = batch.tags.sample.long() * batch.tokens + batch.tags.place
-    return key.argsort()
-
-
-def _whole(order: list[str], arrays: Mapping[str, Tensor], config: ModelConfig, length: int) -> list[Segment]:
-    """The first segments of a context, `length` tokens of them."""
-    segments = _segments(order, arrays, config)
-    while sum(segment.length for segment in segments) > length:
-        segments.pop()
-    return segments
-
-
-def _segments(order: list[str], arrays: Mapping[str, Tensor], config: ModelConfig) -> list[Segment]:
-    """'text a', 'vae img1', 'vit vit1' -> segments, in the positions of a context of its own."""
-    segments: list[Segment] = []
-    position = 0
-    for entry in order:
-        kind, name = entry.split()
-        if kind == "text":
-            ids = tuple(arrays[f"in.text.{name}"].tolist())
-            segment = Segment(Kind.TEXT, len(ids) + 2, position, ids=ids)
-        elif kind == "vae":
-            p = config.latent.patch_size
-            shape = arrays[f"in.{name}_latent"].shape
-            grid = (shape[-2] // p, shape[-1] // p)
-            segment = Segment(Kind.LATENT, grid[0] * grid[1] + 2, position, image=_number(name), grid=grid)
-        else:
-            assert config.vision is not None
-            shape = arrays[f"in.{name}"].shape
-            grid = (shape[-2] // config.vision.patch_size, shape[-1] // config.vision.patch_size)
-            segment = Segment(Kind.PATCH, grid[0] * grid[1] + 2, position, image=_number(name), grid=grid)
-        segments.append(segment)
-        position = segment.end
-    return segments
-
-
-def _context(order: list[str], arrays: Mapping[str, Tensor], config: ModelConfig, grid: tuple[int, int]) -> Context:
-    """A context with the target behind it."""
-    segments = _segments(order, arrays, config)
-    target = Segment(Kind.TARGET, grid[0] * grid[1] + 2, segments[-1].end if segments else 0, image=99, grid=grid)
-    return Context([*segments, target], _item(segments, arrays, config))
-
-
-def _item(segments: list[Segment], arrays: Mapping[str, Tensor], config: ModelConfig) -> Item:
-    latents, patches = {}, {}
-    for name, array in arrays.items():
-        if match := re.fullmatch(r"in\.(\w+)_latent", name):
-            latents[_number(match[1])] = array.reshape(array.shape[-3:])
-        elif re.fullmatch(r"in\.vit\d+", name):
-            assert config.vision is not None
-            patches[_number(name)] = torch.from_numpy(patchify(array.numpy(), config.vision.patch_size))
-    return Item(segments, latents=latents, patches=patches)
-
-
-def _number(name: str) -> int:
-    return int(re.findall(r"\d+", name)[-1])
-
-
-def _count(arrays: Mapping[str, Tensor], sample: int, what: str) -> int:
-    return sum(name.startswith(f"sample.{sample}.{what}.") for name in arrays)
-
-
-def _cut(padded: Tensor, shapes: list[list[int]], patch: int) -> Iterator[Tensor]:
-    for latent, (rows, columns) in zip(padded, shapes, strict=True):
-        yield latent[:, : rows * patch, : columns * patch]
-
-
-def _per_picture(values: Tensor, shapes: list[list[int]]) -> Iterator[float]:
-    for part in values.split([rows * columns for rows, columns in shapes]):
-        yield float(part[0])
-
-
-def _patches(image: Tensor, config: ModelConfig) -> tuple[Tensor, tuple[int, int]]:
-    assert config.vision is not None
-    patch = config.vision.patch_size
-    return torch.from_numpy(patchify(image.numpy(), patch)), (image.shape[1] // patch, image.shape[2] // patch)
 
 
 def _by_blocks(mask: Tensor, block: int = 128) -> Tensor:

@@ -18,6 +18,7 @@ GOLDEN = ROOT / "tests" / "golden"
 
 @pytest.fixture(scope="module")
 def parity() -> ModuleType:
+    sys.path.insert(0, str(ROOT / "benchmarks"))  # where the script's own modules lie
     spec = importlib.util.spec_from_file_location("parity", ROOT / "benchmarks" / "parity.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
