@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines.engine import Crashed, LocalEngine
 from pipelines.progress import Pass
 from sigma_data.checks import Examination, examine
-from sigma_data.corpus import COMMIT, MANIFEST, QUARANTINE, WORK, Corpus, file_digest, open_corpus
+from sigma_data.corpus import COMMIT, INDEXES, MANIFEST, QUARANTINE, WORK, Corpus, file_digest, open_corpus
 from sigma_data.errors import CorpusError
 from sigma_data.files import dump_json
 from sigma_data.fingerprint import SIGNATURE_BYTES, components, near_pairs
@@ -112,8 +112,8 @@ def _check_files(corpus: Corpus, result: Validation) -> None:
     known = {*corpus.shards, *corpus.commit["files"], COMMIT}
     for file in sorted(corpus.path.rglob("*")):
         name = file.relative_to(corpus.path).as_posix()
-        inside_work = name == WORK or name.startswith(f"{WORK}/")
-        if file.is_file() and not inside_work and name not in known and (file.suffix == ".tar" or "/" in name):
+        ours = name.startswith((f"{WORK}/", f"{INDEXES}/"))
+        if file.is_file() and not ours and name not in known and (file.suffix == ".tar" or "/" in name):
             name = name.encode("utf-8", "backslashreplace").decode()  # a name need not be text
             result.add("extra_file", name, "not part of the corpus, but readers that take whole folders would read it")
 

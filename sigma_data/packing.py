@@ -37,20 +37,18 @@ def best_fit(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return packs
 
 
-def pack_windows(
-    order: Integers, lengths: Integers, *, budget: int, window: int, least_fill: float = 0.99
-) -> Iterator[list[int]]:
-    """Yield packs of the samples in `order`, window by window.
+def pack_windows(lengths: Integers, *, budget: int, window: int, least_fill: float = 0.99) -> Iterator[list[int]]:
+    """Yield packs of samples in order, window by window; a pack is a list of places in `lengths` [n].
 
-    `order` [n] are sample numbers, `lengths` [n] the tokens of each of them; a pack is a list of
-    positions in `order`. The poorest packs, of those filled below `least_fill` of the budget, are
-    opened again with the next window: as many as a window has samples, none at the end. Everything in
-    `order` is in exactly one pack.
+    The packs of a window come in the order of their longest samples, whose order is chance: packs of
+    few long samples and packs of many short ones mix. The poorest packs, of those filled below
+    `least_fill` of the budget, are opened again with the next window: as many as a window has samples,
+    none at the end. Every place is in exactly one pack.
     """
     waiting: list[int] = []
-    for start in range(0, len(order), window):
-        last = start + window >= len(order)
-        waiting += range(start, min(start + window, len(order)))
+    for start in range(0, len(lengths), window):
+        last = start + window >= len(lengths)
+        waiting += range(start, min(start + window, len(lengths)))
         sizes = lengths[waiting].tolist()
         packs = best_fit(sizes, budget)
         fills = [sum(sizes[index] for index in pack) for pack in packs]
@@ -62,8 +60,8 @@ def pack_windows(
                 break
             back.add(number)
         again: list[int] = []
-        for number, pack in enumerate(packs):
-            members = [waiting[index] for index in pack]
+        for number in sorted(range(len(packs)), key=lambda i: packs[i][0]):
+            members = [waiting[index] for index in packs[number]]
             if number in back:
                 again += members
             else:

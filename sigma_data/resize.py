@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Integers = npt.NDArray[np.integer[Any]]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,25 @@ class ResizeRule:
         if max(new) > self.max_size:
             new = self._scaled(*new, self.max_size / max(new))
         return new
+
+    def sizes(self, widths: Integers, heights: Integers, images: Integers | int = 1) -> tuple[Integers, Integers]:
+        """`size` of many pictures at once: widths and heights [n]."""
+        scale = np.minimum(self.max_size / np.maximum(widths, heights), 1.0)
+        scale = np.maximum(scale, self.min_size / np.minimum(widths, heights))
+        width, height = self._all_scaled(widths, scale), self._all_scaled(heights, scale)
+        # What keeps to a limit is scaled by 1, which changes nothing: its sides are whole strides already.
+        share, area = self.max_pixels / np.asarray(images), width * height
+        scale = np.where(area > share, share / area, 1.0)
+        width, height = self._all_scaled(width, scale), self._all_scaled(height, scale)
+        longest = np.maximum(width, height)
+        scale = np.where(longest > self.max_size, self.max_size / longest, 1.0)
+        return self._all_scaled(width, scale), self._all_scaled(height, scale)
+
+    def _all_scaled(self, sides: Integers, scale: Floats) -> Integers:
+        # rint rounds halves to even, as Python's round does.
+        fitted = np.rint(np.rint(sides * scale) / self.stride) * self.stride
+        whole: Integers = np.maximum(self.stride, fitted).astype(np.int64)
+        return whole
 
     def _scaled(self, width: int, height: int, scale: float) -> tuple[int, int]:
         return self._fit(round(width * scale)), self._fit(round(height * scale))

@@ -7,10 +7,10 @@ papers SIGMA (arXiv 2602.07564, section 3) and BAGEL (arXiv 2505.14683).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sigma_data.errors import SequenceError
 from sigma_data.instruction import Attribute, Part, Placeholder, Text, parse
@@ -121,6 +121,12 @@ class Geometry:
     patch_grid: int
     max_tokens: int
 
+    def kinds(self, *, words_only: bool) -> tuple[Kind, ...]:
+        """The segments that show a reference, in a sample that is answered in words alone or not."""
+        if self.vit is None:
+            return (Kind.LATENT,)
+        return (Kind.PATCH,) if words_only else (Kind.LATENT, Kind.PATCH)
+
     def latents(self, size: Size) -> tuple[Size, tuple[int, int]]:
         """(size in pixels, grid of tokens) of a picture as VAE latents. Raises SequenceError."""
         return self._fit(self.vae, size, self.latent_grid, "latent")
@@ -168,8 +174,8 @@ def layout(
     without a picture, a picture too elongated, a sequence too long, and for dropping an answer.
     """
     maker = _Layout(sample, sizes, encoder, geometry, frozenset(dropped))
-    for index in range(len(sample.turns)):
-        maker.turn(index)
+    for piece in outline(sample):
+        maker.add(piece)
     if dropped and not 0 <= min(dropped) <= max(dropped) < maker.count:
         raise SequenceError(f"segments {sorted(dropped)} are to be dropped, and there are {maker.count}")
     segments = _with_attributes(maker.segments)
@@ -222,18 +228,77 @@ def _moved_up(segments: Sequence[Segment]) -> tuple[Segment, ...]:
     return tuple(moved)
 
 
+class Piece(NamedTuple):
+    """A step of an outline: a text (TEXT, ANSWER), or the picture `image` (LATENT: a reference; TARGET).
+
+    `groups` has the group of each attribute token among `parts`.
+    """
+
+    kind: Kind
+    turn: int
+    parts: Sequence[Text | Attribute] = ()
+    groups: tuple[int, ...] = ()
+    image: int = 0
+
+
+def outline(sample: Sample) -> Iterator[Piece]:
+    """What a sequence shows, in order, before sizes and token ids are known: the one rule of `layout`.
+
+    Raises SequenceError for a placeholder or a binding without a picture.
+    """
+    references = sample.references
+    instructions = [parse(turn.instruction, pictures=len(references)) for turn in sample.turns]
+    named = {number for instruction in instructions for number in instruction.placeholders}
+    shown: list[int] = []
+    for index, (turn, instruction) in enumerate(zip(sample.turns, instructions, strict=True)):
+        _refuse_absent(instruction.placeholders, turn, sample.context(index))
+        if index == 0:
+            unnamed = [number for number in references if number not in named]
+        else:
+            answer = sample.turns[index - 1].target
+            unnamed = [answer] if answer is not None and answer not in instruction.placeholders else []
+        groups = instruction.groups(before=(*shown, *unnamed), bindings=dict(turn.bindings))
+        for number in unnamed:
+            yield Piece(Kind.LATENT, index, image=number)
+        shown += unnamed
+        seen = 0
+        for stretch, number in _split(instruction.parts):
+            count = sum(isinstance(part, Attribute) for part in stretch)
+            if parts := _trimmed(stretch):
+                bound = tuple(group or 0 for group in groups[seen : seen + count])
+                yield Piece(Kind.TEXT, index, parts, bound)
+            seen += count
+            if number and number not in shown:
+                shown.append(number)
+                yield Piece(Kind.LATENT, index, image=number)
+        if turn.response is not None:
+            yield Piece(Kind.ANSWER, index, _trimmed([Text(turn.response)]))
+        if turn.target is not None:
+            yield Piece(Kind.TARGET, index, image=turn.target)
+
+
+def _refuse_absent(placeholders: Sequence[int], turn: Turn, allowed: Sequence[int]) -> None:
+    for number in (*placeholders, *(bound for _, bound in turn.bindings)):
+        if number not in allowed:
+            there = {0: "are no pictures", 1: "is one picture"}.get(len(allowed), f"are {len(allowed)} pictures")
+            raise SequenceError(
+                f"the text names picture {number}, and there {there} to look at: give the picture, or correct "
+                "the number"
+            )
+
+
 class _Layout:
-    """The state of one layout: what was shown, and the position and index of the next segment."""
+    """The state of one layout: the position and index of the next segment."""
 
     def __init__(
         self, sample: Sample, sizes: Mapping[int, Size], encoder: Encoder, geometry: Geometry, dropped: frozenset[int]
     ) -> None:
-        self._sample = sample
         self._sizes = sizes
         self._encoder = encoder
         self._geometry = geometry
         self._dropped = dropped
-        self._shown: list[int] = []
+        self._kinds = geometry.kinds(words_only=not sample.targets)
+        self._asked = 0 if sample.targets else len(sample.references)
         self._position = 0
         self._index = 0
         self.segments: list[Segment] = []
@@ -243,98 +308,36 @@ class _Layout:
         """Segments so far, the dropped ones included."""
         return self._index
 
-    def turn(self, index: int) -> None:
-        turn = self._sample.turns[index]
-        allowed = self._sample.context(index)
-        instruction = parse(turn.instruction, pictures=len(self._sample.references))
-        for number in (*instruction.placeholders, *(bound for _, bound in turn.bindings)):
-            if number not in allowed:
-                there = {0: "are no pictures", 1: "is one picture"}.get(len(allowed), f"are {len(allowed)} pictures")
-                raise SequenceError(
-                    f"the text names picture {number}, and there {there} to look at: give the picture, or correct "
-                    "the number"
-                )
-        unnamed = [number for number in self._before(index, turn) if number not in self._shown]
-        groups = instruction.groups(before=(*self._shown, *unnamed), bindings=dict(turn.bindings))
-        stretches = self._stretches(instruction.parts, groups)
-        for number in unnamed:
-            self._reference(number, index)
-        for ids, bound, number in stretches:
-            if ids:
-                self._add(Kind.TEXT, len(ids) + 2, index, ids=ids, bound=bound)
-            if number and number not in self._shown:
-                self._reference(number, index)
-        if turn.response is not None:
-            ids = self._encoder.encode_parts([Text(turn.response.strip())]).ids
-            self._add(Kind.ANSWER, len(ids) + 2, index, ids=ids)
-        if turn.target is not None:
-            size, grid = self._geometry.latents(self._size(turn.target))
-            self._add(Kind.TARGET, grid[0] * grid[1] + 2, index, image=turn.target, size=size, grid=grid)
+    def add(self, piece: Piece) -> None:
+        """Add the segments of a piece."""
+        if piece.kind is Kind.LATENT:
+            for kind in self._kinds:
+                self._picture(kind, piece)
+        elif piece.kind is Kind.TARGET:
+            self._picture(piece.kind, piece)
+        else:
+            encoded = self._encoder.encode_parts(piece.parts)
+            bound = tuple((place, piece.groups[running]) for place, running in encoded.attributes)
+            self._add(Segment(piece.kind, len(encoded.ids) + 2, self._position, piece.turn, encoded.ids, bound))
 
-    def _before(self, index: int, turn: Turn) -> list[int]:
-        """Pictures that stand before a turn's text."""
-        named = set(parse(turn.instruction, pictures=len(self._sample.references)).placeholders)
-        if index == 0:
-            references = len(self._sample.references)
-            for later in self._sample.turns[1:]:
-                named |= set(parse(later.instruction, pictures=references).placeholders)
-            return [number for number in self._sample.references if number not in named]
-        answer = self._sample.turns[index - 1].target
-        return [answer] if answer is not None and answer not in named else []
-
-    def _stretches(
-        self, parts: Sequence[Part], groups: Sequence[int | None]
-    ) -> list[tuple[tuple[int, ...], tuple[tuple[int, int], ...], int]]:
-        """The text before each placeholder, and behind the last: (ids, bound, number or 0)."""
-        found = []
-        seen = 0
-        for stretch, number in _split(parts):
-            encoded = self._encoder.encode_parts(_trimmed(stretch))
-            bound = tuple((place, groups[seen + running] or 0) for place, running in encoded.attributes)
-            seen += sum(isinstance(part, Attribute) for part in stretch)
-            found.append((encoded.ids, bound, number))
-        return found
-
-    def _reference(self, number: int, turn: int) -> None:
-        self._shown.append(number)
-        see = self._geometry.vit is not None
-        asked = len(self._sample.references) if see and not self._sample.targets else 0
-        if not asked:
-            size, grid = self._geometry.latents(self._size(number))
-            length = grid[0] * grid[1] + 2
-            self._add(Kind.LATENT, length, turn, image=number, size=size, grid=grid)
-        if see:
-            size, grid = self._geometry.patches(self._size(number), asked=asked)
-            length = grid[0] * grid[1] + 2
-            self._add(Kind.PATCH, length, turn, image=number, size=size, grid=grid)
-
-    def _size(self, number: int) -> Size:
+    def _picture(self, kind: Kind, piece: Piece) -> None:
         try:
-            return self._sizes[number]
+            size = self._sizes[piece.image]
         except KeyError:
-            raise SequenceError(f"the size of picture {number} is not known") from None
+            raise SequenceError(f"the size of picture {piece.image} is not known") from None
+        size, grid = self._geometry.latents(size) if kind.latent else self._geometry.patches(size, asked=self._asked)
+        length = grid[0] * grid[1] + 2
+        self._add(Segment(kind, length, self._position, piece.turn, image=piece.image, size=size, grid=grid))
 
-    def _add(
-        self,
-        kind: Kind,
-        length: int,
-        turn: int,
-        *,
-        ids: tuple[int, ...] = (),
-        bound: tuple[tuple[int, int], ...] = (),
-        image: int = 0,
-        size: Size = (0, 0),
-        grid: tuple[int, int] = (0, 0),
-    ) -> None:
-        segment = Segment(kind, length, self._position, turn, ids, bound, image, size, grid)
+    def _add(self, segment: Segment) -> None:
         drop = self._index in self._dropped
         self._index += 1
         if not drop:
             self.segments.append(segment)
             self._position = segment.end
-        elif kind.loss:
+        elif segment.kind.loss:
             raise SequenceError("a segment that the model must produce cannot be dropped")
-        elif kind.picture:
+        elif segment.kind.picture:
             self._position += 1
 
 
@@ -350,9 +353,9 @@ def _split(parts: Sequence[Part]) -> list[tuple[list[Text | Attribute], int]]:
     return found
 
 
-def _trimmed(stretch: Sequence[Text | Attribute]) -> list[Part]:
+def _trimmed(stretch: Sequence[Text | Attribute]) -> list[Text | Attribute]:
     """A stretch of text without white space at its ends, where a picture or nothing stands."""
-    parts: list[Part] = list(stretch)
+    parts = list(stretch)
     if parts and isinstance(parts[0], Text):
         parts[0] = Text(parts[0].text.lstrip())
     if parts and isinstance(parts[-1], Text):

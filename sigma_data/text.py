@@ -150,10 +150,10 @@ class TextEncoder:
         """
         return tuple(self._words.encode(_clean(text), add_special_tokens=False).ids)
 
-    def encode_many(self, texts: Iterable[str]) -> list[tuple[int, ...]]:
-        """`encode` of each text, on all cores; a planner's call, not one for a forked loader worker."""
+    def count_many(self, texts: Iterable[str]) -> list[int]:
+        """How many ids `encode` gives for each text, on all cores; a planner's call, not one for a loader worker."""
         batch = self._words.encode_batch_fast([_clean(text) for text in texts], add_special_tokens=False)
-        return [tuple(item.ids) for item in batch]
+        return [len(item) for item in batch]
 
     def encode_parts(self, parts: Sequence[Part]) -> Encoded:
         """Ids of a text segment: text as by `encode`, each attribute token as its one id.

@@ -49,7 +49,7 @@ def test_windows_hand_on_what_they_cannot_pack_well_and_lose_nothing(
     case: tuple[list[int], int], window: int, least: float
 ) -> None:
     lengths, budget = np.array(case[0], dtype=np.int64), case[1]
-    packs = list(pack_windows(np.arange(len(lengths)), lengths, budget=budget, window=window, least_fill=least))
+    packs = list(pack_windows(lengths, budget=budget, window=window, least_fill=least))
     assert Counter(place for pack in packs for place in pack) == Counter(range(len(lengths)))
     fills = [int(lengths[pack].sum()) for pack in packs]
     assert all(fill <= budget for fill in fills)
@@ -68,5 +68,5 @@ def test_a_sample_that_fits_no_pack_is_an_error_not_a_loss(lengths: list[int]) -
 def test_a_mix_of_long_and_short_samples_fills_the_budget() -> None:
     random = np.random.default_rng(0)
     lengths = random.choice([1_100, 2_300, 4_200, 7_900, 12_000, 14_500], 20_000) + random.integers(0, 900, 20_000)
-    packs = list(pack_windows(np.arange(len(lengths)), lengths, budget=30_000, window=512))
+    packs = list(pack_windows(lengths, budget=30_000, window=512))
     assert lengths.sum() / (30_000 * len(packs)) > 0.98

@@ -1,0 +1,172 @@
+"""Which samples an epoch shows, how often, and in what order: the part of a plan before packing.
+
+Every part of the data (a family of a corpus) is an endless stream: round after round of all its samples,
+each round in an order of its own. An epoch takes the next stretch of each stream, so a part that is
+shown half or twice an epoch is still shown evenly over the epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sigma_data.chance import mixed, names
+from sigma_data.errors import ConfigError
+from sigma_data.index import CorpusIndex
+from sigma_data.sample import Family
+
+Integers = npt.NDArray[np.int64]
+
+
+class Strict(BaseModel):
+    """Settings that refuse what they do not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CorpusSettings(Strict):
+    """A corpus, or a part of one."""
+
+    path: str = Field(min_length=1)
+    """A folder, or an fsspec URI."""
+    name: str = ""
+    """What the mixture calls it; by default the last part of its path."""
+    split: str = "train"
+    families: tuple[Family, ...] | None = None
+    """Only these; by default all."""
+    repeat: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False)
+    """How often an epoch shows each sample, where the mixture sets no shares: 2 is twice, 0.5 every other."""
+
+    @property
+    def title(self) -> str:
+        """`name`, or the last part of the path."""
+        return self.name or self.path.rstrip("/").rsplit("/", 1)[-1]
+
+
+class Mixture(Strict):
+    """Exact shares of samples in an epoch."""
+
+    by: Literal["family", "corpus"] = "family"
+    shares: dict[str, float] = Field(min_length=1)
+    """Family or corpus -> its share, in any unit: {segmentation: 2, understanding: 1}. Others are left out."""
+    size: int | None = Field(None, ge=1)
+    """Samples in an epoch; by default as many as there are without showing one more often than `repeat`."""
+
+    @model_validator(mode="after")
+    def _positive(self) -> Mixture:
+        if not all(0 < share < float("inf") for share in self.shares.values()):
+            raise ValueError("every share must be more than 0; leave out what is not wanted")
+        if self.by == "family" and (unknown := sorted(set(self.shares) - set(Family))):
+            raise ValueError(f"{unknown[0]!r} is no family; there are {', '.join(Family)}")
+        return self
+
+
+@dataclass(frozen=True)
+class Part:
+    """A family of a corpus: `rows` of its index, `repeat` as the settings say."""
+
+    corpus: int
+    family: Family
+    rows: Integers
+    repeat: float
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The samples of an epoch in order, [m] each: corpus, row of its index, round of its part's stream."""
+
+    corpus: npt.NDArray[np.int32]
+    row: npt.NDArray[np.int32]
+    round: npt.NDArray[np.int32]
+
+
+def apportioned(weights: Sequence[float], total: int) -> list[int]:
+    """Whole numbers in the ratio of `weights` with the sum `total`, none off by one or more.
+
+    The method of largest remainders; ties go to the first.
+    """
+    whole = sum(weights)
+    exact = [total * weight / whole for weight in weights]
+    counts = [int(value) for value in exact]
+    order = sorted(range(len(weights)), key=lambda i: (counts[i] - exact[i], i))
+    for index in order[: total - sum(counts)]:
+        counts[index] += 1
+    return counts
+
+
+def shares(parts: Sequence[Part], mixture: Mixture | None, titles: Sequence[str]) -> list[int]:
+    """Samples that each part gives to an epoch. Raises ConfigError where a share finds no samples."""
+    weights = [len(part.rows) * part.repeat for part in parts]
+    if mixture is None:
+        if not (total := round(sum(weights))):
+            raise ConfigError("the corpora hold no samples to train on: look at split, families and repeat")
+        return apportioned(weights, total)
+    groups: Mapping[str, list[int]] = {name: [] for name in mixture.shares}
+    for index, part in enumerate(parts):
+        name = part.family.value if mixture.by == "family" else titles[part.corpus]
+        if name in groups:
+            groups[name].append(index)
+    for name, members in groups.items():
+        if not sum(len(parts[index].rows) for index in members):
+            raise ConfigError(f"mixture: {mixture.by} {name!r} has no samples in the corpora; leave it out of shares")
+    ratio = list(mixture.shares.values())
+    total = mixture.size or int(
+        min(
+            sum(weights[index] for index in members) * sum(ratio) / share + 1e-9  # a ratio may come out just below
+            for share, members in zip(ratio, groups.values(), strict=True)
+        )
+    )
+    counts = [0] * len(parts)
+    for members, count in zip(groups.values(), apportioned(ratio, total), strict=True):
+        for index, own in zip(members, apportioned([weights[i] for i in members], count), strict=True):
+            counts[index] = own
+    if not total:
+        raise ConfigError("mixture: the smallest share is less than one sample; set size")
+    return counts
+
+
+def draw(
+    parts: Sequence[Part],
+    counts: Sequence[int],
+    indexes: Sequence[CorpusIndex],
+    *,
+    seed: int,
+    epoch: int,
+    shuffle: bool = True,
+    open_shards: int = 4,
+) -> Draws:
+    """The samples of an epoch, `counts` of each part, spread evenly over it.
+
+    Within a part they come from `open_shards` shards at a time, so that a reader works in a few files.
+    Without `shuffle` they come as they stand in the corpus.
+    """
+    rows, rounds, corpora, places = [], [], [], []
+    for part, count in zip(parts, counts, strict=True):
+        if not count:
+            continue
+        start, size = epoch * count, len(part.rows)
+        for number in range(start // size, (start + count - 1) // size + 1):
+            order = _order(part, indexes[part.corpus], seed, number, open_shards) if shuffle else np.arange(size)
+            chosen = order[max(start - number * size, 0) : start + count - number * size]
+            rows.append(part.rows[chosen])
+            rounds.append(np.full(len(chosen), number))
+            corpora.append(np.full(len(chosen), part.corpus))
+        places.append((np.arange(count) + 0.5) / count)
+    order = np.argsort(np.concatenate(places), kind="stable")
+    return Draws(*(np.concatenate(values)[order].astype(np.int32) for values in (corpora, rows, rounds)))
+
+
+def _order(part: Part, index: CorpusIndex, seed: int, number: int, open_shards: int) -> Integers:
+    """Places in `part.rows` in the order of round `number`: groups of shards, and in a group by chance."""
+    shards = index.shard[part.rows]
+    there = np.unique(shards)
+    chance = mixed(seed, number, names(np.array([index.shards[shard].encode() for shard in there])))
+    group = np.empty(len(there), np.int64)
+    group[np.lexsort((there, chance))] = np.arange(len(there)) // open_shards
+    luck = mixed(seed, number, index.names[part.rows])
+    return np.lexsort((part.rows, luck, group[np.searchsorted(there, shards)]))

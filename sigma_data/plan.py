@@ -1,0 +1,283 @@
+"""An epoch as a list of packs: which samples, what of them is dropped, packed to a budget of tokens.
+
+A pure function of the corpora's manifests, the tokenizer, the geometry, the settings, and the epoch's
+number. No picture is read, so a plan is there before a GPU is, and training only works it off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from sigma_data.chance import Words, mixed, units
+from sigma_data.errors import ConfigError
+from sigma_data.index import CorpusIndex
+from sigma_data.mixture import CorpusSettings, Draws, Mixture, Part, Strict, draw, shares
+from sigma_data.packing import pack_windows
+from sigma_data.sample import Family
+from sigma_data.segment_table import SegmentTable, segment_table, why_unfit
+from sigma_data.sequence import Geometry, Kind
+
+Integers = npt.NDArray[np.int64]
+
+_VERSION = 1
+_CHUNK = 500_000
+_DROP, _NOISE = 1, 2  # what a number is drawn for
+
+
+class Dropout(Strict):
+    """How often a segment of each kind is left out, so that guidance can be learnt. SIGMA's values."""
+
+    text: float = Field(0.1, ge=0, le=1)
+    latent: float = Field(0.3, ge=0, le=1)
+    """A reference as VAE latents."""
+    patch: float = Field(0.3, ge=0, le=1)
+    """A reference as ViT patches."""
+
+
+class PlanSettings(Strict):
+    """What an epoch is made of."""
+
+    corpora: tuple[CorpusSettings, ...] = Field(min_length=1)
+    mixture: Mixture | None = None
+    """Shares of families or corpora; without it every corpus comes `repeat` times."""
+    budget: int = Field(30_000, ge=1)
+    """Tokens in a pack, at most: what one forward pass of one rank works on."""
+    window: int = Field(512, ge=1)
+    """Samples that are packed together; more fill packs better and mix sample lengths less evenly."""
+    open_shards: int = Field(4, ge=1)
+    """Shards of each family that the samples of one stretch come from."""
+    shuffle: bool = True
+    dropout: Dropout = Dropout()
+    seed: int = Field(0, ge=0, lt=2**63)
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> PlanSettings:
+        titles = [corpus.title for corpus in self.corpora]
+        if twice := sorted({title for title in titles if titles.count(title) > 1}):
+            raise ValueError(f"two corpora are called {twice[0]!r}; give each a name")
+        return self
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A sample of a pack: corpus, row of its index, how often its part was gone through before, tokens."""
+
+    corpus: int
+    row: int
+    round: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """A pack, as small as can be: what a loader worker is told to read."""
+
+    epoch: int
+    pack: int
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """A sample that no pack holds, and why."""
+
+    corpus: str
+    sample: str
+    tokens: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The random choices of a sample. Each comes from (seed, round, sample id) alone."""
+
+    seed: int
+    dropout: Dropout
+
+    def rates(self) -> npt.NDArray[np.float64]:
+        """[kinds] how often a segment of each `Kind` is dropped; what carries a loss never is."""
+        rates = np.zeros(len(Kind))
+        rates[[Kind.TEXT, Kind.LATENT, Kind.PATCH]] = self.dropout.text, self.dropout.latent, self.dropout.patch
+        return rates
+
+    def drops(
+        self, name: Words, round: npt.NDArray[Any] | int, segment: npt.NDArray[Any], kind: npt.NDArray[Any]
+    ) -> npt.NDArray[np.bool_]:
+        """Whether segments are left out, by sample word, round, index in the complete layout, and kind."""
+        chance = units(mixed(self.seed, _DROP, round, name, segment))
+        drops: npt.NDArray[np.bool_] = chance < self.rates()[kind]
+        return drops
+
+    def dropped(self, index: CorpusIndex, row: int, round: int, geometry: Geometry) -> tuple[int, ...]:
+        """Indices in the complete layout of the segments of a sample that are left out."""
+        references = geometry.kinds(words_only=bool(index.words_only[row]))
+        pieces = index.piece_kind[index.piece_first[row] : index.piece_first[row + 1]].tolist()
+        kinds = np.array([kind for piece in pieces for kind in (references if piece == Kind.LATENT else (piece,))])
+        drops = self.drops(index.name(row), round, np.arange(len(kinds)), kinds)
+        return tuple(np.flatnonzero(drops).tolist())
+
+    def noise_key(self, index: CorpusIndex, row: int, round: int, image: int) -> tuple[int, int]:
+        """Key of the generator (numpy's Philox) that draws level and noise of a target."""
+        first = mixed(self.seed, _NOISE, round, index.name(row), image)
+        return int(first[0]), int(mixed(first)[0])
+
+
+class Plan:
+    """The packs of an epoch. `len` counts them."""
+
+    def __init__(self, epoch: int, draws: Draws, lengths: Integers, packs: Sequence[Sequence[int]]) -> None:
+        self.epoch = epoch
+        self.draws = draws
+        self.lengths = lengths
+        """[m] tokens of each drawn sample, after dropout."""
+        self._first = np.concatenate([[0], np.cumsum([len(pack) for pack in packs], dtype=np.int64)])
+        self._members = np.fromiter((place for pack in packs for place in pack), np.int32, int(self._first[-1]))
+
+    def __len__(self) -> int:
+        return len(self._first) - 1
+
+    def members(self, pack: int) -> npt.NDArray[np.int32]:
+        """Places in `draws` of a pack's samples."""
+        return self._members[self._first[pack] : self._first[pack + 1]]
+
+    def ticket(self, pack: int) -> Ticket:
+        """What a worker must read for a pack."""
+        draws, places = self.draws, self.members(pack)
+        columns = (draws.corpus[places], draws.row[places], draws.round[places], self.lengths[places])
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        return Ticket(self.epoch, pack, tuple(Entry(*row) for row in rows))
+
+    @property
+    def fills(self) -> Integers:
+        """[packs] tokens in each pack."""
+        return np.add.reduceat(self.lengths[self._members], self._first[:-1]) if len(self) else np.zeros(0, np.int64)
+
+
+class Planner:
+    """Plans epochs. `indexes` belong to `settings.corpora`, one each.
+
+    Raises ConfigError where the settings find no samples.
+    """
+
+    def __init__(
+        self, settings: PlanSettings, indexes: Sequence[CorpusIndex], geometry: Geometry, *, tokenizer: str
+    ) -> None:
+        self.settings = settings
+        self.indexes = tuple(indexes)
+        self.geometry = geometry
+        self.recipe = Recipe(settings.seed, settings.dropout)
+        self.fields = self._fields(tokenizer)
+        self.digest = hashlib.sha256(json.dumps(self.fields, sort_keys=True).encode()).hexdigest()
+        self._most = min(settings.budget, geometry.max_tokens)
+        self._tables = tuple(segment_table(index, geometry) for index in self.indexes)
+        self._last: Plan | None = None
+        self.parts = self._parts()
+        self.counts = shares(self.parts, settings.mixture, [corpus.title for corpus in settings.corpora])
+
+    def _fields(self, tokenizer: str) -> Mapping[str, str]:
+        """All that decides a plan, by name, as text: what a saved position is compared with."""
+        settings = self.settings.model_dump(mode="json", exclude={"corpora"})
+        fields = {"version": _VERSION, "tokenizer": tokenizer, "geometry": repr(self.geometry), **settings}
+        for corpus, index in zip(self.settings.corpora, self.indexes, strict=True):
+            chosen = corpus.model_dump(mode="json", exclude={"path", "name"})
+            fields[f"corpus {corpus.title}"] = {"manifest": index.digest, **chosen}
+        return {name: json.dumps(value, sort_keys=True) for name, value in fields.items()}
+
+    def _parts(self) -> tuple[Part, ...]:
+        parts = []
+        for number, (corpus, index, table) in enumerate(
+            zip(self.settings.corpora, self.indexes, self._tables, strict=True)
+        ):
+            chosen = self._chosen(number) & (table.total > 0) & (table.total <= self._most)
+            for place, family in enumerate(Family):
+                rows = np.flatnonzero(chosen & (index.families == place))
+                if len(rows):
+                    parts.append(Part(number, family, rows, corpus.repeat))
+        return tuple(parts)
+
+    def _chosen(self, number: int) -> npt.NDArray[np.bool_]:
+        """[n] which samples of a corpus the settings ask for. Raises ConfigError for a split that is not there."""
+        corpus, index = self.settings.corpora[number], self.indexes[number]
+        splits = index.meta["splits"]
+        if corpus.split not in splits:
+            raise ConfigError(f"{corpus.path}: has no split {corpus.split!r}; there are {', '.join(splits)}")
+        chosen: npt.NDArray[np.bool_] = index.splits == splits.index(corpus.split)
+        if corpus.families is not None:
+            chosen &= np.isin(index.families, [list(Family).index(family) for family in corpus.families])
+        return chosen
+
+    @cached_property
+    def unfit(self) -> tuple[Unfit, ...]:
+        """The samples that were asked for and that no pack can hold."""
+        found = []
+        for number, (corpus, index, table) in enumerate(
+            zip(self.settings.corpora, self.indexes, self._tables, strict=True)
+        ):
+            for row in np.flatnonzero(
+                self._chosen(number) & ((table.total == 0) | (table.total > self._most))
+            ).tolist():
+                total = int(table.total[row])
+                reason = why_unfit(index, row, total, self.geometry, self.settings.budget)
+                found.append(Unfit(corpus.title, index.ids[row].decode(), total, reason))
+        return tuple(found)
+
+    def plan(self, epoch: int) -> Plan:
+        """The plan of an epoch; the last one asked for is kept."""
+        if self._last is None or self._last.epoch != epoch:
+            settings = self.settings
+            draws = draw(
+                self.parts, self.counts, self.indexes,
+                seed=settings.seed, epoch=epoch, shuffle=settings.shuffle, open_shards=settings.open_shards,
+            )  # fmt: skip
+            lengths = self.lengths(draws)
+            packs = list(pack_windows(lengths, budget=self._most, window=settings.window))
+            self._last = Plan(epoch, draws, lengths, packs)
+        return self._last
+
+    def lengths(self, draws: Draws) -> Integers:
+        """[m] tokens of drawn samples after dropout."""
+        lengths = np.zeros(len(draws.row), np.int64)
+        for number, (index, table) in enumerate(zip(self.indexes, self._tables, strict=True)):
+            places = np.flatnonzero(draws.corpus == number)
+            for start in range(0, len(places), _CHUNK):
+                some = places[start : start + _CHUNK]
+                lengths[some] = self._kept(index, table, draws.row[some], draws.round[some]).sum(axis=1)
+        return lengths
+
+    def tokens(self, draws: Draws) -> dict[Family, dict[Kind, int]]:
+        """Tokens of drawn samples after dropout, by family and kind."""
+        totals = np.zeros((len(Family), len(Kind)), np.int64)
+        for number, (index, table) in enumerate(zip(self.indexes, self._tables, strict=True)):
+            places = np.flatnonzero(draws.corpus == number)
+            for start in range(0, len(places), _CHUNK):
+                some = places[start : start + _CHUNK]
+                kept = self._kept(index, table, draws.row[some], draws.round[some])
+                np.add.at(totals, index.families[draws.row[some]], kept)
+        return {
+            family: {kind: int(totals[place, kind]) for kind in Kind if totals[place, kind]}
+            for place, family in enumerate(Family)
+            if totals[place].any()
+        }
+
+    def _kept(
+        self, index: CorpusIndex, table: SegmentTable, rows: npt.NDArray[np.int32], rounds: npt.NDArray[np.int32]
+    ) -> Integers:
+        """[m, kinds] tokens that dropout leaves of each sample, by kind of segment."""
+        counts = table.first[rows + 1] - table.first[rows]
+        owner = np.repeat(np.arange(len(rows)), counts)
+        nth = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+        segments = table.first[rows][owner] + nth
+        kind = table.kind[segments]
+        stays = ~self.recipe.drops(index.names[rows][owner], rounds[owner], nth, kind)
+        cells = owner[stays] * len(Kind) + kind[stays]
+        weights = table.length[segments[stays]]
+        return np.bincount(cells, weights, len(rows) * len(Kind)).astype(np.int64).reshape(len(rows), len(Kind))

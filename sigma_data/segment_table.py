@@ -1,0 +1,128 @@
+"""Lengths of all segments of a corpus under a model's geometry, as arrays: `sequence.layout` without pictures.
+
+It must agree with the layout token for token; a test holds every sample against it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sigma_data.errors import SequenceError
+from sigma_data.index import CorpusIndex
+from sigma_data.resize import ResizeRule
+from sigma_data.sequence import Geometry, Kind
+
+Integers = npt.NDArray[np.int64]
+
+_CHUNK = 200_000
+
+
+@dataclass(frozen=True)
+class SegmentTable:
+    """The complete layouts of n samples with S segments.
+
+    `first` [n + 1]: a sample's segments are those from its entry to the next. `kind` [S], `length` [S]
+    in tokens, delimiters included. `total` [n] tokens; 0 for a sample that cannot be laid out.
+    """
+
+    first: Integers
+    kind: npt.NDArray[np.uint8]
+    length: npt.NDArray[np.int32]
+    total: Integers
+
+
+def segment_table(index: CorpusIndex, geometry: Geometry) -> SegmentTable:
+    """The table of a corpus, made chunk by chunk."""
+    starts = range(0, len(index), _CHUNK)
+    chunks = [_chunk(index, geometry, start, min(start + _CHUNK, len(index))) for start in starts]
+    kind, length, counts, elongated = (
+        np.concatenate([np.zeros(0, dtype), *(chunk[place] for chunk in chunks)])
+        for place, dtype in enumerate((np.uint8, np.int32, np.int64, np.bool_))
+    )
+    first = np.concatenate([[0], np.cumsum(counts)])
+    return SegmentTable(first, kind, length, np.where(elongated, 0, sums(length, first)))
+
+
+def why_unfit(index: CorpusIndex, row: int, total: int, geometry: Geometry, budget: int) -> str:
+    """Why a sample of `total` tokens, as in the table, is in no pack."""
+    if row in index.faults:
+        return index.faults[row]
+    if total:
+        return f"it is {total:,} tokens long, and {min(budget, geometry.max_tokens):,} are the most"
+    images = slice(index.image_first[row], index.image_first[row + 1])
+    asked = len(index.image_number[images]) if index.words_only[row] else 0
+    for size in zip(index.image_width[images].tolist(), index.image_height[images].tolist(), strict=True):
+        try:
+            for kind in (*geometry.kinds(words_only=bool(asked)), Kind.TARGET):
+                geometry.latents(size) if kind.latent else geometry.patches(size, asked=asked)
+        except SequenceError as error:
+            return str(error)
+    return "there is nothing to lay out"
+
+
+def sums(values: npt.NDArray[np.int32], first: Integers) -> Integers:
+    """[n] the sums of `values` from each entry of `first` [n + 1] to the next."""
+    running = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
+    totals: Integers = running[first[1:]] - running[first[:-1]]
+    return totals
+
+
+def _chunk(
+    index: CorpusIndex, geometry: Geometry, start: int, stop: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32], Integers, npt.NDArray[np.bool_]]:
+    """Of the samples from `start` to `stop`: kinds and lengths of segments; their number, and whether too elongated."""
+    pieces = slice(index.piece_first[start], index.piece_first[stop])
+    kind, image = index.piece_kind[pieces], index.piece_image[pieces]
+    sample = np.repeat(np.arange(stop - start), np.diff(index.piece_first[start : stop + 1]))
+    pictures = np.diff(index.image_first[start : stop + 1])
+    words_only = index.words_only[start:stop]
+    both, alone = geometry.kinds(words_only=False), geometry.kinds(words_only=True)
+
+    reference = kind == Kind.LATENT
+    copies = np.where(reference, np.where(words_only[sample], len(alone), len(both)), 1)
+    of_piece = np.repeat(np.arange(len(kind)), copies)
+    nth = np.arange(len(of_piece)) - np.repeat(np.cumsum(copies) - copies, copies)
+    shown = np.where(words_only[sample[of_piece]], alone[0], np.where(nth == 0, both[0], both[-1]))
+    kinds = np.where(reference[of_piece], shown, kind[of_piece]).astype(np.uint8)
+    lengths = index.piece_length[pieces][of_piece].astype(np.int32)
+    elongated = np.zeros(stop - start, bool)
+
+    images = slice(index.image_first[start], index.image_first[stop])
+    owner = np.repeat(np.arange(stop - start), pictures)
+    keys = owner << 16 | index.image_number[images]
+    order = np.argsort(keys)
+    asked = np.where(words_only, np.maximum(pictures, 1), 1)[owner]
+    for rules, side, these in (
+        ((geometry.vae, geometry.vae), geometry.latent_grid, (kinds == Kind.LATENT) | (kinds == Kind.TARGET)),
+        ((geometry.vit, geometry.vqa), geometry.patch_grid, kinds == Kind.PATCH),
+    ):
+        if not these.any():
+            continue
+        rows, columns = _grids(index, images, rules, words_only[owner], asked)
+        at = of_piece[these]
+        picture = order[np.searchsorted(keys, sample[at] << 16 | image[at], sorter=order)]
+        lengths[these] = rows[picture] * columns[picture] + 2
+        too_long = np.maximum(rows, columns)[picture] > side
+        elongated[sample[at][too_long]] = True
+    return kinds, lengths, np.bincount(sample[of_piece], minlength=stop - start), elongated
+
+
+def _grids(
+    index: CorpusIndex,
+    images: slice,
+    rules: tuple[ResizeRule | None, ResizeRule | None],
+    words_only: npt.NDArray[np.bool_],
+    asked: Integers,
+) -> tuple[Integers, Integers]:
+    """Rows and columns of tokens of every picture: by the first rule, or the second where words alone answer."""
+    width, height = index.image_width[images], index.image_height[images]
+    grids = []
+    for rule in rules:
+        assert rule is not None
+        wide, high = rule.sizes(width, height, asked)
+        grids.append((high // rule.stride, wide // rule.stride))
+    (rows, columns), (asked_rows, asked_columns) = grids
+    return np.where(words_only, asked_rows, rows), np.where(words_only, asked_columns, columns)
