@@ -14,6 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.train.command import INTERRUPTED, export, train
+
 app = typer.Typer(
     name="sigma",
     help="Public image corpora -> one checked interleaved corpus -> post-training -> a measured model.",
@@ -35,7 +37,6 @@ class Layout(StrEnum):
     RELEASE = "release"
 
 
-_INTERRUPTED = 130  # what a shell expects after Ctrl-C
 _OVERRIDE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=")
 
 
@@ -213,6 +214,40 @@ def checks(as_json: Json = False) -> None:
 
 
 @app.command()
+def plan(
+    corpora: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Corpora, folders or fsspec URIs; and settings as name=value.", show_default=False, metavar="CORPUS..."
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML of a training run: its data, model and accumulate are used.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A directory in the released layout, or a preset (tiny).")
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="Where to find files that MODEL lacks.")] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Processes that train side by side.")] = 1,
+    accumulate: Annotated[int | None, typer.Option(min=1, help="Packs a rank works on before each step.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs to plan.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Plan an epoch of training: packs, tokens by family and kind, steps, samples that are too long."""
+    from pipelines.plan_command import PlanOptions, plan_summary, run_plan
+
+    words = corpora or []
+    result = run_plan(
+        PlanOptions(
+            corpora=tuple(word for word in words if not _OVERRIDE.match(word)),
+            overrides=tuple(word for word in words if _OVERRIDE.match(word)),
+            config=config, model=model, base=base, ranks=ranks, accumulate=accumulate, epochs=epochs, quiet=as_json,
+        )
+    )  # fmt: skip
+    _print_json(result) if as_json else _print(plan_summary(result))
+
+
+@app.command()
 def generate(
     prompt: Annotated[
         str,
@@ -282,6 +317,10 @@ def generate(
         _print("".join(f"{line}\n" for line in result.get("files") or result["texts"]))
 
 
+app.command()(train)
+app.command()(export)
+
+
 def main() -> None:
     """Run the command; a user's mistake ends with one sentence and exit code 2."""
     debug = "--debug" in sys.argv[1:]
@@ -289,11 +328,15 @@ def main() -> None:
     try:
         app(args=arguments, standalone_mode=True)
     except (KeyboardInterrupt, SystemExit) as stop:
-        if isinstance(stop, SystemExit) and stop.code != _INTERRUPTED:
+        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
             raise
-        after = "nothing was written" if arguments[:1] == ["generate"] else "run the same command again to continue"
+        after = (
+            "nothing was written"
+            if arguments[:1] in (["generate"], ["export"])
+            else "run the same command again to continue"
+        )
         sys.stderr.write(f"interrupted; {after}\n")
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         from sigma_data.errors import SigmaError
 

@@ -46,6 +46,39 @@ class Bundle:
         return self.model.device
 
 
+@dataclass(frozen=True)
+class Blueprint:
+    """What a model directory says without its weights: enough to plan what the model will be shown.
+
+    `places` are the directories where its files may lie, the first wins.
+    """
+
+    directory: Path
+    places: tuple[Path, ...]
+    config: ModelConfig
+    encoder: TextEncoder
+    geometry: Geometry
+
+
+def read_blueprint(where: str, *, base: str | None = None, vision: bool = True) -> Blueprint:
+    """Read the configuration and the tokenizer of a preset, or of a directory in the released layout.
+
+    Files that the directory lacks are taken from `base`. Without `vision` pictures are latents alone.
+    Raises ConfigError.
+    """
+    directory = _directory(where)
+    places = (directory,) if base is None else (directory, _directory(base))
+    config = ModelConfig.from_directory(directory, base=places[-1])
+    words = next((place for place in places if any((place / name).exists() for name in TOKENIZER_FILES)), places[-1])
+    return Blueprint(
+        directory=directory,
+        places=places,
+        config=config,
+        encoder=TextEncoder.load(words, vocab_size=config.language.vocab_size),
+        geometry=geometry(config if vision else config.model_copy(update={"vision": None})),
+    )
+
+
 def load_bundle(
     where: str,
     *,
@@ -63,10 +96,9 @@ def load_bundle(
     Without `vision` the model generates only, and pictures enter it as latents alone. `check` is called
     before the network's weights are read, which may take minutes. Raises ConfigError.
     """
-    directory = _directory(where)
-    places = [directory] if base is None else [directory, _directory(base)]
-    config = ModelConfig.from_directory(directory, base=places[-1])
-    vae = find_file(VAE_FILE, *places)
+    blueprint = read_blueprint(where, base=base, vision=vision)
+    config, directory = blueprint.config, blueprint.directory
+    vae = find_file(VAE_FILE, *blueprint.places)
     if not vae.exists():
         raise ConfigError(f"{vae.parent}: has no {VAE_FILE}: put the autoencoder's released file there")
     if config.vae.z_channels != config.latent.channels:
@@ -74,14 +106,11 @@ def load_bundle(
             f"{vae}: makes {config.vae.z_channels} channels, and the weights of {directory} take "
             f"{config.latent.channels}: use the autoencoder that belongs to them"
         )
-    words = next((place for place in places if any((place / name).exists() for name in TOKENIZER_FILES)), places[-1])
     place = choose_device(device)
     trained = bool(weight_files(directory))
     if not trained and where not in PRESETS:
         raise ConfigError(f"{directory}: has no weights: {' or '.join(WEIGHT_FILES)} must lie there")
-    layout = geometry(config if vision else config.model_copy(update={"vision": None}))
-    encoder = TextEncoder.load(words, vocab_size=config.language.vocab_size)
-    check(encoder, layout)
+    check(blueprint.encoder, blueprint.geometry)
     autoencoder = Vae.load(vae, config.vae, device=place)
     numbers = _choose_dtype(dtype, config, place)
     if trained:
@@ -92,8 +121,8 @@ def load_bundle(
         name=directory.resolve().name,
         model=model.eval().requires_grad_(False),
         vae=autoencoder,
-        encoder=encoder,
-        geometry=layout,
+        encoder=blueprint.encoder,
+        geometry=blueprint.geometry,
         trained=trained,
     )
 

@@ -7,9 +7,9 @@ the network is a slice, and no layer gathers or scatters. Who sees whom never lo
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -77,10 +77,10 @@ class Run(NamedTuple):
 class Item:
     """A sample as laid out, with what its segments show. Mappings go by picture number.
 
-    `pictures`: float [3, h, w] in [-1, 1] at the latents' size, for the VAE; or `latents`: float
-    [z, h, w], where they are known already. `patches`: float [rows * columns, patch * patch * 3].
-    `noise`: float [tokens, features] a target. `u`: the draw of the noise level a target, a normal
-    number; the level is its sigmoid, shifted.
+    `pictures`: [3, h, w] at the latents' size, for the VAE, bytes or floats in [-1, 1]; or `latents`:
+    float [z, h, w], where they are known already. `patches`: [rows * columns, patch * patch * 3], bytes
+    or floats. `noise`: float [tokens, features] a target. `u`: the draw of the noise level a target, a
+    normal number; the level is its sigmoid, shifted.
     """
 
     segments: Sequence[Segment]
@@ -116,7 +116,7 @@ class PackedBatch:
     """[T] where they stand in the batch."""
 
     patches: Tensor
-    """[P, patch * patch * 3]"""
+    """[P, patch * patch * 3], bytes or floats in [-1, 1] (`unit_range`)"""
     patch_slots: Tensor
     """[P] where they stand in the batch."""
     patch_grids: tuple[tuple[int, int], ...]
@@ -125,7 +125,7 @@ class PackedBatch:
     """[P] indices into the position tables of ViT patches."""
 
     pictures: tuple[Tensor, ...]
-    """Different pictures to be encoded, float [3, h, w]."""
+    """Different pictures to be encoded, [3, h, w], bytes or floats in [-1, 1]."""
     known_latents: tuple[Tensor, ...]
     """The same as latents [z, h, w], where they were given instead."""
     latent_pictures: tuple[int, ...]
@@ -136,7 +136,6 @@ class PackedBatch:
     """[M] indices into the position table of latents."""
     latent_image: Tensor
     """[M] which of the I_l pictures a latent token belongs to."""
-
     target_slots: Tensor
     """[M_t] indices into the M latent tokens."""
     target_images: Tensor
@@ -152,7 +151,6 @@ class PackedBatch:
     """[C] token ids."""
     answer_weights: Tensor
     """[C] length^-1/2 of each token's answer."""
-
     hint_ids: Tensor
     """[J] ids of attribute tokens that speak of a picture."""
     hint_images: Tensor
@@ -171,17 +169,48 @@ class PackedBatch:
         """The batch in page-locked memory, for asynchronous copies."""
         return self._map(lambda tensor: tensor.pin_memory())
 
-    def _map(self, change: Any) -> Self:
-        def walk(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return change(value)
-            if isinstance(value, TokenTags):
-                return TokenTags(*(change(tensor) for tensor in value))
-            if isinstance(value, tuple) and value and isinstance(value[0], Tensor):
-                return tuple(change(tensor) for tensor in value)
-            return value
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return replace(self, **{name: _changed(value, change) for name, value in vars(self).items()})
 
-        return dataclasses.replace(self, **{f.name: walk(getattr(self, f.name)) for f in dataclasses.fields(self)})
+    def __reduce__(self) -> tuple[Any, ...]:
+        # All tensors as one: between processes each would take a shared-memory segment of its own.
+        places: list[tuple[partial[Tensor], Tensor]] = []
+        end = 0
+
+        def put(tensor: Tensor) -> partial[Tensor]:
+            nonlocal end
+            places.append((partial(_view, tensor.dtype, tensor.shape, end), tensor))
+            end += -(-tensor.nbytes // 64) * 64  # where every type may start
+            return places[-1][0]
+
+        values = {name: _changed(value, put) for name, value in vars(self).items()}
+        flat = torch.empty(end, dtype=torch.uint8, device=self.positions.device)
+        for view, tensor in places:
+            view(flat).copy_(tensor)
+        return _restored, (values, flat)
+
+
+def _view(dtype: torch.dtype, shape: torch.Size, start: int, flat: Tensor) -> Tensor:
+    """The tensor that starts at this byte of a buffer."""
+    return flat[start : start + shape.numel() * dtype.itemsize].view(dtype).view(shape)
+
+
+def _restored(values: Mapping[str, Any], flat: Tensor) -> PackedBatch:
+    return PackedBatch(**{name: _changed(value, lambda view: view(flat)) for name, value in values.items()})
+
+
+def _changed(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A field of a batch with its tensors, or the views that stand for them, changed."""
+    if isinstance(value, Tensor | partial):
+        return change(value)
+    if isinstance(value, tuple) and value and isinstance(value[0], Tensor | partial):
+        return TokenTags(*map(change, value)) if isinstance(value, TokenTags) else tuple(map(change, value))
+    return value
+
+
+def unit_range(pixels: Tensor) -> Tensor:
+    """Bytes -> float32 in [-1, 1], on a CPU bitwise as `pixels.to_unit`; floats are there already."""
+    return pixels if pixels.is_floating_point() else (pixels.float() / 255 - 0.5) / 0.5
 
 
 def collate(items: Sequence[Item], specials: Specials, widths: Widths) -> PackedBatch:
@@ -199,9 +228,9 @@ class _Packer:
         self._specials = specials
         segments = [segment for item in items for segment in item.segments]
         self._n_gen = sum(s.length - 2 for s in segments if s.kind.latent)
-        self._n_und = sum(s.length for s in segments) - self._n_gen
+        total = sum(s.length for s in segments)
+        self._n_und = total - self._n_gen
         self._und, self._gen, self._segment = 0, self._n_und, 0
-        total = self._n_und + self._n_gen
         self._positions = np.zeros(total, np.int64)
         self._places = np.zeros(total, np.int32)
         self._runs: list[Run] = []
@@ -303,8 +332,8 @@ class _Packer:
 
     def batch(self, items: Sequence[Item], widths: Widths) -> PackedBatch:
         """Everything as tensors."""
-        if self._pictures and self._latents:
-            raise ValueError("a batch brings pictures or latents, not both")
+        if (self._pictures and self._latents) or len({patches.dtype for patches in self._patches}) > 1:
+            raise ValueError("a batch brings pictures or latents, and patches as bytes or as floats, not both")
         counts = torch.tensor([rows * columns for rows, columns in self._latent_grids], dtype=torch.long)
         firsts = counts.cumsum(0) - counts
         slots = [int(firsts[image]) + torch.arange(len(noise)) for image, _, noise in self._targets]
@@ -352,9 +381,7 @@ def _tags(runs: Sequence[Run], places: np.ndarray[Any, np.dtype[np.int32]]) -> T
     table = np.array(sorted(runs), dtype=np.int32).reshape(-1, len(Run._fields))
     wide = np.repeat(table[:, 2:], table[:, 1] - table[:, 0], axis=0)
     sample, segment, image, noised, attribute, group = (torch.from_numpy(column.copy()) for column in wide.T)
-    return TokenTags(
-        sample, segment, torch.from_numpy(places), image.bool(), noised.bool(), attribute.bool(), group
-    )  # fmt: skip
+    return TokenTags(sample, segment, torch.from_numpy(places), image.bool(), noised.bool(), attribute.bool(), group)
 
 
 def _expect(found: int, segment: Segment, what: str) -> None:

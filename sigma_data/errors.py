@@ -29,3 +29,11 @@ class BuildError(SigmaError):
 
 class SequenceError(SigmaError):
     """A sample cannot be laid out as a sequence of the model."""
+
+
+class LoaderError(SigmaError):
+    """Training data cannot be read on: too many bad pictures, a worker that died or does not answer."""
+
+
+class TrainError(SigmaError):
+    """A training run cannot go on: losses that are no numbers, a rank that died."""

@@ -127,6 +127,16 @@ class Place:
         except OSError as error:
             raise SourceError(f"{self.uri}: {location} cannot be opened ({error.strerror or error})") from None
 
+    def read(self, location: str, offset: int, size: int) -> bytes:
+        """Up to `size` bytes of a remote file, by one request. Raises OSError where it cannot be read."""
+        try:
+            data: bytes = self._fs.cat_file(f"{self._root}/{location}", start=offset, end=offset + size)
+        except OSError:
+            raise
+        except Exception as error:  # some clients have errors of their own
+            raise OSError(str(error) or type(error).__name__) from None
+        return data
+
     def _remote_files(self, suffix: str) -> list[tuple[str, str]]:
         try:
             listing = self._fs.find(self._root, detail=True)

@@ -2,13 +2,16 @@
 
 Every part of the data (a family of a corpus) is an endless stream: round after round of all its samples,
 each round in an order of its own. An epoch takes the next stretch of each stream, so a part that is
-shown half or twice an epoch is still shown evenly over the epochs.
+shown half or twice an epoch is still shown evenly over the epochs, and shares are exact to one sample
+however many epochs have passed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
 from typing import Literal
 
 import numpy as np
@@ -55,7 +58,7 @@ class Mixture(Strict):
     shares: dict[str, float] = Field(min_length=1)
     """Family or corpus -> its share, in any unit: {segmentation: 2, understanding: 1}. Others are left out."""
     size: int | None = Field(None, ge=1)
-    """Samples in an epoch; by default as many as there are without showing one more often than `repeat`."""
+    """Samples in an epoch, give or take one a part; by default so many that none comes more often than `repeat`."""
 
     @model_validator(mode="after")
     def _positive(self) -> Mixture:
@@ -85,54 +88,52 @@ class Draws:
     round: npt.NDArray[np.int32]
 
 
-def apportioned(weights: Sequence[float], total: int) -> list[int]:
-    """Whole numbers in the ratio of `weights` with the sum `total`, none off by one or more.
+def shares(parts: Sequence[Part], mixture: Mixture | None, titles: Sequence[str]) -> list[Fraction]:
+    """Samples that each part gives to an epoch, on average. Raises ConfigError where a share finds no samples.
 
-    The method of largest remainders; ties go to the first.
+    Exact: a number that a user wrote in decimals is taken as it was written.
     """
-    whole = sum(weights)
-    exact = [total * weight / whole for weight in weights]
-    counts = [int(value) for value in exact]
-    order = sorted(range(len(weights)), key=lambda i: (counts[i] - exact[i], i))
-    for index in order[: total - sum(counts)]:
-        counts[index] += 1
-    return counts
-
-
-def shares(parts: Sequence[Part], mixture: Mixture | None, titles: Sequence[str]) -> list[int]:
-    """Samples that each part gives to an epoch. Raises ConfigError where a share finds no samples."""
-    weights = [len(part.rows) * part.repeat for part in parts]
+    weights = [len(part.rows) * _exact(part.repeat) for part in parts]
     if mixture is None:
-        if not (total := round(sum(weights))):
-            raise ConfigError("the corpora hold no samples to train on: look at split, families and repeat")
-        return apportioned(weights, total)
-    groups: Mapping[str, list[int]] = {name: [] for name in mixture.shares}
-    for index, part in enumerate(parts):
-        name = part.family.value if mixture.by == "family" else titles[part.corpus]
-        if name in groups:
-            groups[name].append(index)
-    for name, members in groups.items():
-        if not sum(len(parts[index].rows) for index in members):
-            raise ConfigError(f"mixture: {mixture.by} {name!r} has no samples in the corpora; leave it out of shares")
-    ratio = list(mixture.shares.values())
-    total = mixture.size or int(
-        min(
-            sum(weights[index] for index in members) * sum(ratio) / share + 1e-9  # a ratio may come out just below
-            for share, members in zip(ratio, groups.values(), strict=True)
+        counts = weights
+    else:
+        groups: Mapping[str, list[int]] = {name: [] for name in mixture.shares}
+        for index, part in enumerate(parts):
+            name = part.family.value if mixture.by == "family" else titles[part.corpus]
+            if name in groups:
+                groups[name].append(index)
+        if empty := [name for name, members in groups.items() if not members]:
+            raise ConfigError(
+                f"mixture: {mixture.by} {empty[0]!r} has no samples that fit into a pack; leave it out of shares"
+            )
+        exact = {name: _exact(share) for name, share in mixture.shares.items()}
+        asked = {name: share / sum(exact.values()) for name, share in exact.items()}
+        held = {name: sum(weights[index] for index in members) for name, members in groups.items()}
+        size = mixture.size or min(held[name] / asked[name] for name in groups)
+        counts = [Fraction(0)] * len(parts)
+        for name, members in groups.items():
+            for index in members:
+                counts[index] = size * asked[name] * weights[index] / held[name]
+    if max(counts, default=0) < 1:
+        raise ConfigError(
+            "an epoch would hold less than one sample of each family: look at split, families, repeat and mixture"
         )
-    )
-    counts = [0] * len(parts)
-    for members, count in zip(groups.values(), apportioned(ratio, total), strict=True):
-        for index, own in zip(members, apportioned([weights[i] for i in members], count), strict=True):
-            counts[index] = own
-    if not total:
-        raise ConfigError("mixture: the smallest share is less than one sample; set size")
     return counts
+
+
+def stretch(count: Fraction, epoch: int) -> tuple[int, int]:
+    """Where in a stream an epoch starts and ends that takes `count` samples of it on average."""
+    start, stop = (floor(number * count + Fraction(1, 2)) for number in (epoch, epoch + 1))
+    return start, stop
+
+
+def _exact(number: float) -> Fraction:
+    return Fraction(str(number))  # 0.1 as a tenth, which no float is
 
 
 def draw(
     parts: Sequence[Part],
-    counts: Sequence[int],
+    counts: Sequence[Fraction],
     indexes: Sequence[CorpusIndex],
     *,
     seed: int,
@@ -140,19 +141,20 @@ def draw(
     shuffle: bool = True,
     open_shards: int = 4,
 ) -> Draws:
-    """The samples of an epoch, `counts` of each part, spread evenly over it.
+    """The samples of an epoch, `counts` of each part on average, spread evenly over it.
 
     Within a part they come from `open_shards` shards at a time, so that a reader works in a few files.
     Without `shuffle` they come as they stand in the corpus.
     """
     rows, rounds, corpora, places = [], [], [], []
-    for part, count in zip(parts, counts, strict=True):
-        if not count:
+    for part, average in zip(parts, counts, strict=True):
+        start, stop = stretch(average, epoch)
+        if start == stop:
             continue
-        start, size = epoch * count, len(part.rows)
-        for number in range(start // size, (start + count - 1) // size + 1):
+        size, count = len(part.rows), stop - start
+        for number in range(start // size, (stop - 1) // size + 1):
             order = _order(part, indexes[part.corpus], seed, number, open_shards) if shuffle else np.arange(size)
-            chosen = order[max(start - number * size, 0) : start + count - number * size]
+            chosen = order[max(start - number * size, 0) : stop - number * size]
             rows.append(part.rows[chosen])
             rounds.append(np.full(len(chosen), number))
             corpora.append(np.full(len(chosen), part.corpus))

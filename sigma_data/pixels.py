@@ -7,6 +7,7 @@ decoded at a fraction of its size.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,8 @@ from sigma_data.images import (
     upright,
 )
 from sigma_data.resize import ResizeRule
+
+_Number = TypeVar("_Number", np.uint8, np.float32)
 
 Size = tuple[int, int]
 """(width, height) in pixels, upright."""
@@ -56,16 +59,25 @@ def resized(
 
 
 def several(
-    data: bytes | None, sizes: Sequence[Size], *, max_pixels: int = DEFAULT_MAX_PIXELS
+    data: bytes | None, sizes: Sequence[Size], *, known: Size | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> list[npt.NDArray[np.uint8]]:
     """The picture at several sizes (width, height) from one decode, each as `resized` gives it.
 
-    Sizes are those of the upright picture. Raises ImageFault as `images.load` does, ValueError for a size
-    that is not positive.
+    Sizes are those of the upright picture. `known` is the size that it is said to have. Raises ImageFault as
+    `images.load` does, and `other_size` where it has another than that; ValueError for a size that is not
+    positive.
     """
     if any(side <= 0 for size in sizes for side in size):
         raise ValueError(f"sizes must be positive: {list(sizes)}")
-    return _pictures(data, lambda _: sizes, max_pixels)
+
+    def choose(found: Size) -> Sequence[Size]:
+        if known is not None and found != known:
+            raise ImageFault(
+                "other_size", f"the picture is {found[0]} x {found[1]} pixels, and was {known[0]} x {known[1]}"
+            )
+        return sizes
+
+    return _pictures(data, choose, max_pixels)
 
 
 def to_unit(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -73,8 +85,8 @@ def to_unit(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(_UNIT[pixels.transpose(2, 0, 1)])
 
 
-def patchify(image: npt.NDArray[np.float32], patch: int = 14) -> npt.NDArray[np.float32]:
-    """float32 [3, h, w] -> [rows * columns, patch * patch * 3], patches row by row.
+def patchify(image: npt.NDArray[_Number], patch: int = 14) -> npt.NDArray[_Number]:
+    """[3, h, w] -> [rows * columns, patch * patch * 3], patches row by row.
 
     Inside a patch the order is row, column, channel, the channel innermost. Raises ValueError where a
     side is no multiple of `patch`.

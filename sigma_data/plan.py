@@ -29,7 +29,7 @@ from sigma_data.sequence import Geometry, Kind
 Integers = npt.NDArray[np.int64]
 
 _VERSION = 1
-_CHUNK = 500_000
+_CHUNK = 100_000
 _DROP, _NOISE = 1, 2  # what a number is drawn for
 
 
@@ -202,7 +202,18 @@ class Planner:
                 rows = np.flatnonzero(chosen & (index.families == place))
                 if len(rows):
                     parts.append(Part(number, family, rows, corpus.repeat))
+        if not parts:
+            raise ConfigError(self._nothing())
         return tuple(parts)
+
+    def _nothing(self) -> str:
+        if not self.unfit:
+            return "the corpora hold none of the samples asked for: look at split and families"
+        first = self.unfit[0]
+        return (
+            f"none of {len(self.unfit):,} samples fits into a pack; of {first.corpus} {first.sample}: {first.reason}; "
+            "look at budget"
+        )
 
     def _chosen(self, number: int) -> npt.NDArray[np.bool_]:
         """[n] which samples of a corpus the settings ask for. Raises ConfigError for a split that is not there."""
@@ -239,7 +250,7 @@ class Planner:
                 seed=settings.seed, epoch=epoch, shuffle=settings.shuffle, open_shards=settings.open_shards,
             )  # fmt: skip
             lengths = self.lengths(draws)
-            packs = list(pack_windows(lengths, budget=self._most, window=settings.window))
+            packs = list(pack_windows(lengths, budget=settings.budget, window=settings.window))
             self._last = Plan(epoch, draws, lengths, packs)
         return self._last
 

@@ -133,11 +133,11 @@ def encode(sample: Sample, facts: Mapping[int, ImageFacts]) -> bytes:
     return text.encode("utf-8", "replace") + b"\n"
 
 
-def decode(data: bytes, pictures: Mapping[str, bytes]) -> Sample:
+def decode(data: bytes, pictures: Mapping[str, bytes] | None) -> Sample:
     """A sample from the bytes of `KEY.json` and its pictures by member name.
 
-    Raises RecordError where the JSON is broken, of another schema, or names other members than
-    there are.
+    Where `pictures` is None, they are read another time, and the sample's images come without bytes. Raises
+    RecordError where the JSON is broken, of another schema, or names other members than there are.
     """
     try:
         record = _Record.model_validate_json(data)
@@ -148,9 +148,10 @@ def decode(data: bytes, pictures: Mapping[str, bytes]) -> Sample:
     if record.schema_version != SCHEMA_VERSION:
         raise RecordError(f"the record has schema version {record.schema_version}, this is sigma {SCHEMA_VERSION}")
     named = [image.member for image in record.images]
-    if missing := sorted(set(named) - set(pictures)):
+    there = set(named if pictures is None else pictures)
+    if missing := sorted(set(named) - there):
         raise RecordError(f"the record names {', '.join(missing)}, which is not there")
-    if extra := sorted(set(pictures) - set(named)):
+    if extra := sorted(there - set(named)):
         raise RecordError(f"{', '.join(extra)} is there, but the record does not name it")
     numbers = [image.number for image in record.images]
     if len(set(numbers)) != len(numbers) or len(set(named)) != len(named):
@@ -159,7 +160,8 @@ def decode(data: bytes, pictures: Mapping[str, bytes]) -> Sample:
         id=record.id,
         family=record.family,
         images=tuple(
-            Image(image.number, pictures[image.member]) for image in sorted(record.images, key=lambda i: i.number)
+            Image(image.number, None if pictures is None else pictures[image.member])
+            for image in sorted(record.images, key=lambda i: i.number)
         ),
         turns=tuple(
             Turn(

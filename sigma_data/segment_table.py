@@ -12,12 +12,11 @@ import numpy.typing as npt
 
 from sigma_data.errors import SequenceError
 from sigma_data.index import CorpusIndex
-from sigma_data.resize import ResizeRule
 from sigma_data.sequence import Geometry, Kind
 
 Integers = npt.NDArray[np.int64]
 
-_CHUNK = 200_000
+_CHUNK = 50_000
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,19 @@ def why_unfit(index: CorpusIndex, row: int, total: int, geometry: Geometry, budg
     if total:
         return f"it is {total:,} tokens long, and {min(budget, geometry.max_tokens):,} are the most"
     images = slice(index.image_first[row], index.image_first[row + 1])
-    asked = len(index.image_number[images]) if index.words_only[row] else 0
-    for size in zip(index.image_width[images].tolist(), index.image_height[images].tolist(), strict=True):
-        try:
-            for kind in (*geometry.kinds(words_only=bool(asked)), Kind.TARGET):
-                geometry.latents(size) if kind.latent else geometry.patches(size, asked=asked)
-        except SequenceError as error:
-            return str(error)
+    sides = zip(index.image_width[images].tolist(), index.image_height[images].tolist(), strict=True)
+    sizes = dict(zip(index.image_number[images].tolist(), sides, strict=True))
+    asked = len(sizes) if index.words_only[row] else 0
+    pieces = slice(index.piece_first[row], index.piece_first[row + 1])
+    try:
+        for piece, image in zip(index.piece_kind[pieces].tolist(), index.piece_image[pieces].tolist(), strict=True):
+            for kind in geometry.kinds(words_only=bool(asked)) if piece == Kind.LATENT else (Kind(piece),):
+                if kind is Kind.PATCH:
+                    geometry.patches(sizes[image], asked=asked)
+                elif kind.latent:
+                    geometry.latents(sizes[image])
+    except SequenceError as error:
+        return str(error)
     return "there is nothing to lay out"
 
 
@@ -91,38 +96,21 @@ def _chunk(
     elongated = np.zeros(stop - start, bool)
 
     images = slice(index.image_first[start], index.image_first[stop])
-    owner = np.repeat(np.arange(stop - start), pictures)
-    keys = owner << 16 | index.image_number[images]
+    keys = np.repeat(np.arange(stop - start), pictures) << 16 | index.image_number[images]
     order = np.argsort(keys)
-    asked = np.where(words_only, np.maximum(pictures, 1), 1)[owner]
-    for rules, side, these in (
-        ((geometry.vae, geometry.vae), geometry.latent_grid, (kinds == Kind.LATENT) | (kinds == Kind.TARGET)),
-        ((geometry.vit, geometry.vqa), geometry.patch_grid, kinds == Kind.PATCH),
+    patch, question = kinds == Kind.PATCH, words_only[sample[of_piece]]
+    for rule, side, these, shared in (
+        (geometry.vae, geometry.latent_grid, (kinds == Kind.LATENT) | (kinds == Kind.TARGET), False),
+        (geometry.vit, geometry.patch_grid, patch & ~question, False),
+        (geometry.vqa, geometry.patch_grid, patch & question, True),
     ):
-        if not these.any():
+        if rule is None or not these.any():
             continue
-        rows, columns = _grids(index, images, rules, words_only[owner], asked)
-        at = of_piece[these]
-        picture = order[np.searchsorted(keys, sample[at] << 16 | image[at], sorter=order)]
-        lengths[these] = rows[picture] * columns[picture] + 2
-        too_long = np.maximum(rows, columns)[picture] > side
-        elongated[sample[at][too_long]] = True
+        owner = sample[of_piece[these]]
+        picture = order[np.searchsorted(keys, owner << 16 | image[of_piece[these]], sorter=order)]
+        width, height = index.image_width[images][picture], index.image_height[images][picture]
+        width, height = rule.sizes(width, height, pictures[owner] if shared else 1)
+        rows, columns = height // rule.stride, width // rule.stride
+        lengths[these] = rows * columns + 2
+        elongated[owner[np.maximum(rows, columns) > side]] = True
     return kinds, lengths, np.bincount(sample[of_piece], minlength=stop - start), elongated
-
-
-def _grids(
-    index: CorpusIndex,
-    images: slice,
-    rules: tuple[ResizeRule | None, ResizeRule | None],
-    words_only: npt.NDArray[np.bool_],
-    asked: Integers,
-) -> tuple[Integers, Integers]:
-    """Rows and columns of tokens of every picture: by the first rule, or the second where words alone answer."""
-    width, height = index.image_width[images], index.image_height[images]
-    grids = []
-    for rule in rules:
-        assert rule is not None
-        wide, high = rule.sizes(width, height, asked)
-        grids.append((high // rule.stride, wide // rule.stride))
-    (rows, columns), (asked_rows, asked_columns) = grids
-    return np.where(words_only, asked_rows, rows), np.where(words_only, asked_columns, columns)

@@ -248,15 +248,17 @@ def outline(sample: Sample) -> Iterator[Piece]:
     """
     references = sample.references
     instructions = [parse(turn.instruction, pictures=len(references)) for turn in sample.turns]
-    named = {number for instruction in instructions for number in instruction.placeholders}
+    allowed = list(references)
     shown: list[int] = []
     for index, (turn, instruction) in enumerate(zip(sample.turns, instructions, strict=True)):
-        _refuse_absent(instruction.placeholders, turn, sample.context(index))
+        placeholders = instruction.placeholders
+        _refuse_absent(placeholders, turn, allowed)
         if index == 0:
+            named = {number for other in instructions for number in other.placeholders}
             unnamed = [number for number in references if number not in named]
         else:
             answer = sample.turns[index - 1].target
-            unnamed = [answer] if answer is not None and answer not in instruction.placeholders else []
+            unnamed = [answer] if answer is not None and answer not in placeholders else []
         groups = instruction.groups(before=(*shown, *unnamed), bindings=dict(turn.bindings))
         for number in unnamed:
             yield Piece(Kind.LATENT, index, image=number)
@@ -275,6 +277,7 @@ def outline(sample: Sample) -> Iterator[Piece]:
             yield Piece(Kind.ANSWER, index, _trimmed([Text(turn.response)]))
         if turn.target is not None:
             yield Piece(Kind.TARGET, index, image=turn.target)
+            allowed.append(turn.target)
 
 
 def _refuse_absent(placeholders: Sequence[int], turn: Turn, allowed: Sequence[int]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sigma_data.batch import unit_range
 from sigma_data.errors import ConfigError
 from sigma_model.config import VaeConfig
 from sigma_model.vae_names import is_pointwise, released_to_diffusers
@@ -118,9 +119,10 @@ class Vae(nn.Module):
 
     @torch.no_grad()
     def encode(self, pictures: Sequence[Tensor]) -> list[Tensor]:
-        """Pictures [3, h, w] in [-1, 1] -> latents [z, h/f, w/f]: (mean of the posterior - shift) * scale.
+        """Pictures [3, h, w] -> latents [z, h/f, w/f]: (mean of the posterior - shift) * scale.
 
-        Sizes may differ. Raises ConfigError for a picture that is not [3, h, w] with sides divisible by f.
+        Pictures are bytes, or floats in [-1, 1]; sizes may differ. Raises ConfigError for a picture that is not
+        [3, h, w] with sides divisible by f.
         """
         stride = self.config.downsample
         for number, picture in enumerate(pictures):
@@ -153,6 +155,11 @@ class Vae(nn.Module):
         picture: Tensor = self.autoencoder.decoder((latent / self.config.scale_factor + self.config.shift_factor)[None])
         return picture[0]
 
+    def _taken(self, source: Tensor) -> Tensor:
+        """Bytes or floats as the network computes; bytes travel to its device as they are."""
+        weight = self.autoencoder.decoder.conv_in.weight
+        return unit_range(source.to(weight.device)).to(weight)
+
     def _whole_or_tiled(self, source: Tensor, apply: Callable[[Tensor], Tensor], *, zoom: float) -> Tensor:
         """`apply` to [C, h, w] at once, or by tiles where it has more pixels than a tile; zoom: out size / in size."""
         weight = self.autoencoder.decoder.conv_in.weight
@@ -160,7 +167,7 @@ class Vae(nn.Module):
         tile, unit = (self.tile, stride) if zoom < 1 else (self.tile // stride, 1)
         height, width = source.shape[1:]
         if height * width <= tile * tile:
-            return apply(source.to(weight))
+            return apply(self._taken(source))
         overlap = tile // 4 // unit * unit
         rows = _spans(height, tile, overlap, unit)
         columns = _spans(width, tile, overlap, unit)
@@ -168,7 +175,7 @@ class Vae(nn.Module):
         total: Tensor | None = None
         for top, bottom in rows:
             for left, right in columns:
-                part = apply(source[:, top:bottom, left:right].to(weight)).float()
+                part = apply(self._taken(source[:, top:bottom, left:right])).float()
                 if total is None:
                     shape = (len(part), round(height * zoom), round(width * zoom))
                     total = part.new_zeros(shape)

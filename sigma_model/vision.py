@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sigma_data.batch import unit_range
 from sigma_model.attention import Attention, FullAttention, spans_of
 from sigma_model.config import VisionConfig
 
@@ -36,7 +37,10 @@ class VisionLayer(nn.Module):
 
 
 class VisionEncoder(nn.Module):
-    """Patches [P, patch * patch * 3] of pictures with grids (rows, columns) -> [P, width]."""
+    """Patches [P, patch * patch * 3] of pictures with grids (rows, columns) -> [P, width].
+
+    Patches are bytes, or floats in [-1, 1].
+    """
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -49,7 +53,8 @@ class VisionEncoder(nn.Module):
         """`positions` [P] index the table of learned positions."""
         lengths = [rows * columns for rows, columns in grids]
         attend = FullAttention(lengths, spans_of(lengths), device=patches.device)
-        x = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype)) + self.position_embedding(positions)
+        pixels = unit_range(patches).to(self.patch_embedding.weight.dtype)
+        x = self.patch_embedding(pixels) + self.position_embedding(positions)
         for layer in self.layers:
             x = layer(x, attend)
         out: Tensor = self.norm(x)

@@ -1,7 +1,7 @@
-"""Released names <-> ours, and safetensors in and out, one tensor at a time.
+"""Weights in safetensors in and out, one tensor at a time.
 
-One table says which tensor is which. Loading compares every name and shape from the files' headers before it reads
-any data, then reads plain bytes into the final tensors (no mmap: mapped pages would count as memory a second time).
+Loading compares every name and shape from the files' headers before it reads any data, then reads plain bytes
+into the final tensors (no mmap: mapped pages would count as memory a second time).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
@@ -24,6 +23,9 @@ from sigma_data.files import with_temporary
 from sigma_model.config import ModelConfig, refuse_shadow, weight_files
 from sigma_model.embed import sincos_table
 from sigma_model.model import SigmaModel
+from sigma_model.weight_names import PATCH_EMBEDDING, PROJECTION
+from sigma_model.weight_names import our_name as our_name
+from sigma_model.weight_names import released_name as released_name
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """What a tensor of weights may be stored as, by the names safetensors gives."""
@@ -32,73 +34,8 @@ CHUNK = 16 * 1024 * 1024
 """Bytes read or written at once where they change type or device on the way."""
 
 INIT_STD = 0.02
-PROJECTION = "attribute_projection.weight"
-"""Ours alone; a file without it means zero."""
 
 _VISION = ("vit_model.", "connector.", "vit_pos_embed.")
-
-# Rows are (ours, released); {i} stands for a layer's number, {p} for weight and bias, {s} for the expert's suffix.
-_EXPERT = (
-    ("input_norm.weight", "input_layernorm{s}.weight"),
-    ("q.{p}", "self_attn.q_proj{s}.{p}"),
-    ("k.{p}", "self_attn.k_proj{s}.{p}"),
-    ("v.{p}", "self_attn.v_proj{s}.{p}"),
-    ("o.weight", "self_attn.o_proj{s}.weight"),
-    ("q_norm.weight", "self_attn.q_norm{s}.weight"),
-    ("k_norm.weight", "self_attn.k_norm{s}.weight"),
-    ("post_norm.weight", "post_attention_layernorm{s}.weight"),
-    ("mlp.gate.weight", "mlp{s}.gate_proj.weight"),
-    ("mlp.up.weight", "mlp{s}.up_proj.weight"),
-    ("mlp.down.weight", "mlp{s}.down_proj.weight"),
-)
-_VISION_LAYER = (
-    *(("norm1", "layer_norm1"), ("norm2", "layer_norm2"), ("fc1", "mlp.fc1"), ("fc2", "mlp.fc2")),
-    *((name, f"self_attn.{name}_proj") for name in ("q", "k", "v", "out")),
-)
-_TABLE = (
-    ("backbone.embed.weight", "language_model.model.embed_tokens.weight"),
-    *(
-        (f"backbone.layers.{{i}}.{expert}.{ours}", f"language_model.model.layers.{{i}}.{theirs.replace('{s}', suffix)}")
-        for expert, suffix in (("und", ""), ("gen", "_moe_gen"))
-        for ours, theirs in _EXPERT
-    ),
-    ("backbone.norm_und.weight", "language_model.model.norm.weight"),
-    ("backbone.norm_gen.weight", "language_model.model.norm_moe_gen.weight"),
-    ("lm_head.weight", "language_model.lm_head.weight"),
-    ("latent_in.{p}", "vae2llm.{p}"),
-    ("latent_out.{p}", "llm2vae.{p}"),
-    ("time_embedder.fc1.{p}", "time_embedder.mlp.0.{p}"),
-    ("time_embedder.fc2.{p}", "time_embedder.mlp.2.{p}"),
-    ("latent_positions", "latent_pos_embed.pos_embed"),
-    ("vision.patch_embedding.{p}", "vit_model.vision_model.embeddings.patch_embedding.{p}"),
-    ("vision.position_embedding.weight", "vit_model.vision_model.embeddings.position_embedding.weight"),
-    *(
-        (f"vision.layers.{{i}}.{ours}.{{p}}", f"vit_model.vision_model.encoder.layers.{{i}}.{theirs}.{{p}}")
-        for ours, theirs in _VISION_LAYER
-    ),
-    ("vision.norm.{p}", "vit_model.vision_model.post_layernorm.{p}"),
-    ("connector.fc1.{p}", "connector.fc1.{p}"),
-    ("connector.fc2.{p}", "connector.fc2.{p}"),
-    ("patch_positions", "vit_pos_embed.pos_embed"),
-    (PROJECTION, PROJECTION),
-)
-_RELEASED = {a.replace("{p}", p): b.replace("{p}", p) for a, b in _TABLE for p in ("weight", "bias")}
-_OURS = {released: ours for ours, released in _RELEASED.items()}
-_LAYER = re.compile(r"\blayers\.(0|[1-9][0-9]*)\.")
-_PATCH_EMBEDDING = _RELEASED["vision.patch_embedding.weight"]
-
-
-def released_name(ours: str) -> str:
-    """The name that a parameter or buffer of ours has in a released file. Raises ValueError for one we do not have."""
-    name = _translate(ours, _RELEASED)
-    if name is None:
-        raise ValueError(f"{ours!r} is no parameter or buffer of a SigmaModel")
-    return name
-
-
-def our_name(released: str) -> str | None:
-    """The name of ours for one in a released file; None where no model has such a tensor."""
-    return _translate(released, _OURS)
 
 
 def expected(model: nn.Module) -> dict[str, torch.Size]:
@@ -155,14 +92,28 @@ class Checkpoint:
         """The names as the tensors lie in the files, so that reading never seeks back."""
         return sorted(self.tensors, key=lambda name: (self.tensors[name].path, self.tensors[name].start))
 
-    def read(self, name: str, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-        """Read one tensor in its stored shape; memory: the result, and no more than `CHUNK` on the way."""
+    def read(
+        self,
+        name: str,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        rows: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Read one tensor, or its `rows` [first, last) alone; a convolution comes as the matrix that a model has.
+
+        Memory: the result, and no more than `CHUNK` on the way (a convolution is copied once).
+        """
         stored = self.tensors[name]
         source = DTYPES[stored.dtype]
-        tensor = torch.empty(stored.shape, dtype=dtype, device=device)
+        shape, start = list(stored.shape), stored.start
+        if rows is not None:
+            start += rows[0] * math.prod(shape[1:]) * source.itemsize
+            shape[0] = rows[1] - rows[0]
+        tensor = torch.empty(shape, dtype=dtype, device=device)
         flat = tensor.view(-1)
         with stored.path.open("rb", buffering=0) as file:
-            file.seek(stored.start)
+            file.seek(start)
             if source == dtype and tensor.device.type == "cpu":
                 _fill(file, flat)
             else:
@@ -170,6 +121,8 @@ class Checkpoint:
                     piece = self._buffer[: part.numel() * source.itemsize].view(source)
                     _fill(file, piece)
                     part.copy_(piece)
+        if tensor.ndim == 4:  # [D, 3, row, column], as `check` lets pass for the patch embedding alone
+            tensor = tensor.permute(0, 2, 3, 1).flatten(1)
         return tensor
 
 
@@ -187,7 +140,7 @@ def check_names(wanted: Mapping[str, Sequence[int]], found: Mapping[str, Sequenc
         if name in found and list(found[name]) != list(shape) and not _is_convolution(name, found[name], shape)
     ]
     kinds = (("missing", missing), ("unexpected", extra), ("of another shape", misshaped))
-    if faults := [_some(names, kind) for kind, names in kinds if names]:
+    if faults := [counted(names, kind) for kind, names in kinds if names]:
         hint = _hint(missing, extra, found)
         raise ConfigError(f"{where}: does not fit the configuration: {'; '.join(faults)} ({hint})")
 
@@ -223,12 +176,9 @@ def load_weights(
     checkpoint.check(wanted)
     ours = {released_name(name): name for name in model.state_dict(keep_vars=True)}
     for name in checkpoint.in_order():
-        tensor = checkpoint.read(name, dtype=dtype, device=device)
-        if tensor.shape != wanted[name]:  # the patch embedding of a convolution: [D, 3, row, column]
-            tensor = tensor.permute(0, 2, 3, 1).reshape(wanted[name])
-        _assign(model, ours[name], tensor)
+        assign(model, ours[name], checkpoint.read(name, dtype=dtype, device=device))
     if PROJECTION in wanted and PROJECTION not in checkpoint.tensors:
-        _assign(model, PROJECTION, torch.zeros(wanted[PROJECTION], dtype=dtype, device=device))
+        assign(model, PROJECTION, torch.zeros(wanted[PROJECTION], dtype=dtype, device=device))
     _assert_complete(model)
 
 
@@ -280,41 +230,35 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch.dty
 def init_model(
     config: ModelConfig, *, seed: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
 ) -> SigmaModel:
-    """A model to train from scratch: linear and embedding weights normal (std 0.02), norms one, biases zero.
-
-    `latent_out` and the attribute projection start at zero, so that the first prediction is zero and not noise.
-    Every tensor draws from its own generator, keyed by seed and name, on the CPU and in float32: the same numbers
-    (rounded to `dtype`) on every device and whatever other parts the model has. The global generators stay untouched.
-    """
+    """A model to train from scratch, every tensor as `fresh_tensor` draws it."""
     with torch.device("meta"):
         model = SigmaModel(config)
-    width = config.language.hidden_size
     for name, empty in model.state_dict().items():
-        owner, _, leaf = name.rpartition(".")
-        if name == "latent_positions":
-            tensor = sincos_table(config.latent.grid, width)
-        elif name == "patch_positions":
-            assert config.vision is not None
-            tensor = sincos_table(config.vision.grid, width)
-        elif leaf == "bias" or owner == "latent_out" or name == PROJECTION:
-            tensor = torch.zeros(empty.shape)
-        elif "norm" in owner.rpartition(".")[2]:
-            tensor = torch.ones(empty.shape)
-        else:
-            digest = hashlib.sha256(f"{seed}/{released_name(name)}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
-            tensor = torch.randn(empty.shape, generator=generator) * INIT_STD
-        _assign(model, name, tensor.to(device=device, dtype=dtype))
+        assign(model, name, fresh_tensor(config, name, empty.shape, seed=seed).to(device=device, dtype=dtype))
     _assert_complete(model)
     return model
 
 
-def _translate(name: str, table: Mapping[str, str]) -> str | None:
-    layer = _LAYER.search(name)
-    if layer is None:
-        return table.get(name) if "{" not in name else None
-    found = table.get(_LAYER.sub("layers.{i}.", name, count=1))
-    return found and found.replace("{i}", layer[1])
+def fresh_tensor(config: ModelConfig, name: str, shape: torch.Size, *, seed: int) -> Tensor:
+    """What a parameter or buffer starts from, by our name: linear and embedding weights normal (std 0.02), norms one.
+
+    Biases are zero, and so are `latent_out` and the attribute projection, that the first prediction is zero and not
+    noise. Every tensor draws from its own generator, keyed by seed and name, on the CPU and in float32: the same
+    numbers on every device and whatever other parts the model has. The global generators stay untouched.
+    """
+    owner, _, leaf = name.rpartition(".")
+    if name == "latent_positions":
+        return sincos_table(config.latent.grid, config.language.hidden_size)
+    if name == "patch_positions":
+        assert config.vision is not None
+        return sincos_table(config.vision.grid, config.language.hidden_size)
+    if leaf == "bias" or owner == "latent_out" or name == PROJECTION:
+        return torch.zeros(shape)
+    if "norm" in owner.rpartition(".")[2]:
+        return torch.ones(shape)
+    digest = hashlib.sha256(f"{seed}/{released_name(name)}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
+    return torch.randn(shape, generator=generator) * INIT_STD
 
 
 def _header(path: Path) -> dict[str, Stored]:
@@ -361,8 +305,8 @@ def _parts(flat: Tensor, size: int) -> Iterator[Tensor]:
     return (flat[start : start + size] for start in range(0, len(flat), size))
 
 
-def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
-    """Put a tensor in the place of a parameter or buffer."""
+def assign(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put a tensor in the place of a parameter, which keeps its `requires_grad`, or of a buffer."""
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
     old = getattr(owner, leaf)
@@ -378,7 +322,7 @@ def _assert_complete(model: nn.Module) -> None:
 def _is_convolution(name: str, found: Sequence[int], shape: Sequence[int]) -> bool:
     """Whether a patch embedding is stored as [D, 3, side, side] where a model has [D, side * side * 3]."""
     square = len(found) == 4 and found[1] == 3 and found[2] == found[3]
-    return name == _PATCH_EMBEDDING and square and [found[0], 3 * found[2] ** 2] == list(shape)
+    return name == PATCH_EMBEDDING and square and [found[0], 3 * found[2] ** 2] == list(shape)
 
 
 def _hint(missing: Sequence[str], extra: Sequence[str], found: Mapping[str, object]) -> str:
@@ -393,7 +337,7 @@ def _hint(missing: Sequence[str], extra: Sequence[str], found: Mapping[str, obje
     return "llm_config.json and vit_config.json must be those that came with the weights"
 
 
-def _some(names: Sequence[str], kind: str, limit: int = 3) -> str:
-    """How many there are, and the first few."""
+def counted(names: Sequence[str], kind: str, limit: int = 3) -> str:
+    """How many names there are of a kind, and the first few."""
     count = f"{len(names):,} tensor{'s' if len(names) > 1 else ''}"
     return f"{count} {kind}: {', '.join(names[:limit])}{', ...' if len(names) > limit else ''}"

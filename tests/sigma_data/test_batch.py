@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -26,7 +27,8 @@ from sequences import (  # noqa: F401
 )
 from torch import Tensor
 
-from sigma_data.batch import PackedBatch, Run, TokenTags, collate
+from sigma_data.batch import PackedBatch, Run, TokenTags, collate, unit_range
+from sigma_data.pixels import to_unit
 from sigma_data.sample import Turn
 from sigma_data.sequence import Kind, Segment
 from sigma_model.model import widths
@@ -242,6 +244,27 @@ def test_to_moves_every_tensor_and_leaves_the_rest() -> None:
     assert {tensor.device.type for tensor in tensors(batch)} == {"cpu"}
     assert (moved.runs, moved.spans, moved.names, moved.tokens) == (batch.runs, batch.spans, batch.names, batch.tokens)
     assert isinstance(moved.tags, TokenTags)
+
+
+def test_bytes_and_floats_of_one_picture_enter_the_network_alike() -> None:
+    levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    floats = unit_range(torch.from_numpy(levels.transpose(2, 0, 1).copy()))
+    assert floats.dtype == torch.float32
+    assert np.array_equal(floats.numpy(), to_unit(levels))  # to the bit
+    assert unit_range(floats) is floats
+
+
+def test_patches_as_bytes_and_as_floats_do_not_mix_in_one_batch() -> None:
+    floats = item(EVERYTHING[0].layout(), tiny_config())
+    as_bytes = dataclasses.replace(floats, patches={n: (p * 9).to(torch.uint8) for n, p in floats.patches.items()})
+    assert collate([as_bytes], SPECIALS, WIDTHS).patches.dtype == torch.uint8
+    with pytest.raises(ValueError, match="not both"):
+        collate([floats, as_bytes], SPECIALS, WIDTHS)
+
+
+def test_a_batch_travels_as_one_tensor() -> None:
+    flat = pickle.loads(pickle.dumps(pack(EVERYTHING)))
+    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors(flat) if tensor.numel()}) == 1
 
 
 @pytest.mark.parametrize("as_pictures", [False, True])

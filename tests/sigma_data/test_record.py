@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -129,6 +130,11 @@ def test_lone_surrogates_do_not_stop_a_record() -> None:
 
 FACTS = facts_of(SAMPLE)
 MEMBERS = members(SAMPLE, FACTS)
+
+
+def test_a_record_is_read_without_its_pictures() -> None:
+    images = tuple(Image(image.number, None) for image in SAMPLE.images)
+    assert decode(encode(SAMPLE, FACTS), None) == replace(SAMPLE, images=images)
 
 
 def changed(edit: Callable[[dict[str, Any]], object]) -> bytes:

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sigma_data.batch import unit_range
 from sigma_data.errors import ConfigError
 from sigma_data.sample import Sample
 from sigma_data.sources import open_source
@@ -169,6 +170,14 @@ def test_latents_of_a_picture_do_not_depend_on_its_neighbours(golden: Vae) -> No
         assert torch.equal(golden.encode([picture])[0], latent)
         assert torch.equal(golden.decode([latent])[0], given_back)
         assert given_back.shape == picture.shape
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tile", [64, TILE], ids=["tiled", "whole"])
+def test_a_picture_as_bytes_has_the_latents_of_the_same_picture_as_floats(tile: int, dtype: torch.dtype) -> None:
+    vae = Vae.load(FILE, golden_config(), dtype, tile=tile)
+    levels = (noise(3, 96, 64) * 127 + 128).to(torch.uint8)
+    assert torch.equal(vae.encode([levels])[0], vae.encode([unit_range(levels)])[0])
 
 
 def test_nothing_of_it_learns(golden: Vae) -> None:

@@ -23,7 +23,7 @@ from sequences import (  # noqa: F401
 )
 from torch import Tensor
 
-from sigma_data.batch import Item, PackedBatch, collate
+from sigma_data.batch import Item, PackedBatch, collate, unit_range
 from sigma_data.sample import Turn
 from sigma_data.sequence import Kind, Segment, without_references, without_text
 from sigma_model.attention import Backend
@@ -78,6 +78,16 @@ def with_other_picture(one: Item, number: int) -> Item:
     if number in patches:
         patches[number] = patches[number].flip(0) - 1
     return replace(one, latents=latents, patches=patches)
+
+
+def test_patches_as_bytes_and_as_floats_are_seen_alike() -> None:
+    model = tiny_model()
+    one = filled(ASKED, model)
+    as_bytes = {number: (patches * 60 + 128).to(torch.uint8) for number, patches in one.patches.items()}
+    as_floats = {number: unit_range(patches) for number, patches in as_bytes.items()}
+    with torch.no_grad():
+        found = [trained_pass(model, [replace(one, patches=patches)])[1].ce for patches in (as_bytes, as_floats)]
+    assert torch.equal(*found)
 
 
 # The group mask -------------------------------------------------------------------------------------

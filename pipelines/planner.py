@@ -1,0 +1,32 @@
+"""From settings to a planner: opens every corpus's index, and makes those that are not there yet."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+from pipelines.bundle import Blueprint
+from pipelines.progress import Pass
+from sigma_data.index import CorpusIndex, open_index
+from sigma_data.plan import Planner, PlanSettings
+from sigma_data.text import TextEncoder
+
+
+def open_planner(settings: PlanSettings, blueprint: Blueprint, *, quiet: bool = False) -> Planner:
+    """The planner of some settings for a model, with progress on standard error while an index is made.
+
+    Raises CorpusError where a corpus is not sound, ConfigError where the settings find no samples in them.
+    """
+    indexes = [_open(corpus.path, blueprint.encoder, quiet) for corpus in settings.corpora]
+    return Planner(settings, indexes, blueprint.geometry, tokenizer=blueprint.encoder.digest)
+
+
+def _open(path: str, encoder: TextEncoder, quiet: bool) -> CorpusIndex:
+    with ExitStack() as stack:
+        shown: Pass | None = None
+
+        def progress(done: int, total: int) -> None:
+            nonlocal shown
+            shown = shown or stack.enter_context(Pass("index", total, "samples", quiet=quiet))
+            shown.add(done - shown.count)
+
+        return open_index(path, encoder, progress=progress)

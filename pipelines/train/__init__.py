@@ -1,0 +1,1 @@
+"""`sigma train`: configuration, launch, parallelism, the loop, checkpoints, logs."""

@@ -1,0 +1,215 @@
+"""All parts of a run, put together from its configuration: data, model, optimiser, what is saved of them.
+
+The order matters: freeze and add LoRA on the meta device, spread over ranks, then fill with numbers, so
+that no rank ever holds what is not its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pipelines.bundle import Blueprint, Bundle, read_blueprint
+from pipelines.train.checkpoint import Checkpointer
+from pipelines.train.config import TrainConfig
+from pipelines.train.ema import Ema
+from pipelines.train.freeze import apply_freeze
+from pipelines.train.heldout import HeldOut, heldout_settings
+from pipelines.train.lora import add_lora, init_lora
+from pipelines.train.optimizer import make_optimizer
+from pipelines.train.parallel import World, barrier, init_weights_sharded, load_weights_sharded, parallelize
+from sigma_data.index import CorpusIndex, open_index
+from sigma_data.loader import START, Loader, PackDataset, Position, check_state
+from sigma_data.mixture import CorpusSettings
+from sigma_data.plan import Planner
+from sigma_data.text import TextEncoder
+from sigma_model.config import VAE_FILE, ModelConfig, find_file, weight_files
+from sigma_model.latents import Vae
+from sigma_model.model import SigmaModel, geometry, widths
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints in that of a run."""
+
+
+@dataclass
+class Run:
+    """The parts of a run. `skipped` counts steps that were not taken, `bad` those of them in a row at the end."""
+
+    config: TrainConfig
+    world: World
+    bundle: Bundle
+    optimizer: torch.optim.Optimizer
+    ema: Ema | None
+    planner: Planner
+    dataset: PackDataset
+    heldout: HeldOut | None
+    checkpointer: Checkpointer
+    position: Position = START
+    step: int = 0
+    skipped: int = 0
+    bad: int = 0
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What a checkpoint holds: what learns, and what the optimiser and the average know of it."""
+        learning = {name: p for name, p in self.bundle.model.named_parameters() if p.requires_grad}
+        state: dict[str, dict[str, Any]] = {
+            "model": {name: parameter.detach() for name, parameter in learning.items()},
+            "optimizer": {
+                f"{name}.{what}": value
+                for name, parameter in learning.items()
+                for what, value in self.optimizer.state[parameter].items()
+            },
+        }
+        if self.ema is not None:
+            state["ema"] = self.ema.state_dict()
+        return state
+
+    def save(self, data: dict[str, Any]) -> None:
+        """Save a checkpoint of this step; `data` is the loader's state."""
+        extra = {"step": self.step, "skipped": self.skipped, "bad": self.bad, "data": data}
+        self.checkpointer.save(self.step, self.state(), extra)
+
+    def resume(self) -> bool:
+        """Go on from the newest checkpoint, if there is one."""
+        step = self.checkpointer.latest()
+        if step is None:
+            return False
+        extra = self.checkpointer.load(step, self.state())
+        self.position = check_state(extra["data"], self.planner)
+        self.step, self.skipped, self.bad = extra["step"], extra["skipped"], extra["bad"]
+        return True
+
+    def loader(self) -> Loader:
+        """This rank's packs from here on."""
+        return Loader(
+            self.planner,
+            self.dataset,
+            rank=self.world.rank,
+            world=self.world.size,
+            settings=self.config.loader,
+            position=self.position,
+        )
+
+    def total_steps(self) -> int:
+        """Steps of the whole run, those before a resume included."""
+        if self.config.steps is not None:
+            return self.config.steps
+        assert self.config.epochs is not None
+        packs = len(self.planner.plan(self.position.epoch))
+        left = (self.config.epochs - self.position.epoch) * packs - self.position.pack
+        return self.step + max(0, math.ceil(left / (self.world.size * self.config.accumulate)))
+
+
+def assemble(config: TrainConfig, world: World) -> Run:
+    """Put a run together and resume it where there is a checkpoint. Raises SigmaError for what does not fit."""
+    blueprint = read_blueprint(config.model.path, base=config.model.base, vision=config.model.vision)
+    shape, encoder = training_config(blueprint.config, config), blueprint.encoder
+    indexes = open_indexes(config.data.corpora, encoder, config, world)
+    planner = Planner(config.data, indexes, blueprint.geometry, tokenizer=encoder.digest)
+    dataset = PackDataset(
+        indexes, planner.recipe, encoder, blueprint.geometry, widths(shape), cache=config.loader.shard_cache()
+    )
+    heldout = _heldout(config, world, indexes, encoder, shape)
+    vae = Vae.load(find_file(VAE_FILE, *blueprint.places), shape.vae, device=world.device)
+    model = build_model(config, blueprint, shape, world)
+    bundle = Bundle(blueprint.directory.name, model, vae, encoder, blueprint.geometry, trained=True)
+    ema = Ema(model.named_parameters(), config.ema.decay) if config.ema is not None else None
+    run = Run(
+        config=config,
+        world=world,
+        bundle=bundle,
+        optimizer=_with_state(make_optimizer(model, config.optimizer)),
+        ema=ema,
+        planner=planner,
+        dataset=dataset,
+        heldout=heldout,
+        checkpointer=Checkpointer(config.out / CHECKPOINTS, world, config.checkpoint),
+    )
+    run.resume()
+    return run
+
+
+def training_config(released: ModelConfig, config: TrainConfig) -> ModelConfig:
+    """The model's configuration with what the run changes of it."""
+    vision = released.vision if config.model.vision else None
+    projection = released.attribute_projection or config.model.attribute_projection
+    return released.model_copy(update={"vision": vision, "attribute_projection": projection})
+
+
+def open_indexes(
+    corpora: Sequence[CorpusSettings], encoder: TextEncoder, config: TrainConfig, world: World
+) -> list[CorpusIndex]:
+    """The indexes of all corpora; rank 0 makes those that are missing while the others wait."""
+    found: list[CorpusIndex] = []
+    for turn in (0, 1):
+        if (world.rank == 0) == (turn == 0):
+            found = [open_index(corpus.path, encoder, cache=config.loader.cache) for corpus in corpora]
+        barrier(world)
+    return found
+
+
+def build_model(config: TrainConfig, blueprint: Blueprint, shape: ModelConfig, world: World) -> SigmaModel:
+    """The network of a run, spread over the ranks, with its starting weights.
+
+    What learns is kept in `model.master`, what is frozen in the type that layers compute in.
+    """
+    compute = compute_dtype(config, world.device)
+    master = _DTYPES[config.model.master]
+    with torch.device("meta"):
+        model = SigmaModel(shape)
+    apply_freeze(model, config.freeze)
+    if config.lora is not None:
+        add_lora(model, config.lora, seed=config.model.seed)
+    parallelize(model, world, config.parallel, dtype=compute)
+    if weight_files(blueprint.directory):
+        load_weights_sharded(model, blueprint.directory, world, dtype=compute, learning=master)
+    else:
+        init_weights_sharded(model, config.model.seed, world, dtype=compute, learning=master)
+    if config.lora is not None:
+        init_lora(model, seed=config.model.seed)
+    return model.train()
+
+
+def compute_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
+    """What layers compute in."""
+    if config.model.dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return _DTYPES[config.model.dtype]
+
+
+def computes_otherwise(config: TrainConfig) -> bool:
+    """Whether layers compute in another type than what learns is kept in, wherever this machine runs them."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return compute_dtype(config, device) != _DTYPES[config.model.master]
+
+
+def _heldout(
+    config: TrainConfig, world: World, indexes: Sequence[CorpusIndex], encoder: TextEncoder, shape: ModelConfig
+) -> HeldOut | None:
+    """The held-out packs, or None where the corpora have no such split."""
+    split = config.validation.split
+    if not config.validation.every or not all(split in index.meta["splits"] for index in indexes):
+        return None
+    planner = Planner(heldout_settings(config), indexes, geometry(shape), tokenizer=encoder.digest)
+    dataset = PackDataset(
+        indexes, planner.recipe, encoder, geometry(shape), widths(shape), cache=config.loader.shard_cache()
+    )
+    return HeldOut(config, world, planner, dataset)
+
+
+def _with_state(optimizer: torch.optim.AdamW) -> torch.optim.AdamW:
+    """The optimiser with the moments it would make itself at its first step, so that a checkpoint can fill them."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            }
+    return optimizer

@@ -1,0 +1,92 @@
+"""`sigma train` and `sigma export`: arguments in, one call, a result printed; as light to import as `cli`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+INTERRUPTED = 130
+"""Exit code of a run that was told to stop: what a shell expects after Ctrl-C."""
+
+
+class Numbers(StrEnum):
+    """What weights are stored as."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+def train(
+    config: Annotated[
+        Path, typer.Argument(help="YAML of the run, such as configs/quickstart.yaml.", show_default=False)
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings as name=value, as in optimizer.lr=1e-4.", show_default=False),
+    ] = None,
+    nproc: Annotated[
+        int | None, typer.Option(min=1, help="Processes on this machine; by default one a GPU, or one.")
+    ] = None,
+    nnodes: Annotated[int, typer.Option(min=1, help="Machines; run the same command on each.")] = 1,
+    rdzv: Annotated[str | None, typer.Option(help="HOST:PORT of one machine, where all meet.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check data and weights; show memory, FLOPs and hours; do not train.")
+    ] = False,
+    ranks: Annotated[int | None, typer.Option(min=1, help="Ranks that a dry run assumes.")] = None,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Print all settings and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")] = False,
+) -> None:
+    """Train, or go on where the run was stopped: the same command on a laptop and on 64 GPUs."""
+    from pipelines.settings import dump_settings, load_settings
+    from pipelines.train.config import TrainConfig
+
+    chosen = load_settings(TrainConfig, config, settings or [])
+    if print_config:
+        sys.stdout.write(dump_settings(chosen))
+        return
+    if dry_run:
+        from pipelines.train.dry_run import dry_run as look
+
+        seen = look(chosen, ranks=ranks or (nproc or 1) * nnodes)
+        sys.stdout.write(json.dumps(seen.as_dict(), indent=1) + "\n" if as_json else seen.show())
+        return
+    from pipelines.train.launch import Launch, default_nproc, launch
+
+    result = launch(chosen, Launch(nproc=nproc or default_nproc(), nnodes=nnodes, rdzv=rdzv), quiet=as_json)
+    if result is None:  # another machine has rank 0
+        return
+    if as_json:
+        sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    else:
+        skipped = f", {result['skipped']:,} skipped" if result["skipped"] else ""
+        sys.stdout.write(
+            f"{result['out']}: {result['steps']:,} of {result['of']:,} steps{skipped}; "
+            f"`sigma export {result['out']} --out DIR` writes a model that `sigma generate` takes\n"
+        )
+    if result["stopped"]:
+        raise typer.Exit(INTERRUPTED)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run: the folder `sigma train` wrote to.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write, a new one.", show_default=False)],
+    step: Annotated[int | None, typer.Option(min=0, help="Which checkpoint; by default the newest.")] = None,
+    ema: Annotated[bool, typer.Option("--ema/--raw", help="The averaged weights, or those of the last step.")] = True,
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="What LoRA learnt alone, for peft; otherwise it is merged.")
+    ] = False,
+    dtype: Annotated[
+        Numbers, typer.Option(help="Type of the weights; auto is that of the weights the run started from.")
+    ] = Numbers.AUTO,
+) -> None:
+    """Export a run's checkpoint to a directory in the released layout, for `sigma generate --model`."""
+    from pipelines.bundle import DType
+    from pipelines.train.export import export_run
+
+    sys.stdout.write(f"{export_run(run, out, step=step, ema=ema, adapter=adapter, dtype=DType(dtype))}\n")

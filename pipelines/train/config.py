@@ -1,0 +1,183 @@
+"""What a training run is: one typed model for the YAML in `configs/` and the overrides behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sigma_data.loader import LoaderSettings
+from sigma_data.plan import PlanSettings
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """Settings that refuse what they do not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(Strict):
+    """Where the run starts from."""
+
+    path: str = "tiny"
+    """A directory in the released layout (BAGEL's, SIGMA's), or a preset, which starts from random weights."""
+    base: str | None = None
+    """Where to find files that `path` lacks, as SIGMA's weights alone do."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the forward and backward pass; auto is bfloat16 on a GPU and float32 on a CPU."""
+    master: Literal["float32", "bfloat16"] = "float32"
+    """Of the parameters that learn; frozen ones are kept in `dtype`."""
+    vision: bool = True
+    """Show references to the vision encoder, too."""
+    attribute_projection: bool = False
+    """Train the paper's projection of attribute tokens (not in its release)."""
+    group_mask: bool = True
+    attention: Literal["auto", "flex", "sdpa", "flash"] = "auto"
+    seed: int = 0
+    """Draws the weights of a preset."""
+
+
+class OptimizerSettings(Strict):
+    """AdamW and what is done to gradients before it."""
+
+    lr: float = Field(2e-5, gt=0)
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    eps: float = Field(1e-15, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    """Not for norms, biases and embeddings."""
+    clip: float = Field(1.0, gt=0)
+    """Largest norm of the gradient; a longer one is scaled down."""
+    spike: float | None = Field(None, gt=0)
+    """Skip a step whose gradient norm, before clipping, is above this."""
+    max_bad_steps: Positive = 10
+    """Skipped steps in a row after which the run stops."""
+
+
+class ScheduleSettings(Strict):
+    """Learning rate over the steps, as a factor of `lr`."""
+
+    kind: Literal["constant", "cosine", "linear"] = "cosine"
+    warmup: int = Field(0, ge=0)
+    """Steps over which the rate rises from zero."""
+    min_lr: float = Field(1e-7, ge=0)
+    """Where cosine and linear end."""
+
+
+class LossSettings(Strict):
+    """How the two losses add up; each is an average over all tokens of an optimiser step, on all ranks."""
+
+    picture: float = Field(1.0, ge=0)
+    text: float = Field(0.25, ge=0)
+    reweight_text: bool = True
+    """Weight a text's tokens by length^-1/2, as BAGEL does."""
+    timestep_shift: float = Field(1.0, gt=0)
+
+
+class FreezeSettings(Strict):
+    """What does not learn."""
+
+    und: bool = False
+    """The understanding expert, with embeddings and vision encoder: SIGMA's generation-only recipe."""
+    vit: bool = False
+    llm: bool = False
+    patterns: tuple[str, ...] = ()
+    """Regular expressions for names of parameters, as in 'layers\\.[0-9]\\.'."""
+
+
+class LoraSettings(Strict):
+    """Train low-rank additions to linear layers instead of the weights."""
+
+    rank: Positive = 16
+    alpha: float = Field(32.0, gt=0)
+    dropout: Literal[0] = 0
+    """There is none: a resumed run must repeat itself to the bit."""
+    targets: tuple[str, ...] = (r"layers\.\d+\.gen\.(q|k|v|o|mlp\.(gate|up|down))$",)
+    """Regular expressions for the linear layers."""
+    train: tuple[str, ...] = ()
+    """Regular expressions for parameters that learn in full beside them."""
+
+
+class EmaSettings(Strict):
+    """A running average of the parameters that learn, in float32."""
+
+    decay: float = Field(0.9999, gt=0, lt=1)
+
+
+class ParallelSettings(Strict):
+    """How the work is spread over ranks."""
+
+    shard: int | None = Field(None, ge=1)
+    """Ranks that share one copy of the parameters (FSDP); by default all. Fewer give copies (HSDP)."""
+    checkpointing: Literal["none", "selective", "full"] = "none"
+    """Layers to compute again in the backward pass: none, every other, all."""
+    compile: bool = False
+    """Compile layer by layer (flex attention on a GPU)."""
+    offload: bool = False
+    """Keep parameters and optimiser states in the memory of the CPU (needs a GPU)."""
+
+
+class CheckpointSettings(Strict):
+    """When the state is saved."""
+
+    every: int = Field(500, ge=0)
+    """Steps; 0 saves at the end alone."""
+    keep: Positive = 3
+    asynchronous: bool = True
+
+
+class ValidationSettings(Strict):
+    """Losses and pictures on samples that are held out."""
+
+    every: int = Field(500, ge=0)
+    """Steps; 0 never."""
+    split: str = "val"
+    packs: Positive = 16
+    seed: int = 0
+    """Draws the noise, the same each time."""
+    pictures: int = Field(4, ge=0)
+    """Samples to generate each time."""
+    picture_steps: int = Field(20, ge=2)
+
+
+class LogSettings(Strict):
+    """Where figures go. JSON lines are always written."""
+
+    every: Positive = 1
+    tensorboard: bool = True
+    wandb: str | None = None
+    """Project name; needs the wandb package."""
+
+
+class TrainConfig(Strict):
+    """A whole run."""
+
+    out: Path
+    """Folder of the run: checkpoints, logs, pictures."""
+    steps: int | None = Field(None, ge=1)
+    """Optimiser steps; this or `epochs`."""
+    epochs: float | None = Field(None, gt=0)
+    accumulate: Positive = 1
+    """Packs a rank works on before each optimiser step."""
+    model: ModelSettings = ModelSettings()
+    data: PlanSettings
+    loader: LoaderSettings = LoaderSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    loss: LossSettings = LossSettings()
+    freeze: FreezeSettings = FreezeSettings()
+    lora: LoraSettings | None = None
+    ema: EmaSettings | None = EmaSettings()
+    parallel: ParallelSettings = ParallelSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    validation: ValidationSettings = ValidationSettings()
+    log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _one_length(self) -> TrainConfig:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("set either steps or epochs")
+        return self

@@ -1,0 +1,129 @@
+"""`sigma export`: a checkpoint of a run -> a directory in the released layout, or an adapter.
+
+A checkpoint holds what learns; the rest is taken from where the run started. So a model is put together as the
+run did, and what was learnt is read over it in place: never is there a second copy.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from pipelines.bundle import Blueprint, DType, read_blueprint
+from pipelines.settings import load_settings
+from pipelines.train.assemble import CHECKPOINTS, training_config
+from pipelines.train.checkpoint import Checkpointer
+from pipelines.train.config import TrainConfig
+from pipelines.train.freeze import apply_freeze
+from pipelines.train.lora import add_lora, is_lora, merge_lora, save_adapter
+from pipelines.train.parallel import World
+from pipelines.train.trainer import CONFIG
+from sigma_data.errors import ConfigError
+from sigma_data.files import disk_error
+from sigma_data.text import TOKENIZER_FILES
+from sigma_model.config import VAE_FILE, WEIGHT_FILES, find_file, weight_files
+from sigma_model.model import SigmaModel
+from sigma_model.weights import DTYPES, Checkpoint, export_model, init_model, load_model
+
+_AVERAGES, _RAW = WEIGHT_FILES
+_NUMBERS = {DType.FLOAT32: torch.float32, DType.BFLOAT16: torch.bfloat16}
+
+
+def export_run(
+    run: Path,
+    out: Path,
+    *,
+    step: int | None = None,
+    ema: bool = True,
+    adapter: bool = False,
+    dtype: DType = DType.AUTO,
+) -> Path:
+    """Export the checkpoint of `step`, or the newest one, of the run in folder `run`; returns `out`.
+
+    With `ema` the averages become `ema.safetensors`, otherwise the weights as they are `model.safetensors`; LoRA is
+    merged into them. `adapter` writes what LoRA learnt alone, for peft. `dtype` auto is that of the weights the run
+    started from, or float32 where it started from none; an adapter's stays as it is. Every number is rounded once,
+    but those of layers with LoRA twice where `dtype` is narrower than what the run started from. `out` appears by
+    rename, whole. Memory: one copy of the model, and its largest tensor twice.
+
+    Raises ConfigError where the run has no such checkpoint, averages or LoRA, or something lies at `out`, and
+    BuildError where `out` cannot be written.
+    """
+    config = load_settings(TrainConfig, run / CONFIG, ())
+    if ema and config.ema is None:
+        raise ConfigError(f"{run}: keeps no averages (ema is null): export its weights with --raw")
+    if adapter and config.lora is None:
+        raise ConfigError(f"{run}: trains no LoRA, so it has no adapter: leave --adapter out")
+    alone = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"), mesh=None)
+    checkpointer = Checkpointer(run / CHECKPOINTS, alone, config.checkpoint)
+    chosen = checkpointer.latest() if step is None else step
+    if chosen is None:
+        raise ConfigError(f"{run / CHECKPOINTS}: holds no complete checkpoint")
+    if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
+        raise ConfigError(f"--out {out}: is there already: choose another folder")
+
+    blueprint = read_blueprint(config.model.path, base=config.model.base)
+    vae = find_file(VAE_FILE, *blueprint.places)
+    if not vae.is_file():
+        raise ConfigError(f"{vae}: is not there any more, and belongs to the export: put it back")
+    started = _started_type(blueprint)
+    written = _NUMBERS.get(dtype, started)
+    model = _starting(config, blueprint, max(started, written, key=lambda kind: kind.itemsize))
+    _read_learnt(model, checkpointer, chosen, config, ema=ema)
+
+    temporary = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        if adapter:
+            save_adapter(model, temporary, base=config.model.path, dtype=_NUMBERS.get(dtype))
+        else:
+            merge_lora(model)
+            export_model(model, temporary, dtype=written, name=_AVERAGES if ema else _RAW)
+            for path in (vae, *_tokenizer_files(blueprint)):
+                shutil.copyfile(path, temporary / path.name)
+        temporary.rename(out)
+    except OSError as error:
+        raise disk_error(error, out) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return out
+
+
+def _started_type(blueprint: Blueprint) -> torch.dtype:
+    """The widest type among the weights a run started from; float32 where there are none."""
+    if not weight_files(blueprint.directory):
+        return torch.float32
+    tensors = Checkpoint(blueprint.directory).tensors.values()
+    return max((DTYPES.get(tensor.dtype, torch.float32) for tensor in tensors), key=lambda kind: kind.itemsize)
+
+
+def _starting(config: TrainConfig, blueprint: Blueprint, dtype: torch.dtype) -> SigmaModel:
+    """The model with the weights that the run started from, frozen and with LoRA as in the run."""
+    shape = training_config(blueprint.config, config)
+    if weight_files(blueprint.directory):
+        model = load_model(blueprint.directory, dtype=dtype, config=shape)
+    else:
+        model = init_model(shape, seed=config.model.seed, dtype=dtype)
+    apply_freeze(model, config.freeze)
+    if config.lora is not None:
+        add_lora(model, config.lora, seed=config.model.seed)
+    return model
+
+
+def _read_learnt(model: SigmaModel, checkpointer: Checkpointer, step: int, config: TrainConfig, *, ema: bool) -> None:
+    """Replace what learns by what a checkpoint holds, in the type it is held in."""
+    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    master = _NUMBERS[DType(config.model.master)]
+    for name, parameter in learning.items():
+        kind = torch.float32 if ema or is_lora(name) else master
+        parameter.data = torch.empty(parameter.shape, dtype=kind)  # the old memory is given back one by one
+    checkpointer.load(step, {"ema" if ema else "model": learning}, part=True)
+
+
+def _tokenizer_files(blueprint: Blueprint) -> list[Path]:
+    """The files of the tokenizer, where the run took it from."""
+    found = ([place / name for name in TOKENIZER_FILES if (place / name).is_file()] for place in blueprint.places)
+    return next(files for files in found if files)

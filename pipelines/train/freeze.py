@@ -1,0 +1,50 @@
+"""Which parameters learn: the model's own parts, then patterns over names.
+
+A pattern is searched for in our name of a parameter and in its released name, so that either may be written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from pipelines.train.config import FreezeSettings
+from sigma_data.errors import ConfigError
+from sigma_model.model import SigmaModel
+from sigma_model.weights import released_name
+
+
+def apply_freeze(model: SigmaModel, settings: FreezeSettings) -> None:
+    """Freeze parts of a model as the settings say; what they do not name learns.
+
+    To be called before `add_lora`. Raises ConfigError for a pattern that is no regular expression or
+    matches no parameter, and where nothing is left to learn.
+    """
+    model.freeze(und=settings.und, vit=settings.vit, llm=settings.llm)
+    parameters = dict(model.named_parameters())
+    for pattern in settings.patterns:
+        for name in matching(parameters, pattern, setting="freeze.patterns"):
+            parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise ConfigError("freeze: leaves no parameter that learns; freeze less")
+
+
+def matching(parameters: Iterable[str], pattern: str, *, setting: str, suffix: str = "") -> list[str]:
+    """The names of parameters, ours, in which a pattern is found; without `suffix`, which all must end with.
+
+    `setting` is where the user wrote the pattern. Raises ConfigError where it is no regular expression or
+    is found in none.
+    """
+    try:
+        found = [
+            name
+            for name in parameters
+            if any(re.search(pattern, known.removesuffix(suffix)) for known in (name, released_name(name)))
+        ]
+    except re.error as error:
+        raise ConfigError(f"{setting}: {pattern!r} is no regular expression ({error})") from None
+    if not found:
+        raise ConfigError(
+            f"{setting}: {pattern!r} matches nothing in the model; names are as in backbone.layers.0.gen.q"
+        )
+    return found

@@ -1,0 +1,133 @@
+"""Validation: losses on packs that are never trained on, with noise that is always the same, and pictures of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from PIL import Image as Pillow
+
+from pipelines.bundle import Bundle
+from pipelines.generate import Request, Settings, make_pictures
+from pipelines.train.config import TrainConfig
+from pipelines.train.losses import LossTable
+from pipelines.train.parallel import World, all_reduce_sum, callable_in_parts
+from pipelines.train.step import forward
+from sigma_data.images import load
+from sigma_data.loader import PackDataset
+from sigma_data.plan import Dropout, Entry, Plan, Planner, PlanSettings
+from sigma_data.sample import Sample
+from sigma_model.latents import Vae
+from sigma_model.model import SigmaModel
+
+_LOOK_AT = 1000
+"""Samples among which those for pictures are chosen."""
+
+
+def heldout_settings(config: TrainConfig) -> PlanSettings:
+    """The plan of the held-out packs: another split, nothing dropped, the order of the corpus."""
+    corpora = tuple(
+        corpus.model_copy(update={"split": config.validation.split, "repeat": 1.0}) for corpus in config.data.corpora
+    )
+    changes = {
+        "corpora": corpora, "mixture": None, "shuffle": False, "dropout": Dropout(text=0, latent=0, patch=0),
+        "seed": config.validation.seed,
+    }  # fmt: skip
+    return config.data.model_copy(update=changes)
+
+
+class HeldOut:
+    """The held-out packs of a run, spread over its ranks."""
+
+    def __init__(self, config: TrainConfig, world: World, planner: Planner, dataset: PackDataset) -> None:
+        self._config, self._world, self._dataset = config, world, dataset
+        self._plan: Plan = planner.plan(0)
+        self.packs = min(config.validation.packs, len(self._plan))
+        # Spread over the plan, so that a few packs show every family.
+        self._chosen = [number * len(self._plan) // self.packs for number in range(self.packs)]
+
+    @torch.no_grad()
+    def losses(self, model: SigmaModel, vae: Vae, attribute_ids: Mapping[str, int]) -> dict[str, float]:
+        """Average losses over the packs, by name as in `LossTable`; all ranks must call this together."""
+        world = self._world
+        table = LossTable(world.device)
+        for first in range(0, self.packs, world.size):
+            mine = first + world.rank
+            # A rank without a pack of its own runs the last one again, uncounted: all must do the same collectives.
+            loaded = self._dataset[self._plan.ticket(self._chosen[min(mine, self.packs - 1)])]
+            batch = loaded.batch.to(world.device)
+            out = forward(model, vae, batch, self._config)
+            if mine < self.packs:
+                table.add(batch, out, loaded.families, attribute_ids)
+        table.table = all_reduce_sum(table.table, world)
+        return table.averages()
+
+    def pictures(self, bundle: Bundle, count: int) -> dict[str, bytes]:
+        """Sample id -> PNG of references, answer and what the model makes, side by side, for the first samples.
+
+        All ranks must call this together, after `losses`: a sharded model can be used part by part once
+        it has run as a whole.
+        """
+        samples = self._drawable(count)
+        if not samples:
+            return {}
+        requests = [
+            Request(
+                sample.turns[0].instruction,
+                [data for image in sample.images if image.number in sample.references and (data := image.data)],
+                size=load(answer).size,
+                seed=self._config.validation.seed,
+                name=sample.id,
+            )
+            for sample, answer in samples
+        ]
+        settings = Settings(steps=self._config.validation.picture_steps, group_mask=self._config.model.group_mask)
+        with callable_in_parts(bundle.model):
+            made = make_pictures(bundle, requests, settings)
+        return {
+            sample.id: _side_by_side([*(load(data) for data in request.pictures), load(answer), picture])
+            for (sample, answer), request, picture in zip(samples, requests, made, strict=True)
+        }
+
+    def _drawable(self, count: int) -> list[tuple[Sample, bytes]]:
+        """Samples of one turn that a picture answers, with the answer; a family at a time, so that each is seen."""
+        found: list[tuple[Sample, bytes]] = []
+        for entry in self._first_of_each_family():
+            if len(found) == count:
+                break
+            reader = self._dataset.readers[entry.corpus]
+            sample = reader.sample(entry.row)
+            if len(sample.turns) == 1 and sample.targets == (len(sample.images),):
+                data = reader.pictures(entry.row, {image.number for image in sample.images})
+                images = tuple(replace(image, data=data[image.number]) for image in sample.images)
+                found.append((replace(sample, images=images), data[sample.targets[0]]))
+        return found
+
+    def _first_of_each_family(self) -> list[Entry]:
+        """The plan's samples: the first of every family, then the second of every family, and so on."""
+        seen: dict[int, int] = {}
+        ranked = []
+        for pack in range(len(self._plan)):
+            for entry in self._plan.ticket(pack).entries:
+                family = int(self._dataset.indexes[entry.corpus].families[entry.row])
+                seen[family] = seen.get(family, 0) + 1
+                ranked.append((seen[family], family, entry))
+            if len(ranked) > _LOOK_AT:
+                break
+        return [entry for _, _, entry in sorted(ranked, key=lambda one: one[:2])]
+
+
+def _side_by_side(pictures: Sequence[Pillow.Image], height: int = 256) -> bytes:
+    """A PNG of pictures in a row, all brought to one height."""
+    scaled = [picture.resize((max(1, picture.width * height // picture.height), height)) for picture in pictures]
+    gap = height // 32
+    row = Pillow.new("RGB", (sum(picture.width + gap for picture in scaled) - gap, height), "white")
+    left = 0
+    for picture in scaled:
+        row.paste(picture, (left, 0))
+        left += picture.width + gap
+    buffer = io.BytesIO()
+    row.save(buffer, "PNG")
+    return buffer.getvalue()

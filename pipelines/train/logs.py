@@ -1,0 +1,316 @@
+"""What a run tells: figures of every step in a file, on TensorBoard and W&B where asked, and a line to watch.
+
+The JSON lines are the record, and hold each step once, however often the run was resumed; the rest is a view of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import io
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import torch
+from torch import Tensor
+
+from pipelines.train.config import LogSettings
+from pipelines.train.flops import Work
+from sigma_data.errors import ConfigError
+from sigma_data.files import write_atomic
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+
+METRICS, TEXTS, PICTURES, TENSORBOARD, WANDB = "metrics.jsonl", "texts.jsonl", "pictures", "tensorboard", "wandb_id"
+"""Files and folders in the folder of a run."""
+
+_PLAIN_INTERVAL = 10.0  # seconds between plain lines
+_KINDS = ("text", "patch", "latent", "target")
+
+
+class Meter:
+    """Adds up what steps took on this rank; `figures` are rates over all ranks.
+
+    `peak` is the device's most operations a second, None where it is not known.
+    """
+
+    _NAMES = ("seconds", "wait", "stall", "samples", "skipped_samples", "flops", *_KINDS)
+
+    def __init__(self, peak: float | None) -> None:
+        self._peak = peak
+        self.clear()
+
+    def clear(self) -> None:
+        """Start anew."""
+        self._totals = dict.fromkeys(self._NAMES, 0.0)
+
+    def add(
+        self,
+        work: Work,
+        *,
+        seconds: float,
+        wait: float = 0.0,
+        stall: float = 0.0,
+        samples: int = 0,
+        skipped_samples: int = 0,
+        flops: float = 0.0,
+    ) -> None:
+        """Count a step in: its seconds, and of them those spent waiting for data and for a checkpoint.
+
+        `flops` are the model's, as `flops.training_flops` gives them first.
+        """
+        added = (seconds, wait, stall, samples, skipped_samples, flops, *(getattr(work, kind) for kind in _KINDS))
+        for name, value in zip(self._NAMES, added, strict=True):
+            self._totals[name] += value
+
+    @property
+    def totals(self) -> Tensor:
+        """[n] float64 on the CPU: to be summed over the ranks."""
+        return torch.tensor(list(self._totals.values()), dtype=torch.float64)
+
+    def figures(self, totals: Tensor, *, ranks: int) -> dict[str, float | None]:
+        """Rates from `totals` summed over `ranks`.
+
+        `tokens_per_second`, the same by kind, and `samples_per_second` are of all ranks together; `data_wait` and
+        `checkpoint_stall` are shares of the time; `tflops` is 10^12 operations a second of a device, `mfu` its share
+        of the peak, None where that is not known.
+        """
+        sums = dict(zip(self._NAMES, totals.tolist(), strict=True))
+        seconds = max(sums["seconds"], 1e-9)
+        each = ranks / seconds  # a step lasts as long on every rank
+        rate = sums["flops"] / seconds
+        return {
+            "tokens_per_second": sum(sums[kind] for kind in _KINDS) * each,
+            **{f"tokens_per_second/{kind}": sums[kind] * each for kind in _KINDS},
+            "samples_per_second": sums["samples"] * each,
+            "skipped_samples": sums["skipped_samples"],
+            "data_wait": sums["wait"] / seconds,
+            "checkpoint_stall": sums["stall"] / seconds,
+            "tflops": rate / 1e12,
+            "mfu": None if self._peak is None else rate / self._peak,
+        }
+
+
+class RunLog:
+    """Writes down a run in `folder`; only rank 0 writes, the others may call it all the same.
+
+    `total` steps are to be done, `resumed` of them are; what a run before this one wrote of later steps is removed.
+    `quiet` shows no progress. Raises ConfigError where W&B is asked for and not installed.
+    """
+
+    def __init__(
+        self, folder: Path, settings: LogSettings, *, total: int, resumed: int = 0, rank: int = 0, quiet: bool = False
+    ) -> None:
+        if settings.wandb is not None and importlib.util.find_spec("wandb") is None:
+            raise ConfigError(
+                "log.wandb: the wandb package is not installed: run `pip install wandb`, or set it to null"
+            )
+        self._folder = folder
+        self._writes = rank == 0
+        self._board: Any = None
+        self._wandb: Any = None
+        self._progress: Progress | None = None
+        if not self._writes:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self._metrics, self._texts = (_continued(folder / name, resumed) for name in (METRICS, TEXTS))
+        if settings.tensorboard:
+            self._board = _tensorboard(folder / TENSORBOARD, resumed)
+        if settings.wandb is not None:
+            self._wandb = _start_wandb(folder, settings.wandb)
+        if not quiet:
+            self._progress = Progress(total, resumed)
+
+    def step(self, step: int, figures: Mapping[str, float | None]) -> None:
+        """Write the figures of a step; None is a figure that there is not, and left out. See `Progress` for names."""
+        if not self._writes:
+            return
+        there = {name: value for name, value in figures.items() if value is not None}
+        line = {name: value if math.isfinite(value) else str(value) for name, value in there.items()}  # JSON has no NaN
+        _write_line(self._metrics, {"step": step, **line})
+        if self._board is not None:
+            for name, value in there.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(there, step=step)
+        if self._progress is not None:
+            self._progress.show(step, there)
+
+    def pictures(self, step: int, name: str, pictures: Sequence[bytes]) -> None:
+        """Keep pictures, PNG files, as pictures/STEP/NAME-1.png and so on."""
+        if not self._writes:
+            return
+        folder = self._folder / PICTURES / f"{step:08d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, data in enumerate(pictures, 1):
+            write_atomic(folder / f"{name}-{number}.png", data)
+            if self._board is not None:
+                self._board.add_image(f"{name}/{number}", _pixels(data), step, dataformats="HWC")
+        if self._wandb is not None:
+            wandb = importlib.import_module("wandb")
+            self._wandb.log({name: [wandb.Image(_pixels(data)) for data in pictures]}, step=step)
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Keep a text, as a line of texts.jsonl."""
+        if not self._writes:
+            return
+        _write_line(self._texts, {"step": step, "name": name, "text": text})
+        if self._board is not None:
+            self._board.add_text(name, text, step)
+        if self._wandb is not None:
+            self._wandb.log({name: text}, step=step)
+
+    def close(self) -> None:
+        """Finish all files, and leave the last progress on the screen."""
+        if not self._writes:
+            return
+        self._metrics.close()
+        self._texts.close()
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+        if self._progress is not None:
+            self._progress.close()
+
+
+class Progress:
+    """Where a run is: two lines that change on a terminal, a plain line now and then elsewhere; on standard error.
+
+    Of the figures it shows, where they are there, the losses `picture` and `text`, `norm` (the gradient's),
+    `tokens_per_second`, `mfu`, `data_wait`, `memory` (bytes), and `skipped` (steps).
+    """
+
+    def __init__(self, total: int, resumed: int) -> None:
+        self._total = total
+        self._step = resumed
+        self._figures: Mapping[str, float] = {}
+        self._last = self._said = time.monotonic()
+        self._pace = 0.0  # seconds a step, of late
+        self._live: Live | None = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(stderr=True), get_renderable=self._render, refresh_per_second=4)
+            self._live.start()
+
+    def show(self, step: int, figures: Mapping[str, float]) -> None:
+        """Take note of a step; drawing is another thread's work."""
+        now = time.monotonic()
+        if step > self._step:
+            took = (now - self._last) / (step - self._step)
+            self._pace = took if not self._pace else 0.95 * self._pace + 0.05 * took
+        self._step, self._last = step, now
+        self._figures = {**self._figures, **figures}  # figures of a validation stand beside those of the step
+        if self._live is None and now - self._said >= _PLAIN_INTERVAL:
+            self._said = now
+            self._line()
+
+    def close(self) -> None:
+        """Show the last step, and stop."""
+        if self._live is not None:
+            self._live.stop()
+        else:
+            self._line()
+
+    def _line(self) -> None:
+        sys.stderr.write(f"train: {' · '.join([self._where(), *self._parts()])}\n")
+        sys.stderr.flush()
+
+    def _where(self) -> str:
+        left = self._pace * (self._total - self._step)
+        return f"step {self._step:,} of {self._total:,}" + (f", {_duration(left)} left" if left else "")
+
+    def _parts(self) -> list[str]:
+        formats = {
+            "picture": "picture {:.4f}",
+            "text": "text {:.4f}",
+            "norm": "norm {:.3g}",
+            "tokens_per_second": "{:,.0f} tokens/s",
+            "mfu": "MFU {:.1%}",
+            "data_wait": "waits {:.1%} for data",
+        }
+        parts = [form.format(self._figures[name]) for name, form in formats.items() if name in self._figures]
+        if memory := self._figures.get("memory"):
+            parts.append(f"{memory / 2**30:.1f} GiB")
+        if skipped := self._figures.get("skipped"):
+            parts.append(f"{skipped:.0f} skipped")
+        return parts
+
+    def _render(self) -> RenderableType:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        head = Table.grid(padding=(0, 1))
+        head.add_row("train", ProgressBar(self._total, self._step, width=40), Text(self._where(), style="bold"))
+        return Group(head, Text(" · ".join(self._parts()), style="dim", no_wrap=True, overflow="ellipsis"))
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+def _continued(path: Path, resumed: int) -> TextIO:
+    """A file of JSON lines, open at its end, without lines of steps behind `resumed` or half a line of a killed run."""
+    if path.exists():
+        before = path.read_bytes()
+        kept = b"".join(line for line in before.splitlines(keepends=True) if _step_of(line) <= resumed)
+        if kept != before:
+            write_atomic(path, kept)
+    return path.open("a", encoding="utf-8")
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a line; infinite for what is no whole line."""
+    try:
+        return int(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _write_line(file: TextIO, values: Mapping[str, Any]) -> None:
+    file.write(json.dumps(values, ensure_ascii=False) + "\n")
+    file.flush()
+
+
+def _tensorboard(folder: Path, resumed: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        sys.stderr.write(
+            f"log.tensorboard: tensorboard is not installed, figures go to {METRICS} alone: "
+            "run `pip install tensorboard` to see curves\n"
+        )
+        return None
+    return SummaryWriter(str(folder), purge_step=resumed + 1)
+
+
+def _start_wandb(folder: Path, project: str) -> Any:
+    wandb = importlib.import_module("wandb")
+    kept = folder / WANDB
+    if not kept.exists():  # a resumed run goes on under the same name
+        write_atomic(kept, wandb.util.generate_id())
+    return wandb.init(project=project, name=folder.name, dir=str(folder), id=kept.read_text().strip(), resume="allow")
+
+
+def _pixels(data: bytes) -> Any:
+    """[h, w, 3] bytes of a PNG file."""
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as picture:
+        return np.asarray(picture.convert("RGB"))

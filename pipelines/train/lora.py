@@ -1,0 +1,172 @@
+"""Low-rank additions to linear layers: y = W x + b + (alpha / rank) B A x, where A and B learn.
+
+A linear layer becomes a subclass of itself in place, so its weight keeps its name: weights load, shard and
+are saved as without LoRA. peft's own layers rename it and draw A from global state; only its file format is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from pipelines.train.config import LoraSettings
+from pipelines.train.freeze import matching
+from sigma_data.errors import ConfigError
+from sigma_data.files import dump_json, write_atomic
+from sigma_model.model import SigmaModel
+from sigma_model.weights import write_tensors
+
+_LORA = re.compile(r"\.lora_[AB]\.weight$")
+_PEFT_PREFIX = "base_model.model."
+
+
+class LoraLinear(nn.Linear):
+    """A linear layer with a low-rank addition; `lora_A` [rank, in] and `lora_B` [out, rank] are float32."""
+
+    def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
+        super().__init__(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
+        self.weight, self.bias = base.weight, base.bias
+        self.rank, self.alpha = rank, alpha
+        self.lora_A = _empty_linear(base.in_features, rank, base.weight.device)
+        self.lora_B = _empty_linear(rank, base.out_features, base.weight.device)
+
+    def forward(self, input: Tensor) -> Tensor:
+        a, b = self.lora_A.weight.to(input.dtype), self.lora_B.weight.to(input.dtype)
+        return super().forward(input) + F.linear(F.linear(input, a), b) * (self.alpha / self.rank)
+
+    def merge(self) -> nn.Linear:
+        """The plain linear layer that computes the same; takes over this one's weight and changes it."""
+        plain = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        with torch.no_grad():
+            addition = self.lora_B.weight.float() @ self.lora_A.weight.float() * (self.alpha / self.rank)
+            self.weight.copy_(addition.add_(self.weight))
+        plain.weight, plain.bias = self.weight, self.bias
+        return plain
+
+
+def add_lora(model: SigmaModel, settings: LoraSettings, *, seed: int) -> None:
+    """Give linear layers low-rank additions; these alone learn from now on, and what `settings.train` matches.
+
+    What is frozen stays so: a frozen layer gets no addition, a frozen parameter does not learn. The
+    additions of a model on the meta device hold no numbers: call `init_lora` once it has memory.
+    Raises ConfigError for a pattern that matches nothing, or nothing that is not frozen, and for a layer
+    that would get an addition and learn in full.
+    """
+    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    linears = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    every = [name for name, _ in model.named_parameters()]
+    targets = set()
+    for pattern in settings.targets:
+        found = matching([name for name in every if name in linears], pattern, setting="lora.targets", suffix=".weight")
+        targets |= _not_frozen(found, learning, f"lora.targets: {pattern!r}")
+    trained = set()
+    for pattern in settings.train:
+        trained |= _not_frozen(matching(every, pattern, setting="lora.train"), learning, f"lora.train: {pattern!r}")
+    paths = {name.removesuffix(".weight") for name in targets}
+    if both := sorted(paths & {name.rpartition(".")[0] for name in trained}):
+        raise ConfigError(f"lora.train: {both[0]} is matched by lora.targets as well; narrow one of the two")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+    for path in paths:
+        base = model.get_submodule(path)
+        assert isinstance(base, nn.Linear)
+        model.set_submodule(path, LoraLinear(base, settings.rank, settings.alpha))
+    init_lora(model, seed=seed)
+
+
+def init_lora(model: nn.Module, *, seed: int) -> None:
+    """Draw A uniformly within 1 / sqrt(in), as peft does, and set B to zero, so that nothing changes at first.
+
+    Each A draws from its own generator, keyed by seed and name, on the CPU: the same numbers however the
+    model is sharded. Parameters on the meta device are left as they are.
+    """
+    for path, layer in _layers(model):
+        if layer.lora_A.weight.is_meta:
+            continue
+        digest = hashlib.sha256(f"{seed}/{path}.lora_A".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
+        drawn = torch.rand(layer.lora_A.weight.shape, generator=generator).mul_(2).sub_(1)
+        _fill(layer.lora_A.weight, drawn / math.sqrt(layer.in_features))
+        _fill(layer.lora_B.weight, torch.zeros(layer.lora_B.weight.shape))
+
+
+def is_lora(name: str) -> bool:
+    """Whether a parameter of this name is a low-rank addition, which has no released name."""
+    return _LORA.search(name) is not None
+
+
+def merge_lora(model: nn.Module) -> None:
+    """Add the low-rank additions to the weights and make the layers plain again; one tensor more is held at a time.
+
+    Sums are made in float32 and rounded once to the type of the weight. The model must not be sharded.
+    """
+    for path, layer in list(_layers(model)):
+        model.set_submodule(path, layer.merge())
+
+
+def save_adapter(model: SigmaModel, directory: Path, *, base: str, dtype: torch.dtype | None = None) -> None:
+    """Write what learns in a model with LoRA as an adapter that peft loads.
+
+    Its names are ours, so it goes onto a SigmaModel with the starting weights, whose name is `base`:
+    `peft.PeftModel.from_pretrained(load_model(base), directory)`. Beside LoRA peft knows whole modules only: of a
+    module in which a weight learns, all is written. The model must not be sharded. `dtype` None keeps each
+    tensor's own. Raises OSError.
+    """
+    layers = dict(_layers(model))
+    first = next(iter(layers.values()))
+    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    whole = {name.rpartition(".")[0] for name in learning if not is_lora(name)}
+    settings = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": first.rank,
+        "lora_alpha": first.alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted(layers),
+        "modules_to_save": sorted(whole) or None,
+    }
+    tensors = {
+        f"{_PEFT_PREFIX}{name}": parameter
+        for name, parameter in model.named_parameters()
+        if is_lora(name) or name.rpartition(".")[0] in whole
+    }
+    write_tensors(directory / "adapter_model.safetensors", tensors, dtype=dtype)
+    write_atomic(directory / "adapter_config.json", dump_json(settings))
+
+
+def _empty_linear(inputs: int, outputs: int, device: torch.device) -> nn.Linear:
+    """Without the numbers that PyTorch would draw from its global generator."""
+    made: nn.Linear = nn.Linear(inputs, outputs, bias=False, device="meta").to_empty(device=device)
+    return made
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
+    return ((path, module) for path, module in model.named_modules() if isinstance(module, LoraLinear))
+
+
+def _not_frozen(found: list[str], learning: list[str], pattern: str) -> set[str]:
+    left = set(found) & set(learning)
+    if not left:
+        raise ConfigError(f"{pattern} matches only what `freeze` holds fast; freeze less, or leave the pattern out")
+    return left
+
+
+@torch.no_grad()
+def _fill(parameter: Tensor, whole: Tensor) -> None:
+    """Copy a whole tensor into a parameter; into this rank's part where it is sharded."""
+    if isinstance(parameter, DTensor):
+        whole = whole.to(parameter.device)
+        part = distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        parameter.to_local().copy_(part.to_local())
+    else:
+        parameter.copy_(whole)

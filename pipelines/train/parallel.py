@@ -1,0 +1,284 @@
+"""How the work is spread over ranks: the world, a model sharded over it, and sums over all of it.
+
+`parallelize` tells the whole story in order: checkpointing, compilation, FSDP2. It may be given a model on the
+meta device; each rank then reads or draws its own rows of every tensor, and none ever holds a full copy.
+
+Gradients are sums over ranks, not averages: a loss must be divided by the tokens of all ranks beforehand. Every
+rank must run the same parts of the model in every pass, and its loss must depend on both outputs, also where its
+pack has no pictures or no answers (a sum over nothing serves): what one rank reduces, all reduce.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+from torch.utils.checkpoint import checkpoint
+
+from pipelines.train.config import ParallelSettings
+from pipelines.train.lora import is_lora
+from sigma_data.errors import ConfigError
+from sigma_model.model import SigmaModel
+from sigma_model.weight_names import released_name
+from sigma_model.weights import Checkpoint, assign, fresh_tensor
+
+
+@dataclass(frozen=True)
+class World:
+    """The ranks of a run and this one's place among them.
+
+    `mesh` has a dimension `shard` and, where there are several copies of the parameters, `replicate` before it.
+    It is None in a process that works alone and needs no FSDP: its parameters are plain tensors.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+    mesh: DeviceMesh | None
+    offload: bool = False
+    """Parameters lie in the memory of the CPU, though the device is a GPU."""
+
+
+def start_world(
+    settings: ParallelSettings, *, device: str = "auto", timeout_s: float = 600, mixed: bool = False
+) -> World:
+    """Join the ranks that torch's launcher started, or start a world of one where there is no launcher.
+
+    `device`: auto, cpu or cuda; auto is a GPU where there is one. `timeout_s` seconds is how long ranks wait for
+    one another. `mixed` says that the model computes in another type than its parameters have: in one process, too,
+    that is FSDP's work. Raises ConfigError where the settings do not fit the ranks or the machine.
+    """
+    rank, size, local_rank = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    on_gpu = torch.cuda.is_available() if device == "auto" else device == "cuda"
+    if on_gpu and local_rank >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ConfigError(
+            f"process {local_rank + 1} of this machine has no GPU of its own, there are {count}: set --nproc"
+        )
+    for name, wanted in (("offload", settings.offload), ("compile", settings.compile)):
+        if wanted and not on_gpu:
+            raise ConfigError(f"parallel.{name} needs a GPU, and this run has none: leave it out")
+    shard = settings.shard or size
+    if size % shard:
+        fitting = ", ".join(str(count) for count in range(1, size + 1) if size % count == 0)
+        raise ConfigError(f"parallel.shard: {shard} does not divide the {size} ranks: choose one of {fitting}")
+    chosen = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(chosen)
+    # A store of one's own only where there is no launcher, which has one for all.
+    alone = None if "RANK" in os.environ else dist.HashStore()  # type: ignore[attr-defined]
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+        store=alone,
+        rank=-1 if alone is None else 0,
+        world_size=-1 if alone is None else 1,
+        timeout=timedelta(seconds=timeout_s),
+    )
+    mesh = None
+    if shard < size:
+        mesh = init_device_mesh(chosen.type, (size // shard, shard), mesh_dim_names=("replicate", "shard"))
+    elif size > 1 or mixed or settings.offload:
+        mesh = init_device_mesh(chosen.type, (size,), mesh_dim_names=("shard",))
+    return World(rank, size, local_rank, chosen, mesh, offload=settings.offload)
+
+
+def stop_world() -> None:
+    """Leave the ranks; nothing where there are none."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def parallelize(model: SigmaModel, world: World, settings: ParallelSettings, *, dtype: torch.dtype) -> None:
+    """Make a model ready for this world, in place; names of parameters stay what they are.
+
+    `dtype` is what layers compute in; gradients are reduced in float32 and summed over ranks. Without a mesh a model
+    computes in the type of its parameters (see `mixed` of `start_world`). What learns must be chosen before, and all
+    that learns be of one type.
+    """
+    layers: list[nn.Module] = [*model.backbone.layers, *(model.vision.layers if model.vision is not None else ())]
+    every = {"none": 0, "selective": 2, "full": 1}[settings.checkpointing]
+    for number, layer in enumerate(layers):
+        # The forward method alone is replaced: FSDP's hooks stay outside, and parameters keep their names.
+        if every and number % every == 0:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+        if settings.compile and number < len(model.backbone.layers):
+            layer.forward = torch.compile(layer.forward)
+    if world.mesh is None:
+        return
+    policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    offload = CPUOffloadPolicy() if settings.offload else OffloadPolicy()
+    for module in (*layers, model):
+        unit = fully_shard(module, mesh=world.mesh, mp_policy=policy, offload_policy=offload)
+        unit.set_gradient_divide_factor(1.0)
+        unit.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+
+
+def load_weights_sharded(
+    model: SigmaModel,
+    directory: Path,
+    world: World,
+    *,
+    dtype: torch.dtype,
+    learning: torch.dtype | None = None,
+) -> None:
+    """Fill a parallelized model on the meta device from a released directory; a rank reads its own rows alone.
+
+    All becomes `dtype`, but what learns `learning` where that is given. Low-rank additions keep their type and become
+    zero: `init_lora` draws them. Memory: this rank's share, and its rows of one tensor more.
+    Raises ConfigError as `sigma_model.weights.load_weights` does, before any data is read.
+    """
+    stored = Checkpoint(Path(directory))
+    wanted = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if not is_lora(name)}
+    stored.check({released_name(name): tensor.shape for name, tensor in wanted.items()})
+    ours = {released_name(name): name for name in wanted}
+
+    def read(name: str, part: Tensor, rows: tuple[int, int]) -> None:
+        part.copy_(stored.read(released_name(name), dtype=part.dtype, device=part.device, rows=rows))
+
+    # An attribute projection, which files may lack, is not in their order, and stays zero then.
+    _materialize(model, world, dtype, learning, [ours[name] for name in stored.in_order()], read)
+
+
+def init_weights_sharded(
+    model: SigmaModel, seed: int, world: World, *, dtype: torch.dtype, learning: torch.dtype | None = None
+) -> None:
+    """Fill a parallelized model on the meta device with what training from scratch starts from.
+
+    The numbers are those of `sigma_model.weights.init_model`, whatever the number of ranks; types as in
+    `load_weights_sharded`. Memory: this rank's share, and one whole tensor more.
+    """
+    order = [name for name in model.state_dict(keep_vars=True) if not is_lora(name)]
+    shapes = {name: tensor.shape for name, tensor in model.state_dict(keep_vars=True).items()}
+
+    def draw(name: str, part: Tensor, rows: tuple[int, int]) -> None:
+        part.copy_(fresh_tensor(model.config, name, shapes[name], seed=seed)[rows[0] : rows[1]])
+
+    _materialize(model, world, dtype, learning, order, draw)
+
+
+@torch.no_grad()
+def _materialize(
+    model: SigmaModel,
+    world: World,
+    dtype: torch.dtype,
+    learning: torch.dtype | None,
+    order: Iterable[str],
+    fill: Callable[[str, Tensor, tuple[int, int]], None],
+) -> None:
+    """Give a model on the meta device memory, all zero, then let `fill(name, part, rows)` write parts, in `order`."""
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        assert tensor.is_meta, f"{name} is not on the meta device"
+        if not is_lora(name):
+            wanted = learning if learning is not None and tensor.requires_grad else dtype
+            assign(model, name, tensor.detach().to(wanted))
+    model.to_empty(device="cpu" if world.offload else world.device)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(world.device))
+    tensors = model.state_dict(keep_vars=True)
+    for tensor in tensors.values():
+        _local(tensor).zero_()
+    for name in order:
+        fill(name, _local(tensors[name]), _rows(tensors[name]))
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this rank holds, sharing its memory."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _rows(tensor: Tensor) -> tuple[int, int]:
+    """The rows [first, last) of a tensor that this rank holds."""
+    if not isinstance(tensor, DTensor):
+        return 0, len(tensor)
+    shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return (offset[0], offset[0] + shape[0]) if shape[0] else (0, 0)
+
+
+@contextmanager
+def callable_in_parts(model: nn.Module) -> Iterator[None]:
+    """Within, parts of a model may be called by themselves, as sampling does.
+
+    Parameters outside layers are gathered; a layer's are while it runs. So every rank must run as many passes, and
+    the model must have run as a whole before.
+    """
+    if isinstance(model, FSDPModule):
+        model.unshard()
+    try:
+        yield
+    finally:
+        if isinstance(model, FSDPModule):
+            model.reshard()
+
+
+def all_reduce_sum(tensor: Tensor, world: World) -> Tensor:
+    """The sum of a tensor over all ranks; the tensor itself stays as it is."""
+    total = tensor.clone()
+    if world.size > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def barrier(world: World) -> None:
+    """Wait for all ranks."""
+    if world.size > 1:
+        dist.barrier(device_ids=[world.local_rank] if world.device.type == "cuda" else None)
+
+
+@torch.no_grad()
+def clip_grad_norm(parameters: Iterable[Tensor], world: World, max_norm: float) -> Tensor:
+    """Scale gradients down to a norm of `max_norm` over all ranks; returns the norm before, [] float32.
+
+    Nothing waits for the device. A norm that is not finite makes every gradient NaN or zero: do not step then.
+    Sharded gradients are added up over the ranks that share them; plain ones must be the same on all ranks.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    sharded = [gradient.to_local() for gradient in gradients if isinstance(gradient, DTensor)]
+    plain = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
+    device = next((gradient.device for gradient in (*sharded, *plain)), world.device)
+    squares = _squares(sharded, device)
+    if world.mesh is not None:
+        dist.all_reduce(squares, group=world.mesh.get_group("shard"))
+    norm = (squares + _squares(plain, device)).sqrt()
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in (*sharded, *plain):
+        gradient.mul_(factor.to(gradient.dtype))
+    return norm.to(world.device)
+
+
+def _squares(tensors: list[Tensor], device: torch.device) -> Tensor:
+    """The sum of squares of tensors, [] float32."""
+    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float32) for tensor in tensors]
+    return torch.stack(norms).square().sum() if norms else torch.zeros((), device=device)
+
+
+@torch.no_grad()
+def full_state_on_rank0(state: nn.Module | Mapping[str, Tensor], world: World) -> Iterator[tuple[str, Tensor]]:
+    """Whole tensors on the CPU, by name, one at a time and on rank 0 alone; the other ranks get none.
+
+    `state`: a mapping, or a model for its parameters and persistent buffers. Every rank must run the iterator to
+    its end, for each tensor is gathered from all. Memory: one whole tensor on every rank.
+    """
+    tensors = state.state_dict() if isinstance(state, nn.Module) else state
+    for name, tensor in tensors.items():
+        if isinstance(tensor, DTensor):
+            moved = tensor.to(world.device)  # where it is gathered, which an offloaded one is not
+            assert isinstance(moved, DTensor)
+            tensor = moved.full_tensor()
+        if world.rank == 0:
+            yield name, tensor.cpu()

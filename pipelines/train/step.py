@@ -1,0 +1,100 @@
+"""One optimiser step: several packs forward and backward, one clipped update, or none where it went wrong.
+
+Losses are divided by the tokens of the whole step on all ranks, which are known before the first
+forward pass; gradients add up over packs and ranks. So neither accumulation nor the number of ranks
+changes what a step means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipelines.train.config import TrainConfig
+from pipelines.train.ema import Ema
+from pipelines.train.losses import LossTable, Weights
+from pipelines.train.parallel import World, all_reduce_sum, clip_grad_norm
+from sigma_data.batch import PackedBatch
+from sigma_data.loader import Loaded
+from sigma_model.attention import Backend
+from sigma_model.latents import Vae
+from sigma_model.model import Output, SigmaModel
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What a step did. `norm`: the gradient's, before clipping. `loss`: of this step, on all ranks."""
+
+    taken: bool
+    norm: float
+    loss: float
+    stop: bool
+    """A rank was asked to stop."""
+
+
+class Stepper:
+    """Carries out optimiser steps on the parts it is given."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        world: World,
+        model: SigmaModel,
+        vae: Vae,
+        optimizer: torch.optim.Optimizer,
+        ema: Ema | None,
+        attribute_ids: Mapping[str, int],
+    ) -> None:
+        self._config, self._world, self._model, self._vae = config, world, model, vae
+        self._optimizer, self._ema, self._attribute_ids = optimizer, ema, attribute_ids
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.losses = LossTable(world.device)
+
+    def step(self, packs: Sequence[Loaded], lr: float, *, stop: bool = False) -> Stepped:
+        """Learn from `packs`, this rank's share of the step. `stop` tells all ranks that this one must stop."""
+        loss_settings, limits = self._config.loss, self._config.optimizer
+        batches = [pack.batch.to(self._world.device, non_blocking=True) for pack in packs]
+        weights = [Weights.of(batch, reweight_text=loss_settings.reweight_text) for batch in batches]
+        sums = torch.stack([weight.sums for weight in weights]).sum(0)
+        told = all_reduce_sum(torch.cat((sums, sums.new_tensor([float(stop)]))), self._world)
+        scales = told.new_tensor([loss_settings.picture, loss_settings.text]) / told[:2].clamp(min=1e-12)
+        total = torch.zeros((), dtype=torch.float64, device=self._world.device)
+        losses = LossTable(self._world.device)
+        for pack, batch, weight in zip(packs, batches, weights, strict=True):
+            out = forward(self._model, self._vae, batch, self._config)
+            picture = (out.mse.mean(-1) * weight.picture).sum() * scales[0].float()
+            text = (out.ce * weight.text).sum() * scales[1].float()
+            loss = picture + text
+            loss.backward()
+            total += loss.detach()
+            losses.add(batch, out, pack.families, self._attribute_ids)
+        norm = clip_grad_norm(self._parameters, self._world, limits.clip)
+        read = torch.stack((norm.double(), all_reduce_sum(total, self._world), told[2]))
+        norm_value, loss_value, stops = read.tolist()  # the one place where a step waits for the device
+        taken = norm_value < (limits.spike or float("inf"))  # not where it is NaN or infinite
+        if taken:
+            for group in self._optimizer.param_groups:
+                group["lr"] = lr
+            self._optimizer.step()
+            if self._ema is not None:
+                self._ema.update()
+            self.losses.table += losses.table  # of a step that is not taken, nothing is shown as learnt
+        self._optimizer.zero_grad(set_to_none=True)
+        return Stepped(taken, norm_value, loss_value, stops > 0)
+
+
+def forward(model: SigmaModel, vae: Vae, batch: PackedBatch, config: TrainConfig) -> Output:
+    """Encode a batch's pictures, each by itself, and run the model."""
+    encoded: Sequence[Tensor] = batch.known_latents or vae.encode(batch.pictures)
+    latents = model.clean_latents(batch, encoded)
+    output: Output = model(
+        batch,
+        latents,
+        timestep_shift=config.loss.timestep_shift,
+        group_mask=config.model.group_mask,
+        backend=Backend(config.model.attention),
+    )
+    return output

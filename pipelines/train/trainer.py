@@ -1,0 +1,184 @@
+"""The loop: read packs, step, log, validate, save, until the steps are done or someone says stop."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from types import FrameType
+from typing import Any
+
+import torch
+
+from pipelines.settings import dump_settings
+from pipelines.train.assemble import Run, assemble, compute_dtype, computes_otherwise
+from pipelines.train.config import TrainConfig
+from pipelines.train.flops import Work, peak_flops, training_flops, work_of
+from pipelines.train.logs import Meter, RunLog
+from pipelines.train.optimizer import learning_rate
+from pipelines.train.parallel import all_reduce_sum, start_world, stop_world
+from pipelines.train.step import Stepped, Stepper
+from sigma_data.errors import TrainError
+from sigma_data.files import write_atomic
+from sigma_data.loader import Loaded, Loader
+from sigma_data.skips import SkipLog
+
+CONFIG = "config.yaml"
+"""The configuration as it was used, in the folder of the run."""
+SKIPPED = "skipped-{rank}.jsonl"
+"""Samples with bad pictures that a rank has met."""
+
+
+def train(config: TrainConfig, *, quiet: bool = False) -> dict[str, Any]:
+    """Train, resuming where the folder has a checkpoint; returns what came of it.
+
+    Raises SigmaError for what a user can mend.
+    """
+    world = start_world(config.parallel, mixed=computes_otherwise(config))
+    try:
+        if world.rank == 0:
+            config.out.mkdir(parents=True, exist_ok=True)
+            write_atomic(config.out / CONFIG, dump_settings(config))
+        run = assemble(config, world)
+        return Trainer(run, quiet=quiet).run()
+    finally:
+        stop_world()
+
+
+class Trainer:
+    """Works off the steps of a run."""
+
+    def __init__(self, run: Run, *, quiet: bool = False) -> None:
+        config, bundle = run.config, run.bundle
+        self._run = run
+        self._total = run.total_steps()
+        self._stepper = Stepper(
+            config, run.world, bundle.model, bundle.vae, run.optimizer, run.ema, bundle.encoder.attribute_ids
+        )
+        self._log = RunLog(
+            config.out, config.log, total=self._total, resumed=run.step, rank=run.world.rank, quiet=quiet
+        )
+        self._skips = SkipLog(config.out / SKIPPED.format(rank=run.world.rank), config.loader.max_bad)
+        device = run.world.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        self._meter = Meter(peak_flops(name, compute_dtype(config, device)))
+        self._stop = False
+        self._last_log = run.step
+
+    def run(self) -> dict[str, Any]:
+        """All steps that are left. Raises TrainError where too many in a row went wrong."""
+        run, config = self._run, self._run.config
+        began, stopped = run.step, False
+        loader = run.loader()
+        with self._told_to_stop(), closing(self._log), closing(iter(loader)) as packs:
+            if run.step == 0:
+                self._validate()
+            while run.step < self._total and not stopped:
+                stopped = self._one_step(packs, loader)
+                if config.validation.every and run.step % config.validation.every == 0:
+                    self._validate()
+            run.checkpointer.finish()
+        return {
+            "out": str(config.out), "steps": run.step, "of": self._total, "new": run.step - began,
+            "skipped": run.skipped, "stopped": stopped, "checkpoint": run.checkpointer.latest(),
+        }  # fmt: skip
+
+    def _one_step(self, packs: Iterator[Loaded], loader: Loader) -> bool:
+        """Read, learn, log, save where it is time; whether the run was told to stop."""
+        run, config = self._run, self._run.config
+        begin = time.perf_counter()
+        loaded = [next(packs) for _ in range(config.accumulate)]
+        wait = time.perf_counter() - begin
+        for pack in loaded:
+            self._skips.add(pack.samples, pack.skips)
+        lr = learning_rate(run.step, self._total, config.optimizer, config.schedule)
+        result = self._stepper.step(loaded, lr, stop=self._stop)
+        run.step += 1
+        run.bad = 0 if result.taken else run.bad + 1
+        run.skipped += not result.taken
+        if run.bad >= config.optimizer.max_bad_steps:
+            raise TrainError(
+                f"{run.bad} steps in a row up to step {run.step} gave losses or gradients that are no usable numbers "
+                f"(the last loss was {result.loss:g}, its gradient's norm {result.norm:g}): use a lower optimizer.lr, "
+                "or look at the samples of the packs that metrics.jsonl names"
+            )
+        due = bool(config.checkpoint.every) and run.step % config.checkpoint.every == 0
+        done = result.stop or run.step == self._total
+        saving = time.perf_counter()
+        if due or done:
+            run.save(loader.state())
+        now = time.perf_counter()
+        work = sum((work_of(pack.batch, group_mask=config.model.group_mask) for pack in loaded), Work())
+        flops, _ = training_flops(
+            run.bundle.model.config, work, frozen=config.freeze, lora=config.lora,
+            checkpointing=config.parallel.checkpointing,
+        )  # fmt: skip
+        self._meter.add(
+            work, seconds=now - begin, wait=wait, stall=now - saving, flops=flops,
+            samples=sum(pack.samples for pack in loaded), skipped_samples=sum(len(pack.skips) for pack in loaded),
+        )  # fmt: skip
+        if run.step % config.log.every == 0 or done:
+            self._log_step(loaded, lr, result)
+        return result.stop
+
+    def _log_step(self, loaded: Sequence[Loaded], lr: float, result: Stepped) -> None:
+        """Figures of the steps since the last time, over all ranks."""
+        run, world = self._run, self._run.world
+        losses = self._stepper.losses
+        losses.table = all_reduce_sum(losses.table, world)
+        totals = all_reduce_sum(self._meter.totals.to(world.device), world).cpu()
+        figures: dict[str, float | None] = {
+            "loss": result.loss, "norm": result.norm, "lr": lr, "skipped": run.skipped,
+            "epoch": loaded[-1].epoch, "pack": loaded[-1].pack, "memory": _memory(world.device),
+            **losses.averages(), **self._meter.figures(totals, ranks=world.size),
+        }  # fmt: skip
+        self._log.step(run.step, figures)
+        losses.clear()
+        self._meter.clear()
+
+    def _validate(self) -> None:
+        """Held-out losses of the weights, and of their average; pictures of what is used afterwards."""
+        run, settings = self._run, self._run.config.validation
+        if run.heldout is None:
+            return
+        model, vae = run.bundle.model, run.bundle.vae
+        ids = run.bundle.encoder.attribute_ids
+        figures = {f"val/{name}": value for name, value in run.heldout.losses(model, vae, ids).items()}
+        with run.ema.swapped(model) if run.ema is not None else nullcontext():
+            if run.ema is not None:
+                averaged = run.heldout.losses(model, vae, ids)
+                figures |= {f"val_ema/{name}": value for name, value in averaged.items()}
+            made = run.heldout.pictures(run.bundle, settings.pictures)
+        self._log.step(run.step, figures)
+        if made:
+            self._log.pictures(run.step, "sample", list(made.values()))
+
+    @contextmanager
+    def _told_to_stop(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the run after the step that is under way; a second Ctrl-C ends it at once."""
+
+        def stop(number: int, _frame: FrameType | None) -> None:
+            if self._stop and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self._stop = True
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _memory(device: torch.device) -> int:
+    """Most bytes that this process has had, on the device or in memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,279 @@
+"""Manifest -> the arrays of an index: one pass in chunks, so that memory does not grow with the corpus.
+
+All but the texts are columns that go over as they are; each sample's texts become the pieces of
+`sequence.outline`, and each piece a number of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from sigma_data.corpus import MANIFEST, Corpus, file_digest, manifest_schema
+from sigma_data.errors import CorpusError, SequenceError
+from sigma_data.instruction import Text
+from sigma_data.record import KEY
+from sigma_data.sample import Family, Image, Sample, Source, Turn
+from sigma_data.sequence import Kind, Piece, outline
+from sigma_data.text import TextEncoder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Progress = Callable[[int, int], None]
+"""Told how many samples are done, and how many there are."""
+
+_CHUNK = 4096
+_ROW = ("id", "family", "split", "shard", "json_offset", "json_size")
+_IMAGE = ("number", "width", "height", "offset", "size")
+_TURN = ("instruction", "target", "response")
+_COLUMNS = (*_ROW, *(f"images.list.element.{name}" for name in _IMAGE), "turns")
+_DTYPES: Mapping[str, str] = {
+    "families": "u1", "splits": "u1", "shard": "i4", "json_offset": "i8", "json_size": "i8",
+    "image_first": "i8", "image_number": "i2", "image_width": "i4", "image_height": "i4", "image_offset": "i8",
+    "image_size": "i8", "piece_first": "i8", "piece_kind": "u1", "piece_image": "i2", "piece_length": "i4",
+    "words_only": "?",
+}  # fmt: skip
+"""All arrays but `ids`, which is as wide as the longest id; `sigma_data.index` says what they hold."""
+
+
+def write_arrays(corpus: Corpus, encoder: TextEncoder, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Write the arrays of a `sigma_data.index.CorpusIndex` into a folder; returns what of it is no array.
+
+    Raises CorpusError where the manifest is not the committed one, or holds what no build writes.
+    """
+    path = corpus.path / MANIFEST
+    entry = corpus.commit["files"][MANIFEST]
+    try:
+        # Before a reader sees it: damage would make it fail in many ways, or not at all.
+        if file_digest(path) != (entry["bytes"], entry["sha256"]):
+            raise CorpusError(f"{path}: is not the file that was committed; run sigma validate")
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error.strerror or error})") from None
+    shards, splits = sorted(corpus.shards), sorted(corpus.sums["splits"])
+    shard_bytes = [int(corpus.shards[name]["bytes"]) for name in shards]
+    faults: dict[int, str] = {}
+    row, total = 0, int(corpus.sums["written"])
+    with ExitStack() as stack:
+        dtypes = {"ids": f"S{_longest_id(path)}", **_DTYPES}
+        arrays = {name: stack.enter_context(_Array(folder / f"{name}.npy", dtype)) for name, dtype in dtypes.items()}
+        progress(0, total)
+        arrays["image_first"].append([0])
+        arrays["piece_first"].append([0])
+        for batch in _batches(path, _COLUMNS):
+            counts, images = _flattened(batch, "images", path)
+            turn_counts, turns = _flattened(batch, "turns", path)
+            asked = (Turn(*turn) for turn in zip(*(turns[name].to_pylist() for name in _TURN), strict=True))
+            samples = _samples(images["number"].to_pylist(), counts.tolist(), asked, turn_counts.tolist())
+            pieces = _pieces(samples, encoder)
+            faults |= {row + place: reason for place, reason in pieces.faults.items()}
+            made: dict[str, npt.ArrayLike] = {
+                "ids": [text.encode() for text in batch["id"].to_pylist()],
+                "families": _numbered(batch, "family", list(Family), path),
+                "splits": _numbered(batch, "split", splits, path),
+                "shard": _numbered(batch, "shard", shards, path),
+                "json_offset": batch["json_offset"].to_numpy(), "json_size": batch["json_size"].to_numpy(),
+                "image_first": arrays["image_number"].length + np.cumsum(counts),
+                "piece_first": arrays["piece_kind"].length + np.cumsum(pieces.counts),
+                **{f"image_{name}": images[name].to_numpy() for name in _IMAGE},
+                "piece_kind": pieces.kinds, "piece_image": pieces.images, "piece_length": pieces.lengths,
+                "words_only": pieces.words_only,
+            }  # fmt: skip
+            columns = {name: np.asarray(value, arrays[name].dtype) for name, value in made.items()}
+            _refuse_odd_places(columns, counts, shard_bytes, path)
+            for name, column in columns.items():
+                arrays[name].append(column)
+            row += len(counts)
+            progress(row, total)
+    return {"shards": shards, "shard_bytes": shard_bytes, "splits": splits, "faults": faults}
+
+
+class _Array:
+    """An .npy file that grows at its end; use as a context manager."""
+
+    def __init__(self, path: Path, dtype: str) -> None:
+        self.dtype = np.dtype(dtype)
+        self.length = 0
+        self._file = path.open("wb")
+
+    def __enter__(self) -> Self:
+        self._write_header()
+        return self
+
+    def append(self, values: npt.ArrayLike) -> None:
+        array = np.asarray(values, self.dtype)
+        self._file.write(array.tobytes())
+        self.length += len(array)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        with self._file:
+            if kind is None:
+                self._file.seek(0)
+                self._write_header()
+
+    def _write_header(self) -> None:
+        # numpy pads the header so that a length of any size can be written over the first.
+        described = np.lib.format.dtype_to_descr(self.dtype)
+        header = {"descr": described, "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+
+def _batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The manifest in chunks. Raises CorpusError where it cannot be read, or has nothing where something must be."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            there = file.schema_arrow
+            names = {column.partition(".")[0] for column in columns}
+            expected = [column for column in manifest_schema() if column.name in names]
+            wrong = [f.name for f in expected if f.name not in there.names or there.field(f.name).type != f.type]
+            if wrong:
+                raise CorpusError(f"{path}: the columns {', '.join(wrong)} are not there, or of another type")
+            for batch in file.iter_batches(_CHUNK, columns=list(columns), use_threads=False):
+                for name in batch.schema.names:
+                    _refuse_nothing(batch[name], name, path)
+                yield batch
+    except (OSError, pa.ArrowException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise CorpusError(f"{path}: cannot be read ({reason}); run sigma validate") from None
+
+
+def _longest_id(path: Path) -> int:
+    """Bytes of the longest id. Raises CorpusError for one that is no key of a shard."""
+    import pyarrow.compute as pc
+
+    longest = 1
+    for batch in _batches(path, ["id"]):
+        if not pc.all(pc.match_substring_regex(batch["id"], f"^{KEY.pattern}$")).as_py():
+            raise CorpusError(f"{path}: has an id that is no key of a shard")
+        longest = max(longest, pc.max(pc.binary_length(batch["id"])).as_py())
+    return longest
+
+
+def _numbered(batch: pa.RecordBatch, column: str, names: Sequence[str], path: Path) -> npt.NDArray[Any]:
+    """Where in `names` each value of a column stands."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = pc.index_in(batch[column], value_set=pa.array([str(name) for name in names], pa.string()))
+    if found.null_count:
+        raise CorpusError(f"{path}: names a {column} that the commit does not; run sigma validate")
+    numbers: npt.NDArray[Any] = found.to_numpy()
+    return numbers
+
+
+def _flattened(batch: pa.RecordBatch, column: str, path: Path) -> tuple[npt.NDArray[np.int32], dict[str, pa.Array]]:
+    """Of a column of lists: how many entries each row has, and the fields of all entries, one behind another."""
+    import pyarrow.compute as pc
+
+    entries = batch[column].flatten()
+    fields = dict(zip([field.name for field in entries.type], entries.flatten(), strict=True))
+    for name, values in fields.items():
+        if name not in ("target", "response"):  # one of the two is there
+            _refuse_nothing(values, f"{column}.{name}", path)
+    counts: npt.NDArray[np.int32] = pc.list_value_length(batch[column]).to_numpy()
+    return counts, fields
+
+
+def _refuse_nothing(values: pa.Array, name: str, path: Path) -> None:
+    if values.null_count:
+        raise CorpusError(f"{path}: has nothing in {name} in some rows; run sigma validate")
+
+
+def _samples(
+    numbers: Sequence[int], image_counts: Sequence[int], turns: Iterator[Turn], turn_counts: Sequence[int]
+) -> Iterator[Sample]:
+    """Samples as far as an outline asks: numbers of pictures, and turns without bindings, which change no length."""
+    nowhere = Source("", "", 0)
+    first = 0
+    for image_count, turn_count in zip(image_counts, turn_counts, strict=True):
+        images = tuple(Image(number, None) for number in sorted(numbers[first : first + image_count]))
+        first += image_count
+        yield Sample("", Family.EDITING, images, tuple(islice(turns, turn_count)), nowhere)
+
+
+def _outlined(sample: Sample) -> Sequence[Piece] | str:
+    """The outline of a sample, or why there is none."""
+    numbers = [image.number for image in sample.images]
+    if len(set(numbers)) != len(numbers):
+        return "two pictures have one number"
+    if missing := sorted(set(sample.targets) - set(numbers)):
+        return f"picture {missing[0]} is to be made, and it is not there"
+    if any((turn.target is None) == (turn.response is None) for turn in sample.turns):
+        return "a turn must ask for a picture or for words"
+    try:
+        return list(outline(sample))
+    except SequenceError as error:
+        return str(error)
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Of some samples: how many pieces each has, whether it is answered in words alone, faults by place.
+
+    Of all pieces, one behind another: kind, picture, and tokens.
+    """
+
+    counts: list[int]
+    words_only: list[bool]
+    faults: dict[int, str]
+    kinds: list[int]
+    images: list[int]
+    lengths: npt.NDArray[np.int64]
+
+
+def _pieces(samples: Iterable[Sample], encoder: TextEncoder) -> _Pieces:
+    """Outlines as columns. A text that occurs several times is counted once."""
+    lengths: list[int] = []  # first without texts: delimiters and attribute tokens
+    texts: dict[str, int] = {}
+    of_piece: list[int] = []  # for each stretch of text, its piece,
+    of_text: list[int] = []  # and its number in `texts`
+    found = _Pieces([], [], {}, [], [], np.zeros(0, np.int64))
+    for place, sample in enumerate(samples):
+        outlined = _outlined(sample)
+        if isinstance(outlined, str):
+            found.faults[place] = outlined
+            outlined = ()
+        found.counts.append(len(outlined))
+        found.words_only.append(not sample.targets)
+        for piece in outlined:
+            length = 2 if piece.kind in (Kind.TEXT, Kind.ANSWER) else 0
+            for part in piece.parts:
+                # Neighbouring texts do not occur in an outline, so each is counted by itself, as the layout does.
+                if isinstance(part, Text):
+                    of_piece.append(len(lengths))
+                    of_text.append(texts.setdefault(part.text, len(texts)))
+                else:
+                    length += 1
+            found.kinds.append(piece.kind)
+            found.images.append(piece.image)
+            lengths.append(length)
+    total = np.array(lengths, np.int64)
+    np.add.at(total, np.array(of_piece, np.int64), np.array(encoder.count_many(texts), np.int64)[of_text])
+    return replace(found, lengths=total)
+
+
+def _refuse_odd_places(
+    columns: Mapping[str, npt.NDArray[Any]], counts: npt.NDArray[np.int32], shard_bytes: Sequence[int], path: Path
+) -> None:
+    """Raise CorpusError for offsets that lead out of their shards, and for pictures without a size."""
+    room = np.array(shard_bytes, np.int64)[columns["shard"]]
+    for offset, size, end in (
+        (columns["json_offset"], columns["json_size"], room),
+        (columns["image_offset"], columns["image_size"], np.repeat(room, counts)),
+    ):
+        # Subtracted, not added: the sum of two forged numbers can wrap around.
+        if ((offset < 0) | (size < 0) | (size > end) | (offset > end - size)).any():
+            raise CorpusError(f"{path}: has offsets or sizes that its shards do not have; run sigma validate")
+    if any((columns[f"image_{name}"] < 1).any() for name in ("number", "width", "height")):
+        raise CorpusError(f"{path}: has pictures without a size or a number; run sigma validate")

@@ -1,0 +1,147 @@
+"""Processes that work tasks off, and hand back the results in the order of the tasks.
+
+A pool of our own, for training must learn at once which sample a killed worker was at, and nowhere but
+where it waits for data: torch's DataLoader raises out of a signal handler, in the middle of any step.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, MutableSequence, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Generic, TypeVar
+
+from sigma_data.errors import LoaderError, SigmaError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+Place = MutableSequence[int]
+"""Two numbers in shared memory: what a worker is at, in its own words; -1 where it is at nothing."""
+
+_NO_ROOM = LoaderError(
+    "no shared memory is left for batches: make /dev/shm larger (in a container by --shm-size), or use fewer workers "
+    "or a smaller prefetch"
+)
+"""What torch says of it is no more than a RuntimeError."""
+
+_PATIENCE = 5.0
+"""Seconds for a worker to end before it is killed."""
+
+
+@dataclass(frozen=True)
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    place: Any
+
+
+@dataclass
+class Workers(Generic[Task, Result]):
+    """`count` processes that call `work(task, place)`, in which `work` writes down what it is at.
+
+    `start_method` is fork or spawn. `ahead` is how many tasks a worker is given before an answer is taken,
+    `timeout` how many seconds an answer may take. `describe` says in words what a place means.
+    """
+
+    work: Callable[[Task, Place], Result]
+    count: int
+    start_method: str
+    ahead: int
+    timeout: float
+    describe: Callable[[Place], str]
+    _pool: list[_Worker] = field(default_factory=list)
+
+    def run(self, tasks: Iterable[Task]) -> Generator[Result]:
+        """The results in the order of the tasks. The processes end with the iterator.
+
+        What `work` raises is raised here. Raises LoaderError where a worker dies or does not answer in time.
+        """
+        try:
+            while len(self._pool) < self.count:
+                self._start()
+            given: deque[_Worker] = deque()  # who has a task, in the order of the tasks
+            for number, task in enumerate(tasks):
+                # The next task goes out before a result does: nobody idles while it is used.
+                results = [self._answer(given.popleft())] if len(given) == self.count * self.ahead else []
+                worker = self._pool[number % self.count]
+                with suppress(BrokenPipeError, ConnectionResetError):  # it died: its answer will be missed
+                    worker.pipe.send(task)
+                given.append(worker)
+                yield from results
+            while given:
+                yield self._answer(given.popleft())
+        finally:
+            self._end()
+
+    def _start(self) -> None:
+        context: Any = multiprocessing.get_context(self.start_method)
+        ours, theirs = context.Pipe()
+        place = context.RawArray("q", [-1, -1])
+        # A forked worker closes its copies of our ends: it must see the end of its pipe when we are gone.
+        copies = [ours, *(worker.pipe for worker in self._pool)] if self.start_method == "fork" else []
+        process = context.Process(target=_serve, args=(theirs, self.work, place, copies), daemon=True)
+        process.start()
+        theirs.close()
+        self._pool.append(_Worker(process, ours, place))
+
+    def _answer(self, worker: _Worker) -> Result:
+        ready = wait([worker.pipe, worker.process.sentinel], self.timeout)
+        if not ready:
+            raise LoaderError(
+                f"a loader worker has not answered for {self.timeout:g} seconds, {self.describe(worker.place)}: "
+                "look whether the corpus can be read, or set a longer timeout"
+            )
+        try:
+            if worker.pipe not in ready:
+                raise EOFError
+            done, value = worker.pipe.recv()
+        except (EOFError, OSError):
+            worker.process.join(_PATIENCE)
+            code = worker.process.exitcode or 0
+            memory = "killed, most likely because memory ran out: use fewer workers"
+            cause = memory if code == -signal.SIGKILL else f"exit code {code}"
+            raise LoaderError(f"a loader worker died {self.describe(worker.place)} ({cause})") from None
+        if not done:
+            raise value
+        result: Result = value
+        return result
+
+    def _end(self) -> None:
+        for worker in self._pool:
+            worker.process.terminate()
+            worker.pipe.close()
+        for worker in self._pool:
+            worker.process.join(_PATIENCE)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+        self._pool.clear()
+
+
+def _serve(pipe: Connection, work: Callable[[Any, Place], Any], place: Any, copies: Sequence[Connection]) -> None:
+    """A worker's life: take a task, do it, answer; end when told to, or when the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    # Handled between two instructions of Python: no shared-memory segment stays behind half made.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    for copy in copies:
+        copy.close()
+    with suppress(EOFError, ConnectionResetError, BrokenPipeError):
+        while True:
+            task = pipe.recv()
+            try:
+                pipe.send((True, work(task, place)))
+            except SigmaError as error:  # carried to the parent, which raises it
+                pipe.send((False, error))
+            except Exception as error:
+                error.add_note("in a loader worker:\n" + traceback.format_exc())
+                pipe.send((False, _NO_ROOM if "shared memory" in str(error) else error))
+            place[:] = -1, -1
+    os._exit(0)

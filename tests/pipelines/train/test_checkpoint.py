@@ -1,0 +1,421 @@
+"""What was saved comes back to the bit on any number of ranks, and what was not saved whole never does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import random
+import resource
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ranks
+import torch
+from sequences import case, one_thread, pack, tiny_model
+from torch import Tensor
+from torch.distributed.tensor import Shard, distribute_tensor
+
+from pipelines.train.checkpoint import Checkpointer
+from pipelines.train.config import CheckpointSettings, EmaSettings, OptimizerSettings, ParallelSettings
+from pipelines.train.ema import Ema
+from pipelines.train.optimizer import make_optimizer
+from pipelines.train.parallel import World, barrier, full_state_on_rank0, parallelize, start_world, stop_world
+from sigma_data.errors import ConfigError, TrainError
+from sigma_model.model import SigmaModel
+
+__all__ = ["one_thread"]
+ASYNC, SYNC = CheckpointSettings(keep=3), CheckpointSettings(keep=3, asynchronous=False)
+PLAIN = ParallelSettings()
+State = dict[str, dict[str, Tensor]]
+
+
+@pytest.fixture
+def alone() -> Iterator[World]:
+    yield start_world(PLAIN, device="cpu")
+    stop_world()
+
+
+class Small:
+    """A model with an optimiser and an average that have been used."""
+
+    def __init__(self, world: World, settings: ParallelSettings, *, seed: int) -> None:
+        self.model: SigmaModel = tiny_model(seed=seed)
+        self.model.freeze(vit=True)
+        parallelize(self.model, world, settings, dtype=torch.float32)
+        self.optimizer = make_optimizer(self.model, OptimizerSettings(lr=1e-2))
+        self.ema = Ema(self.model.named_parameters(), EmaSettings(decay=0.9).decay)
+        self.batch = pack([case("paint <subject> the cat from <image_1>", pictures=2)], seed=world.rank)
+        self.step()
+
+    def step(self) -> None:
+        out = self.model(self.batch, self.model.clean_latents(self.batch, self.batch.known_latents))
+        (out.mse.sum() + out.ce.sum()).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update()
+
+    def state(self) -> State:
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        moments = {
+            f"{names[p]}.{what}": value for p, held in self.optimizer.state.items() for what, value in held.items()
+        }
+        return {"model": dict(self.model.state_dict()), "optimizer": moments, "ema": self.ema.state_dict()}
+
+
+def whole(state: Mapping[str, Mapping[str, Tensor]], world: World) -> dict[str, Tensor]:
+    flat = {f"{section}/{name}": value for section, part in state.items() for name, value in part.items()}
+    return {name: tensor.clone() for name, tensor in full_state_on_rank0(flat, world)}
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def saved(folder: Path, settings: ParallelSettings, how: CheckpointSettings, further: int) -> dict[str, Tensor]:
+    """Save the state of a small run and train on meanwhile; returns the state that was saved."""
+    world = start_world(settings, device="cpu", timeout_s=20)
+    small = Small(world, settings, seed=1)
+    small.step()
+    checkpointer = Checkpointer(folder, world, how)
+    expected = whole(small.state(), world)
+    extra = {"step": 2, "data": {"next": [3, 4]}}
+    checkpointer.save(2, small.state(), extra)
+    extra["step"] = 99
+    for _ in range(further):
+        small.step()
+    checkpointer.finish()
+    assert checkpointer.latest() == 2
+    stop_world()
+    return expected
+
+
+def loaded(folder: Path, settings: ParallelSettings) -> tuple[dict[str, Tensor], Any]:
+    world = start_world(settings, device="cpu", timeout_s=20)
+    small = Small(world, settings, seed=2)
+    checkpointer = Checkpointer(folder, world, ASYNC)
+    step = checkpointer.latest()
+    assert step is not None
+    extra = checkpointer.load(step, small.state())
+    state = whole(small.state(), world)
+    small.step()  # what was loaded is what is trained
+    assert small.optimizer.state[small.model.lm_head.weight]["step"].item() == 3
+    stop_world()
+    return state, extra
+
+
+TWO_BY_TWO, COPIES = ParallelSettings(shard=2), ParallelSettings(shard=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "settings", "others"),
+    [(2, PLAIN, [(1, PLAIN), (4, PLAIN)]), (1, PLAIN, [(2, COPIES)]), (4, TWO_BY_TWO, [(2, PLAIN)])],
+    ids=["2", "1", "2x2"],
+)
+def test_a_checkpoint_of_any_number_of_ranks_loads_into_any_other_to_the_bit(
+    tmp_path: Path, size: int, settings: ParallelSettings, others: list[tuple[int, ParallelSettings]]
+) -> None:
+    expected = ranks.run(saved, size, tmp_path, settings, ASYNC, 0)[0]
+    assert any("exp_avg_sq" in name for name in expected)
+    assert "ema/backbone.embed.weight" in expected
+    assert "ema/vision.norm.weight" not in expected, "what is frozen has no average"
+    for other, arrangement in others:
+        state, extra = ranks.run(loaded, other, tmp_path, arrangement)[0]
+        assert same(state, expected), f"{size} -> {other} ranks"
+        assert extra == {"step": 2, "data": {"next": [3, 4]}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2])
+def test_an_asynchronous_save_holds_what_was_there_when_it_was_called(tmp_path: Path, size: int) -> None:
+    expected = ranks.run(saved, size, tmp_path / "sync", PLAIN, SYNC, 0)[0]
+    assert same(ranks.run(saved, size, tmp_path / "async", PLAIN, ASYNC, 5)[0], expected)
+    for kind in ("sync", "async"):
+        assert same(ranks.run(loaded, 1, tmp_path / kind, PLAIN)[0][0], expected)
+    files = [
+        json.loads((tmp_path / kind / "step-00000002" / "complete.json").read_text()) for kind in ("sync", "async")
+    ]
+    assert files[0]["files"] == files[1]["files"]
+
+
+# One process, plain tensors
+
+
+def state_of(step: int, *, numbers: int = 1000) -> State:
+    """A state that only its step can have."""
+    generator = torch.Generator().manual_seed(step)
+    sections = (("model", 3), ("optimizer", 2))
+    return {
+        section: {f"{section}.{n}": torch.randn(numbers, generator=generator) for n in range(count)}
+        for section, count in sections
+    }
+
+
+def holds(checkpointer: Checkpointer, step: int, *, numbers: int = 1000) -> bool:
+    state = state_of(0, numbers=numbers)
+    assert checkpointer.load(step, state)["step"] == step
+    expected = state_of(step, numbers=numbers)
+    return all(same(state[section], expected[section]) for section in expected)
+
+
+def test_a_save_in_flight_lets_training_go_on_and_counts_only_when_it_is_complete(
+    tmp_path: Path, alone: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpointer = Checkpointer(tmp_path, alone, ASYNC)
+    go, fsync = threading.Event(), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (go.wait(20), fsync(handle))[1])
+    checkpointer.save(1, state_of(1), {"step": 1})
+    assert not (tmp_path / "step-00000001" / "complete.json").exists()
+    threading.Timer(0.2, go.set).start()
+    checkpointer.save(2, state_of(2), {"step": 2})  # waits for the first
+    assert go.is_set()
+    checkpointer.finish()
+    assert checkpointer.latest() == 2
+    assert holds(checkpointer, 1)
+    assert holds(checkpointer, 2)
+
+
+def folders(root: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in root.iterdir())
+
+
+def test_the_newest_are_kept_and_older_incomplete_ones_are_removed(tmp_path: Path, alone: World) -> None:
+    checkpointer = Checkpointer(tmp_path, alone, CheckpointSettings(keep=2))
+    for step in (10, 20, 30):
+        checkpointer.save(step, state_of(step), {"step": step})
+    checkpointer.finish()
+    assert folders(tmp_path) == [20, 30]
+    (tmp_path / "step-00000020" / "complete.json").unlink()
+    (tmp_path / "step-00000050").mkdir()  # newer than the newest complete one
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes").rename(tmp_path / "step-00000007")
+    checkpointer.save(40, state_of(40), {"step": 40})
+    checkpointer.finish()
+    assert folders(tmp_path) == [30, 40, 50]
+    assert checkpointer.latest() == 40
+    checkpointer.save(50, state_of(50), {"step": 50})  # in the place of what was cut off
+    checkpointer.finish()
+    assert folders(tmp_path) == [40, 50]
+    assert holds(checkpointer, 50)
+
+
+DAMAGE = {
+    "a file cut short": lambda folder: os.truncate(folder / "__0_0.distcp", 100),
+    "a file missing": lambda folder: (folder / "__0_0.distcp").unlink(),
+    "no marker": lambda folder: (folder / "complete.json").unlink(),
+    "an empty marker": lambda folder: os.truncate(folder / "complete.json", 0),
+    "another folder's name": lambda folder: folder.rename(folder.parent / "step-00000003"),
+    "other metadata": lambda folder: (folder / ".metadata").write_bytes((folder / ".metadata").read_bytes() + b" "),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over_and_refused(tmp_path: Path, alone: World, damage: str) -> None:
+    checkpointer = Checkpointer(tmp_path, alone, SYNC)
+    for step in (1, 2):
+        checkpointer.save(step, state_of(step), {"step": step})
+    DAMAGE[damage](tmp_path / "step-00000002")
+    assert checkpointer.latest() == 1
+    assert holds(checkpointer, 1)
+    with pytest.raises(ConfigError, match="step-0000000[23]: is no complete checkpoint"):
+        checkpointer.load(3 if "name" in damage else 2, state_of(0))
+
+
+def test_without_any_checkpoint_there_is_no_latest(tmp_path: Path, alone: World) -> None:
+    assert Checkpointer(tmp_path / "new", alone, ASYNC).latest() is None
+
+
+def test_a_state_that_does_not_fit_is_refused_by_name_before_anything_is_read(tmp_path: Path, alone: World) -> None:
+    checkpointer = Checkpointer(tmp_path, alone, SYNC)
+    checkpointer.save(1, state_of(1), {"step": 1})
+    cases: list[tuple[Any, str]] = [
+        (lambda s: s["model"].update(more=torch.zeros(1)), "1 tensor missing: model/more"),
+        (lambda s: s["model"].pop("model.0"), "1 tensor unexpected: model/model.0"),
+        (lambda s: s.pop("optimizer"), "2 tensors unexpected: optimizer/optimizer.0, optimizer/optimizer.1"),
+        (lambda s: s["model"].update({"model.1": torch.zeros(7)}), r"model/model.1 is \[1000\] float32, not \[7\]"),
+        (lambda s: s["model"].update({"model.1": torch.zeros(1000).half()}), r"not \[1000\] float16"),
+    ]
+    for change, message in cases:
+        state = state_of(0)
+        change(state)
+        with pytest.raises(ConfigError, match=message):
+            checkpointer.load(1, state)
+        assert torch.equal(state["model"]["model.2"], state_of(0)["model"]["model.2"])
+    part = {"model": state_of(0)["model"]}
+    checkpointer.load(1, part, part=True)
+    assert same(part["model"], state_of(1)["model"])
+
+
+def test_metadata_that_would_run_a_program_is_refused(tmp_path: Path, alone: World) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    checkpointer = Checkpointer(tmp_path, alone, SYNC)
+    checkpointer.save(1, state_of(1), {"step": 1})
+    folder = tmp_path / "step-00000001"
+    evil = pickle.dumps(Evil())
+    marker = json.loads((folder / "complete.json").read_text()) | {"metadata": hashlib.sha256(evil).hexdigest()}
+    (folder / ".metadata").write_bytes(evil)
+    (folder / "complete.json").write_text(json.dumps(marker))
+    with pytest.raises(ConfigError, match="no part of a checkpoint"):
+        checkpointer.load(1, state_of(0))
+    assert not (tmp_path / "ran").exists()
+
+
+# Failures
+
+
+def full_disk(folder: Path, how: CheckpointSettings, only: int) -> str:
+    world = start_world(PLAIN, device="cpu", timeout_s=20)
+    checkpointer = Checkpointer(folder, world, how)
+    checkpointer.save(1, state_of(1), {"step": 1})
+    checkpointer.finish()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if world.rank == only:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    sharded = {"model": {"w": distribute_tensor(torch.randn(100_000), world.mesh, [Shard(0)])}}
+    try:
+        checkpointer.save(2, sharded, {"step": 2})
+        checkpointer.finish()
+        message = ""
+    except TrainError as error:
+        message = str(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpointer.latest() == 1
+    checkpointer.finish()  # told once
+    checkpointer.save(3, sharded, {"step": 3})
+    checkpointer.finish()
+    assert checkpointer.latest() == 3
+    stop_world()
+    return message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("only", [0, 1])
+@pytest.mark.parametrize("how", [SYNC, ASYNC], ids=["sync", "async"])
+def test_a_rank_that_cannot_write_is_an_error_in_words_on_all_and_the_one_before_stays(
+    tmp_path: Path, how: CheckpointSettings, only: int
+) -> None:
+    for message in ranks.run(full_disk, 2, tmp_path, how, only):
+        assert "step-00000002: the checkpoint could not be written (File too large)" in message
+
+
+NUMBERS = 400_000
+
+
+def save_for_ever(folder: Path, log: Path) -> None:
+    """Save on and on; the log names what is known to be complete, and is never ahead."""
+    world = start_world(PLAIN, device="cpu", timeout_s=20)
+    checkpointer = Checkpointer(folder, world, CheckpointSettings(keep=2))
+    step = checkpointer.latest() or 0
+    if step:
+        assert same_parts(checkpointer, world, step)
+    while True:
+        step += 1
+        checkpointer.save(step, parts_of(step, world), {"step": step})
+        if world.rank == 0:
+            with log.open("a") as file:  # the save before is complete, for at most one is in flight
+                file.write(f"{step - 1}\n")
+
+
+def parts_of(step: int, world: World) -> dict[str, dict[str, Any]]:
+    state: dict[str, dict[str, Any]] = dict(state_of(step, numbers=NUMBERS))
+    if world.mesh is not None:
+        state["model"] = {n: distribute_tensor(t, world.mesh, [Shard(0)]) for n, t in state["model"].items()}
+    return state
+
+
+def same_parts(checkpointer: Checkpointer, world: World, step: int) -> bool:
+    state = parts_of(0, world)
+    assert checkpointer.load(step, state)["step"] == step
+    found, expected = whole(state, world), whole(parts_of(step, world), world)
+    return same(found, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 2])
+def test_kills_at_random_moments_never_leave_a_checkpoint_that_is_not_whole(
+    tmp_path: Path, alone: World, size: int
+) -> None:
+    dice, folder, log = random.Random(size), tmp_path / "run", tmp_path / "log"
+    log.touch()
+    checkpointer = Checkpointer(folder, alone, ASYNC)
+    cut_off = 0
+    for number in range(9):
+        running = ranks.Ranks(save_for_ever, size, folder, log)
+        known = len(log.read_text().splitlines())
+        deadline = time.monotonic() + 30
+        while len(log.read_text().splitlines()) < known + 2:
+            assert time.monotonic() < deadline, "no checkpoint comes about"
+            time.sleep(0.005)
+        time.sleep(dice.random() * 0.1)
+        if number % 3 == 2 and size > 1:
+            running.kill(dice.randrange(size))  # one alone: the other must not complete what is not whole
+            time.sleep(0.1)
+        running.kill()
+        latest = checkpointer.latest()
+        assert latest is not None
+        assert latest >= int(log.read_text().splitlines()[-1])
+        assert holds(checkpointer, latest, numbers=NUMBERS), f"kill {number}"
+        cut_off += any(step > latest for step in folders(folder))
+    assert cut_off >= 3, "many kills must have hit a save"
+
+
+# Memory
+
+
+def memory(folder: Path, how: CheckpointSettings) -> dict[str, float]:
+    """Growth of this process's peak memory while saving and loading, in shares of the parameters it holds."""
+    world = start_world(PLAIN, device="cpu", timeout_s=60)
+    assert world.mesh is not None
+    rows = torch.arange(2000.0)[:, None].expand(2000, 1250)
+    state: dict[str, dict[str, Any]] = {
+        "model": {f"w{n}": distribute_tensor(rows + n, world.mesh, [Shard(0)], src_data_rank=None) for n in range(20)}
+    }
+    for name, tensor in state["model"].items():  # of their own memory, not views of a whole
+        state["model"][name] = tensor.clone()
+    share = sum(tensor.to_local().nbytes for tensor in state["model"].values())
+    warm = {"model": {"w": distribute_tensor(torch.zeros(100), world.mesh, [Shard(0)])}}
+    first = Checkpointer(folder / "warm", world, how)
+    first.save(1, warm, {"step": 1})
+    first.finish()
+    first.load(1, warm)
+    checkpointer = Checkpointer(folder / "run", world, how)
+    barrier(world)
+    found = {"share": float(share)}
+    before = ranks.reset_peak()
+    checkpointer.save(1, state, {"step": 1})
+    checkpointer.finish()
+    found["save"] = (ranks.peak() - before) / share
+    barrier(world)
+    before = ranks.reset_peak()
+    checkpointer.save(2, state, {"step": 2})
+    checkpointer.finish()
+    found["again"] = (ranks.peak() - before) / share
+    barrier(world)
+    before = ranks.reset_peak()
+    checkpointer.load(2, state)
+    found["load"] = (ranks.peak() - before) / share
+    barrier(world)
+    stop_world()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads peak memory from /proc")
+@pytest.mark.parametrize("how", [SYNC, ASYNC], ids=["sync", "async"])
+def test_saving_takes_no_more_than_one_copy_of_the_share_and_loading_one_tensor(
+    tmp_path: Path, how: CheckpointSettings
+) -> None:
+    for found in ranks.run(memory, 2, tmp_path, how):
+        assert found["share"] == 100e6
+        assert found["save"] < (1.25 if how.asynchronous else 0.25), found
+        assert found["again"] < 0.25, "copies are kept"
+        assert found["load"] < 0.25, found

@@ -1,0 +1,98 @@
+"""The configurations a user starts from load as they are, and say what the papers say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipelines.settings import load_settings
+from pipelines.train.config import TrainConfig
+from pipelines.train.flops import parameters_of
+from sigma_data.sample import Family
+from sigma_model.config import preset
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+NAMES = ("quickstart", "sigma-bagel-7b", "sigma-lora", "sgt-bagel")
+
+
+def config(name: str) -> TrainConfig:
+    return load_settings(TrainConfig, CONFIGS / f"{name}.yaml", [])
+
+
+def test_every_configuration_is_one_that_is_tested_here() -> None:
+    assert sorted(path.stem for path in CONFIGS.glob("*.yaml")) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_configuration_loads_and_freezes_something_that_is_there(name: str) -> None:
+    settings = config(name)
+    model = preset("tiny" if settings.model.path == "tiny" else "bagel-7b-mot")
+    parameters = parameters_of(model, settings.freeze, settings.lora)
+    assert any(".gen." in learning for learning in parameters.learning)
+    assert settings.data.budget <= model.language.max_position_embeddings
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_paths_are_relative_and_every_setting_says_why(name: str) -> None:
+    settings = config(name)
+    paths = [settings.out, Path(settings.model.path), *(Path(corpus.path) for corpus in settings.data.corpora)]
+    assert not any(path.is_absolute() for path in paths)
+    text = (CONFIGS / f"{name}.yaml").read_text()
+    assert text.startswith("# ")
+    settled = [line for line in text.splitlines() if re.match(r" *(- )?[a-z_]+: *[^ #]", line)]
+    assert [line for line in settled if " # " not in line] == []
+
+
+def test_the_recipe_is_the_papers() -> None:
+    settings = config("sigma-bagel-7b")
+    optimizer, schedule = settings.optimizer, settings.schedule
+    assert (optimizer.lr, optimizer.betas, optimizer.eps, optimizer.clip) == (2e-5, (0.9, 0.95), 1e-15, 1.0)
+    assert (schedule.kind, schedule.warmup, schedule.min_lr) == ("cosine", 0, 1e-7)
+    assert (settings.steps, settings.data.budget, settings.accumulate) == (50_000, 30_000, 1)
+    assert settings.ema is not None
+    assert settings.ema.decay == 0.9999
+    dropout = settings.data.dropout
+    assert (dropout.text, dropout.latent, dropout.patch) == (0.1, 0.3, 0.3)
+    assert settings.freeze.und
+    assert settings.loss.timestep_shift == 1.0
+    assert settings.model.group_mask
+    assert not settings.model.attribute_projection
+    assert settings.lora is None
+
+
+def test_the_recipe_trains_the_generation_branch_alone() -> None:
+    settings = config("sigma-bagel-7b")
+    learning = parameters_of(preset("bagel-7b-mot"), settings.freeze, None).learning
+    own = ("latent_in", "latent_out", "time_embedder")
+    assert all(".gen." in name or name == "backbone.norm_gen.weight" or name.startswith(own) for name in learning)
+
+
+def test_lora_is_for_one_gpu_and_trains_the_generation_experts_additions_alone() -> None:
+    settings = config("sigma-lora")
+    assert settings.lora is not None
+    learning = parameters_of(preset("bagel-7b-mot"), settings.freeze, settings.lora).learning
+    assert learning
+    assert all(".gen." in name and ".lora_" in name for name in learning)
+    assert settings.parallel.shard is None
+    assert settings.parallel.checkpointing == "full"
+    assert settings.data.budget < 30_000
+
+
+def test_sgt_mixes_segmentation_and_understanding_two_to_one_and_learns_text() -> None:
+    settings = config("sgt-bagel")
+    assert settings.data.mixture is not None
+    shares = settings.data.mixture.shares
+    assert shares[Family.SEGMENTATION] == 2 * shares[Family.UNDERSTANDING]
+    assert set(shares) == {Family.SEGMENTATION, Family.UNDERSTANDING}
+    assert settings.loss.text > 0
+    assert not settings.freeze.und
+
+
+def test_the_quickstart_needs_neither_gpu_nor_weights() -> None:
+    settings = config("quickstart")
+    assert settings.model.path == "tiny"
+    assert settings.model.dtype == settings.model.master == "float32"
+    assert not settings.parallel.compile
+    assert not settings.freeze.und
