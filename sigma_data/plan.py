@@ -187,9 +187,12 @@ class Planner:
         """All that decides a plan, by name, as text: what a saved position is compared with."""
         settings = self.settings.model_dump(mode="json", exclude={"corpora"})
         fields = {"version": _VERSION, "tokenizer": tokenizer, "geometry": repr(self.geometry), **settings}
-        for corpus, index in zip(self.settings.corpora, self.indexes, strict=True):
+        # By number: their order counts, and a corpus may be moved. Its name counts where the mixture speaks of it.
+        named = self.settings.mixture is not None and self.settings.mixture.by == "corpus"
+        for number, (corpus, index) in enumerate(zip(self.settings.corpora, self.indexes, strict=True), 1):
             chosen = corpus.model_dump(mode="json", exclude={"path", "name"})
-            fields[f"corpus {corpus.title}"] = {"manifest": index.digest, **chosen}
+            chosen |= {"name": corpus.title} if named else {}
+            fields[f"corpus {number}"] = {"manifest": index.digest, **chosen}
         return {name: json.dumps(value, sort_keys=True) for name, value in fields.items()}
 
     def _parts(self) -> tuple[Part, ...]:

@@ -311,3 +311,10 @@ def test_every_stretch_of_packs_has_every_family(tmp_path: Path) -> None:
 def test_settings_of_nonsense_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         PlanSettings.model_validate(values)
+
+
+def test_a_moved_corpus_keeps_the_digest_and_another_order_of_corpora_does_not(tmp_path: Path) -> None:
+    first, second = mixed_corpus(tmp_path / "one"), mixed_corpus(tmp_path / "two", seed=1)
+    before, swapped = planner_of(first, second).digest, planner_of(second, first).digest
+    moved = first.rename(tmp_path / "elsewhere")
+    assert planner_of(moved, second).digest == before != swapped
