@@ -1,0 +1,1 @@
+"""`sigma eval`: generate a benchmark's pictures, score them, report."""

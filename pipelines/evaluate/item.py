@@ -1,0 +1,50 @@
+"""What a benchmark asks and what a model made of it: the one record of readers, metrics and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question of a benchmark.
+
+    `family` is the group it counts in. `references` are encoded pictures, the first is <image_1>;
+    `answer` is the encoded reference answer, where there is one, `words` the right answer in words.
+    `size` (width, height) is what the output should have; None leaves it to the model. `condition` and
+    `style` are the numbers of the references that hold a control map or a style, 0 without. `truth`
+    is what is known exactly: its keys are the benchmark's own.
+    """
+
+    id: str
+    family: str
+    instruction: str
+    references: tuple[bytes, ...] = ()
+    answer: bytes | None = None
+    words: str | None = None
+    size: tuple[int, int] | None = None
+    condition: int = 0
+    style: int = 0
+    truth: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """An item with what a model made: an encoded picture, or words, or why there is nothing."""
+
+    item: Item
+    picture: bytes | None = None
+    text: str | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number for one item under one metric; None where the metric does not apply, or `reason` says why it failed."""
+
+    item: str
+    metric: str
+    value: float | None
+    reason: str = ""
