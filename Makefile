@@ -29,7 +29,7 @@ demo: $(READY)
 	@echo "open demo/report.html in a browser; 'make demo' again finds the corpus complete"
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
@@ -45,6 +45,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/model.py
+	$(BIN)/python benchmarks/packing.py
+	$(BIN)/python benchmarks/loader.py --rounds 3
+	$(BIN)/python benchmarks/train.py
 
 clean:
 	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

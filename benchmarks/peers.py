@@ -1,8 +1,9 @@
 """Other loaders at the work of ours: the same shards, the same sizes, the same two worker processes.
 
 Each decodes every picture fully with Pillow, once, and resizes it with bicubic filtering for each of its
-uses: for the VAE, and a reference for the ViT too. A contestant is an endless stream of deliveries; what
-comes in bytes becomes floats where it arrives (`floats="consumer"`), or before it is sent ("worker").
+uses: for the VAE, and a reference for the ViT too. (One can resize with torch instead, as ours does: `by_torch`.)
+A contestant is an endless stream of deliveries; what comes in bytes becomes floats where it arrives
+(`floats="consumer"`), or before it is sent ("worker").
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from sigma_data.batch import unit_range
@@ -45,7 +47,22 @@ Place = tuple[Path, Path]
 """The corpus, and a folder for what a contestant must prepare once."""
 
 
-def views(members: Mapping[str, Any], floats: str) -> list[Tensor]:
+Resize = Callable[[Image.Image, tuple[int, int]], Tensor]
+"""RGB to uint8 [3, h, w] of a size (width, height)."""
+
+
+def by_pillow(picture: Image.Image, size: tuple[int, int]) -> Tensor:
+    """As everybody does it."""
+    return torch.from_numpy(np.array(picture.resize(size, Image.Resampling.BICUBIC))).permute(2, 0, 1)
+
+
+def by_torch(picture: Image.Image, size: tuple[int, int]) -> Tensor:
+    """By torch's kernels for bytes."""
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+    return functional.interpolate(pixels, size=size[::-1], mode="bicubic", antialias=True)[0]
+
+
+def views(members: Mapping[str, Any], floats: str, resize: Resize = by_pillow) -> list[Tensor]:
     """Decode (where Pillow has not yet) and resize the pictures of a sample, given by member name."""
     found = []
     for name, picture in members.items():
@@ -56,14 +73,13 @@ def views(members: Mapping[str, Any], floats: str) -> list[Tensor]:
             picture = Image.open(io.BytesIO(picture))
         picture = picture.convert("RGB")
         for rule in (VAE_RULE, VIT_RULE) if role.startswith("ref_") else (VAE_RULE,):
-            small = picture.resize(rule.size(*picture.size), Image.Resampling.BICUBIC)
-            pixels = torch.from_numpy(np.array(small)).permute(2, 0, 1)
+            pixels = resize(picture, rule.size(*picture.size))
             found.append(unit_range(pixels) if floats == "worker" else pixels)
     return found
 
 
-def _sample(floats: str, sample: Mapping[str, Any]) -> tuple[str, list[Tensor]]:
-    return sample["__key__"], views(sample, floats)
+def _sample(floats: str, sample: Mapping[str, Any], resize: Resize = by_pillow) -> tuple[str, list[Tensor]]:
+    return sample["__key__"], views(sample, floats, resize)
 
 
 def _deliveries(loader: Iterable[tuple[str, list[Tensor]]]) -> Stream:
@@ -75,13 +91,13 @@ def _shards(corpus: Path) -> list[str]:
     return [str(corpus / name) for name in sorted(open_corpus(corpus).shards)]
 
 
-def webdataset(place: Place, floats: str) -> Stream:
+def webdataset(place: Place, floats: str, resize: Resize = by_pillow) -> Stream:
     """Its own reader and `decode("pilrgb")`, shards split between workers."""
     import webdataset as wds
 
     shards = _shards(place[0])
     source = wds.WebDataset(shards, shardshuffle=len(shards), empty_check=False, seed=0)
-    data = source.repeat().decode("pilrgb").map(partial(_sample, floats))
+    data = source.repeat().decode("pilrgb").map(partial(_sample, floats, resize=resize))
     yield from _deliveries(DataLoader(data, batch_size=None, num_workers=WORKERS, prefetch_factor=AHEAD))
 
 

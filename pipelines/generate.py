@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from sigma_data.files import disk_error, with_temporary
 from sigma_data.images import ImageFault, probe
 from sigma_data.instruction import ATTRIBUTES, parse
 from sigma_data.sample import Family, Image, Sample, Source, Turn
-from sigma_data.sequence import Geometry, Segment, layout, without_references, without_text
+from sigma_data.sequence import Geometry, Segment, layout, text_first, without_references, without_text
 from sigma_data.text import TextEncoder
 from sigma_model.generate import Context, decode_text, sample_latents
 from sigma_model.guidance import Guidance
@@ -37,6 +38,13 @@ from sigma_model.latents import from_tokens
 
 METADATA_KEY = "sigma"
 """The PNG text chunk that says how a picture was made, as JSON."""
+
+
+class Order(StrEnum):
+    """Where pictures stand: at their placeholders, as in training, or behind all text, as the release generates."""
+
+    INTERLEAVED = "interleaved"
+    TEXT_FIRST = "text-first"
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,7 @@ class Request:
     size: tuple[int, int] | None = None
     seed: int = 0
     name: str = ""
+    order: Order = Order.INTERLEAVED
 
 
 @dataclass(frozen=True)
@@ -192,6 +201,7 @@ def describe(bundle: Bundle, request: Request, settings: Settings, size: tuple[i
         "size": list(size),
         "seed": request.seed,
         "name": request.name,
+        "order": request.order.value,
         **asdict(settings),
         "understanding": bundle.geometry.vit is not None,
         "model": bundle.name,
@@ -239,7 +249,8 @@ def lay_out(request: Request, encoder: TextEncoder, geometry: Geometry, *, answe
     turn = Turn(request.prompt, target=target)
     sample = Sample("request", Family.COMPOSITIONAL, images, (turn,), Source("request", "", 0))
     try:
-        return layout(sample, sizes, encoder, geometry)
+        segments = layout(sample, sizes, encoder, geometry)
+        return text_first(segments) if request.order is Order.TEXT_FIRST else segments
     except SigmaError as error:
         raise ConfigError(f"{request.name}: {error}" if request.name else str(error)) from None
 

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipelines.bundle import read_blueprint
 from pipelines.planner import open_planner
 from pipelines.settings import load_settings
+from pipelines.train.show import counted
+from sigma_data.errors import ConfigError
 from sigma_data.plan import Planner, PlanSettings
 from sigma_data.sample import Family
 from sigma_data.sequence import Kind
@@ -50,9 +52,14 @@ class _Model(_Part):
     vision: bool = True
 
 
+class _Loader(_Part):
+    cache: Path | None = None
+
+
 class _Config(_Part):
     accumulate: int = Field(1, ge=1)
     model: _Model = _Model()
+    loader: _Loader = _Loader()
     data: PlanSettings
 
 
@@ -61,8 +68,12 @@ def run_plan(options: PlanOptions) -> dict[str, Any]:
 
     Of the model only configuration and tokenizer are read. Raises ConfigError, CorpusError.
     """
+    if not options.corpora and options.config is None:
+        raise ConfigError("name a corpus, as in `sigma plan corpus`, or a training run's YAML with --config")
     # As `sigma train` takes them, or without the name of the section.
     overrides = [f"data.{override.removeprefix('data.')}" for override in options.overrides]
+    if options.corpora and any(override.startswith("data.corpora") for override in overrides):
+        raise ConfigError("corpora are named twice: give them by their paths, or by settings data.corpora=...")
     for name, value in (("path", options.model), ("base", options.base)):
         if value is not None:
             overrides.append(f"model.{name}={json.dumps(value)}")
@@ -75,7 +86,7 @@ def run_plan(options: PlanOptions) -> dict[str, Any]:
     )
     blueprint = read_blueprint(config.model.path, base=config.model.base, vision=config.model.vision)
     start = time.perf_counter()
-    planner = open_planner(config.data, blueprint, quiet=options.quiet)
+    planner = open_planner(config.data, blueprint, cache=config.loader.cache, quiet=options.quiet)
     opened = time.perf_counter() - start
     packs_a_step = options.ranks * config.accumulate
     return {
@@ -122,8 +133,8 @@ def plan_summary(result: Mapping[str, Any]) -> str:
             f"tokens, {100 * epoch['fill']:.2f} % full"
         )
         lines.append(
-            f"{epoch['steps']:,} steps of {result['ranks']:,} ranks x {result['accumulate']:,} packs; what is over "
-            "goes into the first step of the next epoch"
+            f"{counted(epoch['steps'], 'step')} of {counted(result['ranks'], 'rank')} x "
+            f"{counted(result['accumulate'], 'pack')}; what is over goes into the first step of the next epoch"
         )
         lines += ["", *_table("samples", samples, [family for family in Family if family in epoch["tokens"]])]
         lines += ["", *_table("tokens", epoch["tokens"], [kind.name.lower() for kind in Kind]), ""]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 
 from pipelines.bundle import Blueprint
 from pipelines.progress import Pass
@@ -11,16 +12,20 @@ from sigma_data.plan import Planner, PlanSettings
 from sigma_data.text import TextEncoder
 
 
-def open_planner(settings: PlanSettings, blueprint: Blueprint, *, quiet: bool = False) -> Planner:
+def open_planner(
+    settings: PlanSettings, blueprint: Blueprint, *, cache: Path | None = None, quiet: bool = False
+) -> Planner:
     """The planner of some settings for a model, with progress on standard error while an index is made.
+
+    `cache` is where indexes of remote and read-only corpora are kept, as `open_index` has it.
 
     Raises CorpusError where a corpus is not sound, ConfigError where the settings find no samples in them.
     """
-    indexes = [_open(corpus.path, blueprint.encoder, quiet) for corpus in settings.corpora]
+    indexes = [_open(corpus.path, blueprint.encoder, cache, quiet) for corpus in settings.corpora]
     return Planner(settings, indexes, blueprint.geometry, tokenizer=blueprint.encoder.digest)
 
 
-def _open(path: str, encoder: TextEncoder, quiet: bool) -> CorpusIndex:
+def _open(path: str, encoder: TextEncoder, cache: Path | None, quiet: bool) -> CorpusIndex:
     with ExitStack() as stack:
         shown: Pass | None = None
 
@@ -29,4 +34,4 @@ def _open(path: str, encoder: TextEncoder, quiet: bool) -> CorpusIndex:
             shown = shown or stack.enter_context(Pass("index", total, "samples", quiet=quiet))
             shown.add(done - shown.count)
 
-        return open_index(path, encoder, progress=progress)
+        return open_index(path, encoder, cache=cache, progress=progress)

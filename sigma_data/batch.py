@@ -179,7 +179,8 @@ class PackedBatch:
 
         def put(tensor: Tensor) -> partial[Tensor]:
             nonlocal end
-            places.append((partial(_view, tensor.dtype, tensor.shape, end), tensor))
+            strides = torch.empty_like(tensor, device="meta").stride()  # pictures lie [h, w, 3] in memory
+            places.append((partial(_view, tensor.dtype, tensor.shape, strides, end), tensor))
             end += -(-tensor.nbytes // 64) * 64  # where every type may start
             return places[-1][0]
 
@@ -190,9 +191,9 @@ class PackedBatch:
         return _restored, (values, flat)
 
 
-def _view(dtype: torch.dtype, shape: torch.Size, start: int, flat: Tensor) -> Tensor:
+def _view(dtype: torch.dtype, shape: torch.Size, strides: tuple[int, ...], start: int, flat: Tensor) -> Tensor:
     """The tensor that starts at this byte of a buffer."""
-    return flat[start : start + shape.numel() * dtype.itemsize].view(dtype).view(shape)
+    return flat[start : start + shape.numel() * dtype.itemsize].view(dtype).as_strided(shape, strides)
 
 
 def _restored(values: Mapping[str, Any], flat: Tensor) -> PackedBatch:
@@ -209,8 +210,8 @@ def _changed(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def unit_range(pixels: Tensor) -> Tensor:
-    """Bytes -> float32 in [-1, 1], on a CPU bitwise as `pixels.to_unit`; floats are there already."""
-    return pixels if pixels.is_floating_point() else (pixels.float() / 255 - 0.5) / 0.5
+    """Bytes -> new float32 in [-1, 1], by the steps of to-tensor and normalise; floats are there already."""
+    return pixels if pixels.is_floating_point() else pixels.float().div_(255).sub_(0.5).div_(0.5)
 
 
 def collate(items: Sequence[Item], specials: Specials, widths: Widths) -> PackedBatch:
@@ -227,8 +228,7 @@ class _Packer:
     def __init__(self, items: Sequence[Item], specials: Specials) -> None:
         self._specials = specials
         segments = [segment for item in items for segment in item.segments]
-        self._n_gen = sum(s.length - 2 for s in segments if s.kind.latent)
-        total = sum(s.length for s in segments)
+        total, self._n_gen = sum(s.length for s in segments), sum(s.length - 2 for s in segments if s.kind.latent)
         self._n_und = total - self._n_gen
         self._und, self._gen, self._segment = 0, self._n_und, 0
         self._positions = np.zeros(total, np.int64)

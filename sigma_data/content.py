@@ -20,7 +20,10 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Content:
-    """By picture number: `pictures` uint8 [3, h, w] for the VAE, `patches` uint8 [tokens, patch * patch * 3]."""
+    """By picture number: `pictures` uint8 [3, h, w] for the VAE, `patches` uint8 [tokens, patch * patch * 3].
+
+    Pictures lie [h, w, 3] in memory, as they are decoded: to send planes, somebody would have to copy them.
+    """
 
     pictures: Mapping[int, Bytes]
     patches: Mapping[int, Bytes]
@@ -49,7 +52,7 @@ def decode_content(
         size = known[number] if known is not None else None
         found = several(data[number], list(sizes.values()), known=size, max_pixels=max_pixels)
         for as_patches, pixels in zip(sizes, found, strict=True):
-            planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+            planes = pixels.transpose(2, 0, 1)
             if as_patches:
                 patches[number] = patchify(planes, patch)
             else:

@@ -1,7 +1,7 @@
-"""Pictures as the model takes them: bytes -> resized pixels -> unit range -> patches.
+"""Pictures as the model takes them: bytes -> resized pixels -> patches.
 
 One decode serves every size that a sample needs of a picture; a JPEG far larger than its largest use is
-decoded at a fraction of its size.
+decoded at a fraction of its size. Pillow decodes, torch resizes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
+from torch import Tensor
 
 from sigma_data.images import (
     DEFAULT_MAX_PIXELS,
@@ -21,7 +23,6 @@ from sigma_data.images import (
     orientation_of,
     quiet,
     to_rgb,
-    upright,
 )
 from sigma_data.resize import ResizeRule
 
@@ -30,19 +31,14 @@ _Number = TypeVar("_Number", np.uint8, np.float32)
 Size = tuple[int, int]
 """(width, height) in pixels, upright."""
 
-_DRAFT_GAP = 3.0
+_DRAFT_GAP = 2.0
 """A scaled decode stays at least this many times longer than the largest size on either side, so that
-bicubic resampling, not the decoder, makes the final pixels."""
-
-_REDUCING_GAP = 3.0
-"""Pillow shrinks by whole blocks first, down to this many times the size: several times faster, and by
-Pillow's own account hardly told apart from resampling at once."""
+bicubic resampling, not the decoder, makes the final pixels. Where it is just that many times longer, 19 of 20
+photographs agree with the whole decode to 40 dB, half to 44, the worst to 37 and the sharpest drawing to 35. A gap
+of 1.5 has 36, 40, 33 and 27 dB; one of 3.0 has 44, 50, 43 and 39."""
 
 _SCALES = (8, 4, 2)
 """Fractions at which JPEG decodes."""
-
-_UNIT = (np.arange(256, dtype=np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
-"""Each byte in [-1, 1], by the same float32 steps as the usual to-tensor and normalise."""
 
 
 def resized(
@@ -80,11 +76,6 @@ def several(
     return _pictures(data, choose, max_pixels)
 
 
-def to_unit(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """uint8 [h, w, 3] -> float32 [3, h, w] in [-1, 1]."""
-    return np.ascontiguousarray(_UNIT[pixels.transpose(2, 0, 1)])
-
-
 def patchify(image: npt.NDArray[_Number], patch: int = 14) -> npt.NDArray[_Number]:
     """[3, h, w] -> [rows * columns, patch * patch * 3], patches row by row.
 
@@ -110,12 +101,12 @@ def _pictures(
             sizes = [_turned(size, aside) for size in choose(_turned(image.size, aside))]
             covered = _draft(image, sizes)
             image.load()
-            picture = to_rgb(image)
-            return [np.array(upright(_scaled(picture, size, covered), turn)) for size in sizes]
+            picture = torch.from_numpy(np.array(to_rgb(image)))
     except ImageFault:
         raise
     except Exception as error:  # Pillow's readers raise whatever broken bytes make them raise
         raise fault_of(error) from None
+    return [_upright(_scaled(picture, size, covered), turn) for size in sizes]
 
 
 def _turned(size: Size, aside: bool) -> Size:
@@ -135,8 +126,35 @@ def _draft(image: Image.Image, sizes: Sequence[Size]) -> tuple[float, float]:
     return drafted[1][2:] if drafted else (width, height)
 
 
-def _scaled(picture: Image.Image, size: Size, covered: tuple[float, float]) -> Image.Image:
-    if picture.size == size == covered:
-        return picture
-    box = (0.0, 0.0, *covered)
-    return picture.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=_REDUCING_GAP)
+def _scaled(picture: Tensor, size: Size, covered: tuple[float, float]) -> npt.NDArray[np.uint8]:
+    """[h, w, 3] at another size, bicubic with antialias: within two levels of Pillow's, several times faster.
+
+    This is the operator behind torch.nn.functional.interpolate. Called itself, it takes the part that is covered,
+    and it writes into [h, w, 3], which is twice as fast as writing planes.
+    """
+    result = np.empty((size[1], size[0], 3), np.uint8)
+    torch.ops.aten._upsample_bicubic2d_aa.out(
+        _planes(picture),
+        size[::-1],
+        align_corners=False,
+        scales_h=size[1] / covered[1],
+        scales_w=size[0] / covered[0],
+        out=_planes(torch.from_numpy(result)),
+    )
+    return result
+
+
+def _planes(pixels: Tensor) -> Tensor:
+    """[h, w, 3] as [1, 3, h, w], nothing copied."""
+    return pixels.permute(2, 0, 1)[None]
+
+
+def _upright(pixels: npt.NDArray[np.uint8], turn: int) -> npt.NDArray[np.uint8]:
+    """[h, w, 3] turned as the EXIF orientation `turn`, 1..8, says."""
+    if turn >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if turn in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if turn in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)

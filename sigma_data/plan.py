@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sigma_data.chance import Words, mixed, units
 from sigma_data.errors import ConfigError
@@ -58,6 +58,15 @@ class PlanSettings(Strict):
     shuffle: bool = True
     dropout: Dropout = Dropout()
     seed: int = Field(0, ge=0, lt=2**63)
+
+    @field_validator("corpora", mode="before")
+    @classmethod
+    def _from_paths(cls, value: Any) -> Any:
+        """A path alone is a corpus with all that is usual."""
+        listed = [value] if isinstance(value, str | dict) else value
+        if not isinstance(listed, list | tuple):
+            return value
+        return [{"path": corpus} if isinstance(corpus, str) else corpus for corpus in listed]
 
     @model_validator(mode="after")
     def _told_apart(self) -> PlanSettings:

@@ -219,6 +219,14 @@ def without_references(segments: Sequence[Segment]) -> tuple[Segment, ...]:
     return _moved_up([segment for segment in segments if segment.kind not in (Kind.LATENT, Kind.PATCH)])
 
 
+def text_first(segments: Sequence[Segment]) -> tuple[Segment, ...]:
+    """The layout of the released batch inference: all text, then all references, then the answer.
+
+    Training interleaves; this order is for comparison with the release.
+    """
+    return _moved_up(sorted(segments, key=lambda segment: (segment.kind.loss, segment.kind.picture)))
+
+
 def _moved_up(segments: Sequence[Segment]) -> tuple[Segment, ...]:
     position = 0
     moved = []

@@ -116,8 +116,7 @@ class Workers(Generic[Task, Result]):
 
     def _end(self) -> None:
         for worker in self._pool:
-            worker.process.terminate()
-            worker.pipe.close()
+            worker.pipe.close()  # the sign to end, after the task that is under way
         for worker in self._pool:
             worker.process.join(_PATIENCE)
             if worker.process.is_alive():
@@ -127,10 +126,9 @@ class Workers(Generic[Task, Result]):
 
 
 def _serve(pipe: Connection, work: Callable[[Any, Place], Any], place: Any, copies: Sequence[Connection]) -> None:
-    """A worker's life: take a task, do it, answer; end when told to, or when the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    # Handled between two instructions of Python: no shared-memory segment stays behind half made.
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    """A worker's life: take a task, do it, answer; end when the parent closes the pipe, or is gone."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # told to whole groups; the parent handles them, and may still save
+        signal.signal(number, signal.SIG_IGN)
     for copy in copies:
         copy.close()
     with suppress(EOFError, ConnectionResetError, BrokenPipeError):

@@ -91,7 +91,8 @@ class SdpaAttention:
     """
 
     def __init__(self, spans: Sequence[tuple[int, int, int, int]], tags: TokenTags, *, group_mask: bool) -> None:
-        self._spans = spans
+        # All samples' understanding tokens, one sample behind another, then all their generation tokens.
+        self._lengths = [end - start for start, end, _, _ in spans] + [last - first for _, _, first, last in spans]
         self._masks = []
         for und, und_end, gen, gen_end in spans:
             part = TokenTags(*(torch.cat((field[und:und_end], field[gen:gen_end])) for field in tags))
@@ -100,16 +101,19 @@ class SdpaAttention:
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend within each sample."""
+        if not self._masks:  # no tokens; q, k and v still get gradients, of zero
+            return q + 0 * (k.sum() + v.sum())
+        # Split, not sliced: the gradient of each slice would be a tensor of the whole batch.
+        parts = [x.split(self._lengths) for x in (q, k, v)]
+        count = len(self._masks)
         und, gen = [], []
-        for (start, end, first, last), mask in zip(self._spans, self._masks, strict=True):
-            if not mask.numel():
-                continue
-            mine = [torch.cat((x[start:end], x[first:last])).transpose(0, 1)[None] for x in (q, k, v)]
+        for number, mask in enumerate(self._masks):
+            mine = [torch.cat((of[number], of[count + number])).transpose(0, 1)[None] for of in parts]
             out = F.scaled_dot_product_attention(mine[0], mine[1], mine[2], attn_mask=mask, enable_gqa=True)[0]
-            out = out.transpose(0, 1)
-            und.append(out[: end - start])
-            gen.append(out[end - start :])
-        return torch.cat((*und, *gen)) if und else q + 0 * (k.sum() + v.sum())
+            und_part, gen_part = out.transpose(0, 1).split((self._lengths[number], self._lengths[count + number]))
+            und.append(und_part)
+            gen.append(gen_part)
+        return torch.cat((*und, *gen))
 
 
 class FlexAttention:
@@ -169,10 +173,18 @@ class FullAttention:
         if self._flash and q.dtype in (torch.float16, torch.bfloat16):
             return self._by_flash(q, k, v)
         out = []
-        for queries, (first, last) in zip(q.split(self._q_lengths), self._k_spans, strict=True):
-            mine = [x.transpose(0, 1)[None] for x in (queries, k[first:last], v[first:last])]
-            out.append(F.scaled_dot_product_attention(mine[0], mine[1], mine[2], enable_gqa=True)[0].transpose(0, 1))
+        for mine in zip(q.split(self._q_lengths), self._of_each(k), self._of_each(v), strict=True):
+            queries, keys, values = (x.transpose(0, 1)[None] for x in mine)
+            out.append(F.scaled_dot_product_attention(queries, keys, values, enable_gqa=True)[0].transpose(0, 1))
         return torch.cat(out) if len(out) != 1 else out[0]
+
+    def _of_each(self, x: Tensor) -> Sequence[Tensor]:
+        """Each sequence's keys or values."""
+        if self._k_spans == spans_of(self._k_lengths) and self._k_spans[-1][1] == len(x):
+            # The gradient of each slice would be a tensor of all sequences.
+            parts: tuple[Tensor, ...] = x.split(self._k_lengths)
+            return parts
+        return [x[first:last] for first, last in self._k_spans]
 
     def _by_flash(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         from flash_attn import flash_attn_varlen_func

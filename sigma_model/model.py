@@ -176,10 +176,10 @@ class SigmaModel(nn.Module):
 
     def clean_latents(self, batch: PackedBatch, encoded: Sequence[Tensor]) -> Tensor:
         """[M, F] of the batch's latent tokens from its encoded pictures, each [z, h, w]."""
-        patch = self.config.latent.patch_size
+        patch, device = self.config.latent.patch_size, batch.positions.device
         if not batch.latent_pictures:
-            return torch.zeros(0, self.config.latent.features, device=self.device)
-        return torch.cat([to_tokens(encoded[index], patch) for index in batch.latent_pictures]).to(self.device)
+            return torch.zeros(0, self.config.latent.features, device=device)
+        return torch.cat([to_tokens(encoded[index], patch) for index in batch.latent_pictures]).to(device)
 
     def _of_targets(self, batch: PackedBatch, level: Tensor) -> Tensor:
         """[I_l] noise level of every latent picture; a clean one's is 0."""

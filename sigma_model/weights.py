@@ -57,10 +57,11 @@ class Stored:
 class Checkpoint:
     """The tensors in a directory's weight files, under released names, known from the headers; data is read on demand.
 
-    Raises ConfigError where the directory has no weights, or a file is damaged or cut short.
+    Without `vision` those of the vision encoder are taken as not there. Raises ConfigError where the directory has
+    no weights, or a file is damaged or cut short.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, vision: bool = True) -> None:
         self.files = weight_files(directory)
         if not self.files:
             raise ConfigError(f"{directory}: has no ema.safetensors or model.safetensors: download the weights there")
@@ -69,7 +70,8 @@ class Checkpoint:
             for name, stored in _header(path).items():
                 if name in self.tensors:
                     raise ConfigError(f"{path}: holds {name}, which {self.tensors[name].path.name} holds as well")
-                self.tensors[name] = stored
+                if vision or not name.startswith(_VISION):
+                    self.tensors[name] = stored
         self._buffer = torch.empty(CHUNK, dtype=torch.uint8)
 
     @property
@@ -151,27 +153,34 @@ def load_model(
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
     config: ModelConfig | None = None,
+    vision: bool = True,
 ) -> SigmaModel:
     """Load a model from a directory in the released layout, all of it in `dtype` on `device`.
 
-    `config` overrides what the directory's own JSON files say. Memory: one copy of the model and `CHUNK` bytes.
+    `config` overrides what the directory's own JSON files say. Without `vision`, where `config` has no vision encoder,
+    the files may hold one all the same, and it is left out. Memory: one copy of the model and `CHUNK` bytes.
     Raises ConfigError where the directory, its configuration or its weights do not fit, before any data is read.
     """
     directory = Path(directory)
     with torch.device("meta"):
         model = SigmaModel(config or ModelConfig.from_directory(directory))
-    load_weights(model, directory, dtype=dtype, device=device)
+    load_weights(model, directory, dtype=dtype, device=device, vision=vision)
     return model
 
 
 def load_weights(
-    model: nn.Module, directory: Path, *, dtype: torch.dtype = torch.bfloat16, device: torch.device | str = "cpu"
+    model: nn.Module,
+    directory: Path,
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    device: torch.device | str = "cpu",
+    vision: bool = True,
 ) -> None:
     """Fill a model that was built on the meta device; its parameters are replaced and keep `requires_grad`.
 
-    Raises ConfigError as `load_model` does.
+    `vision` as in `load_model`. Raises ConfigError as `load_model` does.
     """
-    checkpoint = Checkpoint(Path(directory))
+    checkpoint = Checkpoint(Path(directory), vision=vision)
     wanted = expected(model)
     checkpoint.check(wanted)
     ours = {released_name(name): name for name in model.state_dict(keep_vars=True)}

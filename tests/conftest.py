@@ -28,3 +28,14 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     corpora.write_parquet(release / "seedxedit_multi" / "chunk_2.parquet", [twice, *broken, twice])
     corpora.build(folder / "corpus", f"release:{release}", splits={"train": 60, "val": 20, "test": 20})
     return folder / "corpus"
+
+
+@pytest.fixture(scope="session")
+def training_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus to train on in seconds, with its index: pictures of six families, and answers. Never change it."""
+    import training_data
+    import training_runs
+
+    corpus = training_runs.build_corpus(tmp_path_factory.mktemp("training"))
+    training_data.index_of(corpus)
+    return corpus

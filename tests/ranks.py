@@ -28,7 +28,9 @@ import torch.distributed as dist
 _PRELOAD = [
     "torch.distributed.checkpoint",
     "torch.distributed.fsdp",
-    "pipelines.train.parallel",
+    "pipelines.train.trainer",
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "transformers.models.qwen2.tokenization_qwen2",
     "hypothesis",
     "pytest",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,10 +35,16 @@ def test_a_file_stays_readable_in_one_sitting(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
 
 
-def test_only_the_loader_and_batches_of_the_data_layer_import_torch() -> None:
-    allowed = {"loader.py", "batch.py"}
+def test_only_what_fills_batches_in_the_data_layer_imports_torch() -> None:
+    # pixels.py resizes with torch, several times faster than Pillow; corpora are built without it (below).
+    allowed = {"loader.py", "batch.py", "pixels.py"}
     assert not [
         path
         for path in SOURCES
         if "sigma_data" in path.parts and path.name not in allowed and "torch" in imported(path)
     ]
+
+
+def test_building_a_corpus_needs_no_torch() -> None:
+    program = "import sys, pipelines.build.run; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

@@ -7,6 +7,7 @@ that no rank ever holds what is not its own.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from pipelines.train.heldout import HeldOut, heldout_settings
 from pipelines.train.lora import add_lora, init_lora
 from pipelines.train.optimizer import make_optimizer
 from pipelines.train.parallel import World, barrier, init_weights_sharded, load_weights_sharded, parallelize
+from sigma_data.errors import ConfigError
 from sigma_data.index import CorpusIndex, open_index
 from sigma_data.loader import START, Loader, PackDataset, Position, check_state
 from sigma_data.mixture import CorpusSettings
@@ -39,7 +41,10 @@ CHECKPOINTS = "checkpoints"
 
 @dataclass
 class Run:
-    """The parts of a run. `skipped` counts steps that were not taken, `bad` those of them in a row at the end."""
+    """The parts of a run. `skipped` counts steps that were not taken, `bad` those of them in a row at the end.
+
+    `total` steps are its length, those before a resume included.
+    """
 
     config: TrainConfig
     world: World
@@ -54,6 +59,7 @@ class Run:
     step: int = 0
     skipped: int = 0
     bad: int = 0
+    total: int = 0
 
     def state(self) -> dict[str, dict[str, Any]]:
         """What a checkpoint holds: what learns, and what the optimiser and the average know of it."""
@@ -72,18 +78,25 @@ class Run:
 
     def save(self, data: dict[str, Any]) -> None:
         """Save a checkpoint of this step; `data` is the loader's state."""
-        extra = {"step": self.step, "skipped": self.skipped, "bad": self.bad, "data": data}
+        length = {"total": self.total, "of": self._length()}
+        extra = {"step": self.step, "skipped": self.skipped, "bad": self.bad, "length": length, "data": data}
         self.checkpointer.save(self.step, self.state(), extra)
 
-    def resume(self) -> bool:
-        """Go on from the newest checkpoint, if there is one."""
+    def resume(self) -> None:
+        """Go on from the newest checkpoint, if there is one; otherwise from the start."""
         step = self.checkpointer.latest()
-        if step is None:
-            return False
-        extra = self.checkpointer.load(step, self.state())
-        self.position = check_state(extra["data"], self.planner)
-        self.step, self.skipped, self.bad = extra["step"], extra["skipped"], extra["bad"]
-        return True
+        length: dict[str, Any] = {}
+        if step is not None:
+            extra = self.checkpointer.load(step, self.state())
+            self.position = check_state(extra["data"], self.planner)
+            self.step, self.skipped, self.bad, length = (extra[key] for key in ("step", "skipped", "bad", "length"))
+        # Epochs differ by a few packs: counted anew in the middle, the total and with it the schedule would change.
+        same = length.get("of") == self._length()
+        self.total = length["total"] if same else self._total_steps()
+
+    def _length(self) -> list[float | None]:
+        """All that decides the length of a run, but for its data."""
+        return [self.config.steps, self.config.epochs, self.world.size * self.config.accumulate]
 
     def loader(self) -> Loader:
         """This rank's packs from here on."""
@@ -96,8 +109,8 @@ class Run:
             position=self.position,
         )
 
-    def total_steps(self) -> int:
-        """Steps of the whole run, those before a resume included."""
+    def _total_steps(self) -> int:
+        """Steps so far and those that are left; every epoch is taken to be as long as the one that is under way."""
         if self.config.steps is not None:
             return self.config.steps
         assert self.config.epochs is not None
@@ -168,7 +181,8 @@ def build_model(config: TrainConfig, blueprint: Blueprint, shape: ModelConfig, w
         add_lora(model, config.lora, seed=config.model.seed)
     parallelize(model, world, config.parallel, dtype=compute)
     if weight_files(blueprint.directory):
-        load_weights_sharded(model, blueprint.directory, world, dtype=compute, learning=master)
+        vision = config.model.vision
+        load_weights_sharded(model, blueprint.directory, world, dtype=compute, learning=master, vision=vision)
     else:
         init_weights_sharded(model, config.model.seed, world, dtype=compute, learning=master)
     if config.lora is not None:
@@ -184,7 +198,12 @@ def compute_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
 
 
 def computes_otherwise(config: TrainConfig) -> bool:
-    """Whether layers compute in another type than what learns is kept in, wherever this machine runs them."""
+    """Whether layers compute in another type than what learns is kept in, wherever this machine runs them.
+
+    Low-rank additions are no reason: they turn into the type of what passes through them by themselves.
+    """
+    if config.lora is not None and not config.lora.train:
+        return False
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return compute_dtype(config, device) != _DTYPES[config.model.master]
 
@@ -192,15 +211,36 @@ def computes_otherwise(config: TrainConfig) -> bool:
 def _heldout(
     config: TrainConfig, world: World, indexes: Sequence[CorpusIndex], encoder: TextEncoder, shape: ModelConfig
 ) -> HeldOut | None:
-    """The held-out packs, or None where the corpora have no such split."""
+    """The held-out packs, of the corpora that have the split; None where there are none, which is said."""
     split = config.validation.split
-    if not config.validation.every or not all(split in index.meta["splits"] for index in indexes):
+    if not config.validation.every:
         return None
-    planner = Planner(heldout_settings(config), indexes, geometry(shape), tokenizer=encoder.digest)
+    found = [
+        (corpus, index)
+        for corpus, index in zip(config.data.corpora, indexes, strict=True)
+        if split in index.meta["splits"]
+    ]
+    lacking = [corpus.title for corpus in config.data.corpora if corpus not in [there for there, _ in found]]
+    if lacking:
+        _note(world, f"no split {split!r} in {', '.join(lacking)}: set validation.split, or validation.every=0")
+    if not found:
+        return None
+    corpora, held = zip(*found, strict=True)
+    only = config.model_copy(update={"data": config.data.model_copy(update={"corpora": corpora})})
+    try:
+        planner = Planner(heldout_settings(only), held, geometry(shape), tokenizer=encoder.digest)
+    except ConfigError as error:  # nothing that fits: the run does not depend on it
+        _note(world, str(error))
+        return None
     dataset = PackDataset(
-        indexes, planner.recipe, encoder, geometry(shape), widths(shape), cache=config.loader.shard_cache()
+        held, planner.recipe, encoder, geometry(shape), widths(shape), cache=config.loader.shard_cache()
     )
     return HeldOut(config, world, planner, dataset)
+
+
+def _note(world: World, text: str) -> None:
+    if world.rank == 0:
+        sys.stderr.write(f"train: validation: {text}\n")
 
 
 def _with_state(optimizer: torch.optim.AdamW) -> torch.optim.AdamW:

@@ -15,7 +15,8 @@ import pickle
 import re
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -129,7 +130,8 @@ class Checkpointer:
             raise ConfigError(f"{folder}: cannot be read ({error}): remove it to resume from the one before") from None
         _check(folder, tensors, {name: s for name, s in stored.items() if not part or name.partition("/")[0] in state})
         try:
-            load_shards(tensors, storage_reader=reader, process_group=self._group)
+            with _alone_is_meant():
+                load_shards(tensors, storage_reader=reader, process_group=self._group)
         except (CheckpointException, OSError, RuntimeError) as error:
             reason = _reason(error)
             raise ConfigError(f"{folder}: cannot be read ({reason}): remove it to resume from the one before") from None
@@ -141,7 +143,8 @@ class Checkpointer:
         folder = self._path(step)
         try:
             self._on_rank0(lambda: _remove(folder))
-            save_shards(tensors, storage_writer=_Writer(folder), process_group=self._group)
+            with _alone_is_meant():
+                save_shards(tensors, storage_writer=_Writer(folder), process_group=self._group)
             mine = {path.name: path.stat().st_size for path in folder.glob(f"__{self._world.rank}_*")}
             files = dict(item for of_rank in self._gathered(mine) for item in of_rank.items())
             self._on_rank0(lambda: self._commit(step, files, extra))
@@ -269,6 +272,14 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) not in self._records:
             raise pickle.UnpicklingError(f"its metadata wants {module}.{name}, which is no part of a checkpoint")
         return super().find_class(module, name)
+
+
+@contextlib.contextmanager
+def _alone_is_meant() -> Iterator[None]:
+    """Keep torch from warning, even where it is told, that it works in one process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def _flat(state: State) -> dict[str, Tensor]:

@@ -45,30 +45,27 @@ def train(
     """Train, or go on where the run was stopped: the same command on a laptop and on 64 GPUs."""
     from pipelines.settings import dump_settings, load_settings
     from pipelines.train.config import TrainConfig
+    from pipelines.train.show import result_line
 
     chosen = load_settings(TrainConfig, config, settings or [])
     if print_config:
         sys.stdout.write(dump_settings(chosen))
         return
+    from pipelines.train.launch import Launch, default_nproc, launch
+
     if dry_run:
         from pipelines.train.dry_run import dry_run as look
 
-        seen = look(chosen, ranks=ranks or (nproc or 1) * nnodes)
+        seen = look(chosen, ranks=ranks or (nproc or default_nproc()) * nnodes, quiet=as_json)
         sys.stdout.write(json.dumps(seen.as_dict(), indent=1) + "\n" if as_json else seen.show())
         return
-    from pipelines.train.launch import Launch, default_nproc, launch
-
     result = launch(chosen, Launch(nproc=nproc or default_nproc(), nnodes=nnodes, rdzv=rdzv), quiet=as_json)
     if result is None:  # another machine has rank 0
         return
     if as_json:
         sys.stdout.write(json.dumps(result, indent=1) + "\n")
     else:
-        skipped = f", {result['skipped']:,} skipped" if result["skipped"] else ""
-        sys.stdout.write(
-            f"{result['out']}: {result['steps']:,} of {result['of']:,} steps{skipped}; "
-            f"`sigma export {result['out']} --out DIR` writes a model that `sigma generate` takes\n"
-        )
+        sys.stdout.write(result_line(result))
     if result["stopped"]:
         raise typer.Exit(INTERRUPTED)
 

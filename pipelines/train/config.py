@@ -32,7 +32,7 @@ class ModelSettings(Strict):
     master: Literal["float32", "bfloat16"] = "float32"
     """Of the parameters that learn; frozen ones are kept in `dtype`."""
     vision: bool = True
-    """Show references to the vision encoder, too."""
+    """Show references to the vision encoder, too; without, the run and its export have none, even if `path` has."""
     attribute_projection: bool = False
     """Train the paper's projection of attribute tokens (not in its release)."""
     group_mask: bool = True
@@ -180,4 +180,10 @@ class TrainConfig(Strict):
     def _one_length(self) -> TrainConfig:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("set either steps or epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _learns_in_one_type(self) -> TrainConfig:
+        if self.lora is not None and self.lora.train and self.model.master != "float32":
+            raise ValueError("lora.train: needs model.master float32, for low-rank additions learn in float32 as well")
         return self

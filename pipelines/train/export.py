@@ -104,7 +104,7 @@ def _starting(config: TrainConfig, blueprint: Blueprint, dtype: torch.dtype) -> 
     """The model with the weights that the run started from, frozen and with LoRA as in the run."""
     shape = training_config(blueprint.config, config)
     if weight_files(blueprint.directory):
-        model = load_model(blueprint.directory, dtype=dtype, config=shape)
+        model = load_model(blueprint.directory, dtype=dtype, config=shape, vision=config.model.vision)
     else:
         model = init_model(shape, seed=config.model.seed, dtype=dtype)
     apply_freeze(model, config.freeze)

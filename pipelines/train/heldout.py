@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from contextlib import suppress
 
 import torch
 from PIL import Image as Pillow
 
 from pipelines.bundle import Bundle
-from pipelines.generate import Request, Settings, make_pictures
+from pipelines.generate import Request, Settings, lay_out, make_pictures
 from pipelines.train.config import TrainConfig
 from pipelines.train.losses import LossTable
 from pipelines.train.parallel import World, all_reduce_sum, callable_in_parts
 from pipelines.train.step import forward
-from sigma_data.images import load
+from sigma_data.errors import SigmaError
+from sigma_data.images import ImageFault, load
 from sigma_data.loader import PackDataset
 from sigma_data.plan import Dropout, Entry, Plan, Planner, PlanSettings
 from sigma_data.sample import Sample
@@ -67,43 +69,51 @@ class HeldOut:
     def pictures(self, bundle: Bundle, count: int) -> dict[str, bytes]:
         """Sample id -> PNG of references, answer and what the model makes, side by side, for the first samples.
 
-        All ranks must call this together, after `losses`: a sharded model can be used part by part once
-        it has run as a whole.
+        Every rank makes all of them, and all must call this together, after `losses`: a sharded model can be used
+        part by part once it has run as a whole. None where the model makes nothing that can be shown, which is said.
         """
-        samples = self._drawable(count)
-        if not samples:
+        drawable = self._drawable(bundle, count)
+        if not drawable:
             return {}
-        requests = [
-            Request(
-                sample.turns[0].instruction,
-                [data for image in sample.images if image.number in sample.references and (data := image.data)],
-                size=load(answer).size,
-                seed=self._config.validation.seed,
-                name=sample.id,
-            )
-            for sample, answer in samples
-        ]
         settings = Settings(steps=self._config.validation.picture_steps, group_mask=self._config.model.group_mask)
-        with callable_in_parts(bundle.model):
-            made = make_pictures(bundle, requests, settings)
+        try:
+            with callable_in_parts(bundle.model):
+                made = make_pictures(bundle, [request for request, _ in drawable], settings)
+        except SigmaError as error:  # numbers that are not finite; training has its own measure against those
+            if self._world.rank == 0:
+                sys.stderr.write(f"train: no sample pictures: {error}\n")
+            return {}
         return {
-            sample.id: _side_by_side([*(load(data) for data in request.pictures), load(answer), picture])
-            for (sample, answer), request, picture in zip(samples, requests, made, strict=True)
+            request.name: _side_by_side([*(load(data) for data in request.pictures), load(answer), picture])
+            for (request, answer), picture in zip(drawable, made, strict=True)
         }
 
-    def _drawable(self, count: int) -> list[tuple[Sample, bytes]]:
-        """Samples of one turn that a picture answers, with the answer; a family at a time, so that each is seen."""
-        found: list[tuple[Sample, bytes]] = []
+    def _drawable(self, bundle: Bundle, count: int) -> list[tuple[Request, bytes]]:
+        """Requests, with their answers, of samples of one turn that a picture answers, each family in turn."""
+        found: list[tuple[Request, bytes]] = []
         for entry in self._first_of_each_family():
             if len(found) == count:
                 break
-            reader = self._dataset.readers[entry.corpus]
-            sample = reader.sample(entry.row)
+            sample = self._dataset.readers[entry.corpus].sample(entry.row)
             if len(sample.turns) == 1 and sample.targets == (len(sample.images),):
-                data = reader.pictures(entry.row, {image.number for image in sample.images})
-                images = tuple(replace(image, data=data[image.number]) for image in sample.images)
-                found.append((replace(sample, images=images), data[sample.targets[0]]))
+                with suppress(SigmaError, ImageFault):  # a bad picture, a prompt that is none: others will do
+                    found.append(self._request(bundle, sample, entry))
         return found
+
+    def _request(self, bundle: Bundle, sample: Sample, entry: Entry) -> tuple[Request, bytes]:
+        """What to ask for, and the answer. Raises SigmaError or ImageFault where it cannot be used."""
+        numbers = {image.number for image in sample.images}
+        data = self._dataset.readers[entry.corpus].pictures(entry.row, numbers)
+        answer = data[sample.targets[0]]
+        request = Request(
+            sample.turns[0].instruction,
+            [data[number] for number in sorted(sample.references)],
+            size=load(answer).size,
+            seed=self._config.validation.seed,
+            name=sample.id,
+        )
+        lay_out(request, bundle.encoder, bundle.geometry, answer=True)
+        return request, answer
 
     def _first_of_each_family(self) -> list[Entry]:
         """The plan's samples: the first of every family, then the second of every family, and so on."""

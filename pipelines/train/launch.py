@@ -1,15 +1,20 @@
 """Starting a run: in place on one process, with torch's own elastic launcher on several.
 
 A run that torchrun or a scheduler has started (RANK is set) is taken as it is. An interrupt or a
-termination reaches every rank once; they save together and leave.
+termination reaches every rank; they save together and leave.
 """
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
+import tempfile
+import threading
+import time
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -17,6 +22,9 @@ from typing import Any
 from pipelines.train.config import TrainConfig
 from sigma_data import errors
 from sigma_data.errors import ConfigError, SigmaError, TrainError
+
+_GRACE = 10.0
+"""Seconds that a rank with a fault of no known kind keeps quiet: mostly it has but lost another, which is to blame."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +52,24 @@ def default_nproc() -> int:
 def launch(config: TrainConfig, where: Launch, *, quiet: bool = False) -> dict[str, Any] | None:
     """Train; returns the run's summary where this process has seen it (on the machine of rank 0).
 
-    Raises SigmaError for what a user can mend, with the sentence of the rank that met it first.
+    Raises SigmaError for what a user can mend, with the sentence of the rank that met it first, and KeyboardInterrupt
+    where the run was told to stop before it had begun.
     """
     where.check()
     os.environ.setdefault("OMP_NUM_THREADS", "1" if where.nproc > 1 else str(os.cpu_count() or 1))
     if "RANK" in os.environ or (where.nproc == 1 and where.nnodes == 1):
         from pipelines.train.trainer import train
 
-        return train(config, quiet=quiet)
+        summary = train(config, quiet=quiet)
+        return summary if os.environ.get("RANK", "0") == "0" else None
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    # What a rank died of is said in one sentence; torch would add pages.
+    for name in ("torch.distributed.elastic", "torch.multiprocessing"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    notes = tempfile.mkdtemp(prefix="sigma-train-")  # where ranks write down what they die of
     settings = LaunchConfig(
         min_nodes=where.nnodes,
         max_nodes=where.nnodes,
@@ -66,17 +81,28 @@ def launch(config: TrainConfig, where: Launch, *, quiet: bool = False) -> dict[s
         start_method="spawn",
         # Its own handlers would kill ranks that are still saving; ours hands the signal on and waits.
         signals_to_handle="SIGQUIT",
+        logs_specs=DefaultLogsSpecs(log_dir=notes),
     )
-    before = {number: signal.signal(number, _hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    told = threading.Event()
+
+    def hand_on(_number: int, _frame: FrameType | None) -> None:
+        """Tell the ranks to save and leave. A terminal has told them of Ctrl-C itself; twice does no harm."""
+        told.set()
+        for child in multiprocessing.active_children():
+            child.terminate()
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        results = elastic_launch(settings, _rank)(config, quiet)
+        results: dict[int, dict[str, Any] | None] = elastic_launch(settings, _rank)(config, quiet)
     except ChildFailedError as error:
+        if told.is_set() and error.get_first_failure()[1].exitcode in (-signal.SIGTERM, -signal.SIGINT):
+            raise KeyboardInterrupt from None  # there was nothing to save yet
         raise _told_by(error) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    summary: dict[str, Any] | None = results.get(0)
-    return summary
+        shutil.rmtree(notes, ignore_errors=True)
+    return results.get(0)
 
 
 def _rank(config: TrainConfig, quiet: bool) -> dict[str, Any] | None:
@@ -85,22 +111,23 @@ def _rank(config: TrainConfig, quiet: bool) -> dict[str, Any] | None:
 
     from pipelines.train.trainer import train
 
-    run: Any = record(train)
-    summary: dict[str, Any] | None = run(config, quiet=quiet)
+    def run() -> dict[str, Any]:
+        try:
+            return train(config, quiet=quiet)
+        except SigmaError:
+            raise
+        except Exception:
+            time.sleep(_GRACE)
+            raise
+
+    summary: dict[str, Any] | None = record(run)()
     return summary
-
-
-def _hand_on(number: int, _frame: FrameType | None) -> None:
-    """Tell the ranks to save and leave. A terminal has told them of Ctrl-C itself; twice does no harm."""
-    for child in multiprocessing.active_children():
-        if child.pid is not None:
-            os.kill(child.pid, signal.SIGTERM)
 
 
 def _told_by(error: Any) -> SigmaError:
     """The error of the rank that failed first, as the sentence it was."""
     rank, failure = error.get_first_failure()
-    text = str(failure.message)
+    text = str(failure.message["message"] if isinstance(failure.message, dict) else failure.message)
     name, _, sentence = text.partition(": ")
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, SigmaError):

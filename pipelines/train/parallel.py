@@ -135,14 +135,15 @@ def load_weights_sharded(
     *,
     dtype: torch.dtype,
     learning: torch.dtype | None = None,
+    vision: bool = True,
 ) -> None:
     """Fill a parallelized model on the meta device from a released directory; a rank reads its own rows alone.
 
     All becomes `dtype`, but what learns `learning` where that is given. Low-rank additions keep their type and become
-    zero: `init_lora` draws them. Memory: this rank's share, and its rows of one tensor more.
-    Raises ConfigError as `sigma_model.weights.load_weights` does, before any data is read.
+    zero: `init_lora` draws them. `vision` as in `load_model`. Memory: this rank's share, and its rows of one tensor
+    more. Raises ConfigError as `sigma_model.weights.load_weights` does, before any data is read.
     """
-    stored = Checkpoint(Path(directory))
+    stored = Checkpoint(Path(directory), vision=vision)
     wanted = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if not is_lora(name)}
     stored.check({released_name(name): tensor.shape for name, tensor in wanted.items()})
     ours = {released_name(name): name for name in wanted}

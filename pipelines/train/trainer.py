@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Any
 
@@ -22,8 +22,8 @@ from pipelines.train.logs import Meter, RunLog
 from pipelines.train.optimizer import learning_rate
 from pipelines.train.parallel import all_reduce_sum, start_world, stop_world
 from pipelines.train.step import Stepped, Stepper
-from sigma_data.errors import TrainError
-from sigma_data.files import write_atomic
+from sigma_data.errors import SigmaError, TrainError
+from sigma_data.files import disk_error, write_atomic
 from sigma_data.loader import Loaded, Loader
 from sigma_data.skips import SkipLog
 
@@ -39,13 +39,16 @@ def train(config: TrainConfig, *, quiet: bool = False) -> dict[str, Any]:
     Raises SigmaError for what a user can mend.
     """
     world = start_world(config.parallel, mixed=computes_otherwise(config))
+    run = None
     try:
-        if world.rank == 0:
-            config.out.mkdir(parents=True, exist_ok=True)
-            write_atomic(config.out / CONFIG, dump_settings(config))
         run = assemble(config, world)
+        if world.rank == 0:  # not before: what does not fit the run that lies there must not change it
+            _write_config(config)
         return Trainer(run, quiet=quiet).run()
     finally:
+        if run is not None:
+            with suppress(SigmaError):  # after an error, which says more
+                run.checkpointer.finish()  # a save in flight needs the other ranks
         stop_world()
 
 
@@ -55,7 +58,7 @@ class Trainer:
     def __init__(self, run: Run, *, quiet: bool = False) -> None:
         config, bundle = run.config, run.bundle
         self._run = run
-        self._total = run.total_steps()
+        self._total = run.total
         self._stepper = Stepper(
             config, run.world, bundle.model, bundle.vae, run.optimizer, run.ema, bundle.encoder.attribute_ids
         )
@@ -66,29 +69,38 @@ class Trainer:
         device = run.world.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self._meter = Meter(peak_flops(name, compute_dtype(config, device)))
+        self._quiet = quiet or run.world.rank != 0
         self._stop = False
-        self._last_log = run.step
 
     def run(self) -> dict[str, Any]:
         """All steps that are left. Raises TrainError where too many in a row went wrong."""
         run, config = self._run, self._run.config
         began, stopped = run.step, False
         loader = run.loader()
+        if began >= self._total and not self._quiet:
+            sys.stderr.write(
+                f"train: all {self._total:,} steps are done already; to go on, set more steps, or epochs\n"
+            )
         with self._told_to_stop(), closing(self._log), closing(iter(loader)) as packs:
             if run.step == 0:
                 self._validate()
             while run.step < self._total and not stopped:
-                stopped = self._one_step(packs, loader)
-                if config.validation.every and run.step % config.validation.every == 0:
+                told = self._one_step(packs)
+                stopped = told and run.step < self._total
+                # Before the checkpoint, so that all of a step is there once it is saved. Who must stop has no time.
+                if not told and config.validation.every and run.step % config.validation.every == 0:
                     self._validate()
+                due = config.checkpoint.every and run.step % config.checkpoint.every == 0
+                if due or told or run.step == self._total:
+                    self._save(loader)
             run.checkpointer.finish()
         return {
             "out": str(config.out), "steps": run.step, "of": self._total, "new": run.step - began,
             "skipped": run.skipped, "stopped": stopped, "checkpoint": run.checkpointer.latest(),
         }  # fmt: skip
 
-    def _one_step(self, packs: Iterator[Loaded], loader: Loader) -> bool:
-        """Read, learn, log, save where it is time; whether the run was told to stop."""
+    def _one_step(self, packs: Iterator[Loaded]) -> bool:
+        """Read, learn, log; whether a rank was told to stop."""
         run, config = self._run, self._run.config
         begin = time.perf_counter()
         loaded = [next(packs) for _ in range(config.accumulate)]
@@ -100,40 +112,43 @@ class Trainer:
         run.step += 1
         run.bad = 0 if result.taken else run.bad + 1
         run.skipped += not result.taken
-        if run.bad >= config.optimizer.max_bad_steps:
-            raise TrainError(
-                f"{run.bad} steps in a row up to step {run.step} gave losses or gradients that are no usable numbers "
-                f"(the last loss was {result.loss:g}, its gradient's norm {result.norm:g}): use a lower optimizer.lr, "
-                "or look at the samples of the packs that metrics.jsonl names"
-            )
-        due = bool(config.checkpoint.every) and run.step % config.checkpoint.every == 0
-        done = result.stop or run.step == self._total
-        saving = time.perf_counter()
-        if due or done:
-            run.save(loader.state())
-        now = time.perf_counter()
+        failed = run.bad >= config.optimizer.max_bad_steps
+        seconds = time.perf_counter() - begin
         work = sum((work_of(pack.batch, group_mask=config.model.group_mask) for pack in loaded), Work())
         flops, _ = training_flops(
             run.bundle.model.config, work, frozen=config.freeze, lora=config.lora,
             checkpointing=config.parallel.checkpointing,
         )  # fmt: skip
         self._meter.add(
-            work, seconds=now - begin, wait=wait, stall=now - saving, flops=flops,
+            work, seconds=seconds, wait=wait, flops=flops,
             samples=sum(pack.samples for pack in loaded), skipped_samples=sum(len(pack.skips) for pack in loaded),
         )  # fmt: skip
-        if run.step % config.log.every == 0 or done:
+        if run.step % config.log.every == 0 or result.stop or failed or run.step == self._total:
             self._log_step(loaded, lr, result)
+        if failed:
+            raise TrainError(
+                f"{run.bad} steps in a row up to step {run.step} gave losses or gradients that are no usable numbers "
+                f"(the last loss was {result.loss:g}, its gradient's norm {result.norm:g}): use a lower optimizer.lr, "
+                "or look at the samples of the packs that metrics.jsonl names"
+            )
         return result.stop
 
+    def _save(self, loader: Loader) -> None:
+        """Save a checkpoint; what that takes counts as a share of the steps until the next line of figures."""
+        begin = time.perf_counter()
+        self._run.save(loader.state())
+        seconds = time.perf_counter() - begin
+        self._meter.add(Work(), seconds=seconds, stall=seconds)
+
     def _log_step(self, loaded: Sequence[Loaded], lr: float, result: Stepped) -> None:
-        """Figures of the steps since the last time, over all ranks."""
+        """Figures of the steps since the last time, over all ranks; `pack` is the first of the last step."""
         run, world = self._run, self._run.world
         losses = self._stepper.losses
         losses.table = all_reduce_sum(losses.table, world)
         totals = all_reduce_sum(self._meter.totals.to(world.device), world).cpu()
         figures: dict[str, float | None] = {
             "loss": result.loss, "norm": result.norm, "lr": lr, "skipped": run.skipped,
-            "epoch": loaded[-1].epoch, "pack": loaded[-1].pack, "memory": _memory(world.device),
+            "epoch": loaded[0].epoch, "pack": loaded[0].pack, "memory": _memory(world.device),
             **losses.averages(), **self._meter.figures(totals, ranks=world.size),
         }  # fmt: skip
         self._log.step(run.step, figures)
@@ -160,9 +175,12 @@ class Trainer:
     @contextmanager
     def _told_to_stop(self) -> Iterator[None]:
         """Ctrl-C and SIGTERM end the run after the step that is under way; a second Ctrl-C ends it at once."""
+        interrupts = 0
 
         def stop(number: int, _frame: FrameType | None) -> None:
-            if self._stop and number == signal.SIGINT:
+            nonlocal interrupts
+            interrupts += number == signal.SIGINT  # a launcher may have told us of the first one, too
+            if interrupts > 1:
                 raise KeyboardInterrupt
             self._stop = True
 
@@ -175,6 +193,14 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _write_config(config: TrainConfig) -> None:
+    try:
+        config.out.mkdir(parents=True, exist_ok=True)
+        write_atomic(config.out / CONFIG, dump_settings(config))
+    except OSError as error:
+        raise disk_error(error, config.out) from None
 
 
 def _memory(device: torch.device) -> int:

@@ -58,7 +58,7 @@ def test_words_and_json_say_the_same(corpus: Path) -> None:
     epoch = json.loads(machine.stdout)["epochs"][0]
     assert f"epoch 0: 125 samples in {epoch['packs']:,} packs of at most 500 tokens, " in words.stdout
     assert f"{100 * epoch['fill']:.2f} % full" in words.stdout
-    assert f"{epoch['steps']:,} steps of 2 ranks x 1 packs" in words.stdout
+    assert f"{epoch['steps']:,} steps of 2 ranks x 1 pack;" in words.stdout
     for family, kinds in epoch["tokens"].items():
         line = next(line for line in words.stdout.split("tokens   ")[1].splitlines() if line.startswith(family))
         assert line.split()[-1] == f"{sum(kinds.values()):,}"
@@ -129,7 +129,7 @@ def test_only_configuration_and_tokenizer_of_a_model_are_read(corpus: Path, tmp_
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "data: Field required"),
+        ([], "name a corpus"),
         (["nowhere"], "no such folder"),
         (["CORPUS", "bugdet=3"], "there is no such setting"),
         (["CORPUS", "budget=none"], "data.budget"),

@@ -28,7 +28,6 @@ from sequences import (  # noqa: F401
 from torch import Tensor
 
 from sigma_data.batch import PackedBatch, Run, TokenTags, collate, unit_range
-from sigma_data.pixels import to_unit
 from sigma_data.sample import Turn
 from sigma_data.sequence import Kind, Segment
 from sigma_model.model import widths
@@ -248,10 +247,15 @@ def test_to_moves_every_tensor_and_leaves_the_rest() -> None:
 
 def test_bytes_and_floats_of_one_picture_enter_the_network_alike() -> None:
     levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
-    floats = unit_range(torch.from_numpy(levels.transpose(2, 0, 1).copy()))
-    assert floats.dtype == torch.float32
-    assert np.array_equal(floats.numpy(), to_unit(levels))  # to the bit
-    assert unit_range(floats) is floats
+    # By the usual to-tensor and normalise, to the bit.
+    expected = (levels.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
+    for picture in (levels.transpose(2, 0, 1), levels.transpose(2, 0, 1).copy()):
+        floats = unit_range(torch.from_numpy(picture))
+        assert floats.dtype == torch.float32
+        assert (floats.min(), floats.max()) == (-1, 1)
+        assert np.array_equal(floats.numpy(), expected.transpose(2, 0, 1))
+        assert unit_range(floats) is floats
+    assert np.array_equal(levels, np.arange(256).repeat(3).reshape(16, 16, 3))  # what is given stays as it is
 
 
 def test_patches_as_bytes_and_as_floats_do_not_mix_in_one_batch() -> None:

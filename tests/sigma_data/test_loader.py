@@ -25,6 +25,7 @@ import torch
 from corpora import build
 from pydantic import ValidationError
 from sequences import one_thread  # noqa: F401
+from torch.utils.data import DataLoader
 from training_data import changed, dataset_of, index_of, interleaved, planned, print_of, tiny
 
 from sigma_data.content import decode_content
@@ -119,6 +120,16 @@ def test_workers_read_the_same_stream(
 ) -> None:
     count = 8 // world + 3
     assert ranks(planner, count, world, workers=workers, **options) == stream[: count * world]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_torch_s_own_data_loader_reads_the_same_stream(method: str, planner: Planner, stream: list[str]) -> None:
+    plan = planner.plan(0)
+    tickets = [plan.ticket(pack) for pack in range(4)]
+    packs = DataLoader(
+        dataset_of(planner), batch_size=None, sampler=tickets, num_workers=2, multiprocessing_context=method
+    )
+    assert [print_of(loaded) for loaded in packs] == stream[:4]
 
 
 def test_validation_ends_with_its_epochs_and_shares_out_every_pack(planner: Planner, stream: list[str]) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from sigma_data.images import ImageFault, load, to_rgb
-from sigma_data.pixels import patchify, resized, several, to_unit
+from sigma_data.pixels import patchify, resized, several
 from sigma_data.resize import VAE_RULE, VIT_RULE, ResizeRule
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -26,6 +26,12 @@ SMALL = ResizeRule(max_size=128, min_size=32, stride=8)
 def by_pillow(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
     """The oracle: the whole picture resampled at once."""
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+
+
+def hardly_differ(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two ways to resample the same pixels differ by rounding alone: two levels, and seldom one."""
+    error = np.abs(first.astype(int) - second)
+    return first.shape == second.shape and bool(error.max() <= 2 and error.mean() < 0.02)
 
 
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -54,14 +60,14 @@ def test_a_picture_comes_at_the_size_of_the_rule_as_pillow_resamples_it(kind: st
     result = resized(data, rule, images=images)
     size = rule.size(171, 97, images=images)
     assert (result.dtype, result.shape) == (np.uint8, (size[1], size[0], 3))
-    assert np.array_equal(result, by_pillow(load(data), size))
+    assert hardly_differ(result, by_pillow(load(data), size))
     assert np.array_equal(resized(data, size), result)
 
 
 @pytest.mark.parametrize("rule", [VAE_RULE, VIT_RULE, SMALL])
-def test_enlarging_is_pillows_own_too(rule: ResizeRule) -> None:
+def test_enlarging_is_as_pillow_does_it_too(rule: ResizeRule) -> None:
     data = picture("png", 5, width=30, height=21)
-    assert np.array_equal(resized(data, rule), by_pillow(load(data), rule.size(30, 21)))
+    assert hardly_differ(resized(data, rule), by_pillow(load(data), rule.size(30, 21)))
 
 
 def test_a_picture_of_the_right_size_is_untouched() -> None:
@@ -93,14 +99,30 @@ def test_a_turned_photograph_has_the_size_and_pixels_of_the_upright_one(
         assert np.abs(result - by_pillow(upright, size).astype(int)).mean() < 2
 
 
-@pytest.mark.parametrize("shrink", [2.5, 3.5, 6.5, 9, 13, 25])
-def test_scaled_decoding_is_hardly_told_from_full_decoding(shrink: float) -> None:
-    image = photograph(1500, 1100)
-    data = encoded(image, "jpeg", quality=92)
+@pytest.mark.parametrize("shrink", [1, 2.5, 3.5])
+def test_a_photograph_not_much_too_large_is_resampled_as_pillow_does_it(shrink: float) -> None:
+    data = encoded(photograph(1500, 1100), "jpeg", quality=92)
     size = (round(1500 / shrink), round(1100 / shrink))
-    error = np.abs(resized(data, size) - by_pillow(load(data), size).astype(int))
-    assert error.mean() < 0.5
-    assert np.percentile(error, 99.9) <= 2
+    assert hardly_differ(resized(data, size), by_pillow(load(data), size))
+
+
+@pytest.mark.parametrize("shrink", [4.01, 6.5, 8.02, 9, 13, 16.1, 25])
+def test_scaled_decoding_is_hardly_told_from_full_decoding(shrink: float) -> None:
+    data = encoded(photograph(1500, 1100), "jpeg", quality=92)
+    size = (round(1500 / shrink), round(1100 / shrink))
+    error = resized(data, size) - by_pillow(load(data), size).astype(int)
+    assert 10 * np.log10(255**2 / np.mean(error**2)) > 45  # dB
+    assert np.abs(error).max() <= 6
+
+
+@pytest.mark.parametrize(("width", "height"), [(1200, 900), (1201, 901), (1207, 903)])
+def test_pixels_that_a_scaled_decode_hangs_over_do_not_shift_the_picture(width: int, height: int) -> None:
+    data = encoded(photograph(width, height), "jpeg")
+    drafted = Image.open(io.BytesIO(data))
+    drafted.draft(None, (width // 8, height // 8))
+    box = (0, 0, width / 8, height / 8)
+    expected = np.asarray(drafted.resize((60, 45), Image.Resampling.BICUBIC, box=box))
+    assert hardly_differ(resized(data, (60, 45)), expected)
 
 
 def test_a_photograph_far_too_large_is_decoded_at_a_fraction_its_largest_use_allows(
@@ -117,8 +139,8 @@ def test_a_photograph_far_too_large_is_decoded_at_a_fraction_its_largest_use_all
         data = turned(photograph(1201, 901), orientation)
         for sizes in ([(60, 45), (190, 140)], [(60, 45), (80, 60)], [(60, 45)], [(40, 30)]):
             several(data, [size[::-1] for size in sizes] if orientation == 6 else sizes)
-    # 6.3, 15, 20 and 30 times too large: what is decoded stays 3 times larger than the largest use.
-    assert decoded == [(601, 451), (301, 226), (301, 226), (151, 113)] * 2
+    # 6.3, 15, 20 and 30 times too large: what is decoded stays twice as large as the largest use, or larger.
+    assert decoded == [(601, 451), (301, 226), (151, 113), (151, 113)] * 2
 
 
 @given(st.integers(1, 60), st.integers(1, 60))
@@ -166,18 +188,7 @@ def test_a_size_that_is_none_is_refused(size: tuple[int, int]) -> None:
         resized(picture("png"), size)
 
 
-# Numbers --------------------------------------------------------------------------------------------
-
-
-def test_bytes_go_to_minus_one_to_one_as_to_tensor_and_normalise_take_them() -> None:
-    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    image = np.stack([values, 255 - values, values.T], axis=2)
-    unit = to_unit(image)
-    assert unit.dtype == np.float32
-    assert unit.flags.c_contiguous
-    assert (unit.min(), unit.max()) == (-1, 1)
-    expected = (image.astype(np.float32) / 255 - 0.5) / 0.5
-    assert np.array_equal(unit, expected.transpose(2, 0, 1))
+# Patches --------------------------------------------------------------------------------------------
 
 
 def test_every_number_of_a_patch_lies_where_the_rule_says() -> None:

@@ -1,0 +1,158 @@
+"""Training steps of layers as wide as bagel-7b-mot's on one GPU: tokens a second, utilisation, peak memory.
+
+As many layers as fit beside their optimiser states, on a pack of 30K tokens, exactly as `sigma train` runs them:
+float32 parameters, bfloat16 layers under FSDP2, full activation checkpointing, fused AdamW, with and without
+compilation. Operations are counted by pipelines/train/flops.py: what the mask shows, nothing computed twice.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from packs import Delimiters, item, sample
+
+from pipelines.train.config import FreezeSettings, OptimizerSettings, ParallelSettings
+from pipelines.train.flops import peak_flops, training_flops, work_of
+from pipelines.train.optimizer import make_optimizer
+from pipelines.train.parallel import World, clip_grad_norm, init_weights_sharded, parallelize, start_world, stop_world
+from sigma_data.batch import PackedBatch, collate
+from sigma_data.sequence import Segment
+from sigma_model.config import ModelConfig, preset
+from sigma_model.experts import Layer
+from sigma_model.model import SigmaModel, widths
+
+MFU_TARGET = 0.40
+BYTES_A_PARAMETER = 4 + 4 + 8 + 2
+"""Parameter, gradient, two moments; and its bfloat16 copy while a layer runs."""
+RESERVE = 18 * 2**30
+"""Bytes for activations of 30K tokens (one layer's, and every layer's input) and one layer's gradients twice."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A step's median seconds; operations as the model's, and with what is computed again; bytes at the peak."""
+
+    seconds: float
+    model_flops: float
+    hardware_flops: float
+    peak_bytes: int
+
+
+def main(*, tiny: bool = False) -> bool:
+    """Measure on this machine's GPU; True where there is none, or utilisation reaches the target."""
+    if tiny:
+        config = preset("tiny")
+        batch = whole_pack(config, [sample([((8, 8), (5, 5))] * 2, (8, 8), words=20)] * 2)
+        return report(config, batch, device="cpu", dtype=torch.float32, rounds=2)
+    if not torch.cuda.is_available():
+        print("gpu: no CUDA device here, nothing measured; --tiny runs the same code on the CPU\n")
+        return True
+    full = preset("bagel-7b-mot")
+    free, _ = torch.cuda.mem_get_info()
+    config = shallow(full, layers=fitting_layers(full, free))
+    batch = whole_pack(config, [sample([((48, 64), (28, 37))] * 6, (64, 64), words=60)])
+    return report(config, batch, device="cuda", dtype=torch.bfloat16, rounds=8)
+
+
+def report(config: ModelConfig, batch: PackedBatch, *, device: str, dtype: torch.dtype, rounds: int) -> bool:
+    """Print a row with compilation and one without; whether the better one reaches the target, where that is known."""
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    peak = peak_flops(name, dtype)
+    layers, width = config.language.num_hidden_layers, config.language.hidden_size
+    print(
+        f"gpu: {name}; {layers} layers, width {width}, {batch.tokens:,} tokens, float32 parameters, {dtype}, full "
+        f"checkpointing, clipping and AdamW\n  {'':<14}{'ms a step':>10}{'tokens/s':>10}{'TFLOP/s':>9}{'MFU':>7}"
+        f"{'with recomputation':>20}{'peak GB':>9}"
+    )
+    best = 0.0
+    for compiled in (False, True):
+        settings = ParallelSettings(checkpointing="full", compile=compiled)
+        # Made here, for `start_world` would refuse to compile on a CPU.
+        world = start_world(ParallelSettings(), device=device, mixed=True)
+        try:
+            found = measure(config, batch.to(device), world, settings, dtype=dtype, rounds=rounds)
+        finally:
+            stop_world()
+            gc.collect()  # the next row's model must find the memory free
+            torch.cuda.empty_cache()
+        rates = [flops / found.seconds for flops in (found.model_flops, found.hardware_flops)]
+        shares = [f"{rate / peak:.1%}" if peak else "-" for rate in rates]
+        best = max(best, rates[0] / peak if peak else 0.0)
+        print(
+            f"  {'compiled' if compiled else 'not compiled':<14}{found.seconds * 1e3:>10.1f}"
+            f"{batch.tokens / found.seconds:>10,.0f}{rates[0] / 1e12:>9.2f}{shares[0]:>7}{shares[1]:>20}"
+            f"{found.peak_bytes / 1e9:>9.1f}"
+        )
+    if peak is None:
+        print("  no utilisation: the peak of this device is not known\n")
+        return True
+    good = best >= MFU_TARGET
+    print(f"  MFU {best:.1%}, target {MFU_TARGET:.0%}: {'met' if good else 'MISSED'}\n")
+    return good
+
+
+def measure(
+    config: ModelConfig,
+    batch: PackedBatch,
+    world: World,
+    settings: ParallelSettings,
+    *,
+    dtype: torch.dtype,
+    rounds: int,
+) -> Measured:
+    """Time whole steps, after three that warm up."""
+    with torch.device("meta"):
+        model = SigmaModel(config)
+    parallelize(model, world, settings, dtype=dtype)
+    init_weights_sharded(model, 0, world, dtype=dtype, learning=torch.float32)
+    optimizer = make_optimizer(model, OptimizerSettings())
+    latents = model.clean_latents(batch, batch.known_latents)
+    on_gpu = world.device.type == "cuda"
+    wait: Callable[[], None] = torch.cuda.synchronize if on_gpu else lambda: None
+
+    def step() -> None:
+        out = model(batch, latents)
+        (out.mse.mean() + 0.0 * out.ce.sum()).backward()
+        clip_grad_norm(model.parameters(), world, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    seconds = []
+    for number in range(3 + rounds):
+        if on_gpu and number == 3:
+            torch.cuda.reset_peak_memory_stats()
+        wait()
+        begin = time.perf_counter()
+        step()
+        wait()
+        seconds.append(time.perf_counter() - begin)
+    work = work_of(batch, group_mask=True)
+    flops = training_flops(config, work, frozen=FreezeSettings(), lora=None, checkpointing=settings.checkpointing)
+    peak = torch.cuda.max_memory_allocated() if on_gpu else 0
+    return Measured(statistics.median(seconds[3:]), *flops, peak)
+
+
+def shallow(config: ModelConfig, *, layers: int) -> ModelConfig:
+    """A model of full width with few layers, one in its vision encoder, and a small vocabulary."""
+    assert config.vision is not None
+    language = config.language.model_copy(update={"num_hidden_layers": layers, "vocab_size": 1024})
+    vision = config.vision.model_copy(update={"num_hidden_layers": 1})
+    return config.model_copy(update={"language": language, "vision": vision})
+
+
+def fitting_layers(config: ModelConfig, free: int) -> int:
+    """As many layers as `free` bytes hold, at least one and at most all."""
+    with torch.device("meta"):
+        each = sum(parameter.numel() for parameter in Layer(config.language).parameters()) * BYTES_A_PARAMETER
+    return min(config.language.num_hidden_layers, max(1, (free - RESERVE) // each))
+
+
+def whole_pack(config: ModelConfig, samples: list[list[Segment]]) -> PackedBatch:
+    """Samples in one batch for a model; its random pictures are known as latents, so nothing is encoded."""
+    shown = [item(segments, widths(config), seed=number) for number, segments in enumerate(samples)]
+    return collate(shown, Delimiters(), widths(config))

@@ -1,0 +1,41 @@
+"""Benchmarks by name: `open_benchmark("world:CORPUS")` gives its items and its own scores."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from pipelines.evaluate.benchmarks.base import Benchmark
+from sigma_data.errors import ConfigError
+
+_CLASSES = {
+    "sigma": ("sigma", "SigmaBenchmark"),
+    "world": ("world", "WorldBenchmark"),
+    "geneval": ("geneval", "GenEval"),
+    "cv-bench": ("cv_bench", "CvBench"),
+}
+
+NAMES = tuple(_CLASSES)
+"""The benchmarks that exist."""
+
+__all__ = ["NAMES", "Benchmark", "open_benchmark"]
+
+
+def open_benchmark(spec: str, **options: Any) -> Benchmark:
+    """Open `name:path`, as in `world:corpus`, with options that the benchmark's class takes.
+
+    Raises ConfigError for an unknown benchmark or option, or a path where nothing of the kind lies.
+    """
+    name, _, path = spec.partition(":")
+    if name not in _CLASSES or not path:
+        choices = ", ".join(f"{known}:" for known in NAMES)
+        raise ConfigError(f"benchmark {spec!r}: write one of {choices} followed by a path, as in world:corpus")
+    module, kind = _CLASSES[name]
+    made: Callable[..., Benchmark] = getattr(importlib.import_module(f"{__name__}.{module}"), kind)
+    _, *known = inspect.signature(made).parameters
+    if unknown := sorted(set(options) - set(known)):
+        takes = f"it takes {', '.join(known)}" if known else "it takes none"
+        raise ConfigError(f"benchmark {spec!r}: has no option {', '.join(unknown)}; {takes}")
+    return made(path, **options)

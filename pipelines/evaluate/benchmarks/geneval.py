@@ -1,0 +1,172 @@
+"""GenEval: prompts of six tags, four pictures each; its folder layout, and its score after a detector.
+
+No detector is bundled. Without one the pictures are written as the official scorer expects them; with one other
+than the official Mask2Former the number is of another name.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from pipelines.evaluate.aggregate import MetricInfo
+from pipelines.evaluate.benchmarks.base import Benchmark, share
+from pipelines.evaluate.benchmarks.geneval_rules import Detection, correct
+from pipelines.evaluate.item import Item, Result, Score
+from sigma_data.errors import ConfigError
+from sigma_data.images import ImageFault, load
+
+TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+
+Detector = Callable[[bytes], Sequence[Detection]]
+"""An encoded picture -> what is in it."""
+
+CORRECT = MetricInfo("geneval-correct", "1", "up", (
+    "1 where a detector finds in the picture what the prompt asks for, else 0, by GenEval's rules: scores above 0.3"
+    " (counting 0.9), at most 16 objects a class, positions apart by more than 0.1 of the summed sizes."
+))  # fmt: skip
+
+
+class _Demand(BaseModel):
+    name: str = Field(alias="class")
+    count: int = Field(ge=0)
+    color: str | None = None
+    position: tuple[Literal["left of", "right of", "above", "below"], int] | None = None
+
+
+class _Prompt(BaseModel):
+    """What must hold of a line of the prompts file."""
+
+    tag: Literal["single_object", "two_object", "counting", "colors", "position", "color_attr"]
+    prompt: str = Field(min_length=1)
+    include: list[_Demand] = Field(min_length=1)
+    exclude: list[_Demand] = []
+
+    @model_validator(mode="after")
+    def _earlier(self) -> _Prompt:
+        for index, demand in enumerate(self.include):
+            if demand.position and not 0 <= demand.position[1] < index:
+                raise ValueError(f"the position of include {index} must name an earlier one")
+        return self
+
+
+class GenEval(Benchmark):
+    """`path`: GenEval's prompts, a .jsonl file or the folder in which it lies (`evaluation_metadata.jsonl`).
+
+    `pictures` are made of every prompt. `detector` scores them.
+    """
+
+    name = "geneval"
+    version = "1"
+    answers = "picture"
+    metrics = (CORRECT,)
+    main = dict.fromkeys(TAGS, CORRECT.name)
+
+    def __init__(self, path: str, *, pictures: int = 4, detector: Detector | None = None) -> None:
+        if pictures < 1:
+            raise ConfigError(f"benchmark geneval: pictures must be at least 1, it is {pictures}")
+        self.pictures = pictures
+        self.detector = detector
+        if detector is None:
+            self.skipped = {CORRECT.name: "no detector; score the written folder with GenEval's own scorer"}
+        self.prompts = _read(_file(Path(path)))
+
+    def items(self) -> list[Item]:
+        """An item a picture, `NNNNN-k`."""
+        return [
+            Item(
+                id=f"{number:05d}-{picture:04d}",
+                family=prompt["tag"],
+                instruction=prompt["prompt"],
+                truth={"metadata": prompt, "number": number, "picture": picture},
+            )
+            for number, prompt in enumerate(self.prompts)
+            for picture in range(self.pictures)
+        ]
+
+    def own_scores(self, results: Sequence[Result]) -> list[Score]:
+        """A failed picture is not correct: it scores 0, with the reason. Without a detector there are no scores."""
+        return [] if self.detector is None else [_score(result, self.detector) for result in results]
+
+    def summary(self, results: Sequence[Result], scores: Sequence[Score]) -> dict[str, float]:
+        """The accuracy of each tag over its pictures, and `overall`, their plain mean where all six are there."""
+        if self.detector is None:
+            return {}
+        tags = {
+            tag: share([result for result in results if result.item.family == tag], scores, CORRECT.name)
+            for tag in TAGS
+        }
+        known = {tag: value for tag, value in tags.items() if value is not None}
+        if len(known) == len(TAGS):
+            known["overall"] = sum(known.values()) / len(TAGS)
+        return known
+
+
+def _score(result: Result, detector: Detector) -> Score:
+    item = result.item
+    if result.picture is None:
+        return Score(item.id, CORRECT.name, 0.0, result.failure or "there is no picture")
+    return Score(item.id, CORRECT.name, float(correct(item.truth["metadata"], detector(result.picture))))
+
+
+def write_folder(results: Sequence[Result], folder: Path) -> list[str]:
+    """Write `NNNNN/metadata.jsonl` and `NNNNN/samples/KKKK.png` as GenEval's scorer reads them.
+
+    Returns the ids without a picture, of which nothing is written; the official scorer does not count them, so its
+    figures are right only where this is empty.
+    """
+    missing = []
+    for result in results:
+        truth = result.item.truth
+        place = folder / f"{truth['number']:05d}"
+        (place / "samples").mkdir(parents=True, exist_ok=True)
+        (place / "metadata.jsonl").write_text(json.dumps(truth["metadata"]) + "\n", "utf-8")
+        try:
+            buffer = io.BytesIO()
+            load(result.picture).save(buffer, "PNG")
+        except ImageFault:
+            missing.append(result.item.id)
+            continue
+        (place / "samples" / f"{truth['picture']:04d}.png").write_bytes(buffer.getvalue())
+    return missing
+
+
+def _file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ConfigError(f"benchmark geneval: {path}: no such file or folder")
+    official = path / "evaluation_metadata.jsonl"
+    found = [official] if official.is_file() else sorted(path.glob("*.jsonl"))
+    if len(found) != 1:
+        raise ConfigError(f"benchmark geneval: {path}: has {len(found)} .jsonl files; name the file of prompts itself")
+    return found[0]
+
+
+def _read(path: Path) -> list[Mapping[str, Any]]:
+    prompts = []
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"benchmark geneval: {path}: cannot be read ({error})") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            prompt = json.loads(line)
+            _Prompt.model_validate(prompt)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ConfigError(f"benchmark geneval: {path}, line {number}: {where}: {first['msg']}") from None
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"benchmark geneval: {path}, line {number}: is no JSON ({error})") from None
+        prompts.append(prompt)
+    if not prompts:
+        raise ConfigError(f"benchmark geneval: {path}: has no prompts")
+    return prompts

@@ -1,0 +1,81 @@
+"""From samples to items: one item a turn whose answer is a picture, its references numbered as the model sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipelines.evaluate.item import Item
+from sigma_data.corpus import COMMIT, open_corpus
+from sigma_data.errors import ConfigError
+from sigma_data.instruction import Instruction, parse, renumber
+from sigma_data.sample import Family, Sample, Turn
+
+
+def is_corpus(path: str) -> bool:
+    """Whether a committed corpus lies there."""
+    return (Path(path) / COMMIT).is_file()
+
+
+def corpus_samples(path: str, split: str) -> Iterator[Sample]:
+    """The samples of a split of a corpus, in the order of its manifest.
+
+    Raises ConfigError where the corpus has no sample in the split, CorpusError where it cannot be read.
+    """
+    corpus = open_corpus(path)
+    rows = corpus.manifest.filter(corpus.manifest["split"] == split)
+    if rows.is_empty():
+        there = ", ".join(name for name, count in corpus.sums["splits"].items() if count) or "none"
+        raise ConfigError(f"{path}: has no sample in the split {split!r}; splits with samples: {there}")
+    for row in rows.iter_rows(named=True):
+        yield corpus.sample(row)
+
+
+def items_of(sample: Sample) -> Iterator[Item]:
+    """The items of a sample; a turn answered in words gives none.
+
+    A later turn sees the references and then the true answers of earlier turns. A picture without bytes stands as
+    b"" among the references. Raises ConfigError for a turn without any answer.
+    """
+    pictures = {image.number: image.data or b"" for image in sample.images}
+    for index, turn in enumerate(sample.turns):
+        if turn.target is None and turn.response is None:
+            source = sample.source
+            raise ConfigError(f"{source.location}, row {source.row}: has no answer, neither a picture nor words")
+        if turn.target is None:
+            continue
+        context = sample.context(index)
+        place = {number: position for position, number in enumerate(context, 1)}
+        instruction = parse(turn.instruction)
+        yield Item(
+            id=sample.id if len(sample.turns) == 1 else f"{sample.id}-{index + 1}",
+            family=sample.family.value,
+            instruction=_renumbered(turn.instruction, place),
+            references=tuple(pictures[number] for number in context),
+            answer=pictures[turn.target] or None,
+            condition=_condition(sample.family, turn, instruction, context, place),
+            style=_bound("style", turn, instruction, context, place),
+        )
+
+
+def _renumbered(text: str, place: dict[int, int]) -> str:
+    return text if all(number == position for number, position in place.items()) else renumber(text, place)
+
+
+def _condition(
+    family: Family, turn: Turn, instruction: Instruction, context: tuple[int, ...], place: dict[int, int]
+) -> int:
+    """The control map: only the layout family has one, under `<layout>`, else its only reference."""
+    if family is not Family.LAYOUT:
+        return 0
+    return _bound("layout", turn, instruction, context, place) or (1 if len(context) == 1 else 0)
+
+
+def _bound(token: str, turn: Turn, instruction: Instruction, context: tuple[int, ...], place: dict[int, int]) -> int:
+    """The position of the reference that the first such attribute token speaks of, 0 without."""
+    unnamed = [number for number in context if number not in instruction.placeholders]
+    groups = instruction.groups(before=unnamed, bindings=dict(turn.bindings))
+    for name, number in zip(instruction.attributes, groups, strict=True):
+        if name == token and number in place:
+            return place[number]
+    return 0

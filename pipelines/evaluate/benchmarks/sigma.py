@@ -1,0 +1,62 @@
+"""The SIGMA-Benchmark: rows of the release's parquet, or the samples of a corpus's split.
+
+It asks for pictures and has no scores of its own: what it reports are general metrics, one main a family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipelines.evaluate.benchmarks.base import Benchmark
+from pipelines.evaluate.benchmarks.samples import corpus_samples, is_corpus, items_of
+from pipelines.evaluate.item import Item
+from sigma_data.errors import ConfigError
+from sigma_data.sample import Family, Rejection, Sample
+from sigma_data.sources import open_source
+
+
+class SigmaBenchmark(Benchmark):
+    """`path`: a parquet file, a folder of them, or a corpus, of which `split` is asked.
+
+    An item's reference answer is the last picture of its row. In the release, where a row does not say its
+    family, it is inferred as `sigma build` does.
+    """
+
+    name = "sigma"
+    version = "1"
+    answers = "picture"
+    main = {
+        Family.COMPOSITIONAL: "CLIP-I",
+        Family.SELECTIVE: "CLIP-I",
+        Family.STYLIZATION: "CLIP-I",
+        Family.RELATION: "CLIP-I",
+        Family.EDITING: "CLIP-I",
+        Family.LAYOUT: "F1",
+    }
+
+    def __init__(self, path: str, *, split: str = "test") -> None:
+        if not Path(path).exists():
+            raise ConfigError(f"benchmark sigma: {path}: no such file or folder")
+        self.path = path
+        self.split = split
+
+    def items(self) -> list[Item]:
+        """Raises ConfigError where a row of the release cannot be read: a benchmark must not shrink unseen."""
+        samples = corpus_samples(self.path, self.split) if is_corpus(self.path) else self._release()
+        items = [item for sample in samples for item in items_of(sample)]
+        if not items:
+            raise ConfigError(f"benchmark sigma: {self.path}: asks for no picture")
+        return items
+
+    def _release(self) -> Iterator[Sample]:
+        reader = open_source(f"release:{self.path}")
+        for fragment in reader.fragments():
+            for record in reader.read(fragment):
+                if isinstance(record, Rejection):
+                    row = "" if record.row is None else f", row {record.row}"
+                    raise ConfigError(
+                        f"benchmark sigma: {self.path}: {record.location}{row}: {record.message}; "
+                        "download the file again, or build a corpus of it with sigma build and evaluate that"
+                    )
+                yield record

@@ -1,0 +1,169 @@
+"""The first stage: what the model makes of every item, in batches that are the same for any number of ranks.
+
+A picture's last bits depend on what it is computed with. So batches are cut once, from the list of items
+alone; a rank takes whole batches, and a batch appears on disk whole. Running again does what is missing.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image as Pillow
+
+from pipelines.bundle import Bundle
+from pipelines.evaluate.item import Item, Result
+from pipelines.generate import Order, Request, Settings, answer_in_words, lay_out, make_pictures
+from sigma_data.errors import ConfigError, SigmaError
+from sigma_data.files import disk_error, dump_json
+
+GENERATED = "generated"
+_INDEX = "batch.json"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How items are answered; all of it is recorded with the results. `words`: by text instead of pictures."""
+
+    seed: int = 0
+    batch: int = 8
+    order: Order = Order.INTERLEAVED
+    settings: Settings = field(default_factory=Settings)
+    words: bool = False
+    max_tokens: int = 128
+
+
+def batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """The items in stretches of `size`: what is computed together, on whatever rank."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def missing(folder: Path, items: Sequence[Item], generation: Generation) -> list[int]:
+    """Numbers of the batches that are not there yet."""
+    count = len(batches(items, generation.batch))
+    return [number for number in range(count) if not (_folder(folder, number) / _INDEX).is_file()]
+
+
+def generate(
+    bundle: Bundle,
+    items: Sequence[Item],
+    folder: Path,
+    generation: Generation,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    progress: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Answer this rank's share of the batches that are missing; `progress(items)` after each.
+
+    An item that cannot be answered is recorded with the reason. Raises BuildError where the disk refuses.
+    """
+    cut = batches(items, generation.batch)
+    for number in missing(folder, items, generation):
+        # By the batch's own number: what another rank has finished meanwhile must not move shares.
+        if number % world == rank:
+            _write(_folder(folder, number), _answers(bundle, cut[number], generation))
+            progress(len(cut[number]))
+
+
+def results(folder: Path, items: Sequence[Item], generation: Generation) -> Iterator[Result]:
+    """What was made of every item, in order. Raises ConfigError where a batch is missing or of other items."""
+    for number, some in enumerate(batches(items, generation.batch)):
+        place = _folder(folder, number)
+        try:
+            index: list[dict[str, Any]] = json.loads((place / _INDEX).read_text("utf-8"))
+            if [entry["id"] for entry in index] != [item.id for item in some]:
+                raise ConfigError(f"{place}: holds answers to other items: choose another folder with --out")
+            for entry, item in zip(index, some, strict=True):
+                picture = (place / entry["picture"]).read_bytes() if entry["picture"] else None
+                yield Result(item, picture=picture, text=entry["text"], failure=entry["failure"])
+        except FileNotFoundError as error:
+            raise ConfigError(f"{error.filename}: is missing: run the same command again to generate it") from None
+
+
+def _folder(folder: Path, number: int) -> Path:
+    return folder / GENERATED / f"batch-{number:06d}"
+
+
+def _answers(bundle: Bundle, items: Sequence[Item], generation: Generation) -> list[Result]:
+    """A result an item. One that cannot be answered does not stop the others."""
+    failures: dict[str, str] = {}
+    requests: list[tuple[Item, Request]] = []
+    for item in items:
+        request = _request(item, generation)
+        try:
+            lay_out(request, bundle.encoder, bundle.geometry, answer=not generation.words)
+            requests.append((item, request))
+        except SigmaError as error:
+            failures[item.id] = str(error)
+    made: dict[str, Result] = {}
+    for item, outcome in zip([item for item, _ in requests], _run(bundle, requests, generation), strict=True):
+        if isinstance(outcome, SigmaError):
+            failures[item.id] = str(outcome)
+        elif isinstance(outcome, str):
+            made[item.id] = Result(item, text=outcome)
+        else:
+            made[item.id] = Result(item, picture=_png(outcome))
+    return [made.get(item.id) or Result(item, failure=failures[item.id]) for item in items]
+
+
+def _run(
+    bundle: Bundle, requests: Sequence[tuple[Item, Request]], generation: Generation
+) -> list[Pillow.Image | str | SigmaError]:
+    """All at once; where that fails, one by one, so that the one at fault is found and the others are kept."""
+    only = [request for _, request in requests]
+    if not only:
+        return []
+    try:
+        if generation.words:
+            return [*answer_in_words(bundle, only, max_tokens=generation.max_tokens)]
+        return [*make_pictures(bundle, only, generation.settings)]
+    except SigmaError as error:
+        if len(requests) == 1:
+            return [error]
+        return [outcome for one in requests for outcome in _run(bundle, [one], generation)]
+
+
+def _request(item: Item, generation: Generation) -> Request:
+    return Request(
+        item.instruction,
+        item.references,
+        names=[f"reference {number}" for number in range(1, len(item.references) + 1)],
+        size=item.size,
+        seed=generation.seed,
+        name=item.id,
+        order=generation.order,
+    )
+
+
+def _write(place: Path, made: Sequence[Result]) -> None:
+    """A batch, whole or not at all."""
+    scratch = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    try:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        index = []
+        for number, result in enumerate(made):
+            name = f"{number:04d}.png" if result.picture is not None else None
+            if name is not None and result.picture is not None:
+                (scratch / name).write_bytes(result.picture)
+            index.append({"id": result.item.id, "picture": name, "text": result.text, "failure": result.failure})
+        (scratch / _INDEX).write_text(dump_json(index), "utf-8")
+        if not place.exists():  # another run of the same command may have been faster, with the same pictures
+            scratch.rename(place)
+    except OSError as error:
+        raise disk_error(error, place) from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _png(picture: Pillow.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()

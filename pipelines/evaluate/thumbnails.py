@@ -1,0 +1,71 @@
+"""Small copies of many pictures within a fixed number of bytes: the more pictures, the smaller each.
+
+What a picture may weigh is what is left of the budget, shared over those to come; so it depends on the pictures
+alone, and not on how many threads shrink them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from bisect import bisect_left
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from PIL import Image
+
+from sigma_data.images import thumbnail
+
+LONGEST_SIDE = 256
+_LADDER = ((LONGEST_SIDE, 80), (224, 75), (192, 75), (160, 70), (128, 70), (104, 65), (80, 60), (56, 50))
+"""Longest side and JPEG quality, from the best down."""
+_STRETCH = 128
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small JPEG and its size; without data where there is none, for the reason in words."""
+
+    data: bytes | None
+    width: int = 0
+    height: int = 0
+    missing: str = ""
+
+
+def thumbnails(pictures: Sequence[bytes], budget: int) -> list[Thumbnail]:
+    """A thumbnail a picture, in order, `budget` bytes together at most.
+
+    One that cannot be decoded, or for which nothing is left, has no data.
+    """
+    made: list[Thumbnail] = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(pictures), _STRETCH):
+            share = budget // (len(pictures) - start)
+            for thumb in pool.map(lambda data, share=share: _fit(data, share), pictures[start : start + _STRETCH]):
+                if thumb.data is not None and len(thumb.data) > budget:
+                    thumb = Thumbnail(None, missing="left out to keep the page small")
+                budget -= len(thumb.data or b"")
+                made.append(thumb)
+    return made
+
+
+def _fit(data: bytes, share: int) -> Thumbnail:
+    """The best step of the ladder that weighs no more than `share`, or the last."""
+    first = thumbnail(data, LONGEST_SIDE, quality=90)  # smaller steps are made of it, so it is good
+    if first is None:
+        return Thumbnail(None, missing="cannot be decoded")
+
+    def step(number: int) -> bytes:
+        small = thumbnail(first, _LADDER[number][0], quality=_LADDER[number][1])
+        assert small is not None  # we have just written it
+        return small
+
+    # Lower steps weigh less, so halving finds the step without trying all.
+    best, last = 0, len(_LADDER) - 1
+    small = step(best)
+    if len(small) > share:
+        best = 1 + bisect_left(range(1, last), True, key=lambda number: len(step(number)) <= share)
+        small = step(best)
+    with Image.open(io.BytesIO(small)) as image:
+        return Thumbnail(small, *image.size)

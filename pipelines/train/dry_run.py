@@ -1,0 +1,291 @@
+"""`sigma train --dry-run`: everything that could stop a run is looked at, then what the run will take is reckoned.
+
+Data and weights are held against the configuration by manifests and headers alone, so it takes seconds, whatever
+the model's size, and needs neither a GPU nor the weights in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipelines.bundle import Blueprint, read_blueprint
+from pipelines.planner import open_planner
+from pipelines.train.assemble import CHECKPOINTS, training_config
+from pipelines.train.checkpoint import Checkpointer
+from pipelines.train.config import TrainConfig
+from pipelines.train.estimate import Estimate, Planned, estimate
+from pipelines.train.heldout import heldout_settings
+from pipelines.train.parallel import World
+from pipelines.train.show import aligned, counted, size
+from sigma_data.errors import ConfigError, CorpusError
+from sigma_data.files import Place
+from sigma_data.index import CorpusIndex
+from sigma_data.loader import check_state
+from sigma_data.plan import Planner
+from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, weight_files
+from sigma_model.latents import Vae
+from sigma_model.model import SigmaModel
+from sigma_model.weights import Checkpoint, expected
+
+_LISTED = 5
+"""Samples without a pack that are printed; --json has all."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The files a run starts from, as their headers describe them."""
+
+    tensors: int
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A corpus whose shards are all there. `samples`: of the first epoch."""
+
+    name: str
+    path: str
+    samples: int
+    shards: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Packs:
+    """A plan in short. `used`: packs that are worked off, all of an epoch or those of a validation."""
+
+    samples: int
+    packs: int
+    used: int
+    fill: float
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The checkpoint that a run would go on from, and the next pack there."""
+
+    step: int
+    epoch: int
+    pack: int
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What a dry run has found; `weights` None is a model drawn anew.
+
+    `held_out` None is a run without validation; `not_held_out` says why there is none, or less than one may expect.
+    """
+
+    model: str
+    weights: Weights | None
+    autoencoder: str
+    corpora: tuple[Seen, ...]
+    budget: int
+    epoch: Packs
+    held_out: Packs | None
+    not_held_out: str
+    left_out: tuple[Mapping[str, Any], ...]
+    out: str
+    free: int
+    resumed: Resumed | None
+    estimate: Estimate
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def show(self) -> str:
+        """What is there, what an epoch is, and the estimate, for a person."""
+        rows = [("model", self.model), ("weights", self._weights()), ("autoencoder", f"{self.autoencoder}: fits")]
+        rows += [("corpus", _corpus(one)) for one in self.corpora]
+        rows += [("held out", self._held_out()), ("epoch", self._epoch()), ("writes to", self._writes())]
+        rows.append(("reckoned for", f"{counted(self.estimate.ranks, 'GPU')}; --ranks N for another number"))
+        return f"{aligned(rows)}\n{self._unfit()}\n{self.estimate.show()}\n"
+
+    def _weights(self) -> str:
+        if self.weights is None:
+            return "none: it starts from random numbers"
+        found = self.weights
+        return (
+            f"{found.tensors:,} tensors of {size(found.bytes)} in {counted(found.files, 'file')}: names and shapes fit"
+        )
+
+    def _held_out(self) -> str:
+        if self.held_out is None:
+            return f"nothing, so no validation: {self.not_held_out}"
+        found = self.held_out
+        but = f"; {self.not_held_out}" if self.not_held_out else ""
+        return f"{counted(found.samples, 'sample')} in {counted(found.packs, 'pack')}, {found.used:,} of them used{but}"
+
+    def _epoch(self) -> str:
+        plan, whole = self.epoch, self.estimate
+        epochs = whole.steps * whole.tokens_per_step / (plan.packs * plan.fill * self.budget)
+        return (
+            f"{counted(plan.samples, 'sample')} in {counted(plan.packs, 'pack')} of at most {self.budget:,} tokens, "
+            f"{100 * plan.fill:.2f} % full; {counted(whole.steps, 'step')} are about {epochs:,.2f} epochs"
+        )
+
+    def _writes(self) -> str:
+        found = self.resumed
+        begins = "a new run" if found is None else f"goes on from step {found.step:,} (epoch {found.epoch})"
+        # One more than are kept: the oldest goes once the newest is whole.
+        most = self.estimate.checkpoint * (self.estimate.checkpoints_kept + 1)
+        short = f", too few: checkpoints come to {size(most)}" if self.free < most else ""
+        return f"{self.out}: {begins}; {size(self.free)} are free there{short}"
+
+    def _unfit(self) -> str:
+        if not self.left_out:
+            return ""
+        lines = [f"{counted(len(self.left_out), 'sample')} fit into no pack, and are left out:"]
+        lines += [f"  {one['corpus']} {one['sample']}: {one['reason']}" for one in self.left_out[:_LISTED]]
+        if len(self.left_out) > _LISTED:
+            lines.append(f"  and {len(self.left_out) - _LISTED:,} more (--json lists all)")
+        return "\n".join([*lines, ""])
+
+
+def _corpus(seen: Seen) -> str:
+    shards = f"{counted(seen.shards, 'shard')} of {size(seen.bytes)}, all there"
+    return f"{seen.path}: {counted(seen.samples, 'sample')} an epoch; {shards}"
+
+
+def dry_run(config: TrainConfig, *, ranks: int = 1, quiet: bool = False) -> DryRun:
+    """Look at all that a run needs, and reckon what it takes on `ranks` GPUs.
+
+    Indexes of corpora that are not there yet are made, with progress unless `quiet`; nothing else is written.
+    Raises SigmaError for what would stop the run.
+    """
+    _check_ranks(config, ranks)
+    free = _check_out(config.out)
+    blueprint = read_blueprint(config.model.path, base=config.model.base, vision=config.model.vision)
+    shape = training_config(blueprint.config, config)
+    vae = _check_autoencoder(blueprint, shape)
+    weights = _check_weights(config, blueprint, shape)
+    planner = open_planner(config.data, blueprint, quiet=quiet)
+    sizes = [_check_shards(index) for index in planner.indexes]
+    held_out, not_held_out = _held_out(config, planner)
+    resumed = _resumed(config, planner)
+    plan = planner.plan(0)
+    drawn = np.bincount(plan.draws.corpus, minlength=len(sizes)).tolist()
+    planned = Planned.of(planner, stride=shape.vae.downsample)
+    return DryRun(
+        model=blueprint.directory.resolve().name,
+        weights=weights,
+        autoencoder=str(vae),
+        corpora=tuple(
+            Seen(corpus.title, corpus.path, samples, *shards)
+            for corpus, samples, shards in zip(config.data.corpora, drawn, sizes, strict=True)
+        ),
+        budget=config.data.budget,
+        epoch=_packs(planner, len(plan)),
+        held_out=held_out,
+        not_held_out=not_held_out,
+        left_out=tuple(vars(unfit) for unfit in planner.unfit),
+        out=str(config.out),
+        free=free,
+        resumed=resumed,
+        estimate=estimate(config, shape, planned, ranks=ranks),
+    )
+
+
+def _check_ranks(config: TrainConfig, ranks: int) -> None:
+    shard = config.parallel.shard
+    if shard is not None and ranks % shard:
+        raise ConfigError(f"parallel.shard: {shard} does not divide {counted(ranks, 'rank')}: set it, or --ranks")
+
+
+def _check_out(out: Path) -> int:
+    """Bytes that are free where the run will lie. Raises ConfigError where it cannot be written."""
+    there = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{there}: is a file, and the run would write a folder there: choose another `out`")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{there}: the run cannot write there: choose another `out`, or change who may")
+    return shutil.disk_usage(there).free
+
+
+def _check_autoencoder(blueprint: Blueprint, shape: ModelConfig) -> Path:
+    """The autoencoder's file, by its header. Raises ConfigError where it does not fit the model."""
+    path = find_file(VAE_FILE, *blueprint.places)
+    if shape.vae.z_channels != shape.latent.channels:
+        raise ConfigError(
+            f"{path}: makes {shape.vae.z_channels} channels, and the model takes {shape.latent.channels}: "
+            "use the autoencoder that belongs to it"
+        )
+    Vae.load(path, shape.vae, device="meta")  # maps the file, and reads none of its numbers
+    return path
+
+
+def _check_weights(config: TrainConfig, blueprint: Blueprint, shape: ModelConfig) -> Weights | None:
+    """The weights' names and shapes; None for a preset that has none. Raises ConfigError where they do not fit."""
+    directory = blueprint.directory
+    if not weight_files(directory):
+        if config.model.path not in PRESETS:
+            raise ConfigError(f"{directory}: has no weights: {' or '.join(WEIGHT_FILES)} must lie there")
+        return None
+    stored = Checkpoint(directory, vision=config.model.vision)
+    with torch.device("meta"):
+        stored.check(expected(SigmaModel(shape)))
+    return Weights(len(stored.tensors), len(stored.files), sum(path.stat().st_size for path in stored.files))
+
+
+def _check_shards(index: CorpusIndex) -> tuple[int, int]:
+    """How many shards, and their bytes. Raises CorpusError unless each is there with the size that was committed."""
+    found = {location: stamp.partition(":")[0] for location, stamp in Place(index.uri).files(".tar")}
+    committed = dict(zip(index.shards, index.shard_bytes, strict=True))
+    missing = [name for name in committed if name not in found]
+    other = [name for name, wanted in committed.items() if name in found and found[name] != str(wanted)]
+    if missing or other:
+        name = (missing or other)[0]
+        fault = "is not there" if missing else f"has {int(found[name]):,} bytes, and {committed[name]:,} were committed"
+        more = len(missing) + len(other) - 1
+        others = f" ({counted(more, 'other shard')} besides)" if more else ""
+        raise CorpusError(f"{index.uri}/{name}: {fault}{others}: copy the corpus there again, or build it anew")
+    return len(committed), sum(committed.values())
+
+
+def _held_out(config: TrainConfig, planner: Planner) -> tuple[Packs | None, str]:
+    """What validation works on, and why it is less than all, by the rules that `assemble` goes by."""
+    split = config.validation.split
+    if not config.validation.every:
+        return None, "validation.every is 0"
+    every = list(zip(config.data.corpora, planner.indexes, strict=True))
+    having = [(corpus, index) for corpus, index in every if split in index.meta["splits"]]
+    lacking = [corpus.title for corpus, index in every if split not in index.meta["splits"]]
+    note = f"no split {split!r} in {', '.join(lacking)}" if lacking else ""
+    if not having:
+        return None, note
+    corpora, indexes = zip(*having, strict=True)
+    only = config.model_copy(update={"data": config.data.model_copy(update={"corpora": corpora})})
+    try:
+        held = Planner(heldout_settings(only), indexes, planner.geometry, tokenizer=indexes[0].meta["tokenizer"])
+    except ConfigError as error:
+        return None, str(error)
+    return _packs(held, config.validation.packs), note
+
+
+def _packs(planner: Planner, most: int) -> Packs:
+    """The first epoch of a plan in short, `most` packs of which are used."""
+    plan = planner.plan(0)
+    fill = float(plan.fills.sum() / (len(plan) * planner.settings.budget))
+    return Packs(len(plan.draws.row), len(plan), min(most, len(plan)), round(fill, 5))
+
+
+def _resumed(config: TrainConfig, planner: Planner) -> Resumed | None:
+    """Where the run would go on. Raises ConfigError where the data is not what the checkpoint was trained on."""
+    alone = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"), mesh=None)
+    checkpointer = Checkpointer(config.out / CHECKPOINTS, alone, config.checkpoint)
+    step = checkpointer.latest()
+    if step is None:
+        return None
+    extra = checkpointer.load(step, {}, part=True)
+    position = check_state(extra["data"], planner)
+    return Resumed(step, position.epoch, position.pack)

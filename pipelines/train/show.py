@@ -1,0 +1,74 @@
+"""What a training run says to the person who starts it, as text: facts in, lines out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run is about to do. `corpora`: name -> samples an epoch. `step`: already done by an earlier run."""
+
+    model: str
+    trained: bool
+    """The weights are released ones, or an export's; otherwise random."""
+    parameters: int
+    learning: int
+    corpora: Mapping[str, int]
+    packs: int
+    budget: int
+    held_out: int
+    """Packs of a validation; 0 where there is none."""
+    steps: int
+    step: int
+    accumulate: int
+    ranks: int
+    device: str
+    out: str
+
+
+def start_lines(start: Start) -> str:
+    """Four lines at the start of a run, one more where it goes on from a checkpoint."""
+    whence = "weights as they are stored" if start.trained else "random weights"
+    share = "all" if start.learning == start.parameters else f"{start.learning:,}"
+    corpora = ", ".join(f"{name} ({counted(samples, 'sample')})" for name, samples in start.corpora.items())
+    held = f"{counted(start.held_out, 'pack')} held out" if start.held_out else "none held out: no validation"
+    packs = counted(start.accumulate * start.ranks, "pack")
+    rows = [
+        ("model", f"{start.model}, {whence}; {start.parameters:,} parameters, {share} learn"),
+        ("data", f"{corpora}; an epoch is {counted(start.packs, 'pack')} of at most {start.budget:,} tokens; {held}"),
+        ("run", f"{counted(start.steps, 'step')} of {packs}, on {counted(start.ranks, 'rank')} ({start.device})"),
+        ("writes to", f"{start.out}; Ctrl-C saves and stops, and the same command goes on"),
+    ]
+    if start.step:
+        rows.append(("resuming", f"from step {start.step:,}"))
+    return aligned(rows) + "\n"
+
+
+def result_line(result: Mapping[str, Any]) -> str:
+    """What came of a run, as `trainer.train` returns it, and what to do next."""
+    out, skipped = result["out"], f", {result['skipped']:,} of them skipped" if result["skipped"] else ""
+    then = (
+        f"saved at step {result['checkpoint']:,}, where the same command goes on"
+        if result["stopped"]
+        else f"`sigma export {out} --out DIR` writes a model that `sigma generate --model DIR` takes"
+    )
+    return f"{out}: {result['steps']:,} of {counted(result['of'], 'step')}{skipped}; {then}\n"
+
+
+def aligned(rows: Sequence[tuple[str, str]]) -> str:
+    """Two columns, the first as wide as its longest entry."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things, in words."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def size(count: float) -> str:
+    """Bytes as a person reads them."""
+    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"

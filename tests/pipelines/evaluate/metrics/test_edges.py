@@ -1,0 +1,119 @@
+"""Canny pixel for pixel as OpenCV has it, and F1 of edge maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from pipelines.evaluate.metrics.edges import canny, f1
+
+_OPENCV = (
+    "0000000801020007ffc8fc9e0000000400c20000000602420000000201220000000200220000000100920000000d8012000000b26012000000a0"
+    "980a000001a02c08000003201608000006200b0400000440050400000c40018400000840128400001080148400000980088400001b0000840000"
+    "0c00008400000800008480000800008473ffec0000840e000400010404001400030404000b000608030010800c08020010601810018010"
+    "3fe032247f100000628600f00000c2720000000182080000000302040008001c0207000001e002021007fe000211c108000002c43c1800000232"
+    "0317ffffff0a40e8000000"
+)
+"""cv2.Canny(grey, 100, 200) of OpenCV 5.0.0 for the picture below, as packed bits."""
+
+
+def grey() -> npt.NDArray[np.uint8]:
+    """A curved ramp that wraps round, a disc and a box, 48 x 40."""
+    y, x = np.mgrid[:40, :48]
+    disc = np.where((x - 30) ** 2 + (y - 18) ** 2 < 110, 90, 0)
+    box = np.where((x > 5) & (x < 20) & (y > 22), 140, 0)
+    return ((((x * x * 3 + y * y * 5 - x * y * 4) // 9) + disc + box) % 256).astype(np.uint8)
+
+
+def slow_canny(picture: npt.NDArray[np.uint8], low: int, high: int) -> npt.NDArray[np.bool_]:
+    """The definition, a pixel at a time, with angles in floating point."""
+    height, width = picture.shape
+
+    def at(row: int, column: int) -> int:
+        return int(picture[min(max(row, 0), height - 1), min(max(column, 0), width - 1)])
+
+    across, down = np.zeros((height, width), int), np.zeros((height, width), int)
+    for i in range(height):
+        for j in range(width):
+            for step, weight in ((-1, 1), (0, 2), (1, 1)):
+                across[i, j] += weight * (at(i + step, j + 1) - at(i + step, j - 1))
+                down[i, j] += weight * (at(i + 1, j + step) - at(i - 1, j + step))
+    norm = abs(across) + abs(down)
+
+    def value(i: int, j: int) -> int:
+        return int(norm[i, j]) if 0 <= i < height and 0 <= j < width else 0
+
+    def peak(i: int, j: int) -> bool:
+        angle = np.degrees(np.arctan2(abs(down[i, j]), abs(across[i, j])))
+        here = value(i, j)
+        if angle < 22.5:
+            return here > value(i, j - 1) and here >= value(i, j + 1)
+        if angle > 67.5:
+            return here > value(i - 1, j) and here >= value(i + 1, j)
+        side = -1 if (across[i, j] < 0) != (down[i, j] < 0) else 1
+        return here > value(i - 1, j - side) and here > value(i + 1, j + side)
+
+    weak = {(i, j) for i in range(height) for j in range(width) if norm[i, j] > low and peak(i, j)}
+    waiting = [place for place in weak if norm[place] > high]
+    edges = np.zeros((height, width), bool)
+    while waiting:
+        i, j = waiting.pop()
+        if not edges[i, j]:
+            edges[i, j] = True
+            waiting += [(i + a, j + b) for a in (-1, 0, 1) for b in (-1, 0, 1) if (i + a, j + b) in weak]
+    return edges
+
+
+def test_canny_is_opencvs_pixel_for_pixel() -> None:
+    expected = np.unpackbits(np.frombuffer(bytes.fromhex(_OPENCV), np.uint8)).reshape(40, 48).astype(bool)
+    np.testing.assert_array_equal(canny(grey(), 100, 200), expected)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_canny_is_its_definition_on_noise_of_any_size_and_contrast(seed: int) -> None:
+    dice = np.random.default_rng(seed)
+    height, width = dice.integers(1, 24, 2)
+    noise = dice.integers(0, 256, (height, width)) * dice.choice([0.1, 0.3, 1.0])
+    smooth = (noise + np.roll(noise, 1, 0) + np.roll(noise, 1, 1) + np.roll(noise, (1, 1), (0, 1))) / 4
+    picture = smooth.astype(np.uint8)
+    np.testing.assert_array_equal(canny(picture, 100, 200), slow_canny(picture, 100, 200))
+
+
+def test_both_thresholds_and_the_joining_count() -> None:
+    edges = {pair: int(canny(grey(), *pair).sum()) for pair in ((100, 100), (100, 200), (200, 200))}
+    assert edges[100, 100] > edges[100, 200] > edges[200, 200]
+
+
+def test_a_flat_picture_has_no_edges() -> None:
+    assert not canny(np.full((9, 7), 200, np.uint8), 100, 200).any()
+
+
+class TestF1:
+    wanted = np.zeros((6, 8), bool)
+    wanted[2, 1:7] = True
+
+    def test_the_same_map_scores_1_and_an_empty_or_disjoint_one_0(self) -> None:
+        assert f1(self.wanted, self.wanted) == 1
+        assert f1(np.zeros_like(self.wanted), self.wanted) == 0
+        assert f1(self.wanted, np.zeros_like(self.wanted)) == 0
+        assert f1(np.roll(self.wanted, 2, 0), self.wanted) == 0
+
+    def test_no_edges_where_none_are_wanted_is_right(self) -> None:
+        assert f1(np.zeros((3, 3), bool), np.zeros((3, 3), bool)) == 1
+
+    def test_it_is_the_harmonic_mean_of_precision_and_recall(self) -> None:
+        found = self.wanted.copy()
+        found[2, 1:3] = False  # 4 of 6 are found
+        found[0, :4] = True  # 4 of 8 are right
+        assert f1(found, self.wanted) == pytest.approx(2 * (4 / 8) * (4 / 6) / (4 / 8 + 4 / 6))
+
+    def test_tolerance_forgives_that_many_pixels_and_no_more(self) -> None:
+        off = np.roll(self.wanted, 2, 0)
+        assert f1(off, self.wanted, tolerance=1) == 0
+        assert f1(off, self.wanted, tolerance=2) == 1
+
+    def test_tolerance_does_not_reach_round_the_border(self) -> None:
+        first, last = np.zeros((5, 5), bool), np.zeros((5, 5), bool)
+        first[0], last[-1] = True, True
+        assert f1(first, last, tolerance=1) == 0
