@@ -8,30 +8,30 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
 from pipelines.bundle import Blueprint, Bundle, read_blueprint
+from pipelines.planner import open_planner
 from pipelines.train.checkpoint import Checkpointer
+from pipelines.train.checks import check_autoencoder, check_out, has_weights
 from pipelines.train.config import TrainConfig
 from pipelines.train.ema import Ema
 from pipelines.train.freeze import apply_freeze
-from pipelines.train.heldout import HeldOut, heldout_settings
+from pipelines.train.heldout import HeldOut, heldout_planner
 from pipelines.train.lora import add_lora, init_lora
 from pipelines.train.optimizer import make_optimizer
 from pipelines.train.parallel import World, barrier, init_weights_sharded, load_weights_sharded, parallelize
-from sigma_data.errors import ConfigError
-from sigma_data.index import CorpusIndex, open_index
 from sigma_data.loader import START, Loader, PackDataset, Position, check_state
-from sigma_data.mixture import CorpusSettings
 from sigma_data.plan import Planner
-from sigma_data.text import TextEncoder
 from sigma_model.config import VAE_FILE, ModelConfig, find_file, weight_files
 from sigma_model.latents import Vae
-from sigma_model.model import SigmaModel, geometry, widths
+from sigma_model.model import SigmaModel, widths
+
+_Value = TypeVar("_Value")
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -119,19 +119,30 @@ class Run:
         return self.step + max(0, math.ceil(left / (self.world.size * self.config.accumulate)))
 
 
-def assemble(config: TrainConfig, world: World) -> Run:
+def assemble(config: TrainConfig, world: World, *, quiet: bool = False) -> Run:
     """Put a run together and resume it where there is a checkpoint. Raises SigmaError for what does not fit."""
     blueprint = read_blueprint(config.model.path, base=config.model.base, vision=config.model.vision)
     shape, encoder = training_config(blueprint.config, config), blueprint.encoder
-    indexes = open_indexes(config.data.corpora, encoder, config, world)
-    planner = Planner(config.data, indexes, blueprint.geometry, tokenizer=encoder.digest)
-    dataset = PackDataset(
-        indexes, planner.recipe, encoder, blueprint.geometry, widths(shape), cache=config.loader.shard_cache()
+    check_out(config.out)
+    trained = has_weights(config, blueprint)
+    check_autoencoder(blueprint, shape)
+    planner = first_on_rank0(
+        world, lambda: open_planner(config.data, blueprint, cache=config.loader.cache, quiet=quiet)
     )
-    heldout = _heldout(config, world, indexes, encoder, shape)
+    held, note = heldout_planner(config, planner)
+    if config.validation.every and note and world.rank == 0:
+        sys.stderr.write(f"train: validation: {note}: set validation.split, or validation.every=0\n")
+    datasets = [
+        PackDataset(
+            one.indexes, one.recipe, encoder, blueprint.geometry, widths(shape), cache=config.loader.shard_cache()
+        )
+        for one in (planner, held)
+        if one is not None
+    ]
+    heldout = None if held is None else HeldOut(config, world, held, datasets[-1])
     vae = Vae.load(find_file(VAE_FILE, *blueprint.places), shape.vae, device=world.device)
     model = build_model(config, blueprint, shape, world)
-    bundle = Bundle(blueprint.directory.name, model, vae, encoder, blueprint.geometry, trained=True)
+    bundle = Bundle(blueprint.directory.name, model, vae, encoder, blueprint.geometry, trained=trained)
     ema = Ema(model.named_parameters(), config.ema.decay) if config.ema is not None else None
     run = Run(
         config=config,
@@ -140,7 +151,7 @@ def assemble(config: TrainConfig, world: World) -> Run:
         optimizer=_with_state(make_optimizer(model, config.optimizer)),
         ema=ema,
         planner=planner,
-        dataset=dataset,
+        dataset=datasets[0],
         heldout=heldout,
         checkpointer=Checkpointer(config.out / CHECKPOINTS, world, config.checkpoint),
     )
@@ -155,16 +166,14 @@ def training_config(released: ModelConfig, config: TrainConfig) -> ModelConfig:
     return released.model_copy(update={"vision": vision, "attribute_projection": projection})
 
 
-def open_indexes(
-    corpora: Sequence[CorpusSettings], encoder: TextEncoder, config: TrainConfig, world: World
-) -> list[CorpusIndex]:
-    """The indexes of all corpora; rank 0 makes those that are missing while the others wait."""
-    found: list[CorpusIndex] = []
-    for turn in (0, 1):
-        if (world.rank == 0) == (turn == 0):
-            found = [open_index(corpus.path, encoder, cache=config.loader.cache) for corpus in corpora]
+def first_on_rank0(world: World, act: Callable[[], _Value]) -> _Value:
+    """Do something on rank 0 while the others wait, then on them: what it leaves behind is made once."""
+    value: _Value | None = None
+    for turn in (True, False):
+        if (world.rank == 0) == turn:
+            value = act()
         barrier(world)
-    return found
+    return cast(_Value, value)
 
 
 def build_model(config: TrainConfig, blueprint: Blueprint, shape: ModelConfig, world: World) -> SigmaModel:
@@ -206,41 +215,6 @@ def computes_otherwise(config: TrainConfig) -> bool:
         return False
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return compute_dtype(config, device) != _DTYPES[config.model.master]
-
-
-def _heldout(
-    config: TrainConfig, world: World, indexes: Sequence[CorpusIndex], encoder: TextEncoder, shape: ModelConfig
-) -> HeldOut | None:
-    """The held-out packs, of the corpora that have the split; None where there are none, which is said."""
-    split = config.validation.split
-    if not config.validation.every:
-        return None
-    found = [
-        (corpus, index)
-        for corpus, index in zip(config.data.corpora, indexes, strict=True)
-        if split in index.meta["splits"]
-    ]
-    lacking = [corpus.title for corpus in config.data.corpora if corpus not in [there for there, _ in found]]
-    if lacking:
-        _note(world, f"no split {split!r} in {', '.join(lacking)}: set validation.split, or validation.every=0")
-    if not found:
-        return None
-    corpora, held = zip(*found, strict=True)
-    only = config.model_copy(update={"data": config.data.model_copy(update={"corpora": corpora})})
-    try:
-        planner = Planner(heldout_settings(only), held, geometry(shape), tokenizer=encoder.digest)
-    except ConfigError as error:  # nothing that fits: the run does not depend on it
-        _note(world, str(error))
-        return None
-    dataset = PackDataset(
-        held, planner.recipe, encoder, geometry(shape), widths(shape), cache=config.loader.shard_cache()
-    )
-    return HeldOut(config, world, planner, dataset)
-
-
-def _note(world: World, text: str) -> None:
-    if world.rank == 0:
-        sys.stderr.write(f"train: validation: {text}\n")
 
 
 def _with_state(optimizer: torch.optim.AdamW) -> torch.optim.AdamW:

@@ -6,11 +6,8 @@ the model's size, and needs neither a GPU nor the weights in memory.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +17,10 @@ from pipelines.bundle import Blueprint, read_blueprint
 from pipelines.planner import open_planner
 from pipelines.train.assemble import CHECKPOINTS, training_config
 from pipelines.train.checkpoint import Checkpointer
+from pipelines.train.checks import check_autoencoder, check_out, has_weights
 from pipelines.train.config import TrainConfig
 from pipelines.train.estimate import Estimate, Planned, estimate
-from pipelines.train.heldout import heldout_settings
+from pipelines.train.heldout import heldout_planner
 from pipelines.train.parallel import World
 from pipelines.train.show import aligned, counted, size
 from sigma_data.errors import ConfigError, CorpusError
@@ -30,8 +28,7 @@ from sigma_data.files import Place
 from sigma_data.index import CorpusIndex
 from sigma_data.loader import check_state
 from sigma_data.plan import Planner
-from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, weight_files
-from sigma_model.latents import Vae
+from sigma_model.config import ModelConfig
 from sigma_model.model import SigmaModel
 from sigma_model.weights import Checkpoint, expected
 
@@ -164,14 +161,14 @@ def dry_run(config: TrainConfig, *, ranks: int = 1, quiet: bool = False) -> DryR
     Raises SigmaError for what would stop the run.
     """
     _check_ranks(config, ranks)
-    free = _check_out(config.out)
+    free = check_out(config.out)
     blueprint = read_blueprint(config.model.path, base=config.model.base, vision=config.model.vision)
     shape = training_config(blueprint.config, config)
-    vae = _check_autoencoder(blueprint, shape)
+    vae = check_autoencoder(blueprint, shape)
     weights = _check_weights(config, blueprint, shape)
-    planner = open_planner(config.data, blueprint, quiet=quiet)
+    planner = open_planner(config.data, blueprint, cache=config.loader.cache, quiet=quiet)
     sizes = [_check_shards(index) for index in planner.indexes]
-    held_out, not_held_out = _held_out(config, planner)
+    held, not_held_out = heldout_planner(config, planner)
     resumed = _resumed(config, planner)
     plan = planner.plan(0)
     drawn = np.bincount(plan.draws.corpus, minlength=len(sizes)).tolist()
@@ -186,7 +183,7 @@ def dry_run(config: TrainConfig, *, ranks: int = 1, quiet: bool = False) -> DryR
         ),
         budget=config.data.budget,
         epoch=_packs(planner, len(plan)),
-        held_out=held_out,
+        held_out=None if held is None else _packs(held, config.validation.packs),
         not_held_out=not_held_out,
         left_out=tuple(vars(unfit) for unfit in planner.unfit),
         out=str(config.out),
@@ -202,34 +199,10 @@ def _check_ranks(config: TrainConfig, ranks: int) -> None:
         raise ConfigError(f"parallel.shard: {shard} does not divide {counted(ranks, 'rank')}: set it, or --ranks")
 
 
-def _check_out(out: Path) -> int:
-    """Bytes that are free where the run will lie. Raises ConfigError where it cannot be written."""
-    there = next(place for place in (out, *out.absolute().parents) if place.exists())
-    if not there.is_dir():
-        raise ConfigError(f"{there}: is a file, and the run would write a folder there: choose another `out`")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(f"{there}: the run cannot write there: choose another `out`, or change who may")
-    return shutil.disk_usage(there).free
-
-
-def _check_autoencoder(blueprint: Blueprint, shape: ModelConfig) -> Path:
-    """The autoencoder's file, by its header. Raises ConfigError where it does not fit the model."""
-    path = find_file(VAE_FILE, *blueprint.places)
-    if shape.vae.z_channels != shape.latent.channels:
-        raise ConfigError(
-            f"{path}: makes {shape.vae.z_channels} channels, and the model takes {shape.latent.channels}: "
-            "use the autoencoder that belongs to it"
-        )
-    Vae.load(path, shape.vae, device="meta")  # maps the file, and reads none of its numbers
-    return path
-
-
 def _check_weights(config: TrainConfig, blueprint: Blueprint, shape: ModelConfig) -> Weights | None:
     """The weights' names and shapes; None for a preset that has none. Raises ConfigError where they do not fit."""
     directory = blueprint.directory
-    if not weight_files(directory):
-        if config.model.path not in PRESETS:
-            raise ConfigError(f"{directory}: has no weights: {' or '.join(WEIGHT_FILES)} must lie there")
+    if not has_weights(config, blueprint):
         return None
     stored = Checkpoint(directory, vision=config.model.vision)
     with torch.device("meta"):
@@ -250,26 +223,6 @@ def _check_shards(index: CorpusIndex) -> tuple[int, int]:
         others = f" ({counted(more, 'other shard')} besides)" if more else ""
         raise CorpusError(f"{index.uri}/{name}: {fault}{others}: copy the corpus there again, or build it anew")
     return len(committed), sum(committed.values())
-
-
-def _held_out(config: TrainConfig, planner: Planner) -> tuple[Packs | None, str]:
-    """What validation works on, and why it is less than all, by the rules that `assemble` goes by."""
-    split = config.validation.split
-    if not config.validation.every:
-        return None, "validation.every is 0"
-    every = list(zip(config.data.corpora, planner.indexes, strict=True))
-    having = [(corpus, index) for corpus, index in every if split in index.meta["splits"]]
-    lacking = [corpus.title for corpus, index in every if split not in index.meta["splits"]]
-    note = f"no split {split!r} in {', '.join(lacking)}" if lacking else ""
-    if not having:
-        return None, note
-    corpora, indexes = zip(*having, strict=True)
-    only = config.model_copy(update={"data": config.data.model_copy(update={"corpora": corpora})})
-    try:
-        held = Planner(heldout_settings(only), indexes, planner.geometry, tokenizer=indexes[0].meta["tokenizer"])
-    except ConfigError as error:
-        return None, str(error)
-    return _packs(held, config.validation.packs), note
 
 
 def _packs(planner: Planner, most: int) -> Packs:

@@ -16,7 +16,7 @@ from pipelines.train.config import TrainConfig
 from pipelines.train.losses import LossTable
 from pipelines.train.parallel import World, all_reduce_sum, callable_in_parts
 from pipelines.train.step import forward
-from sigma_data.errors import SigmaError
+from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.images import ImageFault, load
 from sigma_data.loader import PackDataset
 from sigma_data.plan import Dropout, Entry, Plan, Planner, PlanSettings
@@ -38,6 +38,26 @@ def heldout_settings(config: TrainConfig) -> PlanSettings:
         "seed": config.validation.seed,
     }  # fmt: skip
     return config.data.model_copy(update=changes)
+
+
+def heldout_planner(config: TrainConfig, planner: Planner) -> tuple[Planner | None, str]:
+    """The planner of the held-out packs, of the corpora that have the split; and why it is less than all, or None."""
+    split = config.validation.split
+    if not config.validation.every:
+        return None, "validation.every is 0"
+    every = list(zip(config.data.corpora, planner.indexes, strict=True))
+    having = [(corpus, index) for corpus, index in every if split in index.meta["splits"]]
+    lacking = [corpus.title for corpus, index in every if split not in index.meta["splits"]]
+    note = f"no split {split!r} in {', '.join(lacking)}" if lacking else ""
+    if not having:
+        return None, note
+    corpora, indexes = zip(*having, strict=True)
+    only = config.model_copy(update={"data": config.data.model_copy(update={"corpora": corpora})})
+    try:
+        held = Planner(heldout_settings(only), indexes, planner.geometry, tokenizer=indexes[0].meta["tokenizer"])
+    except ConfigError as error:  # nothing that fits: a run does not depend on it
+        return None, str(error)
+    return held, note
 
 
 class HeldOut:

@@ -88,7 +88,10 @@ def launch(config: TrainConfig, where: Launch, *, quiet: bool = False) -> dict[s
     def hand_on(_number: int, _frame: FrameType | None) -> None:
         """Tell the ranks to save and leave. A terminal has told them of Ctrl-C itself; twice does no harm."""
         told.set()
-        for child in multiprocessing.active_children():
+        children = multiprocessing.active_children()
+        if not children:  # they are not there yet, and nothing has begun
+            raise KeyboardInterrupt
+        for child in children:
             child.terminate()
 
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -167,6 +167,11 @@ class RunLog:
         if self._wandb is not None:
             self._wandb.log({name: text}, step=step)
 
+    def say(self, line: str) -> None:
+        """A line for the person who watches, above the progress."""
+        if self._progress is not None:
+            self._progress.say(line)
+
     def close(self) -> None:
         """Finish all files, and leave the last progress on the screen."""
         if not self._writes:
@@ -213,6 +218,14 @@ class Progress:
         if self._live is None and now - self._said >= _PLAIN_INTERVAL:
             self._said = now
             self._line()
+
+    def say(self, line: str) -> None:
+        """A line above."""
+        if self._live is not None:
+            self._live.console.print(line, highlight=False, markup=False)
+        else:
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
 
     def close(self) -> None:
         """Show the last step, and stop."""

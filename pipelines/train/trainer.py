@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 
 from pipelines.settings import dump_settings
@@ -21,14 +22,16 @@ from pipelines.train.flops import Work, peak_flops, training_flops, work_of
 from pipelines.train.logs import Meter, RunLog
 from pipelines.train.optimizer import learning_rate
 from pipelines.train.parallel import all_reduce_sum, start_world, stop_world
+from pipelines.train.show import Start, start_lines
 from pipelines.train.step import Stepped, Stepper
-from sigma_data.errors import SigmaError, TrainError
-from sigma_data.files import disk_error, write_atomic
+from sigma_data.errors import ConfigError, SigmaError, TrainError
+from sigma_data.files import write_atomic
 from sigma_data.loader import Loaded, Loader
 from sigma_data.skips import SkipLog
 
 CONFIG = "config.yaml"
 """The configuration as it was used, in the folder of the run."""
+_TOLD = ("val/picture", "val/text", "val_ema/picture", "val_ema/text")
 SKIPPED = "skipped-{rank}.jsonl"
 """Samples with bad pictures that a rank has met."""
 
@@ -41,7 +44,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> dict[str, Any]:
     world = start_world(config.parallel, mixed=computes_otherwise(config))
     run = None
     try:
-        run = assemble(config, world)
+        run = assemble(config, world, quiet=quiet or world.rank != 0)
         if world.rank == 0:  # not before: what does not fit the run that lies there must not change it
             _write_config(config)
         return Trainer(run, quiet=quiet).run()
@@ -77,10 +80,10 @@ class Trainer:
         run, config = self._run, self._run.config
         began, stopped = run.step, False
         loader = run.loader()
-        if began >= self._total and not self._quiet:
-            sys.stderr.write(
-                f"train: all {self._total:,} steps are done already; to go on, set more steps, or epochs\n"
-            )
+        if not self._quiet:
+            sys.stderr.write(start_lines(self._start()))
+        if began >= self._total:
+            self._log.say(f"train: all {self._total:,} steps are done already; to go on, set more steps, or epochs")
         with self._told_to_stop(), closing(self._log), closing(iter(loader)) as packs:
             if run.step == 0:
                 self._validate()
@@ -98,6 +101,30 @@ class Trainer:
             "out": str(config.out), "steps": run.step, "of": self._total, "new": run.step - began,
             "skipped": run.skipped, "stopped": stopped, "checkpoint": run.checkpointer.latest(),
         }  # fmt: skip
+
+    def _start(self) -> Start:
+        """What the run is about to do."""
+        run, config = self._run, self._run.config
+        parameters = list(run.bundle.model.parameters())
+        plan = run.planner.plan(run.position.epoch)
+        samples = np.bincount(plan.draws.corpus, minlength=len(config.data.corpora)).tolist()
+        device = run.world.device
+        return Start(
+            model=run.bundle.name,
+            trained=run.bundle.trained,
+            parameters=sum(parameter.numel() for parameter in parameters),
+            learning=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+            corpora={corpus.title: count for corpus, count in zip(config.data.corpora, samples, strict=True)},
+            packs=len(plan),
+            budget=config.data.budget,
+            held_out=run.heldout.packs if run.heldout is not None else 0,
+            steps=self._total,
+            step=run.step,
+            accumulate=config.accumulate,
+            ranks=run.world.size,
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+            out=str(config.out),
+        )
 
     def _one_step(self, packs: Iterator[Loaded]) -> bool:
         """Read, learn, log; whether a rank was told to stop."""
@@ -169,6 +196,8 @@ class Trainer:
                 figures |= {f"val_ema/{name}": value for name, value in averaged.items()}
             made = run.heldout.pictures(run.bundle, settings.pictures)
         self._log.step(run.step, figures)
+        told = [f"{name.replace('/', ' ')} {figures[name]:.4f}" for name in _TOLD if name in figures]
+        self._log.say(f"train: step {run.step:,}: {', '.join(told)}")
         if made:
             self._log.pictures(run.step, "sample", list(made.values()))
 
@@ -200,7 +229,8 @@ def _write_config(config: TrainConfig) -> None:
         config.out.mkdir(parents=True, exist_ok=True)
         write_atomic(config.out / CONFIG, dump_settings(config))
     except OSError as error:
-        raise disk_error(error, config.out) from None
+        reason = error.strerror or error
+        raise ConfigError(f"{config.out}: the run cannot be written there ({reason}): choose another `out`") from None
 
 
 def _memory(device: torch.device) -> int:

@@ -143,7 +143,7 @@ def test_nothing_to_validate_on_is_said_and_stops_nothing(
     if "data" in changes:  # in training there are samples that fit, among those held out there are none
         settings = heldout.heldout_settings
         monkeypatch.setattr(
-            "pipelines.train.assemble.heldout_settings", lambda c: settings(c).model_copy(update={"budget": 3})
+            "pipelines.train.heldout.heldout_settings", lambda c: settings(c).model_copy(update={"budget": 3})
         )
     one = put_together(tmp_path, training_corpus, **changes)
     assert one.heldout is None and len(one.planner.plan(0))

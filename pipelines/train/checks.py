@@ -1,0 +1,44 @@
+"""What must hold before a run reads a single weight: a folder to write to, files that belong together."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from pipelines.bundle import Blueprint
+from pipelines.train.config import TrainConfig
+from sigma_data.errors import ConfigError
+from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, weight_files
+from sigma_model.latents import Vae
+
+
+def check_out(out: Path) -> int:
+    """Bytes that are free where the run will lie. Raises ConfigError where it cannot be written."""
+    there = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{there}: is a file, and the run would write a folder there: choose another `out`")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{there}: the run cannot write there: choose another `out`, or change who may")
+    return shutil.disk_usage(there).free
+
+
+def check_autoencoder(blueprint: Blueprint, shape: ModelConfig) -> Path:
+    """The autoencoder's file, by its header. Raises ConfigError where it does not fit the model."""
+    path = find_file(VAE_FILE, *blueprint.places)
+    if shape.vae.z_channels != shape.latent.channels:
+        raise ConfigError(
+            f"{path}: makes {shape.vae.z_channels} channels, and the model takes {shape.latent.channels}: "
+            "use the autoencoder that belongs to it"
+        )
+    Vae.load(path, shape.vae, device="meta")  # maps the file, and reads none of its numbers
+    return path
+
+
+def has_weights(config: TrainConfig, blueprint: Blueprint) -> bool:
+    """Whether there are weights to start from; a preset may have none. Raises ConfigError where there must be some."""
+    if weight_files(blueprint.directory):
+        return True
+    if config.model.path not in PRESETS:
+        raise ConfigError(f"{blueprint.directory}: has no weights: {' or '.join(WEIGHT_FILES)} must lie there")
+    return False
