@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.evaluate.command import evaluate
 from pipelines.train.command import INTERRUPTED, export, train
 
 app = typer.Typer(
@@ -319,6 +320,7 @@ def generate(
 
 app.command()(train)
 app.command()(export)
+app.command("eval")(evaluate)
 
 
 def main() -> None:

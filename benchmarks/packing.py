@@ -15,7 +15,7 @@ The six-family mix (benchmarks/mix.py) in packs of 30,000 tokens, conditions dro
 Fill is tokens in packs over packs times 30,000. The exit code is 1 where ours is below its aim.
 
 --plan N measures a plan of N samples, --index N an index of N rows of a manifest, each in a process of its own
-(benchmarks/planning.py).
+(benchmarks/plan_costs.py).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from mix import GEOMETRY, write_index
-from planning import measure_index, measure_plan
+from plan_costs import measure_index, measure_plan
 
 from sigma_data.mixture import CorpusSettings
 from sigma_data.plan import Planner, PlanSettings

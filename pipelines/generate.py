@@ -209,7 +209,7 @@ def describe(bundle: Bundle, request: Request, settings: Settings, size: tuple[i
         "dtype": str(bundle.model.dtype).removeprefix("torch."),
         "device": bundle.device.type,
         "torch": torch.__version__,
-        "sigma": _version(),
+        "sigma": sigma_version(),
     }
 
 
@@ -275,7 +275,8 @@ def _to_picture(pixels: Tensor) -> Pillow.Image:
     return Pillow.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 
 
-def _version() -> str:
+def sigma_version() -> str:
+    """The version of this package; `unknown` where it runs uninstalled."""
     try:
         return version("sigma-multimodal")
     except PackageNotFoundError:

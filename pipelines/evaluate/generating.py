@@ -1,7 +1,7 @@
 """The first stage: what the model makes of every item, in batches that are the same for any number of ranks.
 
 A picture's last bits depend on what it is computed with. So batches are cut once, from the list of items
-alone; a rank takes whole batches, and a batch appears on disk whole. Running again does what is missing.
+alone; a rank takes whole batches, and a batch appears on disk by rename. Running again does what is missing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,37 +44,48 @@ def batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def missing(folder: Path, items: Sequence[Item], generation: Generation) -> list[int]:
-    """Numbers of the batches that are not there yet."""
-    count = len(batches(items, generation.batch))
-    return [number for number in range(count) if not (_folder(folder, number) / _INDEX).is_file()]
+def missing(folder: Path, items: Sequence[Item], size: int) -> dict[int, Sequence[Item]]:
+    """The batches of `size` that are not there yet, by their numbers."""
+    return {
+        number: some
+        for number, some in enumerate(batches(items, size))
+        if not (_folder(folder, number) / _INDEX).is_file()
+    }
+
+
+def shares(missing: Mapping[int, Sequence[Item]], world: int) -> list[dict[int, Sequence[Item]]]:
+    """What is missing dealt out to `world` ranks, or to fewer where there are fewer batches."""
+    numbers = sorted(missing)
+    dealt = [numbers[rank::world] for rank in range(min(world, len(numbers)))]
+    return [{number: missing[number] for number in some} for some in dealt]
 
 
 def generate(
     bundle: Bundle,
-    items: Sequence[Item],
+    share: Mapping[int, Sequence[Item]],
     folder: Path,
     generation: Generation,
     *,
-    rank: int = 0,
-    world: int = 1,
     progress: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Answer this rank's share of the batches that are missing; `progress(items)` after each.
+    """Answer a share of the batches; `progress(items)` after each.
 
     An item that cannot be answered is recorded with the reason. Raises BuildError where the disk refuses.
     """
-    cut = batches(items, generation.batch)
-    for number in missing(folder, items, generation):
-        # By the batch's own number: what another rank has finished meanwhile must not move shares.
-        if number % world == rank:
-            _write(_folder(folder, number), _answers(bundle, cut[number], generation))
-            progress(len(cut[number]))
+    for number, items in share.items():
+        _write(_folder(folder, number), _answers(bundle, items, generation))
+        progress(len(items))
 
 
-def results(folder: Path, items: Sequence[Item], generation: Generation) -> Iterator[Result]:
-    """What was made of every item, in order. Raises ConfigError where a batch is missing or of other items."""
-    for number, some in enumerate(batches(items, generation.batch)):
+def clean(folder: Path) -> None:
+    """Remove what killed processes have left unfinished; nobody else may be at work in `folder`."""
+    for litter in (folder / GENERATED).glob(".*.tmp"):
+        shutil.rmtree(litter, ignore_errors=True)
+
+
+def results(folder: Path, items: Sequence[Item], size: int) -> Iterator[Result]:
+    """What was made of every item, in order. Raises ConfigError where a batch is missing, damaged or of other items."""
+    for number, some in enumerate(batches(items, size)):
         place = _folder(folder, number)
         try:
             index: list[dict[str, Any]] = json.loads((place / _INDEX).read_text("utf-8"))
@@ -84,7 +95,15 @@ def results(folder: Path, items: Sequence[Item], generation: Generation) -> Iter
                 picture = (place / entry["picture"]).read_bytes() if entry["picture"] else None
                 yield Result(item, picture=picture, text=entry["text"], failure=entry["failure"])
         except FileNotFoundError as error:
-            raise ConfigError(f"{error.filename}: is missing: run the same command again to generate it") from None
+            if not place.exists():
+                raise ConfigError(
+                    f"{place}: is not generated yet: run the command without --stage, or with --stage generate"
+                ) from None
+            raise ConfigError(
+                f"{error.filename}: is missing: remove the folder {place} and generate it again"
+            ) from None
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ConfigError(f"{place}: cannot be read ({error}): remove that folder and generate it again") from None
 
 
 def _folder(folder: Path, number: int) -> Path:
@@ -122,7 +141,8 @@ def _run(
         return []
     try:
         if generation.words:
-            return [*answer_in_words(bundle, only, max_tokens=generation.max_tokens)]
+            mask = generation.settings.group_mask
+            return [*answer_in_words(bundle, only, max_tokens=generation.max_tokens, group_mask=mask)]
         return [*make_pictures(bundle, only, generation.settings)]
     except SigmaError as error:
         if len(requests) == 1:
@@ -155,8 +175,7 @@ def _write(place: Path, made: Sequence[Result]) -> None:
                 (scratch / name).write_bytes(result.picture)
             index.append({"id": result.item.id, "picture": name, "text": result.text, "failure": result.failure})
         (scratch / _INDEX).write_text(dump_json(index), "utf-8")
-        if not place.exists():  # another run of the same command may have been faster, with the same pictures
-            scratch.rename(place)
+        scratch.rename(place)
     except OSError as error:
         raise disk_error(error, place) from None
     finally:

@@ -1,64 +1,194 @@
-"""The second stage: every metric over all results, a file a metric, so that adding one scores that one alone."""
+"""The second stage: every metric over all results, a file a metric, so that adding one scores that one alone.
+
+A file says what was scored (the digest of all results) and by which definition; another digest or
+definition makes it void. A metric that cannot run leaves a file with the reason, and is tried anew.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipelines.evaluate.aggregate import MetricInfo
+from pipelines.evaluate.benchmarks import Benchmark
 from pipelines.evaluate.item import Result, Score
-from pipelines.evaluate.metrics.base import Metric
-from sigma_data.files import dump_json, write_atomic
+from pipelines.evaluate.metrics.base import Metric, SetMetric, chunks
+from sigma_data.errors import ConfigError
+from sigma_data.files import disk_error, dump_json, write_atomic
+from sigma_data.images import ImageFault
 
 SCORES = "scores"
+OWN = "benchmark"
+"""The file of what only the benchmark itself can score."""
+
+Progress = Callable[[int], None]
 
 
-def score(
-    metric: Metric,
+@dataclass(frozen=True)
+class Scored:
+    """What a file of scores holds; `summary` are numbers of whole sets, `skipped` says of metrics why they did not run.
+
+    `of` is the digest of the results.
+    """
+
+    of: str
+    metrics: Sequence[MetricInfo] = ()
+    scores: Sequence[Score] = ()
+    summary: Mapping[str, float] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+def digest(results: Sequence[Result]) -> str:
+    """SHA-256 over what was made of every item."""
+    state = hashlib.sha256()
+    for one in results:
+        made = one.picture if one.picture is not None else (one.text or one.failure or "").encode()
+        state.update(dump_json([one.item.id, one.text is None, one.failure is None]).encode())
+        state.update(hashlib.sha256(made).digest())
+    return state.hexdigest()
+
+
+def info(metric: Metric | SetMetric) -> MetricInfo:
+    """What a report says about a metric."""
+    return MetricInfo(metric.name, metric.version, metric.better, f"{metric.definition} Scale: {metric.scale}.")
+
+
+def is_scored(folder: Path, name: str, of: str, metrics: Sequence[MetricInfo]) -> bool:
+    """Whether the file of that name has scores of these results by these definitions."""
+    kept = _read(_place(folder, name))
+    return kept is not None and not kept.skipped and kept.of == of and list(kept.metrics) == list(metrics)
+
+
+def score_metric(
+    metric: Metric | SetMetric,
     results: Sequence[Result],
     folder: Path,
+    of: str,
     *,
-    key: str,
     batch: int = 64,
-    progress: Callable[[int], None] = lambda count: None,
-) -> list[Score]:
-    """Scores of all results under one metric: those kept in `folder`, or new ones.
+    progress: Progress = lambda count: None,
+) -> None:
+    """Score all results and write the file; `progress(results)` as it goes on.
 
-    `key` says what was scored and how; scores kept under another key are made anew. A result without a
-    picture, or to which the metric does not apply, has none, with the reason.
+    A result without a picture, and one whose pictures a metric cannot read, has no score, but the reason.
     """
-    place = folder / SCORES / f"{metric.name}.json"
-    kept = _kept(place, key)
-    if kept is not None:
+    if isinstance(metric, SetMetric):
+        write(folder, metric.name, _score_set(metric, results, of))
         progress(len(results))
-        return kept
+        return
     scores: dict[int, Score] = {}
     fitting = []
     for number, result in enumerate(results):
-        reason = result.failure or ("" if result.picture is not None else "there is no picture")
-        if reason or not metric.applies(result.item):
-            scores[number] = Score(result.item.id, metric.name, None, reason)
-        else:
+        applies, reason = _fits(metric, result)
+        if applies:
             fitting.append(number)
+        else:
+            scores[number] = Score(result.item.id, metric.name, None, reason)
     progress(len(scores))
-    for start in range(0, len(fitting), batch):
-        some = fitting[start : start + batch]
-        for number, value in zip(some, metric.score([results[number] for number in some]), strict=True):
-            scores[number] = Score(results[number].item.id, metric.name, value)
+    for some in chunks(fitting, batch):
+        for number, (value, reason) in zip(some, _values(metric, [results[n] for n in some]), strict=True):
+            scores[number] = Score(results[number].item.id, metric.name, value, reason)
         progress(len(some))
-    made = [scores[number] for number in range(len(results))]
-    place.parent.mkdir(parents=True, exist_ok=True)
-    rows = [[one.item, one.value, one.reason] for one in made]
-    write_atomic(place, dump_json({"key": key, "metric": metric.name, "version": metric.version, "scores": rows}))
-    return made
+    write(folder, metric.name, Scored(of, [info(metric)], [scores[number] for number in range(len(results))]))
 
 
-def _kept(place: Path, key: str) -> list[Score] | None:
+def score_own(benchmark: Benchmark, results: Sequence[Result], folder: Path, of: str) -> None:
+    """What only the benchmark can score, with its official aggregates."""
+    scores = benchmark.own_scores(results)
+    summary = benchmark.summary(results, scores)
+    write(folder, OWN, Scored(of, benchmark.metrics, scores, summary, benchmark.skipped))
+
+
+def skip(folder: Path, name: str, of: str, reason: str) -> None:
+    """Say why a metric did not run; scores that it has given of these results before stay."""
+    kept = _read(_place(folder, name))
+    if kept is None or kept.skipped or kept.of != of:
+        write(folder, name, Scored(of, skipped={name: reason}))
+
+
+def write(folder: Path, name: str, scored: Scored) -> None:
+    """Write a file of scores, whole. Raises BuildError where the disk refuses."""
+    place = _place(folder, name)
+    rows = [[one.item, one.metric, one.value, one.reason] for one in scored.scores]
+    metrics = [dataclasses.asdict(metric) for metric in scored.metrics]
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(place, dump_json({
+            "of": scored.of, "metrics": metrics, "summary": dict(scored.summary), "skipped": dict(scored.skipped),
+            "scores": rows,
+        }))  # fmt: skip
+    except OSError as error:
+        raise disk_error(error, place) from None
+
+
+def collect(folder: Path, names: Sequence[str], of: str) -> Scored:
+    """All scores of these results: those of the benchmark, then of the metrics `names`, as far as there are any.
+
+    Raises ConfigError where nothing was scored.
+    """
+    found = [kept for name in (OWN, *names) if (kept := _read(_place(folder, name))) is not None and kept.of == of]
+    if not found:
+        raise ConfigError(f"{folder}: has no scores of what was generated there: run the command with --stage score")
+    return Scored(
+        of,
+        [metric for one in found for metric in one.metrics],
+        [score for one in found for score in one.scores],
+        {name: value for one in found for name, value in one.summary.items()},
+        {name: reason for one in found for name, reason in one.skipped.items()},
+    )
+
+
+def _fits(metric: Metric | SetMetric, result: Result) -> tuple[bool, str]:
+    """Whether the metric takes the result; the reason where it should and cannot."""
+    try:
+        if not metric.applies(result.item):
+            return False, ""
+    except ImageFault as fault:
+        return False, fault.message
+    return result.picture is not None, result.failure or ("" if result.picture else "there is no picture")
+
+
+def _values(metric: Metric, results: Sequence[Result]) -> list[tuple[float | None, str]]:
+    """A value or a reason each: together, and where that fails one by one, so that only those at fault have none."""
+    try:
+        return [(value, "") for value in metric.score(results)]
+    except ImageFault as fault:
+        if len(results) == 1:
+            return [(None, fault.message)]
+        return [value for one in results for value in _values(metric, [one])]
+
+
+def _score_set(metric: SetMetric, results: Sequence[Result], of: str) -> Scored:
+    """The number of all results, and of each family where there are several and enough."""
+    fitting = [result for result in results if _fits(metric, result)[0]]
+    sets = {metric.name: fitting}
+    families = dict.fromkeys(result.item.family for result in fitting)
+    if len(families) > 1:
+        sets |= {f"{metric.name}, {name}": [one for one in fitting if one.item.family == name] for name in families}
+    if len(fitting) < metric.least:
+        return Scored(of, skipped={metric.name: f"needs {metric.least:,} results, and there are {len(fitting):,}"})
+    try:
+        summary = {name: metric.score_set(some) for name, some in sets.items() if len(some) >= metric.least}
+    except ImageFault as fault:
+        return Scored(of, skipped={metric.name: f"a picture of the set cannot be used: {fault.message}"})
+    return Scored(of, [info(metric)], summary=summary)
+
+
+def _place(folder: Path, name: str) -> Path:
+    return folder / SCORES / f"{name.replace(' ', '-')}.json"
+
+
+def _read(place: Path) -> Scored | None:
+    """None where there is no such file, or none that can be read: it is then made anew."""
     try:
         stored: dict[str, Any] = json.loads(place.read_text("utf-8"))
-        if stored["key"] != key:
-            return None
-        return [Score(item, stored["metric"], value, reason) for item, value, reason in stored["scores"]]
+        metrics = [MetricInfo(**metric) for metric in stored["metrics"]]
+        scores = [Score(*row) for row in stored["scores"]]
+        return Scored(stored["of"], metrics, scores, stored["summary"], stored["skipped"])
     except (OSError, ValueError, LookupError, TypeError):
         return None

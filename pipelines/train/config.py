@@ -141,6 +141,10 @@ class ValidationSettings(Strict):
     pictures: int = Field(4, ge=0)
     """Samples to generate each time."""
     picture_steps: int = Field(20, ge=2)
+    text_scale: float = Field(4.0, allow_inf_nan=False)
+    """Guidance of the pictures towards the text; 1 or less is none, as for a model that has hardly learnt."""
+    image_scale: float = Field(2.0, allow_inf_nan=False)
+    """The same towards the references."""
 
 
 class LogSettings(Strict):

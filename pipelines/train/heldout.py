@@ -21,6 +21,7 @@ from sigma_data.images import ImageFault, load
 from sigma_data.loader import PackDataset
 from sigma_data.plan import Dropout, Entry, Plan, Planner, PlanSettings
 from sigma_data.sample import Sample
+from sigma_model.guidance import Guidance
 from sigma_model.latents import Vae
 from sigma_model.model import SigmaModel
 
@@ -95,7 +96,12 @@ class HeldOut:
         drawable = self._drawable(bundle, count)
         if not drawable:
             return {}
-        settings = Settings(steps=self._config.validation.picture_steps, group_mask=self._config.model.group_mask)
+        asked = self._config.validation
+        settings = Settings(
+            steps=asked.picture_steps,
+            guidance=Guidance(text=asked.text_scale, image=asked.image_scale),
+            group_mask=self._config.model.group_mask,
+        )
         try:
             with callable_in_parts(bundle.model):
                 made = make_pictures(bundle, [request for request, _ in drawable], settings)

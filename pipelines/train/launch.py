@@ -56,7 +56,6 @@ def launch(config: TrainConfig, where: Launch, *, quiet: bool = False) -> dict[s
     where the run was told to stop before it had begun.
     """
     where.check()
-    os.environ.setdefault("OMP_NUM_THREADS", "1" if where.nproc > 1 else str(os.cpu_count() or 1))
     if "RANK" in os.environ or (where.nproc == 1 and where.nnodes == 1):
         from pipelines.train.trainer import train
 
@@ -66,6 +65,7 @@ def launch(config: TrainConfig, where: Launch, *, quiet: bool = False) -> dict[s
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # each rank's: together they have all cores
     # What a rank died of is said in one sentence; torch would add pages.
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

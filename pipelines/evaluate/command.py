@@ -1,0 +1,133 @@
+"""`sigma eval`: arguments in, one call, a result printed; as light to import as `cli`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+class Layout(StrEnum):
+    """Where reference pictures stand, by the names of `pipelines.generate.Order`."""
+
+    INTERLEAVED = "interleaved"
+    TEXT_FIRST = "text-first"
+
+
+class OneStage(StrEnum):
+    """The stages, by the names of `pipelines.evaluate.runner.Stage`."""
+
+    GENERATE = "generate"
+    SCORE = "score"
+    REPORT = "report"
+
+
+def evaluate(
+    benchmark: Annotated[
+        str,
+        typer.Argument(
+            help="sigma:, world:, geneval: or cv-bench: and a path, as in world:corpus.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of pictures, scores and report.", show_default=False)
+    ],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A directory in the released layout, or a preset (tiny).")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Where to find files that MODEL lacks, as SIGMA's weights alone do.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="What the report calls the run; by default the model's.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many items, families taking turns; by default all.")
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(help="General metrics, as in CLIP,DINO,AES; by default those usual for the benchmark."),
+    ] = None,
+    metric_model: Annotated[
+        list[str] | None, typer.Option(help="A metric's backbone, as in clip=DIR or dino=HUB/NAME (can be repeated).")
+    ] = None,
+    layout: Annotated[
+        Layout, typer.Option(help="References at their placeholders, as in training, or behind all text.")
+    ] = Layout.INTERLEAVED,
+    seed: Annotated[int, typer.Option(help="Seeds the noise, with the item's id.")] = 0,
+    steps: Annotated[int, typer.Option(min=2, help="Noise levels of the sampler.")] = 50,
+    text_scale: Annotated[float, typer.Option(help="Guidance towards the text; 1 or less switches it off.")] = 4.0,
+    image_scale: Annotated[
+        float, typer.Option(help="Guidance towards the references; 1 or less switches it off.")
+    ] = 2.0,
+    group_mask: Annotated[
+        bool, typer.Option("--group-mask/--no-group-mask", help="Attribute tokens see their own reference only.")
+    ] = True,
+    batch: Annotated[int, typer.Option(min=1, help="Items computed together.")] = 8,
+    nproc: Annotated[
+        int | None, typer.Option(min=1, help="Processes that generate; by default one a GPU, or one.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    compare: Annotated[
+        list[Path] | None, typer.Option(help="Folder of another evaluation, to report beside it (can be repeated).")
+    ] = None,
+    stage: Annotated[
+        OneStage | None,
+        typer.Option(
+            help="Only this stage; score and report go by what OUT says about generation.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")] = False,
+) -> None:
+    """Generate a benchmark's answers, score them, report; run again to continue or to add metrics."""
+    from pipelines.evaluate.generating import Generation
+    from pipelines.evaluate.runner import EvalOptions, Stage
+    from pipelines.evaluate.runner import evaluate as run
+    from pipelines.generate import Order, Settings
+    from pipelines.train.launch import default_nproc
+    from sigma_model.guidance import Guidance
+
+    settings = Settings(steps=steps, guidance=Guidance(text=text_scale, image=image_scale), group_mask=group_mask)
+    told = run(
+        EvalOptions(
+            benchmark=benchmark, out=out, model=model, base=base, name=name, limit=limit,
+            metrics=None if metrics is None else tuple(filter(None, map(str.strip, metrics.split(",")))),
+            models=_pairs(metric_model or []),
+            generation=Generation(seed=seed, batch=batch, order=Order(layout), settings=settings),
+            nproc=nproc or default_nproc(), device=device, compare=tuple(compare or ()),
+            stage=None if stage is None else Stage(stage), quiet=as_json,
+        )
+    )  # fmt: skip
+    sys.stdout.write(json.dumps(told, indent=1, ensure_ascii=False) + "\n" if as_json else _words(told))
+
+
+def _pairs(values: list[str]) -> dict[str, str]:
+    pairs = {}
+    for value in values:
+        key, equals, model = value.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{value!r}: write MODEL=DIR", param_hint="--metric-model")
+        pairs[key] = model
+    return pairs
+
+
+def _words(told: dict[str, Any]) -> str:
+    """The result as lines: counts, the main numbers, what is missing and why, where to look."""
+    from pipelines.evaluate.aggregate import Estimate
+    from pipelines.evaluate.tables import figure, interval
+
+    failed = told["failed"]
+    lines = [f"{told['name']} on {told['benchmark']}: {told['items']:,} items, {len(failed):,} failed"]
+    lines += [f"  failed: {item}: {reason}" for item, reason in list(failed.items())[:5]]
+    if len(failed) > 5:
+        lines.append(f"  and {len(failed) - 5:,} more, which --json lists")
+    for family, cell in told.get("families", {}).items():
+        estimate = Estimate(cell["mean"], cell["low"], cell["high"])
+        lines.append(f"  {family:<16} {cell['metric']:<18} {figure(estimate.mean)} {interval(estimate)}".rstrip())
+    lines += [f"  {name}: {figure(value)}" for name, value in told.get("summary", {}).items()]
+    lines += [f"  skipped {name}: {reason}" for name, reason in told.get("skipped", {}).items()]
+    if "report" in told:
+        lines.append(f"report: {told['report']}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,150 @@
+"""The folder of an evaluation: taken by one process at a time, and by one set of settings only.
+
+`settings.json` says all that pictures were made from. Going on under other settings would mix two runs,
+so it is refused; where things lie, and what the run is called, may change.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipelines.bundle import Blueprint
+from pipelines.evaluate.generating import GENERATED, Generation
+from pipelines.evaluate.item import Item
+from sigma_data.errors import ConfigError
+from sigma_data.files import disk_error, dump_json, write_atomic
+from sigma_data.text import TOKENIZER_FILES
+from sigma_model.config import VAE_FILE, find_file, weight_files
+
+SETTINGS = "settings.json"
+
+_LOCK = ".lock"
+_MAY_CHANGE = frozenset({"name", "benchmark", "model", "base", "torch", "sigma"})
+"""What does not change which pictures are made, or cannot be told from them."""
+
+_STRETCH, _STRETCHES = 2**16, 1024
+
+
+@contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Hold the folder, made where it is not there.
+
+    Raises ConfigError where it belongs to something else, or another process is at work there.
+    """
+    try:
+        if out.exists() and not out.is_dir():
+            raise ConfigError(f"{out} is a file: choose another place with --out")
+        if out.exists() and not (out / SETTINGS).exists() and {path.name for path in out.iterdir()} - {_LOCK}:
+            raise ConfigError(f"{out} is not empty and holds no evaluation: choose another place with --out")
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / _LOCK).open("w")
+    except OSError as error:
+        raise disk_error(error, out) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(
+                f"{out}: another evaluation is running there; wait for it, or choose another --out"
+            ) from None
+        yield
+
+
+def read(out: Path) -> dict[str, Any]:
+    """The settings of the evaluation in `out`. Raises ConfigError where there is none."""
+    try:
+        settings: dict[str, Any] = json.loads((out / SETTINGS).read_text("utf-8"))
+        for name in ("name", "benchmark", "limit", "items", "batch"):
+            settings[name]
+    except FileNotFoundError:
+        raise ConfigError(f"{out}: holds no evaluation: name a folder that sigma eval has written to") from None
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"{out / SETTINGS}: cannot be read ({error}): choose another folder") from None
+    return settings
+
+
+def enter(out: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings. Raises ConfigError where something was generated there under others, naming them."""
+    if (out / SETTINGS).exists() and any((out / GENERATED).glob("batch-*")):
+        there = read(out)
+        differ = [
+            f"{name} ({_shown(there.get(name))} there, {_shown(settings.get(name))} now)"
+            for name in dict.fromkeys([*settings, *there])
+            if name not in _MAY_CHANGE and there.get(name) != settings.get(name)
+        ]
+        if differ:
+            raise ConfigError(
+                f"{out}: was begun with other settings: {', '.join(differ)}; give those that it was begun with, "
+                "or choose another place with --out"
+            )
+    try:
+        write_atomic(out / SETTINGS, dump_json(dict(settings)))
+    except OSError as error:
+        raise disk_error(error, out) from None
+
+
+def flat(generation: Generation) -> dict[str, Any]:
+    """Everything that says how items are answered, by the names of the command's options."""
+    settings, guidance = generation.settings, generation.settings.guidance
+    return {
+        "layout": generation.order.value,
+        "seed": generation.seed,
+        "batch": generation.batch,
+        "group_mask": settings.group_mask,
+        "steps": settings.steps,
+        "timestep_shift": settings.timestep_shift,
+        "text_scale": guidance.text,
+        "image_scale": guidance.image,
+        "interval": list(guidance.interval),
+        "rescale": guidance.rescale.value,
+        "rescale_min": guidance.rescale_min,
+        "words": generation.words,
+        "max_tokens": generation.max_tokens if generation.words else None,
+    }
+
+
+def digest_of_items(items: Sequence[Item]) -> str:
+    """The first 16 digits of SHA-256 over all that is asked, and the answers."""
+    state = hashlib.sha256()
+    for item in items:
+        pictures = [hashlib.sha256(data).hexdigest() for data in (*item.references, item.answer or b"")]
+        asked = [item.id, item.family, item.instruction, item.words, item.size, item.condition, item.style]
+        state.update(dump_json([*asked, pictures]).encode())
+    return state.hexdigest()[:16]
+
+
+def digest_of_model(blueprint: Blueprint) -> str:
+    """The first 16 digits of SHA-256 over a model's configuration, tokenizer and weights.
+
+    Of files larger than 64 MB, 1,024 stretches spread evenly are read: other weights differ everywhere.
+    """
+    state = hashlib.sha256(blueprint.config.model_dump_json().encode())
+    words = (find_file(name, *blueprint.places) for name in TOKENIZER_FILES)
+    files = [*weight_files(blueprint.directory), find_file(VAE_FILE, *blueprint.places), *words]
+    for path in files:
+        if path.exists():
+            _add_file(state, path)
+    return state.hexdigest()[:16]
+
+
+def _add_file(state: Any, path: Path) -> None:
+    size = path.stat().st_size
+    state.update(f"{path.name}:{size}".encode())
+    with path.open("rb") as file:
+        if size <= _STRETCH * _STRETCHES:
+            while part := file.read(_STRETCH):
+                state.update(part)
+            return
+        for number in range(_STRETCHES):
+            file.seek((size - _STRETCH) * number // (_STRETCHES - 1))
+            state.update(file.read(_STRETCH))
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

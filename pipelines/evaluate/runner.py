@@ -1,0 +1,304 @@
+"""An evaluation from start to end: generate, score, report; each stage goes on from what is on disk.
+
+Everything that a stage leaves is in files: so a report can be made of several folders at once, and long after.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipelines.bundle import choose_device, load_bundle, read_blueprint
+from pipelines.evaluate import record, scoring
+from pipelines.evaluate.aggregate import RunScores, aggregate, main_metric
+from pipelines.evaluate.benchmarks import Benchmark, open_benchmark
+from pipelines.evaluate.generating import Generation, clean, generate, missing, results, shares
+from pipelines.evaluate.item import Item, Result
+from pipelines.evaluate.metrics import weights
+from pipelines.evaluate.metrics.registry import NAMES, make_metrics
+from pipelines.evaluate.ranks import run_ranks
+from pipelines.evaluate.report import REPORT, write_report
+from pipelines.generate import sigma_version
+from pipelines.progress import Pass
+from sigma_data.errors import ConfigError
+from sigma_data.files import disk_error
+from sigma_model.config import weight_files
+
+USUAL_METRICS: Mapping[str, tuple[str, ...]] = {"sigma": NAMES, "world": (), "geneval": ("CLIP", "AES"), "cv-bench": ()}
+"""The general metrics of a benchmark, where the user does not choose: those that its questions are scored with.
+
+The world's own are exact, and a benchmark that is answered in words has no pictures to look at.
+"""
+
+GENEVAL = "geneval"
+"""The folder for GenEval's own scorer."""
+
+_METRIC_BATCH = 32
+"""Pictures that go through a metric's model at once."""
+
+
+class Stage(StrEnum):
+    """A part of an evaluation."""
+
+    GENERATE = "generate"
+    SCORE = "score"
+    REPORT = "report"
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """What was asked for; `generation.words` is the benchmark's to say.
+
+    `metrics` None are the usual ones. `models` gives backbones of metrics a name or directory. `stage` None
+    is all of them; those after the first take all about generation from `out`.
+    """
+
+    benchmark: str
+    out: Path
+    model: str | None = None
+    base: str | None = None
+    name: str | None = None
+    limit: int | None = None
+    metrics: tuple[str, ...] | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
+    generation: Generation = field(default_factory=Generation)
+    nproc: int = 1
+    device: str = "auto"
+    compare: tuple[Path, ...] = ()
+    stage: Stage | None = None
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation in `out` with its questions, open to be scored and reported."""
+
+    out: Path
+    settings: Mapping[str, Any]
+    benchmark: Benchmark
+    items: Sequence[Item]
+
+    @classmethod
+    def open(cls, out: Path) -> Evaluation:
+        """Read its settings, and its questions again. Raises ConfigError where they are not what they were."""
+        settings = record.read(out)
+        benchmark = open_benchmark(settings["benchmark"])
+        items = limited(benchmark.items(), settings["limit"])
+        if record.digest_of_items(items) != settings["items"]:
+            raise ConfigError(f"{out}: {settings['benchmark']} asks other questions now: evaluate it into a new --out")
+        return cls(out, settings, benchmark, items)
+
+    def results(self) -> list[Result]:
+        """What was made of every item. Raises ConfigError where some are not generated yet."""
+        return list(results(self.out, self.items, self.settings["batch"]))
+
+    def scores(self, made: Sequence[Result]) -> RunScores:
+        """All scores on disk of what was made. Raises ConfigError where there are none."""
+        found = scoring.collect(self.out, NAMES, scoring.digest(made))
+        return RunScores(
+            name=self.settings["name"],
+            benchmark=self.benchmark.name,
+            settings=self.settings,
+            metrics=found.metrics,
+            skipped=found.skipped,
+            results=made,
+            scores=found.scores,
+            summary=found.summary,
+            main=self.benchmark.main,
+        )
+
+
+def evaluate(options: EvalOptions) -> dict[str, Any]:
+    """Do the stages asked for; returns what there is to say about them, for `show`.
+
+    What a user can get wrong is checked before anything is computed. Raises SigmaError.
+    """
+    spec = _absolute(options.benchmark)
+    benchmark = open_benchmark(spec)
+    wanted = _wanted(benchmark, options)
+    for other in options.compare:
+        record.read(other)
+    generates = options.stage in (None, Stage.GENERATE)
+    if generates:
+        generation = replace(options.generation, words=benchmark.answers == "words")
+        evaluation = _settle(spec, benchmark, generation, options)
+    else:
+        evaluation = Evaluation.open(options.out)
+        if evaluation.settings["benchmark"] != spec:
+            raise ConfigError(
+                f"{options.out}: holds an evaluation of {evaluation.settings['benchmark']}, not of {spec}"
+            )
+    with record.claimed(options.out):
+        if generates:
+            record.enter(options.out, evaluation.settings)
+            _generate(evaluation, generation, options)
+        made = evaluation.results()
+        told: dict[str, Any] = {
+            "out": str(options.out),
+            "name": evaluation.settings["name"],
+            "benchmark": benchmark.name,
+            "items": len(made),
+            "failed": {result.item.id: result.failure for result in made if result.failure is not None},
+        }
+        if options.stage is Stage.GENERATE:
+            return told
+        if options.stage is not Stage.REPORT:
+            _score(evaluation, made, wanted, options)
+        run = evaluation.scores(made)
+        told |= {"skipped": dict(run.skipped), "summary": dict(run.summary), "families": _families(run)}
+        if options.stage is not Stage.SCORE:
+            others = [Evaluation.open(other) for other in options.compare]
+            write_report([run, *(other.scores(other.results()) for other in others)], options.out)
+            told["report"] = str(options.out / REPORT)
+    return told
+
+
+def limited(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """At most `limit` items, families taking turns, so that a few show all of them; in the order of `items`."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    seen: dict[str, int] = defaultdict(int)
+    turns = []
+    for number, item in enumerate(items):
+        turns.append((seen[item.family], number))
+        seen[item.family] += 1
+    return [items[number] for number in sorted(number for _, number in sorted(turns)[:limit])]
+
+
+def _absolute(spec: str) -> str:
+    """The benchmark with its path in full: a report may be made from elsewhere."""
+    name, colon, path = spec.partition(":")
+    return f"{name}:{Path(path).expanduser().resolve()}" if colon and path else spec
+
+
+def _wanted(benchmark: Benchmark, options: EvalOptions) -> tuple[str, ...]:
+    """The names of the general metrics to score. Raises ConfigError for what cannot be, before anything is made."""
+    wanted = USUAL_METRICS[benchmark.name] if options.metrics is None else options.metrics
+    if benchmark.answers == "words" and wanted:
+        raise ConfigError(f"benchmark {benchmark.name} is answered in words: leave --metrics out")
+    unknown = [name for name in wanted if name not in NAMES]
+    if unknown:
+        raise ConfigError(f"--metrics {unknown[0]}: there is no such metric; there are {', '.join(NAMES)}")
+    for key, value in options.models.items():
+        if key not in weights.DEFAULTS:
+            raise ConfigError(
+                f"--metric-model {key}: no metric has such a model; there are {', '.join(weights.DEFAULTS)}"
+            )
+        weights.directory(key, value)
+    return tuple(dict.fromkeys(wanted))
+
+
+def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: EvalOptions) -> Evaluation:
+    """What is to be generated and how, with all that is recorded of it. Raises ConfigError for what cannot be."""
+    if options.model is None:
+        raise ConfigError("name the model to evaluate with --model, a directory or tiny")
+    generation.settings.check()
+    device = choose_device(options.device)
+    blueprint = read_blueprint(options.model, base=options.base)
+    items = limited(benchmark.items(), options.limit)
+    before = record.read(options.out)["name"] if (options.out / record.SETTINGS).exists() else None
+    settings = {
+        "name": options.name or before or blueprint.directory.resolve().name,
+        "benchmark": spec,
+        "version": benchmark.version,
+        "limit": options.limit,
+        "items": record.digest_of_items(items),
+        "model": str(blueprint.directory.resolve()),
+        "base": options.base,
+        "weights": record.digest_of_model(blueprint),
+        "trained": bool(weight_files(blueprint.directory)),
+        **record.flat(generation),
+        "device": device.partition(":")[0],
+        "torch": version("torch"),
+        "sigma": sigma_version(),
+    }
+    return Evaluation(options.out, settings, benchmark, items)
+
+
+def _generate(evaluation: Evaluation, generation: Generation, options: EvalOptions) -> None:
+    """The first stage: what is missing. The folder is held."""
+    out, items = evaluation.out, evaluation.items
+    assert options.model is not None
+    if not evaluation.settings["trained"] and not options.quiet:
+        sys.stderr.write(f"sigma: {options.model} has no trained weights, so this is noise\n")
+    clean(out)
+    to_do = missing(out, items, generation.batch)
+    found = len(items) - sum(map(len, to_do.values()))
+    with Pass("generate", len(items), "items", found=found, quiet=options.quiet) as shown:
+        if to_do:
+            device = choose_device(options.device)
+            work = partial(_share, options.model, options.base, device, out, generation)
+            run_ranks(work, shares(to_do, options.nproc), shown.add)
+
+
+def _share(
+    model: str,
+    base: str | None,
+    device: str,
+    out: Path,
+    generation: Generation,
+    rank: int,
+    share: Mapping[int, Sequence[Item]],
+    progress: Callable[[int], None],
+) -> None:
+    """What a rank does."""
+    import torch
+
+    if device == "cuda":
+        device = f"cuda:{rank % torch.cuda.device_count()}"
+    # Sums are rounded by how they are split over threads: with one, pictures are the same for any number of ranks.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        generate(load_bundle(model, base=base, device=device), share, out, generation, progress=progress)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _score(evaluation: Evaluation, made: Sequence[Result], wanted: Sequence[str], options: EvalOptions) -> None:
+    """The second stage. The folder is held."""
+    out, benchmark = evaluation.out, evaluation.benchmark
+    if benchmark.name == "geneval":
+        from pipelines.evaluate.benchmarks.geneval import write_folder
+
+        try:
+            write_folder(made, out / GENEVAL)
+        except OSError as error:
+            raise disk_error(error, out / GENEVAL) from None
+    of = scoring.digest(made)
+    if not scoring.is_scored(out, scoring.OWN, of, benchmark.metrics):
+        with Pass(f"score {benchmark.name}", len(made), "results", quiet=options.quiet) as shown:
+            scoring.score_own(benchmark, made, out, of)
+            shown.add(len(made))
+    if not wanted:
+        return
+    metrics, skipped = make_metrics(wanted, options.models, choose_device(options.device), _METRIC_BATCH)
+    for name, reason in skipped.items():
+        scoring.skip(out, name, of, reason)
+    for metric in metrics:
+        if not scoring.is_scored(out, metric.name, of, [scoring.info(metric)]):
+            with Pass(f"score {metric.name}", len(made), "results", quiet=options.quiet) as shown:
+                scoring.score_metric(metric, made, out, of, progress=shown.add)
+
+
+def _families(run: RunScores) -> dict[str, dict[str, Any]]:
+    """A family's main metric with its interval, where it was scored."""
+    told = {}
+    for row in aggregate(run):
+        metric = main_metric(run, row.family)
+        cell = row.cells.get(metric) if metric is not None else None
+        if cell is not None:
+            told[row.family] = {
+                "metric": metric,
+                **cell.estimate._asdict(),
+                "scored": cell.scored,
+                "failed": cell.failed,
+            }
+    return told
