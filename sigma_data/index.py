@@ -197,10 +197,19 @@ def open_index(
     places = [folder / INDEXES / key for folder in ([kept] if local is None else [corpus.path, kept])]
     for place in places:
         if _is_whole(place):
-            return CorpusIndex(place, uri)
+            if _names_shards_of(place, corpus):
+                return CorpusIndex(place, uri)
+            shutil.rmtree(place, ignore_errors=True)
     place = next((place for place in places if os.access(_existing(place), os.W_OK)), places[-1])
     _build(corpus, digest, encoder, place, progress)
     return CorpusIndex(place, uri)
+
+
+def _names_shards_of(place: Path, corpus: Corpus) -> bool:
+    """Whether an index speaks of the committed shards: it lies in a folder that anybody may have sent."""
+    meta = CorpusIndex(place, "").meta
+    sizes = [int(corpus.shards[name]["bytes"]) for name in sorted(corpus.shards)]
+    return bool(meta.get("shards") == sorted(corpus.shards) and meta.get("shard_bytes") == sizes)
 
 
 def _fetched(uri: str, copy: Path) -> Corpus:

@@ -73,6 +73,8 @@ class ShardReader:
 
     def _read(self, row: int, offset: int, size: int) -> bytes:
         shard = int(self.index.shard[row])
+        if offset < 0 or size < 0 or offset + size > self.index.shard_bytes[shard]:
+            raise self._error(row, "lies outside its shard: the index is damaged", "remove the corpus's .index folder")
         try:
             data = self._range(shard, offset, size)
         except FileNotFoundError:

@@ -51,7 +51,7 @@ class SkipLog:
                 file.writelines(json.dumps(asdict(skip), ensure_ascii=False) + "\n" for skip in skips)
         except OSError as error:
             raise disk_error(error, self.path) from None
-        if self.skipped >= _FEW and self.skipped > self.max_bad * self.samples:
+        if self.skipped >= (_FEW if self.max_bad else 1) and self.skipped > self.max_bad * self.samples:
             last = skips[-1]
             raise LoaderError(
                 f"{self.skipped:,} of {self.samples:,} samples had pictures that cannot be used, the last one "

@@ -6,10 +6,11 @@ that no rank ever holds what is not its own.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import torch
@@ -17,7 +18,7 @@ import torch
 from pipelines.bundle import Blueprint, Bundle, read_blueprint
 from pipelines.planner import open_planner
 from pipelines.train.checkpoint import Checkpointer
-from pipelines.train.checks import check_autoencoder, check_out, has_weights
+from pipelines.train.checks import check_autoencoder, check_out, check_shards, has_weights
 from pipelines.train.config import TrainConfig
 from pipelines.train.ema import Ema
 from pipelines.train.freeze import apply_freeze
@@ -25,6 +26,7 @@ from pipelines.train.heldout import HeldOut, heldout_planner
 from pipelines.train.lora import add_lora, init_lora
 from pipelines.train.optimizer import make_optimizer
 from pipelines.train.parallel import World, barrier, init_weights_sharded, load_weights_sharded, parallelize
+from sigma_data.errors import ConfigError
 from sigma_data.loader import START, Loader, PackDataset, Position, check_state
 from sigma_data.plan import Planner
 from sigma_model.config import VAE_FILE, ModelConfig, find_file, weight_files
@@ -60,6 +62,9 @@ class Run:
     skipped: int = 0
     bad: int = 0
     total: int = 0
+    resumed: bool = False
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """What a checkpoint leaves out, and a resumed run must have as before: by name, as `origin_of` says."""
 
     def state(self) -> dict[str, dict[str, Any]]:
         """What a checkpoint holds: what learns, and what the optimiser and the average know of it."""
@@ -79,7 +84,10 @@ class Run:
     def save(self, data: dict[str, Any]) -> None:
         """Save a checkpoint of this step; `data` is the loader's state."""
         length = {"total": self.total, "of": self._length()}
-        extra = {"step": self.step, "skipped": self.skipped, "bad": self.bad, "length": length, "data": data}
+        extra = {
+            "step": self.step, "skipped": self.skipped, "bad": self.bad, "length": length, "data": data,
+            "origin": dict(self.origin),
+        }  # fmt: skip
         self.checkpointer.save(self.step, self.state(), extra)
 
     def resume(self) -> None:
@@ -88,6 +96,8 @@ class Run:
         length: dict[str, Any] = {}
         if step is not None:
             extra = self.checkpointer.load(step, self.state())
+            check_origin(extra.get("origin", {}), self.origin)
+            self.resumed = True
             self.position = check_state(extra["data"], self.planner)
             self.step, self.skipped, self.bad, length = (extra[key] for key in ("step", "skipped", "bad", "length"))
         # Epochs differ by a few packs: counted anew in the middle, the total and with it the schedule would change.
@@ -100,12 +110,16 @@ class Run:
 
     def loader(self) -> Loader:
         """This rank's packs from here on."""
+        settings = self.config.loader
+        if self.config.parallel.offload and settings.start_method == "auto":
+            # A forked worker would keep a copy of every page of the parameters that a step changes.
+            settings = settings.model_copy(update={"start_method": "spawn"})
         return Loader(
             self.planner,
             self.dataset,
             rank=self.world.rank,
             world=self.world.size,
-            settings=self.config.loader,
+            settings=settings,
             position=self.position,
         )
 
@@ -129,6 +143,9 @@ def assemble(config: TrainConfig, world: World, *, quiet: bool = False) -> Run:
     planner = first_on_rank0(
         world, lambda: open_planner(config.data, blueprint, cache=config.loader.cache, quiet=quiet)
     )
+    if world.rank == 0:
+        for index in planner.indexes:
+            check_shards(index)
     held, note = heldout_planner(config, planner)
     if config.validation.every and note and world.rank == 0:
         sys.stderr.write(f"train: validation: {note}: set validation.split, or validation.every=0\n")
@@ -142,6 +159,8 @@ def assemble(config: TrainConfig, world: World, *, quiet: bool = False) -> Run:
     heldout = None if held is None else HeldOut(config, world, held, datasets[-1])
     vae = Vae.load(find_file(VAE_FILE, *blueprint.places), shape.vae, device=world.device)
     model = build_model(config, blueprint, shape, world)
+    if config.lora is not None and not trained and world.rank == 0:
+        sys.stderr.write("train: lora: on random weights, whose output layer is zero and stays so, nothing is learnt\n")
     bundle = Bundle(blueprint.directory.name, model, vae, encoder, blueprint.geometry, trained=trained)
     ema = Ema(model.named_parameters(), config.ema.decay) if config.ema is not None else None
     run = Run(
@@ -154,9 +173,44 @@ def assemble(config: TrainConfig, world: World, *, quiet: bool = False) -> Run:
         dataset=datasets[0],
         heldout=heldout,
         checkpointer=Checkpointer(config.out / CHECKPOINTS, world, config.checkpoint),
+        origin=origin_of(config, blueprint),
     )
     run.resume()
     return run
+
+
+def origin_of(config: TrainConfig, blueprint: Blueprint) -> dict[str, str]:
+    """What a run is built on and its checkpoints do not hold, in a few words each."""
+    digest = hashlib.sha256()
+    for path in weight_files(blueprint.directory):
+        with path.open("rb") as file:
+            head = file.read(2**20)  # names, shapes and places of all tensors, and the first numbers
+            size = file.seek(0, 2)
+            file.seek(max(0, size - 2**20))
+            digest.update(f"{path.name} {size} ".encode() + head + file.read())
+    weights = digest.hexdigest()[:16] if weight_files(blueprint.directory) else f"random, seed {config.model.seed}"
+    return {
+        "model.path": weights,
+        "model.vision": str(config.model.vision),
+        "model.group_mask": str(config.model.group_mask),
+        "model.attribute_projection": str(config.model.attribute_projection),
+        "freeze": config.freeze.model_dump_json(),
+        "lora": config.lora.model_dump_json() if config.lora is not None else "none",
+    }
+
+
+def check_origin(saved: Mapping[str, str], found: Mapping[str, str]) -> None:
+    """Raise ConfigError, naming what differs, where a checkpoint belongs to another model than the run's."""
+    changes = [
+        f"{name} was {saved.get(name, 'not there')} and is {found.get(name, 'not there')}"
+        for name in sorted({*saved, *found})
+        if saved.get(name) != found.get(name)
+    ]
+    if changes:
+        raise ConfigError(
+            f"the model is not the one that the checkpoint was trained from: {'; '.join(changes)}: resume with the "
+            "settings and weights it was started with, or choose another `out`"
+        )
 
 
 def training_config(released: ModelConfig, config: TrainConfig) -> ModelConfig:

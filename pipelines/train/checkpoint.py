@@ -249,6 +249,9 @@ class _Reader(FileSystemReader):
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         with Path(self.path, METADATA).open("rb") as file:
             metadata: Metadata = _Unpickler(file).load()
+        for place in (metadata.storage_data or {}).values():
+            if not re.fullmatch(r"__\d+_\d+\.distcp", place.relative_path):
+                raise pickle.UnpicklingError(f"its metadata names the file {place.relative_path!r}")
         metadata.storage_meta = StorageMeta(load_id=self.load_id)
         return metadata
 
@@ -258,7 +261,7 @@ class _Unpickler(pickle.Unpickler):
 
     _records = frozenset(
         {
-            *(("torch.distributed.checkpoint.metadata", name) for name in records.__all__),
+            *(("torch.distributed.checkpoint.metadata", name) for name in records.__all__ if "Bytes" not in name),
             ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"),
             ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
             ("torch.serialization", "_get_layout"),
@@ -298,8 +301,9 @@ def _check(folder: Path, wanted: Mapping[str, Tensor], stored: Mapping[str, obje
     other = [
         f"{name} is {shape}, not {_shape(tensor.shape, tensor.dtype)}"
         for name, tensor in wanted.items()
-        if isinstance(found := stored.get(name), TensorStorageMetadata)
-        and (shape := _shape(found.size, found.properties.dtype)) != _shape(tensor.shape, tensor.dtype)
+        if (found := stored.get(name)) is not None
+        # What is stored as anything but a tensor, torch would unpickle without looking.
+        and (shape := _stored_shape(found)) != _shape(tensor.shape, tensor.dtype)
     ]
     kinds = (("missing", missing), ("unexpected", extra), ("of another shape or type", other))
     if faults := [counted(names, kind) for kind, names in kinds if names]:
@@ -307,6 +311,10 @@ def _check(folder: Path, wanted: Mapping[str, Tensor], stored: Mapping[str, obje
             f"{folder}: does not fit this run: {'; '.join(faults)} (model, LoRA, freezing and EMA must be those "
             "that it was saved with: set them so, or choose another `out`)"
         )
+
+
+def _stored_shape(found: object) -> str:
+    return _shape(found.size, found.properties.dtype) if isinstance(found, TensorStorageMetadata) else "no tensor"
 
 
 def _shape(size: torch.Size, dtype: torch.dtype) -> str:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 from pipelines.bundle import Blueprint
 from pipelines.train.config import TrainConfig
-from sigma_data.errors import ConfigError
+from pipelines.train.show import counted
+from sigma_data.errors import ConfigError, CorpusError
+from sigma_data.files import Place
+from sigma_data.index import CorpusIndex
 from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, weight_files
 from sigma_model.latents import Vae
 
@@ -42,3 +45,18 @@ def has_weights(config: TrainConfig, blueprint: Blueprint) -> bool:
     if config.model.path not in PRESETS:
         raise ConfigError(f"{blueprint.directory}: has no weights: {' or '.join(WEIGHT_FILES)} must lie there")
     return False
+
+
+def check_shards(index: CorpusIndex) -> tuple[int, int]:
+    """How many shards, and their bytes. Raises CorpusError unless each is there with the size that was committed."""
+    found = {location: stamp.partition(":")[0] for location, stamp in Place(index.uri).files(".tar")}
+    committed = dict(zip(index.shards, index.shard_bytes, strict=True))
+    missing = [name for name in committed if name not in found]
+    other = [name for name, wanted in committed.items() if name in found and found[name] != str(wanted)]
+    if missing or other:
+        name = (missing or other)[0]
+        fault = "is not there" if missing else f"has {int(found[name]):,} bytes, and {committed[name]:,} were committed"
+        more = len(missing) + len(other) - 1
+        others = f" ({counted(more, 'other shard')} besides)" if more else ""
+        raise CorpusError(f"{index.uri}/{name}: {fault}{others}: copy the corpus there again, or build it anew")
+    return len(committed), sum(committed.values())

@@ -53,6 +53,8 @@ def train(
         return
     from pipelines.train.launch import Launch, default_nproc, launch
 
+    if ranks is not None and not dry_run:
+        raise typer.BadParameter("belongs to --dry-run; --nproc starts processes", param_hint="--ranks")
     if dry_run:
         from pipelines.train.dry_run import dry_run as look
 

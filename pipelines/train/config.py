@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sigma_data.loader import LoaderSettings
 from sigma_data.plan import PlanSettings
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Below1 = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -44,12 +44,12 @@ class ModelSettings(Strict):
 class OptimizerSettings(Strict):
     """AdamW and what is done to gradients before it."""
 
-    lr: float = Field(2e-5, gt=0)
-    betas: tuple[Share, Share] = (0.9, 0.95)
-    eps: float = Field(1e-15, gt=0)
+    lr: float = Field(2e-5, gt=0, allow_inf_nan=False)
+    betas: tuple[Below1, Below1] = (0.9, 0.95)
+    eps: float = Field(1e-15, gt=0, allow_inf_nan=False)
     weight_decay: float = Field(0.0, ge=0)
     """Not for norms, biases and embeddings."""
-    clip: float = Field(1.0, gt=0)
+    clip: float = Field(1.0, gt=0, allow_inf_nan=False)
     """Largest norm of the gradient; a longer one is scaled down."""
     spike: float | None = Field(None, gt=0)
     """Skip a step whose gradient norm, before clipping, is above this."""
@@ -74,7 +74,7 @@ class LossSettings(Strict):
     text: float = Field(0.25, ge=0)
     reweight_text: bool = True
     """Weight a text's tokens by length^-1/2, as BAGEL does."""
-    timestep_shift: float = Field(1.0, gt=0)
+    timestep_shift: float = Field(1.0, gt=0, allow_inf_nan=False)
 
 
 class FreezeSettings(Strict):
@@ -163,7 +163,7 @@ class TrainConfig(Strict):
     """Folder of the run: checkpoints, logs, pictures."""
     steps: int | None = Field(None, ge=1)
     """Optimiser steps; this or `epochs`."""
-    epochs: float | None = Field(None, gt=0)
+    epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
     accumulate: Positive = 1
     """Packs a rank works on before each optimiser step."""
     model: ModelSettings = ModelSettings()

@@ -17,15 +17,13 @@ from pipelines.bundle import Blueprint, read_blueprint
 from pipelines.planner import open_planner
 from pipelines.train.assemble import CHECKPOINTS, training_config
 from pipelines.train.checkpoint import Checkpointer
-from pipelines.train.checks import check_autoencoder, check_out, has_weights
+from pipelines.train.checks import check_autoencoder, check_out, check_shards, has_weights
 from pipelines.train.config import TrainConfig
 from pipelines.train.estimate import Estimate, Planned, estimate
 from pipelines.train.heldout import heldout_planner
 from pipelines.train.parallel import World
 from pipelines.train.show import aligned, counted, size
-from sigma_data.errors import ConfigError, CorpusError
-from sigma_data.files import Place
-from sigma_data.index import CorpusIndex
+from sigma_data.errors import ConfigError
 from sigma_data.loader import check_state
 from sigma_data.plan import Planner
 from sigma_model.config import ModelConfig
@@ -167,7 +165,7 @@ def dry_run(config: TrainConfig, *, ranks: int = 1, quiet: bool = False) -> DryR
     vae = check_autoencoder(blueprint, shape)
     weights = _check_weights(config, blueprint, shape)
     planner = open_planner(config.data, blueprint, cache=config.loader.cache, quiet=quiet)
-    sizes = [_check_shards(index) for index in planner.indexes]
+    sizes = [check_shards(index) for index in planner.indexes]
     held, not_held_out = heldout_planner(config, planner)
     resumed = _resumed(config, planner)
     plan = planner.plan(0)
@@ -208,21 +206,6 @@ def _check_weights(config: TrainConfig, blueprint: Blueprint, shape: ModelConfig
     with torch.device("meta"):
         stored.check(expected(SigmaModel(shape)))
     return Weights(len(stored.tensors), len(stored.files), sum(path.stat().st_size for path in stored.files))
-
-
-def _check_shards(index: CorpusIndex) -> tuple[int, int]:
-    """How many shards, and their bytes. Raises CorpusError unless each is there with the size that was committed."""
-    found = {location: stamp.partition(":")[0] for location, stamp in Place(index.uri).files(".tar")}
-    committed = dict(zip(index.shards, index.shard_bytes, strict=True))
-    missing = [name for name in committed if name not in found]
-    other = [name for name, wanted in committed.items() if name in found and found[name] != str(wanted)]
-    if missing or other:
-        name = (missing or other)[0]
-        fault = "is not there" if missing else f"has {int(found[name]):,} bytes, and {committed[name]:,} were committed"
-        more = len(missing) + len(other) - 1
-        others = f" ({counted(more, 'other shard')} besides)" if more else ""
-        raise CorpusError(f"{index.uri}/{name}: {fault}{others}: copy the corpus there again, or build it anew")
-    return len(committed), sum(committed.values())
 
 
 def _packs(planner: Planner, most: int) -> Packs:

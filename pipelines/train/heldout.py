@@ -50,6 +50,8 @@ def heldout_planner(config: TrainConfig, planner: Planner) -> tuple[Planner | No
     having = [(corpus, index) for corpus, index in every if split in index.meta["splits"]]
     lacking = [corpus.title for corpus, index in every if split not in index.meta["splits"]]
     note = f"no split {split!r} in {', '.join(lacking)}" if lacking else ""
+    if seen := [corpus.title for corpus in config.data.corpora if corpus.split == split]:
+        note = f"split {split!r} of {', '.join(seen)} is trained on, so its losses say nothing"
     if not having:
         return None, note
     corpora, indexes = zip(*having, strict=True)

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -84,6 +85,8 @@ def launch(config: TrainConfig, where: Launch, *, quiet: bool = False) -> dict[s
         logs_specs=DefaultLogsSpecs(log_dir=notes),
     )
     told = threading.Event()
+    if not quiet:
+        sys.stderr.write(f"train: starting {where.nproc} processes\n")
 
     def hand_on(_number: int, _frame: FrameType | None) -> None:
         """Tell the ranks to save and leave. A terminal has told them of Ctrl-C itself; twice does no harm."""
@@ -123,7 +126,10 @@ def _rank(config: TrainConfig, quiet: bool) -> dict[str, Any] | None:
             time.sleep(_GRACE)
             raise
 
+    parent = os.getppid()
     summary: dict[str, Any] | None = record(run)()
+    if os.getppid() != parent:  # the launcher is gone, and torch would wait for it to take the answer
+        os._exit(1)
     return summary
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pipelines.train.config import LogSettings
 from pipelines.train.flops import Work
-from sigma_data.errors import ConfigError
+from sigma_data.errors import ConfigError, TrainError
 from sigma_data.files import write_atomic
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class RunLog:
         if settings.wandb is not None:
             self._wandb = _start_wandb(folder, settings.wandb)
         if not quiet:
-            self._progress = Progress(total, resumed)
+            self._progress = Progress(total, max(0, resumed))
 
     def step(self, step: int, figures: Mapping[str, float | None]) -> None:
         """Write the figures of a step; None is a figure that there is not, and left out. See `Progress` for names."""
@@ -296,8 +296,15 @@ def _step_of(line: bytes) -> float:
 
 
 def _write_line(file: TextIO, values: Mapping[str, Any]) -> None:
-    file.write(json.dumps(values, ensure_ascii=False) + "\n")
-    file.flush()
+    """A line, on the disk at once. Raises TrainError where it cannot be written."""
+    try:
+        file.write(json.dumps(values, ensure_ascii=False) + "\n")
+        file.flush()
+    except OSError as error:
+        raise TrainError(
+            f"{file.name}: cannot be written ({error.strerror or error}): make room, then run the same command again "
+            "to continue from the last checkpoint"
+        ) from None
 
 
 def _tensorboard(folder: Path, resumed: int) -> Any:

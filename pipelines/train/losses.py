@@ -91,9 +91,9 @@ class LossTable:
     def _speaks_of(batch: PackedBatch, samples: int, attribute_ids: Mapping[str, int]) -> Tensor:
         """[samples, attributes] 1 where a sample's text has an attribute token."""
         ids = torch.tensor([attribute_ids[name] for name in ATTRIBUTES], device=batch.text_ids.device)
-        spoken = batch.tags.attribute[batch.text_slots]
-        which = batch.text_ids[spoken][:, None] == ids
-        sample = batch.tags.sample[batch.text_slots[spoken]].long()
+        # No selection by a mask, whose size the device would have to tell first.
+        which = (batch.text_ids[:, None] == ids) & batch.tags.attribute[batch.text_slots][:, None]
+        sample = batch.tags.sample[batch.text_slots].long()
         table = torch.zeros(samples, len(ATTRIBUTES), dtype=torch.float64, device=ids.device)
         return table.index_add_(0, sample, which.double()).clamp_(max=1)
 

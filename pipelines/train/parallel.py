@@ -254,7 +254,9 @@ def clip_grad_norm(parameters: Iterable[Tensor], world: World, max_norm: float) 
     device = next((gradient.device for gradient in (*sharded, *plain)), world.device)
     squares = _squares(sharded, device)
     if world.mesh is not None:
-        dist.all_reduce(squares, group=world.mesh.get_group("shard"))
+        # Over all ranks, copies included: sums in another order would let the copies drift apart.
+        dist.all_reduce(squares)
+        squares /= world.size // world.mesh["shard"].size()
     norm = (squares + _squares(plain, device)).sqrt()
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for gradient in (*sharded, *plain):

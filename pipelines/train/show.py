@@ -34,7 +34,7 @@ def start_lines(start: Start) -> str:
     whence = "weights as they are stored" if start.trained else "random weights"
     share = "all" if start.learning == start.parameters else f"{start.learning:,}"
     corpora = ", ".join(f"{name} ({counted(samples, 'sample')})" for name, samples in start.corpora.items())
-    held = f"{counted(start.held_out, 'pack')} held out" if start.held_out else "none held out: no validation"
+    held = f"{counted(start.held_out, 'pack')} held out" if start.held_out else "no validation"
     packs = counted(start.accumulate * start.ranks, "pack")
     rows = [
         ("model", f"{start.model}, {whence}; {start.parameters:,} parameters, {share} learn"),

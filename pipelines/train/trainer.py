@@ -41,7 +41,9 @@ def train(config: TrainConfig, *, quiet: bool = False) -> dict[str, Any]:
 
     Raises SigmaError for what a user can mend.
     """
-    world = start_world(config.parallel, mixed=computes_otherwise(config))
+    # Longer than anything that one rank does alone while the others wait: an index to be made, a slow disk.
+    patience = max(3600.0, config.loader.timeout + 300)
+    world = start_world(config.parallel, mixed=computes_otherwise(config), timeout_s=patience)
     run = None
     try:
         run = assemble(config, world, quiet=quiet or world.rank != 0)
@@ -66,7 +68,12 @@ class Trainer:
             config, run.world, bundle.model, bundle.vae, run.optimizer, run.ema, bundle.encoder.attribute_ids
         )
         self._log = RunLog(
-            config.out, config.log, total=self._total, resumed=run.step, rank=run.world.rank, quiet=quiet
+            config.out,
+            config.log,
+            total=self._total,
+            resumed=run.step if run.resumed else -1,
+            rank=run.world.rank,
+            quiet=quiet,
         )
         self._skips = SkipLog(config.out / SKIPPED.format(rank=run.world.rank), config.loader.max_bad)
         device = run.world.device
@@ -74,6 +81,7 @@ class Trainer:
         self._meter = Meter(peak_flops(name, compute_dtype(config, device)))
         self._quiet = quiet or run.world.rank != 0
         self._stop = False
+        self._waited = 0.0
 
     def run(self) -> dict[str, Any]:
         """All steps that are left. Raises TrainError where too many in a row went wrong."""
@@ -88,7 +96,14 @@ class Trainer:
             if run.step == 0:
                 self._validate()
             while run.step < self._total and not stopped:
-                told = self._one_step(packs)
+                data = loader.state()
+                try:
+                    loaded = self._read(packs)
+                except SigmaError:
+                    if run.world.size == 1 and run.step > began:  # several ranks could not agree on it any more
+                        run.save(data)
+                    raise
+                told = self._one_step(loaded)
                 stopped = told and run.step < self._total
                 # Before the checkpoint, so that all of a step is there once it is saved. Who must stop has no time.
                 if not told and config.validation.every and run.step % config.validation.every == 0:
@@ -126,28 +141,35 @@ class Trainer:
             out=str(config.out),
         )
 
-    def _one_step(self, packs: Iterator[Loaded]) -> bool:
-        """Read, learn, log; whether a rank was told to stop."""
-        run, config = self._run, self._run.config
+    def _read(self, packs: Iterator[Loaded]) -> list[Loaded]:
+        """This rank's packs of a step. Raises LoaderError, CorpusError."""
         begin = time.perf_counter()
-        loaded = [next(packs) for _ in range(config.accumulate)]
-        wait = time.perf_counter() - begin
+        loaded = [next(packs) for _ in range(self._run.config.accumulate)]
+        self._waited = time.perf_counter() - begin
         for pack in loaded:
             self._skips.add(pack.samples, pack.skips)
+            for skip in pack.skips:
+                self._log.say(f"train: sample {skip.sample} is skipped ({skip.message}); see {self._skips.path}")
+        return loaded
+
+    def _one_step(self, loaded: Sequence[Loaded]) -> bool:
+        """Learn, log; whether a rank was told to stop."""
+        run, config = self._run, self._run.config
+        begin = time.perf_counter()
         lr = learning_rate(run.step, self._total, config.optimizer, config.schedule)
         result = self._stepper.step(loaded, lr, stop=self._stop)
         run.step += 1
         run.bad = 0 if result.taken else run.bad + 1
         run.skipped += not result.taken
         failed = run.bad >= config.optimizer.max_bad_steps
-        seconds = time.perf_counter() - begin
+        seconds = self._waited + time.perf_counter() - begin
         work = sum((work_of(pack.batch, group_mask=config.model.group_mask) for pack in loaded), Work())
         flops, _ = training_flops(
             run.bundle.model.config, work, frozen=config.freeze, lora=config.lora,
             checkpointing=config.parallel.checkpointing,
         )  # fmt: skip
         self._meter.add(
-            work, seconds=seconds, wait=wait, flops=flops,
+            work, seconds=seconds, wait=self._waited, flops=flops,
             samples=sum(pack.samples for pack in loaded), skipped_samples=sum(len(pack.skips) for pack in loaded),
         )  # fmt: skip
         if run.step % config.log.every == 0 or result.stop or failed or run.step == self._total:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -19,6 +20,8 @@ import ranks
 import torch
 from sequences import case, one_thread, pack, tiny_model
 from torch import Tensor
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from pipelines.train.checkpoint import Checkpointer
@@ -266,6 +269,32 @@ def test_metadata_that_would_run_a_program_is_refused(tmp_path: Path, alone: Wor
     (folder / "complete.json").write_text(json.dumps(marker))
     with pytest.raises(ConfigError, match="no part of a checkpoint"):
         checkpointer.load(1, state_of(0))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_tensor_that_is_stored_as_bytes_is_not_unpickled(tmp_path: Path, alone: World) -> None:
+    class Evil:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    checkpointer = Checkpointer(tmp_path, alone, SYNC)
+    state = {"model": {"w": torch.zeros(10)}}
+    checkpointer.save(1, state, {"step": 1})
+    folder = tmp_path / "step-00000001"
+    packed = io.BytesIO()
+    torch.save(Evil(), packed)
+    (folder / "__0_0.distcp").write_bytes(packed.getvalue())
+    metadata = pickle.loads((folder / ".metadata").read_bytes())
+    metadata.state_dict_metadata = {"model/w": BytesStorageMetadata()}
+    size = len(packed.getvalue())
+    metadata.storage_data = {MetadataIndex("model/w"): _StorageInfo("__0_0.distcp", 0, size)}
+    forged = pickle.dumps(metadata)
+    (folder / ".metadata").write_bytes(forged)
+    marker = json.loads((folder / "complete.json").read_text())
+    marker |= {"metadata": hashlib.sha256(forged).hexdigest(), "files": {"__0_0.distcp": size}}
+    (folder / "complete.json").write_text(json.dumps(marker))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        checkpointer.load(1, state)
     assert not (tmp_path / "ran").exists()
 
 

@@ -138,8 +138,9 @@ def test_two_processes_told_to_stop_save_together_and_a_mistake_on_them_is_one_s
     assert alive(ranks) == []
     started.append(wrong := Sigma(config, "--nproc", "2", "data.budget=500"))
     code, said, error = wrong.ends()
-    assert (code, said, len(error.splitlines())) == (2, "", 1)
-    assert error.startswith("sigma: the data is not what the checkpoint was trained on: budget was 400 and is 500")
+    start, sentence = error.splitlines()
+    assert (code, said, start) == (2, "", "train: starting 2 processes")
+    assert sentence.startswith("sigma: the data is not what the checkpoint was trained on: budget was 400 and is 500")
 
 
 @pytest.mark.slow
