@@ -200,6 +200,7 @@ class Planner:
         named = self.settings.mixture is not None and self.settings.mixture.by == "corpus"
         for number, (corpus, index) in enumerate(zip(self.settings.corpora, self.indexes, strict=True), 1):
             chosen = corpus.model_dump(mode="json", exclude={"path", "name"})
+            chosen["families"] = corpus.families and sorted(corpus.families)
             chosen |= {"name": corpus.title} if named else {}
             fields[f"corpus {number}"] = {"manifest": index.digest, **chosen}
         return {name: json.dumps(value, sort_keys=True) for name, value in fields.items()}
@@ -256,6 +257,7 @@ class Planner:
     def plan(self, epoch: int) -> Plan:
         """The plan of an epoch; the last one asked for is kept."""
         if self._last is None or self._last.epoch != epoch:
+            self._last = None  # two at once would take twice the memory
             settings = self.settings
             draws = draw(
                 self.parts, self.counts, self.indexes,

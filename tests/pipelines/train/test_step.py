@@ -242,3 +242,15 @@ def test_a_frozen_understanding_expert_stays_and_the_generation_expert_learns() 
     changed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     assert changed and not [name for name in changed if ".und." in name or "embed" in name.split(".")]
     assert changed <= {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def test_weights_of_losses_timestep_shift_and_group_mask_reach_the_model() -> None:
+    # An attribute token behind a picture of another group: only there does the mask hide anything.
+    packs = [loaded([*MIXED, case("paint <image_1> in <style> the red <image_2>", pictures=3)])]
+    usual, plain = gradients(packs)
+    doubled, twice = gradients(packs, loss={"picture": 2.0, "text": 0.5})
+    assert twice.loss == pytest.approx(2 * plain.loss, rel=1e-5)
+    agree({name: 2 * value for name, value in usual.items()}, doubled, atol=1e-5)
+    for change in ({"loss": {"timestep_shift": 3.0}}, {"model": {"group_mask": False}}):
+        _, other = gradients(packs, **change)
+        assert abs(other.loss - plain.loss) > 1e-6, change

@@ -269,6 +269,9 @@ def test_ten_bad_steps_in_a_row_end_the_run_with_a_sentence(
     assert "\n" not in str(error.value)
     assert [line["skipped"] for line in lines(tmp_path)] == [1, 1, *range(2, 12)]
     assert steps_saved(tmp_path)[-1] == 10
+    poisoned(monkeypatch, *range(1, 30))  # a resumed run goes on counting: eight were bad at step 10
+    with pytest.raises(TrainError, match="10 steps in a row up to step 12 "):
+        run(settings_of(tmp_path, training_corpus, steps=40, checkpoint={"every": 2}))
 
 
 def test_whatever_ends_a_run_its_workers_end_too(
