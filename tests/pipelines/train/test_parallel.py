@@ -318,7 +318,8 @@ def test_no_rank_takes_more_than_its_share_and_one_tensor_to_load(tmp_path: Path
     largest = 4000 * 640 * 4
     for growth, share in ranks.run(peak, 2, 3 if drawn else tmp_path):
         assert share > 80e6
-        assert growth < share + 2 * largest + 16e6, f"{growth / share:.2f} of the share of {share / 1e6:.0f} MB"
+        # Drawing takes up to four of a tensor at once; a second copy of anything would be far more.
+        assert growth < share + 4 * largest + 16e6, f"{growth / share:.2f} of the share of {share / 1e6:.0f} MB"
 
 
 # Sums and norms
