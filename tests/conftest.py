@@ -1,16 +1,14 @@
-"""What every test shares: no network, `corpora` importable, one small corpus."""
+"""What every test shares: no network, one small corpus."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 os.environ["OMP_NUM_THREADS"] = "1"  # on tiny tensors, threads cost far more than they save
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")

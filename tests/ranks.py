@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -24,6 +24,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from pipelines.train.parallel import World
 
 _PRELOAD = [
     "torch.distributed.checkpoint",
@@ -104,6 +108,23 @@ def reset_peak() -> int:
 def peak() -> int:
     """The most bytes that this process had resident since `reset_peak`."""
     return _status("VmHWM")
+
+
+@torch.no_grad()
+def full_state_on_rank0(state: nn.Module | Mapping[str, Tensor], world: World) -> Iterator[tuple[str, Tensor]]:
+    """Whole tensors on the CPU, by name, one at a time and on rank 0 alone; the other ranks get none.
+
+    `state`: a mapping, or a model for its parameters and persistent buffers. Every rank must run the iterator to
+    its end, for each tensor is gathered from all. Memory: one whole tensor on every rank.
+    """
+    tensors = state.state_dict() if isinstance(state, nn.Module) else state
+    for name, tensor in tensors.items():
+        if isinstance(tensor, DTensor):
+            moved = tensor.to(world.device)  # where it is gathered, which an offloaded one is not
+            assert isinstance(moved, DTensor)
+            tensor = moved.full_tensor()
+        if world.rank == 0:
+            yield name, tensor.cpu()
 
 
 def _status(key: str) -> int:

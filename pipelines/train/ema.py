@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
+
+from pipelines.train.parallel import local_part
 
 
 class Ema:
@@ -30,7 +31,9 @@ class Ema:
     @torch.no_grad()
     def update(self) -> None:
         """Take in the parameters as they are after a step."""
-        pairs = list(zip(map(_local, self._averages.values()), map(_local, self._parameters.values()), strict=True))
+        pairs = list(
+            zip(map(local_part, self._averages.values()), map(local_part, self._parameters.values()), strict=True)
+        )
         if same := [pair for pair in pairs if pair[1].dtype == torch.float32]:
             torch._foreach_lerp_([average for average, _ in same], [own for _, own in same], 1 - self.decay)
         for average, parameter in pairs:
@@ -46,7 +49,7 @@ class Ema:
         """Take over averages that are sharded as these are."""
         assert state.keys() == self._averages.keys(), "not the averages of these parameters"
         for name, average in self._averages.items():
-            _local(average).copy_(_local(state[name]))
+            local_part(average).copy_(local_part(state[name]))
 
     @contextmanager
     def swapped(self, model: nn.Module) -> Iterator[None]:
@@ -56,7 +59,7 @@ class Ema:
         part of the parameters that learn.
         """
         with torch.no_grad():  # around each part: the caller's block keeps its own mode
-            held = [_local(parameter).clone() for parameter in self._parameters.values()]
+            held = [local_part(parameter).clone() for parameter in self._parameters.values()]
         try:
             self._put(model, self._averages.values())
             yield
@@ -66,12 +69,7 @@ class Ema:
     @torch.no_grad()
     def _put(self, model: nn.Module, values: Iterable[Tensor]) -> None:
         for parameter, value in zip(self._parameters.values(), values, strict=True):
-            _local(parameter).copy_(_local(value))
+            local_part(parameter).copy_(local_part(value))
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()  # the root keeps what it gathered for a forward pass, and would use it again
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """This rank's part, sharing memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -11,7 +11,7 @@ pack has no pictures or no answers (a sum over nothing serves): what one rank re
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -193,12 +193,12 @@ def _materialize(
             setattr(module, name, buffer.to(world.device))
     tensors = model.state_dict(keep_vars=True)
     for tensor in tensors.values():
-        _local(tensor).zero_()
+        local_part(tensor).zero_()
     for name in order:
-        fill(name, _local(tensors[name]), _rows(tensors[name]))
+        fill(name, local_part(tensors[name]), _rows(tensors[name]))
 
 
-def _local(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
     """The part of a tensor that this rank holds, sharing its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
@@ -268,20 +268,3 @@ def _squares(tensors: list[Tensor], device: torch.device) -> Tensor:
     """The sum of squares of tensors, [] float32."""
     norms = [torch.linalg.vector_norm(tensor, dtype=torch.float32) for tensor in tensors]
     return torch.stack(norms).square().sum() if norms else torch.zeros((), device=device)
-
-
-@torch.no_grad()
-def full_state_on_rank0(state: nn.Module | Mapping[str, Tensor], world: World) -> Iterator[tuple[str, Tensor]]:
-    """Whole tensors on the CPU, by name, one at a time and on rank 0 alone; the other ranks get none.
-
-    `state`: a mapping, or a model for its parameters and persistent buffers. Every rank must run the iterator to
-    its end, for each tensor is gathered from all. Memory: one whole tensor on every rank.
-    """
-    tensors = state.state_dict() if isinstance(state, nn.Module) else state
-    for name, tensor in tensors.items():
-        if isinstance(tensor, DTensor):
-            moved = tensor.to(world.device)  # where it is gathered, which an offloaded one is not
-            assert isinstance(moved, DTensor)
-            tensor = moved.full_tensor()
-        if world.rank == 0:
-            yield name, tensor.cpu()

@@ -28,7 +28,7 @@ from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import CheckpointSettings, EmaSettings, OptimizerSettings, ParallelSettings
 from pipelines.train.ema import Ema
 from pipelines.train.optimizer import make_optimizer
-from pipelines.train.parallel import World, barrier, full_state_on_rank0, parallelize, start_world, stop_world
+from pipelines.train.parallel import World, barrier, parallelize, start_world, stop_world
 from sigma_data.errors import ConfigError, TrainError
 from sigma_model.model import SigmaModel
 
@@ -73,7 +73,7 @@ class Small:
 
 def whole(state: Mapping[str, Mapping[str, Tensor]], world: World) -> dict[str, Tensor]:
     flat = {f"{section}/{name}": value for section, part in state.items() for name, value in part.items()}
-    return {name: tensor.clone() for name, tensor in full_state_on_rank0(flat, world)}
+    return {name: tensor.clone() for name, tensor in ranks.full_state_on_rank0(flat, world)}
 
 
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

@@ -22,7 +22,6 @@ from pipelines.train.parallel import (
     barrier,
     callable_in_parts,
     clip_grad_norm,
-    full_state_on_rank0,
     init_weights_sharded,
     load_weights_sharded,
     parallelize,
@@ -83,7 +82,7 @@ def prepare(model: SigmaModel, part: str) -> None:
 
 
 def whole(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in full_state_on_rank0(tensors, world)}
+    return {name: tensor.clone() for name, tensor in ranks.full_state_on_rank0(tensors, world)}
 
 
 def gradients(size_of_run: int, settings: ParallelSettings, part: str) -> tuple[float, dict[str, Tensor], float]:
@@ -234,7 +233,7 @@ def loaded(source: Path | int, settings: ParallelSettings, lora: bool) -> tuple[
     parameters = list(model.parameters())
     held = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in parameters)
     train(model, [batch(world.rank)])  # FSDP must accept what was put in place
-    state = {name: tensor.clone() for name, tensor in full_state_on_rank0(model, world)}
+    state = {name: tensor.clone() for name, tensor in ranks.full_state_on_rank0(model, world)}
     stop_world()
     return state, held, sum(p.numel() for p in parameters)
 

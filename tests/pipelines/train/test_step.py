@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipelines.train.config import TrainConfig
 from pipelines.train.ema import Ema
-from pipelines.train.parallel import World, full_state_on_rank0, parallelize, start_world, stop_world
+from pipelines.train.parallel import World, parallelize, start_world, stop_world
 from pipelines.train.step import Stepped, Stepper
 from sigma_data.batch import PackedBatch
 from sigma_data.instruction import ATTRIBUTES
@@ -152,7 +152,7 @@ def on_ranks(settings: dict[str, Any], names: Sequence[str]) -> list[tuple[dict[
         mine = loaded(ODD[name], seed=name) if world.rank == 0 else loaded(MIXED[: 1 + world.rank], seed=world.rank)
         done = stepper(model, chosen, world).step([mine], 1.0, stop=world.rank == world.size - 1)
         assert done.stop, "a rank that must stop tells all"
-        whole = dict(full_state_on_rank0(dict(model.named_parameters()), world))
+        whole = dict(ranks.full_state_on_rank0(dict(model.named_parameters()), world))
         delta = {key: before[key] - whole[key].detach() for key in whole}
         found.append((delta, done.loss, done.taken))
     stop_world()
