@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 .PHONY: help setup demo test lint format bench clean
 
 help:
-	@echo "make demo    set up, build and validate the embedded corpus, say where the report lies"
+	@echo "make demo    set up, then in some ten minutes: corpus, training, evaluation before and after, report"
 	@echo "make test    set up, run every test"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the measurements behind the README's figures"
@@ -22,11 +22,7 @@ $(READY): pyproject.toml constraints.txt
 setup: $(READY)
 
 demo: $(READY)
-	$(BIN)/sigma build-dataset "world:600?size=256" --out demo
-	$(BIN)/sigma validate demo --deep
-	$(BIN)/sigma inspect demo
-	@echo
-	@echo "open demo/report.html in a browser; 'make demo' again finds the corpus complete"
+	$(BIN)/sigma quickstart --out demo
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile

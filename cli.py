@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.evaluate.command import evaluate
+from pipelines.quickstart.command import quickstart
 from pipelines.train.command import INTERRUPTED, export, train
 
 app = typer.Typer(
@@ -321,6 +322,7 @@ def generate(
 app.command()(train)
 app.command()(export)
 app.command("eval")(evaluate)
+app.command()(quickstart)
 
 
 def main() -> None:

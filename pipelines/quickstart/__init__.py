@@ -1,0 +1,1 @@
+"""The whole toolkit once, on a laptop."""

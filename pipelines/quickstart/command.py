@@ -1,0 +1,97 @@
+"""`sigma quickstart`: arguments in, one call, the result and what to do next printed; as light to import as `cli`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def quickstart(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for all of it.")] = Path("quickstart"),
+    samples: Annotated[int, typer.Option(min=60, help="Samples to draw.")] = 2000,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps; by default those of configs/quickstart.yaml.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many test items, families taking turns.")] = 120,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that draw; by default one a core.")] = None,
+    nproc: Annotated[int, typer.Option(min=1, help="Processes that generate the pictures to be scored.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")] = False,
+) -> None:
+    """Show it all in minutes: corpus, training, export, evaluation before and after; run again to continue."""
+    from pipelines.engine import default_workers
+    from pipelines.quickstart.run import quickstart as run
+    from pipelines.quickstart.stages import QuickstartOptions
+
+    result = run(
+        QuickstartOptions(
+            out=out, samples=samples, limit=limit, steps=steps, workers=workers or default_workers(), nproc=nproc,
+            quiet=as_json,
+        )
+    )  # fmt: skip
+    sys.stdout.write(json.dumps(result, indent=1, ensure_ascii=False) + "\n" if as_json else quickstart_words(result))
+
+
+def quickstart_words(result: dict[str, Any]) -> str:
+    """The result as a table, where to look, and what to do next."""
+    return "\n".join(["", *_table(result), "", *_places(result), "", *_next()]) + "\n"
+
+
+def _table(result: dict[str, Any]) -> list[str]:
+    """The main metric of each family before and after training, and the accuracy."""
+    rows = [("", "untrained", "trained")]
+    rows += [
+        (f"{family}, {of['untrained']['metric']}", _cell(of["untrained"]), _cell(of["trained"]))
+        for family, of in result["families"].items()
+    ]
+    accuracy = result["accuracy"]
+    rows.append(("all, accuracy (higher is better)", f"{accuracy['untrained']:.3f}", f"{accuracy['trained']:.3f}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    return [
+        "world-error and world-change: colour distance to the exact answer (lower is better), with 95 % intervals",
+        *("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows),
+    ]
+
+
+def _cell(cell: dict[str, Any] | None) -> str:
+    from pipelines.evaluate.aggregate import Estimate
+    from pipelines.evaluate.tables import figure, interval
+
+    if cell is None:
+        return figure(None)
+    estimate = Estimate(cell["mean"], cell["low"], cell["high"])
+    return f"{figure(estimate.mean)} {interval(estimate)}".rstrip()
+
+
+def _places(result: dict[str, Any]) -> list[str]:
+    from pipelines.train.show import aligned
+
+    run = Path(result["run"])
+    rows = [
+        ("report", f"{result['report']}: both models side by side, every picture"),
+        ("pictures", f"{run / 'pictures'}: what it made as it learnt (references, answer, made)"),
+        ("corpus", f"{Path(result['corpus']) / 'report.html'}: what it learnt from"),
+    ]
+    if (run / "tensorboard").is_dir():
+        rows.append(("curves", f"tensorboard --logdir {shlex.quote(str(run / 'tensorboard'))}"))
+    return aligned([*rows, ("to play", result["example"])]).splitlines()
+
+
+def _next() -> list[str]:
+    """The same with real data. The paths are those that the configuration names."""
+    from pipelines.quickstart.stages import CONFIGS
+
+    config = CONFIGS / "sigma-bagel-7b.yaml"
+    shown = shlex.quote(str(config.relative_to(Path.cwd()) if config.is_relative_to(Path.cwd()) else config))
+    return [
+        "With real data, the release in data/SIGMA-dataset and the model's files in models/BAGEL-7B-MoT:",
+        "  sigma build-dataset release:data/SIGMA-dataset --out data/corpus",
+        f"  sigma train {shown} --dry-run --ranks 4",
+        f"  sigma train {shown} --nproc 4",
+        "  sigma export runs/sigma-bagel-7b --out runs/model",
+        "  sigma eval sigma:data/corpus --model runs/model --out runs/evaluation",
+    ]

@@ -1,0 +1,245 @@
+"""What each stage of a quickstart does, where it leaves what it made, and what it tells.
+
+A stage is what its own command runs, and goes on by itself where it was stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from pipelines.quickstart.journal import Facts
+from sigma_data.errors import ConfigError, CorpusError
+from sigma_data.files import disk_error, write_atomic
+
+if TYPE_CHECKING:
+    from pipelines.evaluate.generating import Generation
+    from pipelines.train.config import TrainConfig
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+"""The configurations, in a checkout and where sigma is installed."""
+CONFIG = CONFIGS / "quickstart.yaml"
+SPLITS = {"train": 88.0, "val": 2.5, "test": 9.5}
+"""More test samples than usual: of 2,000 there are 20 of each family and more, which is what intervals need."""
+SIZE = 64
+"""Pixels of the world's pictures."""
+EXAMPLE = "stylization"
+"""The family of which a question is laid out to play with: it speaks of two references."""
+
+
+@dataclass(frozen=True)
+class QuickstartOptions:
+    """What was asked for. `steps` None is the configuration's; `workers` build the corpus, `nproc` evaluate."""
+
+    out: Path
+    samples: int
+    limit: int
+    steps: int | None = None
+    workers: int = 1
+    nproc: int = 1
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the whole: `leaves` is there once it is done. `speaks`: it shows progress of its own."""
+
+    name: str
+    leaves: Path
+    act: Callable[[], Facts]
+    speaks: bool = False
+
+
+class Stages:
+    """The stages and where each of them lies."""
+
+    def __init__(self, options: QuickstartOptions) -> None:
+        self._options = options
+        out = options.out
+        self.corpus, self.run, self.model = out / "corpus", out / "run", out / "model"
+        self.untrained, self.trained, self.example = out / "untrained", out / "trained", out / "example"
+
+    @cached_property
+    def _file(self) -> dict[str, Any]:
+        """The configuration as it stands in its file; checked only where it is needed, for that takes seconds."""
+        try:
+            settings: dict[str, Any] = yaml.safe_load(CONFIG.read_text("utf-8"))
+        except OSError as error:
+            raise ConfigError(f"{CONFIG}: cannot be read ({error.strerror}): install sigma anew") from None
+        return settings
+
+    @property
+    def _steps(self) -> int:
+        steps: int = self._options.steps or self._file["steps"]
+        return steps
+
+    def asked(self) -> dict[str, Any]:
+        """All that decides what comes out, by the name that a user knows it by."""
+        digest = hashlib.sha256(json.dumps(self._file, sort_keys=True).encode()).hexdigest()[:16]
+        return {
+            "--samples": self._options.samples,
+            "--steps": self._steps,
+            "--limit": self._options.limit,
+            CONFIG.name: digest,
+        }
+
+    def stages(self) -> list[Stage]:
+        """All stages in their order."""
+        from pipelines.evaluate.report import REPORT
+        from sigma_data.corpus import COMMIT
+
+        return [
+            Stage("corpus", self.corpus / COMMIT, self._build),
+            Stage("validate", self.corpus / COMMIT, self._validate),
+            Stage("train", self.run / "checkpoints", self._train, speaks=True),
+            Stage("export", self.model, self._export),
+            Stage("untrained", self.untrained / REPORT, self._evaluate_untrained),
+            Stage("trained", self.trained / REPORT, self._evaluate_trained),
+        ]
+
+    def result(self, stages: Mapping[str, Facts]) -> dict[str, Any]:
+        """What came of all of it."""
+        from pipelines.evaluate.report import REPORT
+
+        before, after = stages["untrained"], stages["trained"]
+        return {
+            "out": str(self._options.out),
+            "corpus": str(self.corpus),
+            "run": str(self.run),
+            "model": str(self.model),
+            "report": str(self.trained / REPORT),
+            "example": after["example"],
+            "families": {
+                family: {"untrained": cell, "trained": after["families"].get(family)}
+                for family, cell in before["families"].items()
+            },
+            "accuracy": {"untrained": before["accuracy"], "trained": after["accuracy"]},
+            "stages": {name: {"told": facts["told"], "seconds": facts["seconds"]} for name, facts in stages.items()},
+        }
+
+    def _build(self) -> Facts:
+        from pipelines.build.config import BuildConfig
+        from pipelines.build.run import build
+
+        config = BuildConfig(sources=(f"world:{self._options.samples}?size={SIZE}",), splits=SPLITS)
+        sums = build(config, self.corpus, workers=self._options.workers, quiet=True).corpus.sums
+        counts = ", ".join(f"{count:,} {name}" for name, count in sums["splits"].items())
+        return {"told": f"{sums['written']:,} samples ({counts}), {sums['images']:,} pictures"}
+
+    def _validate(self) -> Facts:
+        from pipelines.validate import validate_corpus
+
+        result = validate_corpus(self.corpus, deep=True, workers=self._options.workers, quiet=True)
+        if result.problems:
+            first = result.problems[0]
+            raise CorpusError(
+                f"{self.corpus}: is not sound any more ({first.where}: {first.message}): remove that folder, then run "
+                "the same command again"
+            )
+        return {"told": f"sound: every byte of {result.shards:,} shards, every picture, every rule"}
+
+    @cached_property
+    def _config(self) -> TrainConfig:
+        """The configuration for this folder; a run of other length is saved and looked at as often."""
+        from pipelines.settings import load_settings
+        from pipelines.train.config import TrainConfig
+
+        file, steps = self._file, self._steps
+        often = {
+            section: {"every": max(1, file[section]["every"] * steps // file["steps"])}
+            for section in ("checkpoint", "validation")
+        }
+        corpora = [{**corpus, "path": str(self.corpus)} for corpus in file["data"]["corpora"]]
+        return load_settings(
+            TrainConfig, CONFIG, (), out=str(self.run), steps=steps, data={"corpora": corpora}, **often
+        )
+
+    def _train(self) -> Facts:
+        from pipelines.train.launch import Launch, launch
+        from pipelines.train.logs import METRICS
+        from pipelines.train.show import counted
+
+        told = launch(self._config, Launch(nproc=1), quiet=self._options.quiet)
+        if told is None or told["stopped"]:
+            raise KeyboardInterrupt
+        lines = map(json.loads, (self.run / METRICS).read_text("utf-8").splitlines())
+        held_out = [float(line["val_ema/picture"]) for line in lines if "val_ema/picture" in line]
+        course = f"; held-out loss {held_out[0]:.2f} -> {held_out[-1]:.2f}" if len(held_out) > 1 else ""
+        return {"told": f"{counted(told['steps'], 'step')}{course}"}
+
+    def _export(self) -> Facts:
+        from pipelines.train.export import export_run
+
+        if not self.model.exists():  # it appears whole
+            export_run(self.run, self.model, ema=self._config.ema is not None)
+        size = sum(path.stat().st_size for path in self.model.iterdir())
+        return {"told": f"{size / 1e6:,.1f} MB in the released layout: {self.model}"}
+
+    def _evaluate_untrained(self) -> Facts:
+        return self._evaluate(self._config.model.path, self.untrained)
+
+    def _evaluate_trained(self) -> Facts:
+        return {**self._evaluate(str(self.model), self.trained, self.untrained), "example": self._lay_out_example()}
+
+    def _evaluate(self, model: str, out: Path, *compare: Path) -> Facts:
+        from pipelines.evaluate.runner import EvalOptions, evaluate
+        from pipelines.train.show import counted
+
+        told = evaluate(
+            EvalOptions(
+                benchmark=f"world:{self.corpus}", out=out, model=model, name=out.name, limit=self._options.limit,
+                generation=self._generation(), nproc=self._options.nproc, compare=compare, quiet=True,
+            )
+        )  # fmt: skip
+        accuracy = told["summary"]["accuracy"]
+        failed = f", {len(told['failed']):,} failed" if told["failed"] else ""
+        return {
+            "told": f"{counted(told['items'], 'picture')} generated and scored{failed}; accuracy {accuracy:.3f}",
+            "families": told["families"],
+            "accuracy": accuracy,
+        }
+
+    def _generation(self) -> Generation:
+        """Pictures are made as those that a validation shows."""
+        from pipelines.evaluate.generating import Generation
+        from pipelines.generate import Settings
+        from sigma_model.guidance import Guidance
+
+        asked = self._config.validation
+        return Generation(
+            settings=Settings(
+                steps=asked.picture_steps,
+                guidance=Guidance(text=asked.text_scale, image=asked.image_scale),
+                group_mask=self._config.model.group_mask,
+            )
+        )
+
+    def _lay_out_example(self) -> str:
+        """Write a question's references as files; returns the command that asks it."""
+        from pipelines.evaluate.benchmarks import open_benchmark
+        from sigma_data.images import probe
+
+        items = open_benchmark(f"world:{self.corpus}").items()
+        item = next((item for item in items if item.family == EXAMPLE), items[0])
+        words = ["sigma", "generate", item.instruction]
+        try:
+            self.example.mkdir(exist_ok=True)
+            for number, data in enumerate(item.references, 1):
+                path = self.example / f"image-{number}.{probe(data).extension}"
+                write_atomic(path, data)
+                words += ["--image", str(path)]
+        except OSError as error:
+            raise disk_error(error, self.example) from None
+        asked = self._config.validation
+        words += ["--model", str(self.model), "--out", str(self.example / "made.png")]
+        words += ["--steps", str(asked.picture_steps)]
+        words += ["--text-scale", f"{asked.text_scale:g}", "--image-scale", f"{asked.image_scale:g}"]
+        return shlex.join(words)
