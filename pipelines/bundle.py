@@ -17,6 +17,9 @@ from sigma_model.latents import Vae
 from sigma_model.model import SigmaModel, geometry
 from sigma_model.weights import init_model, load_model
 
+ADAPTER_CONFIG = "adapter_config.json"
+"""The file by which an adapter in peft's format is told from a model."""
+
 _LARGE = 2_000_000_000
 """Parameters above which a CPU, too, loads bfloat16: the memory matters more."""
 
@@ -67,6 +70,10 @@ def read_blueprint(where: str, *, base: str | None = None, vision: bool = True) 
     Raises ConfigError.
     """
     directory = _directory(where)
+    if (directory / ADAPTER_CONFIG).exists():
+        raise ConfigError(
+            f"{directory}: is a LoRA adapter and no model: export the run without --adapter, and use what that writes"
+        )
     places = (directory,) if base is None else (directory, _directory(base))
     config = ModelConfig.from_directory(directory, base=places[-1])
     words = next((place for place in places if any((place / name).exists() for name in TOKENIZER_FILES)), places[-1])
@@ -112,7 +119,7 @@ def load_bundle(
         raise ConfigError(f"{directory}: has no weights: {' or '.join(WEIGHT_FILES)} must lie there")
     check(blueprint.encoder, blueprint.geometry)
     autoencoder = Vae.load(vae, config.vae, device=place)
-    numbers = _choose_dtype(dtype, config, place)
+    numbers = choose_dtype(dtype, config, place)
     if trained:
         model = load_model(directory, dtype=numbers, device=place, config=config)
     else:
@@ -145,7 +152,8 @@ def choose_device(name: str) -> str:
     return name
 
 
-def _choose_dtype(dtype: DType, config: ModelConfig, device: str) -> torch.dtype:
+def choose_dtype(dtype: DType, config: ModelConfig, device: str) -> torch.dtype:
+    """What a model of this size computes in on this device; `auto` is decided here."""
     if dtype is not DType.AUTO:
         return {DType.FLOAT32: torch.float32, DType.BFLOAT16: torch.bfloat16}[dtype]
     with torch.device("meta"):

@@ -18,6 +18,14 @@ class Layout(StrEnum):
     TEXT_FIRST = "text-first"
 
 
+class Numbers(StrEnum):
+    """What the network computes in, by the names of `pipelines.bundle.DType`."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
 class OneStage(StrEnum):
     """The stages, by the names of `pipelines.evaluate.runner.Stage`."""
 
@@ -43,6 +51,9 @@ def evaluate(
         str | None, typer.Option(help="Where to find files that MODEL lacks, as SIGMA's weights alone do.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="What the report calls the run; by default the model's.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of a corpus, which split to ask; by default test.", show_default=False)
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most so many items, families taking turns; by default all.")
     ] = None,
@@ -65,11 +76,15 @@ def evaluate(
     group_mask: Annotated[
         bool, typer.Option("--group-mask/--no-group-mask", help="Attribute tokens see their own reference only.")
     ] = True,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer, where answers are words.")] = 128,
     batch: Annotated[int, typer.Option(min=1, help="Items computed together.")] = 8,
     nproc: Annotated[
         int | None, typer.Option(min=1, help="Processes that generate; by default one a GPU, or one.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    dtype: Annotated[
+        Numbers, typer.Option(help="What the network computes in; auto is bfloat16 on a GPU or for a large model.")
+    ] = Numbers.AUTO,
     compare: Annotated[
         list[Path] | None, typer.Option(help="Folder of another evaluation, to report beside it (can be repeated).")
     ] = None,
@@ -82,6 +97,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")] = False,
 ) -> None:
     """Generate a benchmark's answers, score them, report; run again to continue or to add metrics."""
+    from pipelines.bundle import DType
     from pipelines.evaluate.generating import Generation
     from pipelines.evaluate.runner import EvalOptions, Stage
     from pipelines.evaluate.runner import evaluate as run
@@ -92,11 +108,13 @@ def evaluate(
     settings = Settings(steps=steps, guidance=Guidance(text=text_scale, image=image_scale), group_mask=group_mask)
     told = run(
         EvalOptions(
-            benchmark=benchmark, out=out, model=model, base=base, name=name, limit=limit,
+            benchmark=benchmark, out=out, model=model, base=base, name=name, split=split, limit=limit,
             metrics=None if metrics is None else tuple(filter(None, map(str.strip, metrics.split(",")))),
             models=_pairs(metric_model or []),
-            generation=Generation(seed=seed, batch=batch, order=Order(layout), settings=settings),
-            nproc=nproc or default_nproc(), device=device, compare=tuple(compare or ()),
+            generation=Generation(
+                seed=seed, batch=batch, order=Order(layout), settings=settings, max_tokens=max_tokens
+            ),
+            nproc=nproc or default_nproc(), device=device, dtype=DType(dtype), compare=tuple(compare or ()),
             stage=None if stage is None else Stage(stage), quiet=as_json,
         )
     )  # fmt: skip

@@ -60,7 +60,7 @@ def read(out: Path) -> dict[str, Any]:
     """The settings of the evaluation in `out`. Raises ConfigError where there is none."""
     try:
         settings: dict[str, Any] = json.loads((out / SETTINGS).read_text("utf-8"))
-        for name in ("name", "benchmark", "limit", "items", "batch"):
+        for name in ("name", "benchmark", "split", "limit", "items", "batch"):
             settings[name]
     except FileNotFoundError:
         raise ConfigError(f"{out}: holds no evaluation: name a folder that sigma eval has written to") from None

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipelines.bundle import choose_device, load_bundle, read_blueprint
+from pipelines.bundle import DType, choose_device, choose_dtype, load_bundle, read_blueprint
 from pipelines.evaluate import record, scoring
 from pipelines.evaluate.aggregate import RunScores, aggregate, main_metric
 from pipelines.evaluate.benchmarks import Benchmark, open_benchmark
@@ -56,8 +56,8 @@ class Stage(StrEnum):
 class EvalOptions:
     """What was asked for; `generation.words` is the benchmark's to say.
 
-    `metrics` None are the usual ones. `models` gives backbones of metrics a name or directory. `stage` None
-    is all of them; those after the first take all about generation from `out`.
+    `split` None is the benchmark's usual one. `metrics` None are the usual ones. `models` gives backbones of metrics
+    a name or directory. `stage` None is all of them; those after the first take all about generation from `out`.
     """
 
     benchmark: str
@@ -65,12 +65,14 @@ class EvalOptions:
     model: str | None = None
     base: str | None = None
     name: str | None = None
+    split: str | None = None
     limit: int | None = None
     metrics: tuple[str, ...] | None = None
     models: Mapping[str, str] = field(default_factory=dict)
     generation: Generation = field(default_factory=Generation)
     nproc: int = 1
     device: str = "auto"
+    dtype: DType = DType.AUTO
     compare: tuple[Path, ...] = ()
     stage: Stage | None = None
     quiet: bool = False
@@ -89,7 +91,7 @@ class Evaluation:
     def open(cls, out: Path) -> Evaluation:
         """Read its settings, and its questions again. Raises ConfigError where they are not what they were."""
         settings = record.read(out)
-        benchmark = open_benchmark(settings["benchmark"])
+        benchmark = open_benchmark(settings["benchmark"], split=settings["split"])
         items = limited(benchmark.items(), settings["limit"])
         if record.digest_of_items(items) != settings["items"]:
             raise ConfigError(f"{out}: {settings['benchmark']} asks other questions now: evaluate it into a new --out")
@@ -121,20 +123,20 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
     What a user can get wrong is checked before anything is computed. Raises SigmaError.
     """
     spec = _absolute(options.benchmark)
-    benchmark = open_benchmark(spec)
+    benchmark = open_benchmark(spec, split=options.split)
     wanted = _wanted(benchmark, options)
-    for other in options.compare:
-        record.read(other)
     generates = options.stage in (None, Stage.GENERATE)
     if generates:
         generation = replace(options.generation, words=benchmark.answers == "words")
         evaluation = _settle(spec, benchmark, generation, options)
     else:
         evaluation = Evaluation.open(options.out)
-        if evaluation.settings["benchmark"] != spec:
-            raise ConfigError(
-                f"{options.out}: holds an evaluation of {evaluation.settings['benchmark']}, not of {spec}"
-            )
+        for asked, there in ((spec, "benchmark"), (options.split, "split")):
+            if asked not in (None, evaluation.settings[there]):
+                raise ConfigError(
+                    f"{options.out}: holds an evaluation of the {there} {evaluation.settings[there]}, not of {asked}"
+                )
+    _check_compared(evaluation, options.compare)
     with record.claimed(options.out):
         if generates:
             record.enter(options.out, evaluation.settings)
@@ -195,6 +197,21 @@ def _wanted(benchmark: Benchmark, options: EvalOptions) -> tuple[str, ...]:
     return tuple(dict.fromkeys(wanted))
 
 
+def _check_compared(evaluation: Evaluation, others: Sequence[Path]) -> None:
+    """Raises ConfigError for what cannot stand beside the evaluation in a report."""
+    names = {evaluation.settings["name"]: evaluation.out}
+    for other in others:
+        settings = record.read(other)
+        if other.resolve() == evaluation.out.resolve():
+            raise ConfigError(f"--compare {other}: is this evaluation itself, the --out: name another")
+        benchmark, name = settings["benchmark"].partition(":")[0], settings["name"]
+        if benchmark != evaluation.benchmark.name:
+            raise ConfigError(f"--compare {other}: is of {benchmark}, and this is of {evaluation.benchmark.name}")
+        if name in names:
+            raise ConfigError(f"--compare {other}: is called {name}, as {names[name]} is: give one another --name")
+        names[name] = other
+
+
 def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: EvalOptions) -> Evaluation:
     """What is to be generated and how, with all that is recorded of it. Raises ConfigError for what cannot be."""
     if options.model is None:
@@ -208,6 +225,7 @@ def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: Ev
         "name": options.name or before or blueprint.directory.resolve().name,
         "benchmark": spec,
         "version": benchmark.version,
+        "split": benchmark.split,
         "limit": options.limit,
         "items": record.digest_of_items(items),
         "model": str(blueprint.directory.resolve()),
@@ -216,6 +234,7 @@ def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: Ev
         "trained": bool(weight_files(blueprint.directory)),
         **record.flat(generation),
         "device": device.partition(":")[0],
+        "dtype": str(choose_dtype(options.dtype, blueprint.config, device)).removeprefix("torch."),
         "torch": version("torch"),
         "sigma": sigma_version(),
     }
@@ -234,7 +253,7 @@ def _generate(evaluation: Evaluation, generation: Generation, options: EvalOptio
     with Pass("generate", len(items), "items", found=found, quiet=options.quiet) as shown:
         if to_do:
             device = choose_device(options.device)
-            work = partial(_share, options.model, options.base, device, out, generation)
+            work = partial(_share, options.model, options.base, device, options.dtype, out, generation)
             run_ranks(work, shares(to_do, options.nproc), shown.add)
 
 
@@ -242,6 +261,7 @@ def _share(
     model: str,
     base: str | None,
     device: str,
+    dtype: DType,
     out: Path,
     generation: Generation,
     rank: int,
@@ -257,7 +277,8 @@ def _share(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        generate(load_bundle(model, base=base, device=device), share, out, generation, progress=progress)
+        bundle = load_bundle(model, base=base, device=device, dtype=dtype)
+        generate(bundle, share, out, generation, progress=progress)
     finally:
         torch.set_num_threads(threads)
 

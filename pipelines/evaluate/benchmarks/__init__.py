@@ -26,7 +26,8 @@ __all__ = ["NAMES", "Benchmark", "open_benchmark"]
 def open_benchmark(spec: str, **options: Any) -> Benchmark:
     """Open `name:path`, as in `world:corpus`, with options that the benchmark's class takes.
 
-    Raises ConfigError for an unknown benchmark or option, or a path where nothing of the kind lies.
+    An option that is None is left out. Raises ConfigError for an unknown benchmark or option, or a path where
+    nothing of the kind lies.
     """
     name, _, path = spec.partition(":")
     if name not in _CLASSES or not path:
@@ -35,6 +36,9 @@ def open_benchmark(spec: str, **options: Any) -> Benchmark:
     module, kind = _CLASSES[name]
     made: Callable[..., Benchmark] = getattr(importlib.import_module(f"{__name__}.{module}"), kind)
     _, *known = inspect.signature(made).parameters
+    options = {option: value for option, value in options.items() if value is not None}
+    if "split" in options and "split" not in known:
+        raise ConfigError(f"benchmark {name}: has no splits: leave --split out")
     if unknown := sorted(set(options) - set(known)):
         takes = f"it takes {', '.join(known)}" if known else "it takes none"
         raise ConfigError(f"benchmark {spec!r}: has no option {', '.join(unknown)}; {takes}")

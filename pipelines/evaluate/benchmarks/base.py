@@ -18,6 +18,7 @@ class Benchmark(ABC):
 
     `version` is that of its definitions here, `metrics` defines the numbers of `own_scores`, `skipped` says of those
     that cannot be had here why, and `main` names the main metric of each family, one of its own or a general one.
+    `split` is the part of a corpus that is asked, None where there are no splits.
     """
 
     name: ClassVar[str]
@@ -26,6 +27,7 @@ class Benchmark(ABC):
     metrics: ClassVar[tuple[MetricInfo, ...]] = ()
     main: ClassVar[Mapping[str, str]] = {}
     skipped: Mapping[str, str] = {}
+    split: str | None = None
 
     @abstractmethod
     def items(self) -> list[Item]:

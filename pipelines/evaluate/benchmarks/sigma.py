@@ -17,10 +17,10 @@ from sigma_data.sources import open_source
 
 
 class SigmaBenchmark(Benchmark):
-    """`path`: a parquet file, a folder of them, or a corpus, of which `split` is asked.
+    """`path`: a parquet file, a folder of them, or a corpus, of which `split` (test) is asked.
 
     An item's reference answer is the last picture of its row. In the release, where a row does not say its
-    family, it is inferred as `sigma build` does.
+    family, it is inferred as `sigma build-dataset` does.
     """
 
     name = "sigma"
@@ -35,15 +35,18 @@ class SigmaBenchmark(Benchmark):
         Family.LAYOUT: "F1",
     }
 
-    def __init__(self, path: str, *, split: str = "test") -> None:
+    def __init__(self, path: str, *, split: str | None = None) -> None:
         if not Path(path).exists():
             raise ConfigError(f"benchmark sigma: {path}: no such file or folder")
+        if is_corpus(path):
+            self.split = "test" if split is None else split
+        elif split is not None:
+            raise ConfigError(f"benchmark sigma: {path}: is no corpus and has no splits: leave --split out")
         self.path = path
-        self.split = split
 
     def items(self) -> list[Item]:
         """Raises ConfigError where a row of the release cannot be read: a benchmark must not shrink unseen."""
-        samples = corpus_samples(self.path, self.split) if is_corpus(self.path) else self._release()
+        samples = self._release() if self.split is None else corpus_samples(self.path, self.split)
         items = [item for sample in samples for item in items_of(sample)]
         if not items:
             raise ConfigError(f"benchmark sigma: {self.path}: asks for no picture")
@@ -57,6 +60,6 @@ class SigmaBenchmark(Benchmark):
                     row = "" if record.row is None else f", row {record.row}"
                     raise ConfigError(
                         f"benchmark sigma: {self.path}: {record.location}{row}: {record.message}; "
-                        "download the file again, or build a corpus of it with sigma build and evaluate that"
+                        "download the file again, or build a corpus of it with sigma build-dataset and evaluate that"
                     )
                 yield record

@@ -99,10 +99,12 @@ class WorldBenchmark(Benchmark):
         Family.LAYOUT: ERROR.name,
     }
 
+    split: str
+
     def __init__(self, path: str, *, split: str = "test") -> None:
         if not is_corpus(path):
             raise ConfigError(
-                f"benchmark world: {path}: no corpus; make one with sigma build from a source world:COUNT"
+                f"benchmark world: {path}: no corpus; make one with sigma build-dataset world:COUNT --out {path}"
             )
         self.path = path
         self.split = split

@@ -30,4 +30,13 @@ def test_an_unknown_option_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no option colour; it takes split"):
         open_benchmark(f"sigma:{tmp_path}", colour="red")
     with pytest.raises(ConfigError, match="it takes none"):
-        open_benchmark(f"cv-bench:{tmp_path}", split="test")
+        open_benchmark(f"cv-bench:{tmp_path}", colour="red")
+
+
+def test_a_split_is_asked_only_of_what_has_splits(tmp_path: Path) -> None:
+    for name in ("cv-bench", "geneval"):
+        with pytest.raises(ConfigError, match=f"benchmark {name}: has no splits: leave --split out"):
+            open_benchmark(f"{name}:{tmp_path}", split="test")
+    with pytest.raises(ConfigError, match="is no corpus and has no splits: leave --split out"):
+        open_benchmark(f"sigma:{tmp_path}", split="test")
+    assert open_benchmark(f"sigma:{tmp_path}", split=None).split is None

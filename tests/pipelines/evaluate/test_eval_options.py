@@ -1,0 +1,147 @@
+"""Split, number format and length of answers: typed, recorded, refused where a folder was begun with others."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import corpora
+import eval_runs
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import cli
+from pipelines.evaluate import generating
+from pipelines.evaluate.generating import results
+from pipelines.evaluate.runner import Evaluation
+
+FEW = ("--steps", "3", "--batch", "1", "--limit", "1")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return eval_runs.save_model(tmp_path_factory.mktemp("model") / "mine")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> str:
+    corpus = tmp_path_factory.mktemp("world") / "corpus"
+    corpora.build(corpus, "world:24?size=64", workers=1, splits={"val": 1.0, "test": 1.0})
+    return f"world:{corpus}"
+
+
+@pytest.fixture
+def never(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever answers an item fails the test."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("nothing should be generated")
+
+    monkeypatch.setattr(generating, "make_pictures", refuse)
+    monkeypatch.setattr(generating, "answer_in_words", refuse)
+
+
+def sigma(*arguments: str | Path) -> int:
+    """Run the command in this process; its exit code."""
+    before = sys.argv
+    sys.argv = ["sigma", "eval", *map(str, arguments)]
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def settings_of(out: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads((out / "settings.json").read_text())
+    return settings
+
+
+def test_the_split_named_is_asked_and_later_stages_go_by_it(
+    world: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert sigma(world, "--model", model, "--out", out, *FEW, "--split", "val", "--stage", "generate") == 0
+    assert settings_of(out)["split"] == "val"
+    (asked,) = Evaluation.open(out).items
+    rows = {row["id"]: row["split"] for row in corpora.read_manifest(Path(world.removeprefix("world:")))}
+    assert rows[asked.id] == "val"
+    assert sigma(world, "--out", out, "--stage", "score", "--json") == 0
+    assert sigma(world, "--out", out, "--stage", "report", "--split", "val", "--json") == 0
+    capsys.readouterr()
+    assert sigma(world, "--out", out, "--stage", "report", "--split", "test") == 2
+    assert "holds an evaluation of the split val, not of test" in capsys.readouterr().err
+    assert sigma(world, "--model", model, "--out", out, *FEW) == 2
+    assert "split (val there, test now)" in capsys.readouterr().err
+    assert sigma(world, "--model", model, "--out", out, *FEW, "--split", "train") == 2
+    assert "has no sample in the split 'train'; splits with samples: " in capsys.readouterr().err
+
+
+def test_numbers_are_recorded_as_they_are_computed_in(
+    world: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    auto, short = tmp_path / "auto", tmp_path / "short"
+    typed = (world, "--model", model, *FEW, "--stage", "generate", "--device", "cpu", "--json")
+    assert sigma(*typed, "--out", auto) == 0
+    assert sigma(*typed, "--out", short, "--dtype", "bfloat16") == 0
+    assert (settings_of(auto)["dtype"], settings_of(short)["dtype"]) == ("float32", "bfloat16")
+    assert eval_runs.generated(auto) != eval_runs.generated(short)
+    assert sigma(*typed, "--out", auto, "--dtype", "float32") == 0, "auto is float32 on a CPU"
+    capsys.readouterr()
+    assert sigma(*typed, "--out", short) == 2
+    assert "dtype (bfloat16 there, float32 now)" in capsys.readouterr().err
+
+
+def test_an_answer_in_words_has_no_more_tokens_than_asked(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = {
+        "idx": 0, "type": "2D", "task": "Count", "image": {"bytes": corpora.picture("png"), "path": None},
+        "question": "How many?", "choices": ["1", "2"], "answer": "(A)", "prompt": "How many?\n(A) 1\n(B) 2",
+        "filename": "x.png", "source": "COCO",
+    }  # fmt: skip
+    pq.write_table(pa.Table.from_pylist([question]), tmp_path / "test_2d.parquet")
+    typed = (f"cv-bench:{tmp_path}", "--model", model, "--stage", "generate", "--json")
+    lengths = []
+    for most in (2, 9):
+        out = tmp_path / str(most)
+        assert sigma(*typed, "--out", out, "--max-tokens", str(most)) == 0
+        assert settings_of(out)["max_tokens"] == most
+        (result,) = results(out, Evaluation.open(out).items, 8)
+        lengths.append(len(result.text or ""))
+    assert lengths[0] < lengths[1]
+    capsys.readouterr()
+    assert sigma(*typed, "--out", tmp_path / "9") == 2
+    assert "max_tokens (9 there, 128 now)" in capsys.readouterr().err
+
+
+def test_an_adapter_alone_is_no_model(
+    world: str, tmp_path: Path, never: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    assert sigma(world, "--model", tmp_path / "adapter", "--base", "tiny", "--out", tmp_path / "out") == 2
+    assert "is a LoRA adapter and no model: export the run without --adapter" in capsys.readouterr().err
+
+
+def test_what_cannot_be_compared_is_said_before_anything_is_made(
+    world: str, model: Path, tmp_path: Path, never: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there, other = ({"split": "test", "limit": 1, "items": "", "batch": 1, "name": name} for name in ("mine", "x"))
+    folders = {"same": there | {"benchmark": world}, "words": other | {"benchmark": "cv-bench:/data"}}
+    for name, settings in folders.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "settings.json").write_text(json.dumps(settings))
+    typed = (world, "--model", model, "--out")
+    assert sigma(*typed, tmp_path / "out", "--compare", tmp_path / "same") == 2
+    assert "same: is called mine, as " in capsys.readouterr().err
+    assert sigma(*typed, tmp_path / "out", "--compare", tmp_path / "words") == 2
+    assert "words: is of cv-bench, and this is of world" in capsys.readouterr().err
+    assert sigma(*typed, tmp_path / "same", "--compare", tmp_path / "same") == 2
+    assert "is this evaluation itself" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
