@@ -115,7 +115,7 @@ def _stepping(model: SigmaModel, batch: PackedBatch, forward: Forward, losses: l
         loss = forward(model, batch)
         loss.backward()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         losses.append(loss.item())
 
     return step

@@ -120,7 +120,7 @@ def measure(
         (out.mse.mean() + 0.0 * out.ce.sum()).backward()
         clip_grad_norm(model.parameters(), world, 1.0)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
 
     seconds = []
     for number in range(3 + rounds):

@@ -61,6 +61,9 @@ class LoaderSettings(Strict):
     """The share of samples with bad pictures that is borne before training stops; a few always are, unless it is 0."""
     pin_memory: bool = False
     """Where there is a GPU: hand out batches in page-locked memory, from which it copies while it computes."""
+    latent_cache: int = Field(0, ge=0)
+    """Bytes of latents that a rank keeps in the memory of the CPU, so that pictures it meets again, from the second
+    epoch on, need not be encoded again; 0 keeps none. Each rank keeps its own, and an epoch shuffles packs over all."""
 
     def shard_cache(self) -> ShardCache | None:
         """The cache that these settings describe."""

@@ -6,7 +6,6 @@ into the final tensors (no mmap: mapped pages would count as memory a second tim
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from sigma_data.errors import ConfigError
 from sigma_data.files import with_temporary
 from sigma_model.config import ModelConfig, refuse_shadow, weight_files
-from sigma_model.embed import sincos_table
+from sigma_model.fresh import fresh_tensor
 from sigma_model.model import SigmaModel
 from sigma_model.weight_names import PATCH_EMBEDDING, PROJECTION
 from sigma_model.weight_names import our_name as our_name
@@ -32,8 +31,6 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 
 CHUNK = 16 * 1024 * 1024
 """Bytes read or written at once where they change type or device on the way."""
-
-INIT_STD = 0.02
 
 _VISION = ("vit_model.", "connector.", "vit_pos_embed.")
 
@@ -246,28 +243,6 @@ def init_model(
         assign(model, name, fresh_tensor(config, name, empty.shape, seed=seed).to(device=device, dtype=dtype))
     _assert_complete(model)
     return model
-
-
-def fresh_tensor(config: ModelConfig, name: str, shape: torch.Size, *, seed: int) -> Tensor:
-    """What a parameter or buffer starts from, by our name: linear and embedding weights normal (std 0.02), norms one.
-
-    Biases are zero, and so are `latent_out` and the attribute projection, that the first prediction is zero and not
-    noise. Every tensor draws from its own generator, keyed by seed and name, on the CPU and in float32: the same
-    numbers on every device and whatever other parts the model has. The global generators stay untouched.
-    """
-    owner, _, leaf = name.rpartition(".")
-    if name == "latent_positions":
-        return sincos_table(config.latent.grid, config.language.hidden_size)
-    if name == "patch_positions":
-        assert config.vision is not None
-        return sincos_table(config.vision.grid, config.language.hidden_size)
-    if leaf == "bias" or owner == "latent_out" or name == PROJECTION:
-        return torch.zeros(shape)
-    if "norm" in owner.rpartition(".")[2]:
-        return torch.ones(shape)
-    digest = hashlib.sha256(f"{seed}/{released_name(name)}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
-    return torch.randn(shape, generator=generator) * INIT_STD
 
 
 def _header(path: Path) -> dict[str, Stored]:

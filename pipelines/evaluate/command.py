@@ -86,7 +86,8 @@ def evaluate(
         Numbers, typer.Option(help="What the network computes in; auto is bfloat16 on a GPU or for a large model.")
     ] = Numbers.AUTO,
     compare: Annotated[
-        list[Path] | None, typer.Option(help="Folder of another evaluation, to report beside it (can be repeated).")
+        list[Path] | None,
+        typer.Option(help="Folder of another evaluation to compare with, the first as the baseline (can be repeated)."),
     ] = None,
     stage: Annotated[
         OneStage | None,

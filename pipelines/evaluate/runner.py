@@ -157,7 +157,7 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
         told |= {"skipped": dict(run.skipped), "summary": dict(run.summary), "families": _families(run)}
         if options.stage is not Stage.SCORE:
             others = [Evaluation.open(other) for other in options.compare]
-            write_report([run, *(other.scores(other.results()) for other in others)], options.out)
+            write_report([*(other.scores(other.results()) for other in others), run], options.out)
             told["report"] = str(options.out / REPORT)
     return told
 

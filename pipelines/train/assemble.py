@@ -18,13 +18,13 @@ import torch
 from pipelines.bundle import Blueprint, Bundle, read_blueprint
 from pipelines.planner import open_planner
 from pipelines.train.checkpoint import Checkpointer
-from pipelines.train.checks import check_autoencoder, check_out, check_shards, has_weights
+from pipelines.train.checks import check_autoencoder, check_optimizer, check_out, check_shards, has_weights
 from pipelines.train.config import TrainConfig
 from pipelines.train.ema import Ema
 from pipelines.train.freeze import apply_freeze
 from pipelines.train.heldout import HeldOut, heldout_planner
 from pipelines.train.lora import add_lora, init_lora
-from pipelines.train.optimizer import make_optimizer
+from pipelines.train.optimizer import Optimizers, make_optimizer
 from pipelines.train.parallel import World, barrier, init_weights_sharded, load_weights_sharded, parallelize
 from sigma_data.errors import ConfigError
 from sigma_data.loader import START, Loader, PackDataset, Position, check_state
@@ -51,7 +51,7 @@ class Run:
     config: TrainConfig
     world: World
     bundle: Bundle
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizers
     ema: Ema | None
     planner: Planner
     dataset: PackDataset
@@ -138,6 +138,7 @@ def assemble(config: TrainConfig, world: World, *, quiet: bool = False) -> Run:
     blueprint = read_blueprint(config.model.path, base=config.model.base, vision=config.model.vision)
     shape, encoder = training_config(blueprint.config, config), blueprint.encoder
     check_out(config.out)
+    check_optimizer(config, world.size)
     trained = has_weights(config, blueprint)
     check_autoencoder(blueprint, shape)
     planner = first_on_rank0(
@@ -167,7 +168,7 @@ def assemble(config: TrainConfig, world: World, *, quiet: bool = False) -> Run:
         config=config,
         world=world,
         bundle=bundle,
-        optimizer=_with_state(make_optimizer(model, config.optimizer)),
+        optimizer=make_optimizer(model, config.optimizer),
         ema=ema,
         planner=planner,
         dataset=datasets[0],
@@ -269,15 +270,3 @@ def computes_otherwise(config: TrainConfig) -> bool:
         return False
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return compute_dtype(config, device) != _DTYPES[config.model.master]
-
-
-def _with_state(optimizer: torch.optim.AdamW) -> torch.optim.AdamW:
-    """The optimiser with the moments it would make itself at its first step, so that a checkpoint can fill them."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            optimizer.state[parameter] = {
-                "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
-                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-            }
-    return optimizer

@@ -26,6 +26,15 @@ def check_out(out: Path) -> int:
     return shutil.disk_usage(there).free
 
 
+def check_optimizer(config: TrainConfig, ranks: int) -> None:
+    """Raises ConfigError where it cannot work with parameters that lie on several ranks."""
+    if config.optimizer.kind == "muon" and ranks > 1:
+        raise ConfigError(
+            f"optimizer.kind muon needs each matrix whole, and {ranks} ranks would share them: train on one "
+            "(--nproc 1), or with optimizer.kind=adamw"
+        )
+
+
 def check_autoencoder(blueprint: Blueprint, shape: ModelConfig) -> Path:
     """The autoencoder's file, by its header. Raises ConfigError where it does not fit the model."""
     path = find_file(VAE_FILE, *blueprint.places)

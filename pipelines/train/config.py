@@ -42,8 +42,11 @@ class ModelSettings(Strict):
 
 
 class OptimizerSettings(Strict):
-    """AdamW and what is done to gradients before it."""
+    """The optimiser and what is done to gradients before it."""
 
+    kind: Literal["adamw", "muon"] = "adamw"
+    """muon: steps of the layers' matrices are made orthogonal, the rest is AdamW's; learns from random weights in
+    about half the steps, and runs on one process."""
     lr: float = Field(2e-5, gt=0, allow_inf_nan=False)
     betas: tuple[Below1, Below1] = (0.9, 0.95)
     eps: float = Field(1e-15, gt=0, allow_inf_nan=False)
@@ -118,6 +121,10 @@ class ParallelSettings(Strict):
     """Compile layer by layer (flex attention on a GPU)."""
     offload: bool = False
     """Keep parameters and optimiser states in the memory of the CPU (needs a GPU)."""
+    threads: int | None = Field(None, ge=1)
+    """Threads that a rank computes with on the CPU; by default as many as torch takes: OMP_NUM_THREADS, or all cores.
+    With 1, sums are rounded alike however many cores a machine has; and threads that share cores with other work
+    wait for one another, so that fewer may be faster."""
 
 
 class CheckpointSettings(Strict):

@@ -17,7 +17,7 @@ from pipelines.bundle import Blueprint, read_blueprint
 from pipelines.planner import open_planner
 from pipelines.train.assemble import CHECKPOINTS, training_config
 from pipelines.train.checkpoint import Checkpointer
-from pipelines.train.checks import check_autoencoder, check_out, check_shards, has_weights
+from pipelines.train.checks import check_autoencoder, check_optimizer, check_out, check_shards, has_weights
 from pipelines.train.config import TrainConfig
 from pipelines.train.estimate import Estimate, Planned, estimate
 from pipelines.train.heldout import heldout_planner
@@ -159,6 +159,7 @@ def dry_run(config: TrainConfig, *, ranks: int = 1, quiet: bool = False) -> DryR
     Raises SigmaError for what would stop the run.
     """
     _check_ranks(config, ranks)
+    check_optimizer(config, ranks)
     free = check_out(config.out)
     blueprint = read_blueprint(config.model.path, base=config.model.base, vision=config.model.vision)
     shape = training_config(blueprint.config, config)

@@ -1,14 +1,18 @@
-"""AdamW over what learns, and the learning rate of each step, a pure function of its number."""
+"""The optimiser over what learns, and the learning rate of each step, a pure function of its number."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipelines.train.config import OptimizerSettings, ScheduleSettings
+
+MOMENTUM = 0.95
+"""Muon's."""
 
 
 def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
@@ -25,13 +29,72 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict
     return [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters]
 
 
-def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW over the parameters that learn. To be made after the model is sharded and frozen.
+def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizers:
+    """Over the parameters that learn, with the state that they begin with. After the model is sharded and frozen.
 
-    Fused: the foreach kind would plan every step anew over sharded tensors.
+    Muon (Jordan et al. 2024; torch.optim.Muon) takes the weights of the backbone's linear layers, with steps as
+    large as AdamW's (Liu et al. 2025, arXiv 2502.16982): so `lr` means the same for both. AdamW takes the others, or
+    all; fused: the foreach kind would plan every step anew over sharded tensors.
     """
-    groups = parameter_groups(model, settings)
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
+    hidden = _hidden(model) if settings.kind == "muon" else set()
+    rest: list[dict[str, Any]] = []
+    inner: list[dict[str, Any]] = []
+    for group in parameter_groups(model, settings):
+        for taken, groups in ((True, inner), (False, rest)):
+            parameters = [parameter for parameter in group["params"] if (parameter in hidden) is taken]
+            groups += [{**group, "params": parameters}] if parameters else []
+    made: list[torch.optim.Optimizer] = []
+    if rest:
+        made.append(torch.optim.AdamW(rest, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True))
+    if inner:
+        made.append(torch.optim.Muon(inner, lr=settings.lr, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw"))
+    return Optimizers(made)
+
+
+class Optimizers:
+    """Several optimisers as one, each over its own parameters.
+
+    `state` is what is kept of each parameter, by name. It is there from the start, as it would be made at the first
+    step, so that a checkpoint can fill it.
+    """
+
+    def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self._optimizers = optimizers
+        self.param_groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    self.state[parameter] = optimizer.state[parameter] = _state(optimizer, parameter)
+
+    def step(self) -> None:
+        """One step along the gradients."""
+        for optimizer in self._optimizers:
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+
+
+def _hidden(model: nn.Module) -> set[Tensor]:
+    """The weights of linear layers inside the backbone's layers: matrices between hidden states."""
+    return {
+        module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith("backbone.layers.")
+    }
+
+
+def _state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    def zeros() -> Tensor:
+        return torch.zeros_like(parameter, memory_format=torch.preserve_format)
+
+    if isinstance(optimizer, torch.optim.Muon):
+        return {"momentum_buffer": zeros()}
+    step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+    return {"step": step, "exp_avg": zeros(), "exp_avg_sq": zeros()}
 
 
 def learning_rate(step: int, total: int, optimizer: OptimizerSettings, schedule: ScheduleSettings) -> float:

@@ -30,9 +30,13 @@ from torch.utils.checkpoint import checkpoint
 from pipelines.train.config import ParallelSettings
 from pipelines.train.lora import is_lora
 from sigma_data.errors import ConfigError
+from sigma_model.fresh import fresh_tensor
 from sigma_model.model import SigmaModel
 from sigma_model.weight_names import released_name
-from sigma_model.weights import Checkpoint, assign, fresh_tensor
+from sigma_model.weights import Checkpoint, assign
+
+_threads_before: list[int] = []
+"""What `stop_world` gives back: the process's threads before `start_world` set others; empty where it did not."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ def start_world(
 
     `device`: auto, cpu or cuda; auto is a GPU where there is one. `timeout_s` seconds is how long ranks wait for
     one another. `mixed` says that the model computes in another type than its parameters have: in one process, too,
-    that is FSDP's work. Raises ConfigError where the settings do not fit the ranks or the machine.
+    that is FSDP's work. `stop_world` undoes what this does to the process. Raises ConfigError where the settings do
+    not fit the ranks or the machine.
     """
     rank, size, local_rank = (
         int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
@@ -94,13 +99,18 @@ def start_world(
         mesh = init_device_mesh(chosen.type, (size // shard, shard), mesh_dim_names=("replicate", "shard"))
     elif size > 1 or mixed or settings.offload:
         mesh = init_device_mesh(chosen.type, (size,), mesh_dim_names=("shard",))
+    if settings.threads is not None:
+        _threads_before.append(torch.get_num_threads())
+        torch.set_num_threads(settings.threads)
     return World(rank, size, local_rank, chosen, mesh, offload=settings.offload)
 
 
 def stop_world() -> None:
-    """Leave the ranks; nothing where there are none."""
+    """Leave the ranks, and compute with as many threads as before; nothing where there is no world."""
     if dist.is_initialized():
         dist.destroy_process_group()
+    while _threads_before:
+        torch.set_num_threads(_threads_before.pop())
 
 
 def parallelize(model: SigmaModel, world: World, settings: ParallelSettings, *, dtype: torch.dtype) -> None:

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from pipelines.train.config import TrainConfig
 from pipelines.train.ema import Ema
+from pipelines.train.latents import LatentCache
 from pipelines.train.losses import LossTable, Weights
+from pipelines.train.optimizer import Optimizers
 from pipelines.train.parallel import World, all_reduce_sum, clip_grad_norm
 from sigma_data.batch import PackedBatch
 from sigma_data.loader import Loaded
@@ -44,19 +46,21 @@ class Stepper:
         world: World,
         model: SigmaModel,
         vae: Vae,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizers,
         ema: Ema | None,
         attribute_ids: Mapping[str, int],
     ) -> None:
         self._config, self._world, self._model, self._vae = config, world, model, vae
         self._optimizer, self._ema, self._attribute_ids = optimizer, ema, attribute_ids
+        room = config.loader.latent_cache
+        self._latents = LatentCache(vae, room) if room else None
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.losses = LossTable(world.device)
 
     def step(self, packs: Sequence[Loaded], lr: float, *, stop: bool = False) -> Stepped:
         """Learn from `packs`, this rank's share of the step. `stop` tells all ranks that this one must stop."""
         loss_settings, limits = self._config.loss, self._config.optimizer
-        batches = [pack.batch.to(self._world.device, non_blocking=True) for pack in packs]
+        batches = [self._on_device(pack.batch) for pack in packs]
         weights = [Weights.of(batch, reweight_text=loss_settings.reweight_text) for batch in batches]
         sums = torch.stack([weight.sums for weight in weights]).sum(0)
         told = all_reduce_sum(torch.cat((sums, sums.new_tensor([float(stop)]))), self._world)
@@ -73,7 +77,8 @@ class Stepper:
             losses.add(batch, out, pack.families, self._attribute_ids)
         norm = clip_grad_norm(self._parameters, self._world, limits.clip)
         read = torch.stack((norm.double(), all_reduce_sum(total, self._world), told[2]))
-        norm_value, loss_value, stops = read.tolist()  # the one place where a step waits for the device
+        # But for latents to be kept, the one place where a step waits for the device.
+        norm_value, loss_value, stops = read.tolist()
         taken = norm_value < (limits.spike or float("inf"))  # not where it is NaN or infinite
         if taken:
             for group in self._optimizer.param_groups:
@@ -82,8 +87,13 @@ class Stepper:
             if self._ema is not None:
                 self._ema.update()
             self.losses.table += losses.table  # of a step that is not taken, nothing is shown as learnt
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         return Stepped(taken, norm_value, loss_value, stops > 0)
+
+    def _on_device(self, batch: PackedBatch) -> PackedBatch:
+        """A batch as it was read on this rank's device, with latents instead of pictures where those are kept."""
+        known = batch if self._latents is None else self._latents.encoded(batch)
+        return known.to(self._world.device, non_blocking=True)
 
 
 def forward(model: SigmaModel, vae: Vae, batch: PackedBatch, config: TrainConfig) -> Output:

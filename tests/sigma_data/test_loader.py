@@ -589,7 +589,15 @@ def running(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    "field", [{"worker": 2}, {"workers": -1}, {"prefetch": 0}, {"start_method": "forkserver"}, {"max_bad": 2}]
+    "field",
+    [
+        {"worker": 2},
+        {"workers": -1},
+        {"prefetch": 0},
+        {"start_method": "forkserver"},
+        {"max_bad": 2},
+        {"latent_cache": -1},
+    ],
 )
 def test_settings_refuse_what_makes_no_sense(field: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

@@ -20,7 +20,6 @@ from torch import Tensor
 from sigma_data.errors import ConfigError
 from sigma_model import weights
 from sigma_model.config import ModelConfig, preset, preset_directory, weight_files
-from sigma_model.embed import sincos_table
 from sigma_model.model import SigmaModel
 from sigma_model.weights import (
     expected,
@@ -468,52 +467,6 @@ def test_an_export_that_fails_leaves_the_file_before_it_and_nothing_else(
     with pytest.raises(ConfigError, match="No space left on device"):
         export_model(init_model(preset("tiny"), seed=2), tmp_path / "out")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
-
-
-# Initialisation
-
-
-def test_initialisation_is_a_function_of_the_seed_alone() -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        state = torch.get_rng_state()
-        first = init_model(preset("tiny"), seed=11).state_dict()
-        assert torch.equal(torch.get_rng_state(), state)
-        torch.manual_seed(2)
-        again = init_model(preset("tiny"), seed=11).state_dict()
-    other = init_model(preset("tiny"), seed=12).state_dict()
-    assert all(same_bytes(first[name], again[name]) for name in first)
-    assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
-
-
-def test_initialisation_draws_the_same_numbers_in_another_type_and_without_vision() -> None:
-    whole = init_model(preset("tiny"), seed=4).state_dict()
-    config = preset("tiny").model_copy(update={"vision": None})
-    part = init_model(config, seed=4, dtype=torch.bfloat16).state_dict()
-    assert 0 < len(part) < len(whole)
-    assert all(same_bytes(tensor, whole[name].to(torch.bfloat16)) for name, tensor in part.items())
-
-
-def test_a_fresh_model_has_normal_weights_unit_norms_zero_biases_and_a_zero_head() -> None:
-    config = preset("tiny").model_copy(update={"attribute_projection": True})
-    model = init_model(config, seed=0)
-    assert config.vision is not None
-    width = config.language.hidden_size
-    random = []
-    for name, tensor in model.state_dict().items():
-        if name == "latent_positions":
-            assert torch.equal(tensor, sincos_table(config.latent.grid, width))
-        elif name == "patch_positions":
-            assert torch.equal(tensor, sincos_table(config.vision.grid, width))
-        elif name.endswith(".bias") or name in {"latent_out.weight", "attribute_projection.weight"}:
-            assert not tensor.any(), name
-        elif "norm" in name:
-            assert bool((tensor == 1).all()), name
-        else:
-            assert abs(tensor.mean()) < 1e-3 and abs(tensor.std() - 0.02) < 1e-3, name
-            random.append(tensor.flatten()[:1000])
-    assert len({tuple(values.tolist()) for values in random}) == len(random)
-    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 # Memory

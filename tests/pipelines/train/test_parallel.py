@@ -424,6 +424,19 @@ def test_without_a_launcher_the_world_is_one_and_its_parameters_plain(no_world: 
     assert not any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
+def test_a_world_computes_with_the_threads_asked_for_and_leaves_as_many_as_there_were(no_world: None) -> None:
+    before = torch.get_num_threads()
+    for asked in (before + 2, None, 1):
+        start_world(ParallelSettings(threads=asked), device="cpu")
+        assert torch.get_num_threads() == (asked or before)
+        stop_world()
+        assert torch.get_num_threads() == before
+    torch.set_num_threads(before + 1)
+    stop_world()
+    assert torch.get_num_threads() == before + 1, "a world that is left already gives nothing back"
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
