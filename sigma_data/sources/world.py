@@ -6,12 +6,14 @@ alone, so a longer corpus begins with the shorter one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from sigma_data.errors import ConfigError
+from sigma_data.instruction import ATTRIBUTES
 from sigma_data.sample import Family, Image, Rejection, Sample, Source, Turn, sample_id
 from sigma_data.sources.base import Fragment, Reader, ReaderOptions
 
@@ -22,6 +24,9 @@ FAMILIES: tuple[Family, ...] = (
 FRAGMENT_ROWS = 32
 VERSION = 1
 """Raised whenever the same options draw other pictures, so that a build does not mix the two."""
+
+_TOKEN = re.compile(rf"<(?:{'|'.join(ATTRIBUTES)})> ?")
+"""An attribute token with the space behind it, which may stand there or not."""
 
 
 class WorldOptions(ReaderOptions):
@@ -36,6 +41,8 @@ class WorldOptions(ReaderOptions):
     """Families that take turns, separated by commas; their order does not matter."""
     format: Literal["png", "jpg", "webp"] = "png"
     """Encoding of the pictures; only PNG keeps the exact answers exact."""
+    attributes: bool = True
+    """Whether instructions have attribute tokens. Without them samples have the same ids, and so the same splits."""
 
     @field_validator("families")
     @classmethod
@@ -62,10 +69,11 @@ class WorldReader(Reader):
         self.count = int(path)
         self.options = options
         self.families = [Family(name) for name in options.families.split(",")]
-        # Everything a sample depends on except its index: never the count or the fragment.
-        self.location = (
+        # Everything that a sample's pictures depend on except its index: never the count or the fragment.
+        self._drawn = (
             f"seed={options.seed},size={options.size},format={options.format},families={'+'.join(self.families)}"
         )
+        self.location = self._drawn if options.attributes else f"{self._drawn},attributes=no"
 
     def fragments(self) -> list[Fragment]:
         """Fixed ranges of rows."""
@@ -90,12 +98,13 @@ class WorldReader(Reader):
         drawn = draw_sample(
             seed=self.options.seed, size=self.options.size, format=self.options.format, family=family, index=index
         )
+        instruction = drawn.instruction if self.options.attributes else _TOKEN.sub("", drawn.instruction)
         last = len(drawn.pictures)
         return Sample(
-            id=sample_id(self.name, self.location, index),
+            id=sample_id(self.name, self._drawn, index),
             family=family,
             images=tuple(Image(number, data) for number, data in enumerate(drawn.pictures, start=1)),
-            turns=(Turn(drawn.instruction, target=last),),
+            turns=(Turn(instruction, target=last),),
             source=Source(self.name, self.location, index, self.options.licence),
             truth=drawn.truth,
         )

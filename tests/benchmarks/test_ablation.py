@@ -87,7 +87,7 @@ def test_three_runs_of_one_recipe_answer_the_same_questions_and_a_second_start_d
         "no tokens": (True, "corpus-plain", True, "corpus-plain", "test", 6),
     }
 
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("something was started again"))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("something was started again"))
     assert bench.main(["--out", str(out), *SMALL]) == 0
     assert capsys.readouterr().out == table
     assert bench.main(["--out", str(out), *SMALL[:2], "--steps", "3", *SMALL[4:]]) == 2

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from sigma_data import fingerprint
+from sigma_data import fingerprint, instruction
 from sigma_data.checks import examine
 from sigma_data.errors import ConfigError
 from sigma_data.images import probe
-from sigma_data.instruction import ATTRIBUTES, canonical, parse
+from sigma_data.instruction import ATTRIBUTES, Attribute, canonical, parse
 from sigma_data.limits import Limits
 from sigma_data.sample import FAMILY_RULES, Family, Sample
 from sigma_data.sources import open_source
@@ -112,9 +112,35 @@ def test_the_order_in_which_families_are_named_does_not_matter() -> None:
     assert corpus("world:6?size=64&families=layout,editing") == corpus("world:6?size=64&families=editing,layout")
 
 
-@pytest.mark.parametrize(("size", "count"), [(64, 240), (256, 36), (1024, 6)])
-def test_every_sample_passes_every_check(size: int, count: int) -> None:
-    for sample in corpus(f"world:{count}?size={size}"):
+def test_without_attribute_tokens_samples_differ_in_nothing_but_these() -> None:
+    tokens = 0
+    for told, plain in zip(corpus("world:600?size=64"), corpus("world:600?size=64&attributes=no"), strict=True):
+        assert plain == replace(told, turns=plain.turns, source=plain.source)
+        assert plain.source == replace(told.source, location=f"{told.source.location},attributes=no")
+        text, parts = plain.turns[0].instruction, parse(told.turns[0].instruction).parts
+        tokens += sum(isinstance(part, Attribute) for part in parts)
+        words = "".join(instruction.render([part]) for part in parts if not isinstance(part, Attribute))
+        assert text == " ".join(words.split())
+        assert not text[0].islower()
+        assert plain.turns == (replace(told.turns[0], instruction=text),)
+    assert tokens > 600
+
+
+def test_attribute_tokens_are_there_unless_they_are_declined() -> None:
+    samples = corpus("world:6?size=64")
+    assert corpus("world:6?size=64&attributes=yes") == samples
+    assert samples[0].source.location == (
+        "seed=0,size=64,format=png,families=compositional+selective+stylization+relation+editing+layout"
+    )
+    assert (samples[0].id, samples[5].id) == ("b9efa9380a8b325010b8", "98d351689b262187f254")
+
+
+@pytest.mark.parametrize(
+    ("options", "count"), [("size=64", 240), ("size=256", 36), ("size=1024", 6), ("size=64&attributes=no", 240)]
+)
+def test_every_sample_passes_every_check(options: str, count: int) -> None:
+    size = int(options.partition("&")[0].removeprefix("size="))
+    for sample in corpus(f"world:{count}?{options}"):
         examination = examine(sample, Limits())
         assert not examination.findings, (sample.turns[0].instruction, examination.findings)
         assert {(fact.width, fact.height) for fact in examination.facts.values()} == {(size, size)}
@@ -242,6 +268,7 @@ def test_samples_hardly_ever_share_a_picture() -> None:
         "world:", "world:0", "world:-3", "world:many", "world:3.5", "world:٣", "world:9?size=63", "world:9?size=1025",
         "world:9?seed=x", "world:9?families=layout,layouts", "world:9?families=", "world:9?families=layout,layout",
         "world:9?format=gif", "world:9?colour=red", "world:9?families=segmentation",
+        "world:9?attributes=some", "world:9?attributes=",
     ],
 )  # fmt: skip
 def test_a_bad_source_string_is_one_clear_error(spec: str) -> None:

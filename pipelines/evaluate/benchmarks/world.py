@@ -35,7 +35,7 @@ _FEWEST = 4
 _LEAST_COVER = 4.0
 """An object of which fewer cells than this are to be seen has no scores of its own."""
 
-_LOCATION = re.compile(r"seed=(?P<seed>\d+),size=(?P<size>\d+),format=\w+,families=[\w+]+")
+_LOCATION = re.compile(r"seed=(?P<seed>\d+),size=(?P<size>\d+),format=\w+,families=[\w+]+(?:,attributes=no)?")
 
 _VERSION = "1"
 _info = partial(MetricInfo, version=_VERSION)
@@ -160,7 +160,13 @@ def item_of(sample: Sample) -> Item:
         raise ConfigError(f"sample {sample.id} was drawn by another version of the world; build the corpus again")
     (item,) = items_of(sample)
     maps = [reference["image"] for reference in truth["references"] if reference["map"]]
-    return replace(item, size=load(item.answer).size, condition=next(iter(maps), 0), truth={**truth, "origin": origin})
+    return replace(
+        item,
+        size=load(item.answer).size,
+        condition=next(iter(maps), 0),
+        style=item.style or truth["sources"].get("style", 0),  # of a corpus without attribute tokens, too
+        truth={**truth, "origin": origin},
+    )
 
 
 @dataclass(frozen=True)

@@ -295,8 +295,9 @@ def test_two_runs_are_compared_on_the_same_items(whole: Path, copy: Change, tmp_
     )
     evaluate(replace(other, compare=(whole,)))
     results = json.loads((tmp_path / "other" / "results.json").read_text())
-    assert [run["name"] for run in results["runs"]] == ["released order", "mine"]
-    assert [run["settings"]["layout"] for run in results["runs"]] == ["text-first", "interleaved"]
+    assert [run["name"] for run in results["runs"]] == ["mine", "released order"], "what is compared with comes first"
+    assert [run["settings"]["layout"] for run in results["runs"]] == ["interleaved", "text-first"]
+    assert (results["comparisons"][0]["first"], results["comparisons"][0]["second"]) == ("mine", "released order")
     assert results["comparisons"][0]["differences"]
     assert "released order" in (tmp_path / "other" / "report.html").read_text()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -19,6 +20,7 @@ from pipelines.evaluate.benchmarks.world_scenes import alternatives, redraw
 from pipelines.evaluate.item import Item, Result
 from sigma_data.errors import ConfigError
 from sigma_data.images import load
+from sigma_data.instruction import parse
 from sigma_data.sample import Sample
 from sigma_data.sources import open_source
 from sigma_data.sources.world import FAMILIES
@@ -227,6 +229,26 @@ def test_a_sample_of_another_source_or_version_is_refused() -> None:
     truth = (sample.truth or "").replace('"horizon":', '"horizon_":')
     with pytest.raises(ConfigError, match="another version of the world"):
         item_of(Sample(sample.id, sample.family, sample.images, sample.turns, sample.source, truth=truth))
+
+
+def test_a_corpus_without_attribute_tokens_asks_the_same_questions_in_other_words(tmp_path: Path) -> None:
+    splits = {"train": 1.0, "test": 1.0}
+    asked: list[list[Item]] = []
+    manifests = []
+    for words in ("", "&attributes=no"):
+        out = tmp_path / f"corpus{words}"
+        corpora.build(out, f"world:60?size=64{words}", workers=2, splits=splits)
+        manifests.append([(row["id"], row["split"], row["component"]) for row in corpora.read_manifest(out)])
+        asked.append(open_benchmark(f"world:{out}").items())
+    assert manifests[0] == manifests[1]
+    told, plain = asked
+    assert {item.family for item in plain} == set(FAMILIES)
+    for one, other in zip(told, plain, strict=True):
+        assert replace(other, instruction=one.instruction) == one
+        assert not parse(other.instruction).attributes
+        output = cells(load(other.references[0]))
+        assert Exact(other).measure(output) == Exact(one).measure(output)
+    assert any(item.style for item in plain)
 
 
 def test_a_corpus_without_the_split_says_which_it_has(tmp_path: Path) -> None:
