@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import signal
 import sys
@@ -25,7 +26,7 @@ from pipelines.train.parallel import all_reduce_sum, start_world, stop_world
 from pipelines.train.show import Start, start_lines
 from pipelines.train.step import Stepped, Stepper
 from sigma_data.errors import ConfigError, SigmaError, TrainError
-from sigma_data.files import write_atomic
+from sigma_data.files import disk_error, write_atomic
 from sigma_data.loader import Loaded, Loader
 from sigma_data.skips import SkipLog
 
@@ -50,6 +51,10 @@ def train(config: TrainConfig, *, quiet: bool = False) -> dict[str, Any]:
         if world.rank == 0:  # not before: what does not fit the run that lies there must not change it
             _write_config(config)
         return Trainer(run, quiet=quiet).run()
+    except OSError as error:  # figures, pictures and lists are written in many places
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise disk_error(error, config.out) from None
     finally:
         if run is not None:
             with suppress(SigmaError):  # after an error, which says more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -28,10 +29,11 @@ from pipelines.train.assemble import CHECKPOINTS, Run, assemble, computes_otherw
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
 from pipelines.train.export import export_run
+from pipelines.train.logs import RunLog
 from pipelines.train.lora import is_lora
 from pipelines.train.parallel import World
 from pipelines.train.trainer import train
-from sigma_data.errors import ConfigError, LoaderError, TrainError
+from sigma_data.errors import BuildError, ConfigError, LoaderError, TrainError
 from sigma_data.loader import PackDataset
 from sigma_data.plan import Ticket
 from sigma_data.workers import Place
@@ -286,6 +288,17 @@ def test_whatever_ends_a_run_its_workers_end_too(
 
 
 # What learns ----------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_ends_a_run_with_a_sentence(
+    tmp_path: Path, training_corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(RunLog, "step", full)
+    with pytest.raises(BuildError, match="disk is full: free some space, then run the same command again"):
+        run(settings_of(tmp_path, training_corpus, steps=2))
 
 
 @pytest.fixture(scope="module")
