@@ -44,6 +44,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/packing.py
 	$(BIN)/python benchmarks/loader.py --rounds 3
 	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/eval_report.py
+	$(BIN)/python benchmarks/eval.py
 
 clean:
 	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

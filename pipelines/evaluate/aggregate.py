@@ -7,7 +7,7 @@ an item never leaves a table silently.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipelines.evaluate.item import Result, Score
+from pipelines.evaluate.item import Item, Result, Score
 from sigma_data.errors import ConfigError
 
 OVERALL = "all"
@@ -43,8 +43,8 @@ class RunScores:
 
     `settings` is everything that was recorded; `skipped` gives for metrics that could not run the reason;
     `scores` are of the items of `results`, at most one an item and metric; `summary` holds the benchmark's
-    aggregates by name, such as its official score and metrics of whole sets; `main` names the main metric of each
-    family that has one.
+    aggregates by name, such as its official score and metrics of whole sets, and `notes` says of some of them what
+    they leave out; `main` names the main metric of each family that has one.
     """
 
     name: str
@@ -56,6 +56,7 @@ class RunScores:
     scores: Sequence[Score]
     summary: Mapping[str, float] = field(default_factory=dict)
     main: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def families(self) -> tuple[str, ...]:
@@ -131,8 +132,8 @@ class Row:
 class Difference:
     """How the second run differs from the first under a metric: second minus first, over items both have.
 
-    `pairs` items are in it, `unpaired` were scored in one run only. `verdict` says whether the second is `better`,
-    `worse`, or the interval has 0 in it and it is `open`.
+    `pairs` items are in it, `unpaired` were scored in one run only, or ask something else there. `verdict` says
+    whether the second is `better`, `worse`, or the interval has 0 in it and it is `open`.
     """
 
     family: str
@@ -145,12 +146,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs on the same items; `left_out` gives for metrics that cannot be compared the reason."""
+    """Two runs on the same items; `left_out` gives for metrics and items that cannot be compared the reason.
+
+    `notes` are sentences on what is compared although it is not quite the same.
+    """
 
     first: str
     second: str
     differences: tuple[Difference, ...]
     left_out: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def bootstrap(
@@ -208,6 +213,9 @@ def failures(run: RunScores) -> tuple[tuple[str, str, str, str], ...]:
 def compare(first: RunScores, second: RunScores) -> Comparison:
     """The paired difference, second minus first, a family and metric, over items that both have scored.
 
+    Benchmarks number their items, so an id alone does not make a pair: references and answers must be the same, too.
+    The instruction may be worded otherwise, which the notes say.
+
     Raises ConfigError where the runs are of different benchmarks or share no item.
     """
     if first.benchmark != second.benchmark:
@@ -219,20 +227,47 @@ def compare(first: RunScores, second: RunScores) -> Comparison:
         raise ConfigError(
             f"{first.name} and {second.name} have no item in common; compare runs over the same split and limit"
         )
-    versions = {metric.name: metric.version for metric in second.metrics}
+    theirs = {metric.name: metric for metric in second.metrics}
     left_out, differences = {}, []
     for metric in first.metrics:
-        if metric.name not in versions:
+        other = theirs.get(metric.name)
+        if other is None:
             left_out[metric.name] = f"{second.name} does not have it"
-        elif metric.version != versions[metric.name]:
-            left_out[metric.name] = f"version {metric.version} and version {versions[metric.name]} differ"
-    only_second = versions.keys() - {metric.name for metric in first.metrics}
-    left_out |= {name: f"{first.name} does not have it" for name in versions if name in only_second}
+        elif metric.version != other.version:
+            left_out[metric.name] = f"version {metric.version} and version {other.version} differ"
+        elif metric != other:
+            left_out[metric.name] = f'their definitions differ: "{metric.definition}" and "{other.definition}"'
+    only_second = theirs.keys() - {metric.name for metric in first.metrics}
+    left_out |= {name: f"{first.name} does not have it" for name in theirs if name in only_second}
+    unlike, reworded = _unlike(first, second)
+    if unlike:
+        left_out[_count(len(unlike))] = "the same id, but other references, another answer or other metadata"
+    notes = (f"{_count(reworded)} with another instruction in {second.name}, otherwise the same",) if reworded else ()
     for family in (*dict.fromkeys((*first.families, *second.families)), OVERALL):
         for metric in first.metrics:
-            if metric.name not in left_out and (found := _difference(first, second, family, metric)):
+            if metric.name not in left_out and (found := _difference(first, second, family, metric, unlike)):
                 differences.append(found)
-    return Comparison(first.name, second.name, tuple(differences), left_out)
+    return Comparison(first.name, second.name, tuple(differences), left_out, notes)
+
+
+def _unlike(first: RunScores, second: RunScores) -> tuple[set[str], int]:
+    """The items whose id both have and that are not the same, and how many others differ in the instruction alone."""
+    theirs = {result.item.id: result.item for result in second.results}
+    both = [(result.item, theirs[result.item.id]) for result in first.results if result.item.id in theirs]
+    unlike = {one.id for one, other in both if _asked(one) != _asked(other)}
+    return unlike, sum(one.instruction != other.instruction for one, other in both if one.id not in unlike)
+
+
+def _asked(item: Item) -> tuple[Any, ...]:
+    """All that makes an item the same as another but the wording of its instruction."""
+    truth = dict(item.truth)
+    if isinstance(truth.get("metadata"), Mapping):  # GenEval's repeats the instruction
+        truth["metadata"] = {key: value for key, value in truth["metadata"].items() if value != item.instruction}
+    return item.references, item.answer, item.words, truth
+
+
+def _count(items: int) -> str:
+    return f"{items:,} item{'' if items == 1 else 's'}"
 
 
 def _members(run: RunScores, family: str) -> list[str]:
@@ -265,15 +300,17 @@ def _value(run: RunScores, item: str, metric: str) -> float | None:
     return None if score is None else score.value
 
 
-def _difference(first: RunScores, second: RunScores, family: str, metric: MetricInfo) -> Difference | None:
-    """The difference of a family, or None where neither run has a value there."""
+def _difference(
+    first: RunScores, second: RunScores, family: str, metric: MetricInfo, unlike: Set[str]
+) -> Difference | None:
+    """The difference of a family, or None where neither run has a value there; `unlike` items make no pair."""
     pairs, unpaired = [], 0
     for item in dict.fromkeys((*_members(first, family), *_members(second, family))):
         before, after = _value(first, item, metric.name), _value(second, item, metric.name)
-        if before is not None and after is not None:
+        if before is not None and after is not None and item not in unlike:
             pairs.append(after - before)
         else:
-            unpaired += before is not after
+            unpaired += before is not None or after is not None
     if not pairs and not unpaired:
         return None
     estimate = bootstrap(pairs, seed=SEED)

@@ -78,9 +78,15 @@ def generate(
 
 
 def clean(folder: Path) -> None:
-    """Remove what killed processes have left unfinished; nobody else may be at work in `folder`."""
-    for litter in (folder / GENERATED).glob(".*.tmp"):
-        shutil.rmtree(litter, ignore_errors=True)
+    """Remove what is unfinished, and all where no item at all was answered; nobody else may be at work in `folder`.
+
+    So a mistake that lets everything fail is mended by running again, with other settings where they were at fault.
+    """
+    made = list((folder / GENERATED).glob("batch-*"))
+    whole = [place for place in made if (place / _INDEX).is_file()]
+    litter = [*(folder / GENERATED).glob(".*.tmp"), *(place for place in made if place not in whole)]
+    for place in [*litter, *(whole if all(map(_failed, whole)) else ())]:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def results(folder: Path, items: Sequence[Item], size: int) -> Iterator[Result]:
@@ -104,6 +110,14 @@ def results(folder: Path, items: Sequence[Item], size: int) -> Iterator[Result]:
             ) from None
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ConfigError(f"{place}: cannot be read ({error}): remove that folder and generate it again") from None
+
+
+def _failed(place: Path) -> bool:
+    """Whether no item of a batch was answered; a batch that cannot be read is kept, for `results` to refuse."""
+    try:
+        return all(entry["failure"] is not None for entry in json.loads((place / _INDEX).read_text("utf-8")))
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def _folder(folder: Path, number: int) -> Path:

@@ -28,7 +28,7 @@ from pipelines.evaluate.aggregate import (
 )
 from pipelines.evaluate.item import Item, Result, Score
 from pipelines.evaluate.published import NOTE
-from pipelines.evaluate.tables import Table, figure, interval, metrics
+from pipelines.evaluate.tables import Table, definitions, figure, interval, metrics
 from pipelines.evaluate.thumbnails import Thumbnail, thumbnails
 from sigma_data.charts import number
 from sigma_data.portrait import TARGET_COLOUR, TOKEN_COLOURS, printable
@@ -98,7 +98,8 @@ def render_page(
         items=len({item for run in runs for item in run.answered}),
         failures=[(run.name, failures(run)) for run in runs],
         failures_shown=FAILURES_SHOWN,
-        metrics=list(metrics(runs).values()),
+        metrics=metrics(runs),
+        definitions=definitions(runs),
         settings=_settings(runs),
         note=NOTE,
         data=_json(data),

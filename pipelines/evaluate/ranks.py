@@ -12,7 +12,8 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import TypeVar
 
@@ -38,9 +39,10 @@ def run_ranks(work: Work[Share], shares: Sequence[Share], progress: Callable[[in
         context.Process(target=_rank, args=(theirs, work, rank), daemon=True) for rank, (_, theirs) in enumerate(pipes)
     ]
     try:
-        for process, (_, theirs) in zip(processes, pipes, strict=True):
-            process.start()
-            theirs.close()
+        with _interrupts_held():
+            for process, (_, theirs) in zip(processes, pipes, strict=True):
+                process.start()
+                theirs.close()
         # Only now, when all of them are starting up: a large share is taken when its rank has got so far.
         for share, (ours, _) in zip(shares, pipes, strict=True):
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it is dead, as is seen below
@@ -66,6 +68,26 @@ def run_ranks(work: Work[Share], shares: Sequence[Share], progress: Callable[[in
             if process.pid is not None:
                 process.kill()
                 process.join()
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the end of the block, and never comes to processes that are started in it.
+
+    They inherit that it is blocked: ignored only when they run our code, it would end them in their imports. Here it
+    is noted, too, since other threads do not block it: one half started would complain.
+    """
+    noted: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    resource_tracker.ensure_running()  # `start` would, and lets Ctrl-C through again when it does
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if noted:
+        raise KeyboardInterrupt
 
 
 def _rank(pipe: Connection, work: Work[Share], rank: int) -> None:

@@ -1,7 +1,7 @@
 """The folder of an evaluation: taken by one process at a time, and by one set of settings only.
 
 `settings.json` says all that pictures were made from. Going on under other settings would mix two runs,
-so it is refused; where things lie, and what the run is called, may change.
+so it is refused; where things lie, what the run is called, and versions of programs may change.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ SETTINGS = "settings.json"
 
 _LOCK = ".lock"
 _MAY_CHANGE = frozenset({"name", "benchmark", "model", "base", "torch", "sigma"})
-"""What does not change which pictures are made, or cannot be told from them."""
+"""What a later run into the folder may change: names and places, which change no picture, and `_VERSIONS`."""
+
+_VERSIONS = ("torch", "sigma")
+"""What may change a picture's last bits, and is no reason to begin anew: all that made pictures are recorded."""
+
+_THEN = ", then "
 
 _STRETCH, _STRETCHES = 2**16, 1024
 
@@ -69,8 +74,13 @@ def read(out: Path) -> dict[str, Any]:
     return settings
 
 
-def enter(out: Path, settings: Mapping[str, Any]) -> None:
-    """Write the settings. Raises ConfigError where something was generated there under others, naming them."""
+def enter(out: Path, settings: Mapping[str, Any], *, complete: bool) -> dict[str, Any]:
+    """Write the settings, and return them with the versions that made, or will make, what is there.
+
+    Where all is `complete` those are the recorded ones. Raises ConfigError where something was generated there under
+    other settings, naming them.
+    """
+    entered = dict(settings)
     if (out / SETTINGS).exists() and any((out / GENERATED).glob("batch-*")):
         there = read(out)
         differ = [
@@ -83,6 +93,17 @@ def enter(out: Path, settings: Mapping[str, Any]) -> None:
                 f"{out}: was begun with other settings: {', '.join(differ)}; give those that it was begun with, "
                 "or choose another place with --out"
             )
+        for name in _VERSIONS:
+            made_by, now = there.get(name), entered[name]
+            if made_by is not None:
+                same = complete or made_by.split(_THEN)[-1] == now
+                entered[name] = made_by if same else f"{made_by}{_THEN}{now}"
+    write(out, entered)
+    return entered
+
+
+def write(out: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings as they are. Raises BuildError where the disk refuses."""
     try:
         write_atomic(out / SETTINGS, dump_json(dict(settings)))
     except OSError as error:

@@ -29,7 +29,7 @@ from pipelines.evaluate.aggregate import (
 )
 from pipelines.evaluate.page import render_page
 from pipelines.evaluate.published import NOTE, ROWS
-from pipelines.evaluate.tables import Entry, Line, Table, figure, interval, metrics, tables
+from pipelines.evaluate.tables import Entry, Line, Table, definitions, figure, interval, tables
 from sigma_data.errors import ConfigError
 from sigma_data.files import disk_error, dump_json, write_atomic
 from sigma_data.portrait import printable
@@ -80,6 +80,7 @@ def _results(runs: Sequence[RunScores], rows: Sequence[Sequence[Row]], compariso
                 "second": one.second,
                 "differences": [_flat(difference) for difference in one.differences],
                 "left_out": dict(one.left_out),
+                "notes": list(one.notes),
             }
             for one in comparisons
         ],
@@ -97,6 +98,7 @@ def _run(run: RunScores, rows: Sequence[Row]) -> dict[str, Any]:
         "metrics": [dataclasses.asdict(metric) for metric in run.metrics],
         "skipped": dict(run.skipped),
         "summary": dict(run.summary),
+        "notes": dict(run.notes),
         "families": [
             {
                 "family": row.family,
@@ -151,11 +153,12 @@ def _lines(runs: Sequence[RunScores], made: Sequence[Table], comparisons: Sequen
         yield from _table(
             ["family", "metric", "difference", "pairs", ""],
             [
-                [_plain(entry.family), _plain(entry.metric), _signed(entry.estimate), str(entry.pairs), entry.verdict]
+                [_plain(entry.family), _plain(entry.metric), _signed(entry.estimate), _pairs(entry), entry.verdict]
                 for entry in one.differences
             ],
         )
         yield from (f"\nNot compared: {_plain(name)}, {_plain(reason)}." for name, reason in one.left_out.items())
+        yield from (f"\nCompared: {_plain(note)}." for note in one.notes)
     for run in runs:
         failed = failures(run)
         if failed:
@@ -168,8 +171,9 @@ def _lines(runs: Sequence[RunScores], made: Sequence[Table], comparisons: Sequen
             yield from ("", f"## Skipped in {_plain(run.name)}", "")
             yield from (f"- {_plain(name)}: {_plain(reason)}" for name, reason in run.skipped.items())
     yield from ("", "## Definitions", "")
-    for metric in metrics(runs).values():
-        yield f"- **{_plain(metric.name)}**, version {_plain(metric.version)}: {_plain(metric.definition)}"
+    for metric, of in definitions(runs):
+        version = f"version {_plain(metric.version)}" + (f", in {_plain(of)}" if of else "")
+        yield f"- **{_plain(metric.name)}**, {version}: {_plain(metric.definition)}"
 
 
 def _title(family: str) -> str:
@@ -194,8 +198,12 @@ def _cells(line: Line) -> list[str]:
 def _entry(entry: Entry) -> str:
     if entry.estimate.mean is None:
         return entry.note or "–"
-    words = [figure(entry.estimate.mean), _plain(interval(entry.estimate))]
+    words = [figure(entry.estimate.mean), _plain(interval(entry.estimate)), entry.note]
     return " ".join(filter(None, [*words, f"({entry.failed} failed)" if entry.failed else ""]))
+
+
+def _pairs(difference: Difference) -> str:
+    return f"{difference.pairs}" + (f" ({difference.unpaired} unpaired)" if difference.unpaired else "")
 
 
 def _signed(estimate: Estimate) -> str:

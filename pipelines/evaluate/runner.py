@@ -22,7 +22,7 @@ from pipelines.evaluate.benchmarks import Benchmark, open_benchmark
 from pipelines.evaluate.generating import Generation, clean, generate, missing, results, shares
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics import weights
-from pipelines.evaluate.metrics.registry import NAMES, make_metrics
+from pipelines.evaluate.metrics.registry import NAMES, backbones, make_metrics
 from pipelines.evaluate.ranks import run_ranks
 from pipelines.evaluate.report import REPORT, write_report
 from pipelines.generate import sigma_version
@@ -114,6 +114,7 @@ class Evaluation:
             scores=found.scores,
             summary=found.summary,
             main=self.benchmark.main,
+            notes=found.notes,
         )
 
 
@@ -131,17 +132,25 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
         evaluation = _settle(spec, benchmark, generation, options)
     else:
         evaluation = Evaluation.open(options.out)
-        for asked, there in ((spec, "benchmark"), (options.split, "split")):
-            if asked not in (None, evaluation.settings[there]):
-                raise ConfigError(
-                    f"{options.out}: holds an evaluation of the {there} {evaluation.settings[there]}, not of {asked}"
-                )
-    _check_compared(evaluation, options.compare)
+        _check_recorded(spec, evaluation.settings, options)
+        if options.name is not None:
+            evaluation = replace(evaluation, settings={**evaluation.settings, "name": options.name})
+    _check_compared(evaluation, options)
     with record.claimed(options.out):
         if generates:
-            record.enter(options.out, evaluation.settings)
-            _generate(evaluation, generation, options)
+            clean(options.out)
+            to_do = missing(options.out, evaluation.items, generation.batch)
+            settings = record.enter(options.out, evaluation.settings, complete=not to_do)
+            evaluation = replace(evaluation, settings=settings)
+            _generate(evaluation, to_do, generation, options)
+        elif options.name is not None:
+            record.write(options.out, evaluation.settings)
         made = evaluation.results()
+        if made and all(result.failure is not None for result in made):
+            raise ConfigError(
+                f"{options.out}: all {len(made):,} items failed, so there is nothing to score; the first, "
+                f"{made[0].item.id}: {made[0].failure}; mend that and generate again, nothing of this is kept then"
+            )
         told: dict[str, Any] = {
             "out": str(options.out),
             "name": evaluation.settings["name"],
@@ -193,14 +202,40 @@ def _wanted(benchmark: Benchmark, options: EvalOptions) -> tuple[str, ...]:
             raise ConfigError(
                 f"--metric-model {key}: no metric has such a model; there are {', '.join(weights.DEFAULTS)}"
             )
-        weights.directory(key, value)
+        weights.check(key, value)
     return tuple(dict.fromkeys(wanted))
 
 
-def _check_compared(evaluation: Evaluation, others: Sequence[Path]) -> None:
+def _check_recorded(spec: str, settings: Mapping[str, Any], options: EvalOptions) -> None:
+    """Raises ConfigError where something was asked for that pictures on disk were not made with.
+
+    What has the usual value was not asked for, as far as can be told.
+    """
+    asked: dict[str, Any] = {"benchmark": spec, "split": options.split, "limit": options.limit}
+    if options.dtype is not DType.AUTO:
+        asked["dtype"] = str(options.dtype)
+    usual = record.flat(Generation(words=settings["words"]))
+    now = record.flat(replace(options.generation, words=settings["words"]))
+    asked |= {name: value for name, value in now.items() if value != usual[name]}
+    if options.model is not None or options.base is not None:
+        blueprint = read_blueprint(options.model or settings["model"], base=options.base or settings["base"])
+        if record.digest_of_model(blueprint) != settings["weights"]:  # it may have been moved
+            asked["model"] = str(blueprint.directory.resolve())
+            if asked["model"] == settings["model"]:
+                raise ConfigError(f"{options.out}: was made with other weights, or another --base, than lie there now")
+    for name, value in asked.items():
+        if value not in (None, settings[name]):
+            raise ConfigError(
+                f"{options.out}: holds an evaluation of the {name} {settings[name]}, not of {value}: leave that "
+                "option out, or choose another --out and generate there"
+            )
+
+
+def _check_compared(evaluation: Evaluation, options: EvalOptions) -> None:
     """Raises ConfigError for what cannot stand beside the evaluation in a report."""
     names = {evaluation.settings["name"]: evaluation.out}
-    for other in others:
+    ids = {item.id for item in evaluation.items}
+    for other in options.compare:
         settings = record.read(other)
         if other.resolve() == evaluation.out.resolve():
             raise ConfigError(f"--compare {other}: is this evaluation itself, the --out: name another")
@@ -210,6 +245,17 @@ def _check_compared(evaluation: Evaluation, others: Sequence[Path]) -> None:
         if name in names:
             raise ConfigError(f"--compare {other}: is called {name}, as {names[name]} is: give one another --name")
         names[name] = other
+        if options.stage in (None, Stage.REPORT):
+            theirs = Evaluation.open(other)
+            theirs.scores(theirs.results())
+            shown = {item.id for item in theirs.items}
+            if ids.isdisjoint(shown):
+                raise ConfigError(
+                    f"--compare {other}: has no item in common with the others; compare runs over the same split "
+                    "and limit"
+                )
+            if len(names) == 2:  # the baseline, which a report compares with every other run
+                ids = shown
 
 
 def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: EvalOptions) -> Evaluation:
@@ -219,10 +265,18 @@ def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: Ev
     generation.settings.check()
     device = choose_device(options.device)
     blueprint = read_blueprint(options.model, base=options.base)
+    most = blueprint.geometry.max_tokens
+    if generation.words and generation.max_tokens >= most:
+        raise ConfigError(
+            f"--max-tokens {generation.max_tokens:,}: leaves no room for a question, as the model takes {most:,} "
+            "tokens for both: give fewer"
+        )
     items = limited(benchmark.items(), options.limit)
-    before = record.read(options.out)["name"] if (options.out / record.SETTINGS).exists() else None
+    digest = record.digest_of_model(blueprint)
+    before = record.read(options.out) if (options.out / record.SETTINGS).exists() else {}
+    kept = before["name"] if before.get("weights") == digest else None  # a name is no other model's
     settings = {
-        "name": options.name or before or blueprint.directory.resolve().name,
+        "name": options.name or kept or blueprint.directory.resolve().name,
         "benchmark": spec,
         "version": benchmark.version,
         "split": benchmark.split,
@@ -230,7 +284,7 @@ def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: Ev
         "items": record.digest_of_items(items),
         "model": str(blueprint.directory.resolve()),
         "base": options.base,
-        "weights": record.digest_of_model(blueprint),
+        "weights": digest,
         "trained": bool(weight_files(blueprint.directory)),
         **record.flat(generation),
         "device": device.partition(":")[0],
@@ -241,14 +295,14 @@ def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: Ev
     return Evaluation(options.out, settings, benchmark, items)
 
 
-def _generate(evaluation: Evaluation, generation: Generation, options: EvalOptions) -> None:
-    """The first stage: what is missing. The folder is held."""
+def _generate(
+    evaluation: Evaluation, to_do: Mapping[int, Sequence[Item]], generation: Generation, options: EvalOptions
+) -> None:
+    """The first stage: the batches that are missing. The folder is held."""
     out, items = evaluation.out, evaluation.items
     assert options.model is not None
     if not evaluation.settings["trained"] and not options.quiet:
         sys.stderr.write(f"sigma: {options.model} has no trained weights, so this is noise\n")
-    clean(out)
-    to_do = missing(out, items, generation.batch)
     found = len(items) - sum(map(len, to_do.values()))
     with Pass("generate", len(items), "items", found=found, quiet=options.quiet) as shown:
         if to_do:
@@ -302,7 +356,7 @@ def _score(evaluation: Evaluation, made: Sequence[Result], wanted: Sequence[str]
         return
     metrics, skipped = make_metrics(wanted, options.models, choose_device(options.device), _METRIC_BATCH)
     for name, reason in skipped.items():
-        scoring.skip(out, name, of, reason)
+        scoring.skip(out, name, of, reason, backbones=backbones(name, options.models))
     for metric in metrics:
         if not scoring.is_scored(out, metric.name, of, [scoring.info(metric)]):
             with Pass(f"score {metric.name}", len(made), "results", quiet=options.quiet) as shown:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,8 @@ Progress = Callable[[int], None]
 class Scored:
     """What a file of scores holds; `summary` are numbers of whole sets, `skipped` says of metrics why they did not run.
 
-    `of` is the digest of the results.
+    `of` is the digest of the results; `notes` say of numbers in `summary` how many results are in them, where some
+    are not.
     """
 
     of: str
@@ -41,6 +43,7 @@ class Scored:
     scores: Sequence[Score] = ()
     summary: Mapping[str, float] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 def digest(results: Sequence[Result]) -> str:
@@ -104,10 +107,10 @@ def score_own(benchmark: Benchmark, results: Sequence[Result], folder: Path, of:
     write(folder, OWN, Scored(of, benchmark.metrics, scores, summary, benchmark.skipped))
 
 
-def skip(folder: Path, name: str, of: str, reason: str) -> None:
-    """Say why a metric did not run; scores that it has given of these results before stay."""
+def skip(folder: Path, name: str, of: str, reason: str, *, backbones: Sequence[str] = ()) -> None:
+    """Say why a metric did not run; scores that it has given of these results before, by these `backbones`, stay."""
     kept = _read(_place(folder, name))
-    if kept is None or kept.skipped or kept.of != of:
+    if kept is None or kept.skipped or kept.of != of or not all(_names(kept.metrics, value) for value in backbones):
         write(folder, name, Scored(of, skipped={name: reason}))
 
 
@@ -120,7 +123,7 @@ def write(folder: Path, name: str, scored: Scored) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(place, dump_json({
             "of": scored.of, "metrics": metrics, "summary": dict(scored.summary), "skipped": dict(scored.skipped),
-            "scores": rows,
+            "notes": dict(scored.notes), "scores": rows,
         }))  # fmt: skip
     except OSError as error:
         raise disk_error(error, place) from None
@@ -140,6 +143,7 @@ def collect(folder: Path, names: Sequence[str], of: str) -> Scored:
         [score for one in found for score in one.scores],
         {name: value for one in found for name, value in one.summary.items()},
         {name: reason for one in found for name, reason in one.skipped.items()},
+        {name: note for one in found for name, note in one.notes.items()},
     )
 
 
@@ -165,18 +169,31 @@ def _values(metric: Metric, results: Sequence[Result]) -> list[tuple[float | Non
 
 def _score_set(metric: SetMetric, results: Sequence[Result], of: str) -> Scored:
     """The number of all results, and of each family where there are several and enough."""
-    fitting = [result for result in results if _fits(metric, result)[0]]
-    sets = {metric.name: fitting}
+    fits = [(result, *_fits(metric, result)) for result in results]
+    fitting = [result for result, fit, _ in fits if fit]
+    meant = [result for result, fit, reason in fits if fit or reason]
+    sets, of_sets = {metric.name: fitting}, {metric.name: len(meant)}
     families = dict.fromkeys(result.item.family for result in fitting)
     if len(families) > 1:
-        sets |= {f"{metric.name}, {name}": [one for one in fitting if one.item.family == name] for name in families}
+        for name in families:
+            sets[f"{metric.name}, {name}"] = [one for one in fitting if one.item.family == name]
+            of_sets[f"{metric.name}, {name}"] = sum(one.item.family == name for one in meant)
     if len(fitting) < metric.least:
         return Scored(of, skipped={metric.name: f"needs {metric.least:,} results, and there are {len(fitting):,}"})
     try:
         summary = {name: metric.score_set(some) for name, some in sets.items() if len(some) >= metric.least}
     except ImageFault as fault:
         return Scored(of, skipped={metric.name: f"a picture of the set cannot be used: {fault.message}"})
-    return Scored(of, [info(metric)], summary=summary)
+    notes = {
+        name: f"over {len(sets[name]):,} of {of_sets[name]:,}" for name in summary if len(sets[name]) < of_sets[name]
+    }
+    return Scored(of, [info(metric)], summary=summary, notes=notes)
+
+
+def _names(metrics: Sequence[MetricInfo], backbone: str) -> bool:
+    """Whether a definition names the backbone, and not one whose name only begins or ends like it."""
+    whole = re.compile(rf"(?<!\S){re.escape(backbone)}(?=[,.]?(?:\s|$))")
+    return any(whole.search(metric.definition) for metric in metrics)
 
 
 def _place(folder: Path, name: str) -> Path:
@@ -189,6 +206,6 @@ def _read(place: Path) -> Scored | None:
         stored: dict[str, Any] = json.loads(place.read_text("utf-8"))
         metrics = [MetricInfo(**metric) for metric in stored["metrics"]]
         scores = [Score(*row) for row in stored["scores"]]
-        return Scored(stored["of"], metrics, scores, stored["summary"], stored["skipped"])
+        return Scored(stored["of"], metrics, scores, stored["summary"], stored["skipped"], stored.get("notes", {}))
     except (OSError, ValueError, LookupError, TypeError):
         return None

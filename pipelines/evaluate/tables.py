@@ -24,7 +24,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Entry:
-    """What stands in a cell: an estimate, or in `note` why there is none; `failed` items are not in it."""
+    """What stands in a cell: an estimate; `note` says what it leaves out, or why there is none.
+
+    `failed` items are not in it.
+    """
 
     estimate: Estimate
     note: str = ""
@@ -71,11 +74,24 @@ def tables(runs: Sequence[RunScores], rows: Sequence[Sequence[Row]]) -> tuple[Ta
 
 
 def metrics(runs: Sequence[RunScores]) -> dict[str, MetricInfo]:
-    """Every metric of the runs by name, in order; the first run's definition where they differ."""
+    """Every metric of the runs by name, in order, as the first run that has it defines it; see `definitions`."""
     found: dict[str, MetricInfo] = {}
     for run in runs:
         for info in run.metrics:
             found.setdefault(info.name, info)
+    return found
+
+
+def definitions(runs: Sequence[RunScores]) -> list[tuple[MetricInfo, str]]:
+    """Every definition of every metric, with the names of the runs that go by it where others do not, else ""."""
+    found: list[tuple[MetricInfo, str]] = []
+    for name in metrics(runs):
+        by: dict[MetricInfo, list[str]] = {}
+        for run in runs:
+            for info in run.metrics:
+                if info.name == name:
+                    by.setdefault(info, []).append(run.name)
+        found += [(info, ", ".join(names) if len(by) > 1 else "") for info, names in by.items()]
     return found
 
 
@@ -127,7 +143,10 @@ def _aggregates(runs: Sequence[RunScores]) -> tuple[Table, ...]:
     lines = [
         Line(
             run.name,
-            tuple(Entry(Estimate(run.summary.get(column.name), None, None)) for column in names),
+            tuple(
+                Entry(Estimate(run.summary.get(column.name), None, None), run.notes.get(column.name, ""))
+                for column in names
+            ),
             len(run.answered),
             sum(failure is not None for _, failure in run.answered.values()),
         )

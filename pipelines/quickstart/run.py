@@ -34,6 +34,8 @@ def quickstart(options: QuickstartOptions) -> dict[str, Any]:
                 _say(f"{head} {found['told']:<60} done before", quiet=options.quiet)
                 continue
             journal.forget([later.name for later in stages[number - 1 :]])  # what comes after it goes by it
+            for later in stages[number:]:  # now, so that a kill leaves nothing stale; its own it goes on from
+                later.clear()
             begin = time.monotonic()
             try:
                 with _running(head, quiet=options.quiet, speaks=stage.speaks):

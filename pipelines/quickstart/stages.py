@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,12 +51,21 @@ class QuickstartOptions:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the whole: `leaves` is there once it is done. `speaks`: it shows progress of its own."""
+    """A part of the whole: `leaves` is there once it is done. `speaks`: it shows progress of its own.
+
+    `stale` is what must not outlive anything before it being made anew: the stage would go on from what is there.
+    """
 
     name: str
     leaves: Path
     act: Callable[[], Facts]
     speaks: bool = False
+    stale: Path | None = None
+
+    def clear(self) -> None:
+        """Remove what is stale. Raises BuildError where it cannot be removed."""
+        if self.stale is not None:
+            _remove(self.stale)
 
 
 class Stages:
@@ -95,14 +105,17 @@ class Stages:
         """All stages in their order."""
         from pipelines.evaluate.report import REPORT
         from sigma_data.corpus import COMMIT
+        from sigma_model.config import WEIGHT_FILES
 
+        averages, raw = WEIGHT_FILES
+        weights = self.model / (averages if self._file.get("ema") else raw)
         return [
             Stage("corpus", self.corpus / COMMIT, self._build),
             Stage("validate", self.corpus / COMMIT, self._validate),
             Stage("train", self.run / "checkpoints", self._train, speaks=True),
-            Stage("export", self.model, self._export),
-            Stage("untrained", self.untrained / REPORT, self._evaluate_untrained),
-            Stage("trained", self.trained / REPORT, self._evaluate_trained),
+            Stage("export", weights, self._export, stale=self.model),
+            Stage("untrained", self.untrained / REPORT, self._evaluate_untrained, stale=self.untrained),
+            Stage("trained", self.trained / REPORT, self._evaluate_trained, stale=self.trained),
         ]
 
     def result(self, stages: Mapping[str, Facts]) -> dict[str, Any]:
@@ -116,7 +129,7 @@ class Stages:
             "run": str(self.run),
             "model": str(self.model),
             "report": str(self.trained / REPORT),
-            "example": after["example"],
+            "example": self._example_command(after["example"]),
             "families": {
                 family: {"untrained": cell, "trained": after["families"].get(family)}
                 for family, cell in before["families"].items()
@@ -178,10 +191,10 @@ class Stages:
     def _export(self) -> Facts:
         from pipelines.train.export import export_run
 
-        if not self.model.exists():  # it appears whole
-            export_run(self.run, self.model, ema=self._config.ema is not None)
+        _remove(self.model)  # of another training, perhaps, or not all there any more
+        export_run(self.run, self.model, ema=self._config.ema is not None)
         size = sum(path.stat().st_size for path in self.model.iterdir())
-        return {"told": f"{size / 1e6:,.1f} MB in the released layout: {self.model}"}
+        return {"told": f"{size / 1e6:,.1f} MB in the released layout"}
 
     def _evaluate_untrained(self) -> Facts:
         return self._evaluate(self._config.model.path, self.untrained)
@@ -222,24 +235,48 @@ class Stages:
             )
         )
 
-    def _lay_out_example(self) -> str:
-        """Write a question's references as files; returns the command that asks it."""
+    def _lay_out_example(self) -> Facts:
+        """Write a question's references as files; returns what asks it, but for the places, which may be moved."""
         from pipelines.evaluate.benchmarks import open_benchmark
         from sigma_data.images import probe
 
         items = open_benchmark(f"world:{self.corpus}").items()
         item = next((item for item in items if item.family == EXAMPLE), items[0])
-        words = ["sigma", "generate", item.instruction]
+        pictures = {f"image-{n}.{probe(data).extension}": data for n, data in enumerate(item.references, 1)}
         try:
             self.example.mkdir(exist_ok=True)
-            for number, data in enumerate(item.references, 1):
-                path = self.example / f"image-{number}.{probe(data).extension}"
-                write_atomic(path, data)
-                words += ["--image", str(path)]
+            for name, data in pictures.items():
+                write_atomic(self.example / name, data)
         except OSError as error:
             raise disk_error(error, self.example) from None
         asked = self._config.validation
-        words += ["--model", str(self.model), "--out", str(self.example / "made.png")]
-        words += ["--steps", str(asked.picture_steps)]
-        words += ["--text-scale", f"{asked.text_scale:g}", "--image-scale", f"{asked.image_scale:g}"]
+        return {
+            "instruction": item.instruction,
+            "pictures": list(pictures),
+            "settings": [
+                "--steps", str(asked.picture_steps),
+                "--text-scale", f"{asked.text_scale:g}", "--image-scale", f"{asked.image_scale:g}",
+            ],
+        }  # fmt: skip
+
+    def _example_command(self, example: Facts) -> str:
+        """The command that asks the question, whose pictures are laid out again where they are not there."""
+        pictures = [self.example / name for name in example["pictures"]]
+        if not all(picture.exists() for picture in pictures):
+            self._lay_out_example()
+        words = ["sigma", "generate", example["instruction"]]
+        for picture in pictures:
+            words += ["--image", str(picture)]
+        words += ["--model", str(self.model), "--out", str(self.example / "made.png"), *example["settings"]]
         return shlex.join(words)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, or the link to one, if it is there."""
+    try:
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise disk_error(error, folder) from None

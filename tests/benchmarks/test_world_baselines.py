@@ -91,6 +91,6 @@ def test_an_evaluation_of_other_items_is_refused(
 ) -> None:
     settings = {"name": "mine", "benchmark": f"world:{corpus}", "split": "test", "limit": 2, "batch": 8}
     with record.claimed(tmp_path / "out"):
-        record.enter(tmp_path / "out", settings | {"items": record.digest_of_items(items[:2])})
+        record.write(tmp_path / "out", settings | {"items": record.digest_of_items(items[:2])})
     with pytest.raises(ConfigError, match=r"of other items \(split test, limit 2\)"):
         bench.evaluated(tmp_path / "out", items)

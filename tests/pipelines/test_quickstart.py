@@ -95,7 +95,7 @@ def test_it_tells_of_each_family_before_and_after_and_leaves_all_that_it_names(
         assert of["untrained"]["metric"] == of["trained"]["metric"]
         assert of["untrained"]["mean"] != of["trained"]["mean"]
     page = Path(told["report"]).read_text()
-    assert "untrained against trained" in page
+    assert ">trained against untrained<" in page
     assert (out / "model" / "ema.safetensors").stat().st_size > 2**20
     assert steps_saved(out / "run")[-1] == 3
 
@@ -167,6 +167,44 @@ def test_what_was_removed_is_made_again_and_nothing_before_it(
     assert {name for name in before if name.startswith(("corpus", "run")) and before[name] != after[name]} == set()
 
 
+def test_trained_anew_it_scores_the_new_weights_whatever_older_ones_left(
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    out = shutil.copytree(whole[0], tmp_path / "copy")
+    shutil.rmtree(out / "run")
+    weights = out / "model" / "ema.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")  # as other code would have trained them
+    for name in ("untrained", "trained"):
+        settings = out / name / "settings.json"
+        settings.write_text(json.dumps({**json.loads(settings.read_text()), "weights": "others"}))
+        shutil.copyfile(out / "example" / "image-1.png", next((out / name / "generated").rglob("*.png")))
+    told = run(out)
+    assert came_out(out) == came_out(whole[0])
+    assert told["families"] == whole[1]["families"]
+
+
+def test_a_model_without_its_weights_does_not_count_as_exported(
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    out = shutil.copytree(whole[0], tmp_path / "copy")
+    (out / "model" / "ema.safetensors").unlink()
+    run(out)
+    assert came_out(out) == came_out(whole[0])
+
+
+def test_moved_and_without_its_example_it_still_gives_a_question_that_can_be_asked(
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    out = shutil.copytree(whole[0], tmp_path / "moved")
+    shutil.rmtree(out / "example")
+    told = run(out)
+    words = shlex.split(told["example"])
+    assert words == [word.replace(str(whole[0]), str(out)) for word in shlex.split(whole[1]["example"])]
+    pictures = [Path(words[place + 1]) for place, word in enumerate(words) if word == "--image"]
+    assert pictures and all(picture.is_relative_to(out) and picture.exists() for picture in pictures)
+    assert str(whole[0]) not in json.dumps(told)
+
+
 def test_a_stage_that_is_made_again_and_stopped_in_its_midst_does_not_count_as_done(
     whole: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -181,6 +219,7 @@ def test_a_stage_that_is_made_again_and_stopped_in_its_midst_does_not_count_as_d
     with pytest.raises(KeyboardInterrupt):
         run(out)
     assert list(json.loads((out / JOURNAL).read_text())["stages"]) == ["corpus", "validate"]
+    assert not any((out / name).exists() for name in ("model", "untrained", "trained"))
 
 
 def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,13 +21,23 @@ SOURCES = ("ADE20K", "COCO", "Omni3D")
 _COLUMNS = ("idx", "type", "task", "image", "question", "choices", "answer", "prompt", "source")
 _BATCH_ROWS = 64
 
-CORRECT = MetricInfo("cv-bench-correct", "1", "up", (
+CORRECT = MetricInfo("cv-bench-correct", "2", "up", (
     "1 where the letter of the answer is the right one, else 0. The letter is the first in parentheses, else the first"
-    " capital that stands alone; an A before a word in small letters is an article. No letter is a wrong answer."
+    " capital that stands alone; an A before a word in small letters, as in A cat, is an article. No letter is a wrong"
+    " answer."
 ))  # fmt: skip
 
 _IN_PARENTHESES = re.compile(r"\(\s*([A-Za-z])\s*\)")
-_ALONE = re.compile(r"(?<![\w'’])(?:A(?!\s+[a-z])|[B-Z])(?![\w'’])")
+_ALONE = re.compile(r"(?<![\w'’])[A-Z](?![\w'’])")
+_NO_NOUNS = (
+    "am and appears are as at because being but by could does due fits for from given has if in is it lies looks makes"
+    " matches might of on or seems shall should shows since so than that the then this was were when where which while"
+    " with would"
+)
+"""Words in front of which an A is no article: they begin neither a noun nor what tells of one."""
+_ARTICLE = re.compile(rf"A[^\S\n]+(?!(?:{_NO_NOUNS.replace(' ', '|')})(?![\w-]))[a-z]")
+_NAMED = re.compile(r"\b(?:answer|option|choice|letter)(?:\s+is)?\s+$", re.IGNORECASE)
+"""What stands before a letter that is called one."""
 _NOTHING_ELSE = re.compile(r"\s*([A-Za-z])\s*[.):,]?\s*")
 
 
@@ -35,16 +45,21 @@ def letter(text: str, choices: int = 26) -> str | None:
     """The letter that an answer in words gives, among the first `choices` of the alphabet; None where it gives none.
 
     The first letter in parentheses, else the first capital that stands alone, else a small letter that is the
-    whole answer. A word is not an answer of its first letter: `The left one` is not T.
+    whole answer. A word is not an answer of its first letter: `The left one` is not T, and `A cat` has an article.
     """
     known = [chr(ord("A") + number) for number in range(choices)]
     only = _NOTHING_ELSE.fullmatch(text)
     found = [
         *(match[1].upper() for match in _IN_PARENTHESES.finditer(text)),
-        *(match[0] for match in _ALONE.finditer(text)),
+        *(match[0] for match in _ALONE.finditer(text) if not _is_article(text, match.start())),
         *([only[1].upper()] if only else []),
     ]
     return next((one for one in found if one in known), None)
+
+
+def _is_article(text: str, place: int) -> bool:
+    """Whether the capital at `place` is the article A: `A cat`, but not `A is right`, `Option A shows`, `A` alone."""
+    return _ARTICLE.match(text, place) is not None and _NAMED.search(text[:place]) is None
 
 
 class CvBench(Benchmark):

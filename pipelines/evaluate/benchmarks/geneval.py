@@ -23,6 +23,9 @@ from sigma_data.images import ImageFault, load
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
+_BLACK = 512
+"""Side in pixels of what is written for a failed picture; a detector scales what it is given, so any size does."""
+
 Detector = Callable[[bytes], Sequence[Detection]]
 """An encoded picture -> what is in it."""
 
@@ -114,26 +117,26 @@ def _score(result: Result, detector: Detector) -> Score:
     return Score(item.id, CORRECT.name, float(correct(item.truth["metadata"], detector(result.picture))))
 
 
-def write_folder(results: Sequence[Result], folder: Path) -> list[str]:
+def write_folder(results: Sequence[Result], folder: Path) -> None:
     """Write `NNNNN/metadata.jsonl` and `NNNNN/samples/KKKK.png` as GenEval's scorer reads them.
 
-    Returns the ids without a picture, of which nothing is written; the official scorer does not count them, so its
-    figures are right only where this is empty.
+    The official scorer divides by the pictures it finds, so a failed one would be left out of its figures instead
+    of counted as wrong. Its place is taken by a black picture, in which nothing is to be found.
     """
-    missing = []
+    from PIL import Image
+
     for result in results:
         truth = result.item.truth
         place = folder / f"{truth['number']:05d}"
         (place / "samples").mkdir(parents=True, exist_ok=True)
         (place / "metadata.jsonl").write_text(json.dumps(truth["metadata"]) + "\n", "utf-8")
         try:
-            buffer = io.BytesIO()
-            load(result.picture).save(buffer, "PNG")
+            picture = load(result.picture)
         except ImageFault:
-            missing.append(result.item.id)
-            continue
+            picture = Image.new("RGB", (_BLACK, _BLACK))
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
         (place / "samples" / f"{truth['picture']:04d}.png").write_bytes(buffer.getvalue())
-    return missing
 
 
 def _file(path: Path) -> Path:

@@ -56,6 +56,21 @@ _MAKERS: Mapping[str, Callable[[_Setting], Metric | SetMetric]] = {
 NAMES = tuple(_MAKERS)
 """Every metric, in the order of tables."""
 
+_BACKBONES: Mapping[str, tuple[str, ...]] = {
+    "CLIP": ("clip",),
+    "CLIP-I": ("clip",),
+    "DINO": ("dino",),
+    "DreamSim": ("dreamsim",),
+    "CLIP-ES": ("clip",),
+    "AES": ("clip", "aesthetic"),
+    "depth RMSE": ("depth",),
+    "style CLIP-I": ("clip",),
+    "style Gram": ("gram",),
+    "LPIPS": ("lpips",),
+    "FID": ("inception",),
+}
+"""What a metric is computed with; its definition names all of it."""
+
 
 def make_metrics(
     names: Sequence[str] | None, models: Mapping[str, str], device: str, batch: int
@@ -80,6 +95,11 @@ def make_metrics(
         except Unavailable as error:
             skipped[name] = error.reason
     return made, skipped
+
+
+def backbones(name: str, models: Mapping[str, str]) -> list[str]:
+    """What the metric is computed with, as its definition names it; `models` as `make_metrics` takes them."""
+    return [{**DEFAULTS, **models}[key] for key in _BACKBONES.get(name, ())]
 
 
 def _known(what: str, given: Sequence[str] | Mapping[str, str], known: tuple[str, ...]) -> None:

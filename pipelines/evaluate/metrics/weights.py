@@ -33,6 +33,9 @@ EXTRA = "'sigma-multimodal[eval]'"
 _FILES = ("*.json", "*.txt", "*.safetensors", "*.pth")
 """What is fetched of a hub repository; pickled copies of safetensors (`*.bin`) stay there."""
 
+_CONFIGURED = frozenset({"clip", "dino", "depth", "gram"})
+"""Backbones in transformers' format: a directory of one has a configuration."""
+
 _UNUSED = "neck.fusion_stage.layers.0.residual_layer1."
 """DPT never calls this layer, and Intel's checkpoints lack it."""
 
@@ -50,6 +53,13 @@ def directory(key: str, value: str) -> Path | None:
     if not value or path_like or place.exists() or (len(place.parts) == 2 and place.parent.is_dir()):
         raise ConfigError(f"{value or '(empty)'}: no such directory for the model {key!r} of the metrics")
     return None
+
+
+def check(key: str, value: str) -> None:
+    """Raises ConfigError as `directory` does and where the directory clearly holds no such model; opens no weights."""
+    place = directory(key, value)
+    if place is not None and key in _CONFIGURED and not (place / "config.json").is_file():
+        raise ConfigError(f"{value}: has no config.json, so it is no directory for the model {key!r} of the metrics")
 
 
 def fetched(key: str, value: str) -> Path:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
-from evaluations import CLIP_I, RMSE, run
+from evaluations import CLIP_I, RMSE, picture, run
 
 from pipelines.evaluate.aggregate import (
     OVERALL,
     Estimate,
     MetricInfo,
+    RunScores,
     aggregate,
     bootstrap,
     compare,
@@ -124,8 +127,6 @@ def test_a_score_that_is_no_number_is_a_failure(value: float) -> None:
 
 def test_scores_that_belong_to_nothing_are_refused() -> None:
     good = run({"a": {"CLIP-I": 1.0}})
-    from dataclasses import replace
-
     from pipelines.evaluate.item import Score
 
     for wrong in (
@@ -181,6 +182,51 @@ def test_metrics_of_other_versions_are_not_compared() -> None:
     found = compare(first, second)
     assert found.differences == ()
     assert found.left_out == {"CLIP-I": "version 1 and version 2 differ", "RMSE": "theirs does not have it"}
+
+
+def test_metrics_of_other_definitions_are_not_compared() -> None:
+    small, large = (replace(CLIP_I, definition=f"Backbone {size}.") for size in ("small", "large"))
+    first = run({"a": {"CLIP-I": 1.0}, "b": {"CLIP-I": 1.0}}, metrics=(small,))
+    found = compare(first, run({"a": {"CLIP-I": 9.0}, "b": {"CLIP-I": 8.0}}, metrics=(large,), name="theirs"))
+    assert found.differences == ()
+    assert found.left_out == {"CLIP-I": 'their definitions differ: "Backbone small." and "Backbone large."'}
+
+
+def asking(one: RunScores, **changes: Any) -> RunScores:
+    """The run with its item `a` asking something else."""
+    return replace(
+        one,
+        results=[
+            replace(made, item=replace(made.item, **changes if made.item.id == "a" else {})) for made in one.results
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"references": (picture("#ffffff"),)}, {"answer": picture("#ffffff")}, {"words": "B"}, {"truth": {"kind": "x"}},
+        {"truth": {"metadata": {"prompt": "Two cups", "include": [{"class": "cup", "count": 2}]}}},
+    ],
+)  # fmt: skip
+def test_items_of_one_id_that_ask_something_else_make_no_pair(changes: dict[str, Any]) -> None:
+    values = {item: {"CLIP-I": 1.0} for item in "abc"}
+    found = compare(run(values), asking(run(values, name="theirs"), **changes))
+    assert [(one.pairs, one.unpaired) for one in found.differences] == [(2, 1)] * 2
+    assert found.left_out == {"1 item": "the same id, but other references, another answer or other metadata"}
+    assert not found.notes
+
+
+def test_items_that_differ_in_their_wording_alone_are_paired_and_this_is_said() -> None:
+    def worded(name: str, words: str) -> RunScores:
+        truth = {"metadata": {"prompt": words, "include": [{"class": "cup", "count": 2}]}}
+        values = {"a": {"CLIP-I": 1.0}, "b": {"CLIP-I": 1.0}}
+        return asking(run(values, name=name), instruction=words, truth=truth)
+
+    found = compare(worded("ours", "Two cups"), worded("theirs", "A photo of two cups"))
+    assert [(one.pairs, one.unpaired) for one in found.differences] == [(2, 0)] * 2
+    assert found.notes == ("1 item with another instruction in theirs, otherwise the same",)
+    assert not found.left_out
 
 
 def test_runs_that_share_nothing_are_refused() -> None:

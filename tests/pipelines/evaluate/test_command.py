@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -101,8 +103,8 @@ def test_stages_one_by_one_compare_and_json(
     assert json.loads(shown.out)["report"] == str(one / "report.html")
     runs = json.loads((one / "results.json").read_text())["runs"]
     assert [(run["settings"]["layout"], run["settings"]["group_mask"]) for run in runs] == [
-        ("interleaved", True), ("text-first", False)
-    ]  # fmt: skip
+        ("text-first", False), ("interleaved", True)
+    ], "what is compared with comes first"  # fmt: skip
     assert sigma(*typed, "--out", one, "--seed", "1") == 2
     assert "seed (0 there, 1 now)" in capsys.readouterr().err
 
@@ -111,6 +113,28 @@ def ranks_of(process: subprocess.Popen[str]) -> list[int]:
     """The processes that generate, among the children of a command."""
     listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return [int(pid) for pid in listed if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("later", [0.0, 0.3])
+def test_ctrl_c_while_ranks_start_ends_with_130_and_no_traceback(
+    later: float, world: Path, model: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "cli", "eval", f"world:{world}", "--model", str(model), *FEW,
+               "--out", str(tmp_path / "out"), "--nproc", "2"]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not ranks_of(process):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(later)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import cli
-from pipelines.evaluate import generating
+from pipelines.bundle import read_blueprint
+from pipelines.evaluate import generating, runner
 from pipelines.evaluate.generating import results
 from pipelines.evaluate.runner import Evaluation
 
@@ -55,6 +57,17 @@ def sigma(*arguments: str | Path) -> int:
     finally:
         sys.argv = before
     return 0
+
+
+def save_question(folder: Path) -> str:
+    """CV-Bench with one question."""
+    question = {
+        "idx": 0, "type": "2D", "task": "Count", "image": {"bytes": corpora.picture("png"), "path": None},
+        "question": "How many?", "choices": ["1", "2"], "answer": "(A)", "prompt": "How many?\n(A) 1\n(B) 2",
+        "filename": "x.png", "source": "COCO",
+    }  # fmt: skip
+    pq.write_table(pa.Table.from_pylist([question]), folder / "test_2d.parquet")
+    return f"cv-bench:{folder}"
 
 
 def settings_of(out: Path) -> dict[str, Any]:
@@ -100,13 +113,7 @@ def test_numbers_are_recorded_as_they_are_computed_in(
 def test_an_answer_in_words_has_no_more_tokens_than_asked(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    question = {
-        "idx": 0, "type": "2D", "task": "Count", "image": {"bytes": corpora.picture("png"), "path": None},
-        "question": "How many?", "choices": ["1", "2"], "answer": "(A)", "prompt": "How many?\n(A) 1\n(B) 2",
-        "filename": "x.png", "source": "COCO",
-    }  # fmt: skip
-    pq.write_table(pa.Table.from_pylist([question]), tmp_path / "test_2d.parquet")
-    typed = (f"cv-bench:{tmp_path}", "--model", model, "--stage", "generate", "--json")
+    typed = (save_question(tmp_path), "--model", model, "--stage", "generate", "--json")
     lengths = []
     for most in (2, 9):
         out = tmp_path / str(most)
@@ -144,4 +151,84 @@ def test_what_cannot_be_compared_is_said_before_anything_is_made(
     assert "words: is of cv-bench, and this is of world" in capsys.readouterr().err
     assert sigma(*typed, tmp_path / "same", "--compare", tmp_path / "same") == 2
     assert "is this evaluation itself" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_answers_longer_than_the_model_takes_are_refused_before_anything_is_made(
+    model: Path, tmp_path: Path, never: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = (save_question(tmp_path), "--model", model, "--out", tmp_path / "out", "--max-tokens", "1000000")
+    assert sigma(*typed) == 2
+    assert "--max-tokens 1,000,000: leaves no room for a question" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_every_item_failed_nothing_is_scored_and_other_settings_are_taken_next(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    most = read_blueprint(str(model)).geometry.max_tokens
+    out = tmp_path / "out"
+    typed = (save_question(tmp_path), "--model", model, "--out", out, "--json", "--max-tokens")
+    assert sigma(*typed, str(most - 1)) == 2
+    error = capsys.readouterr().err
+    assert "all 1 items failed" in error
+    assert "use a smaller --max-tokens" in " ".join(error.split())
+    assert not (out / "scores").exists()
+    assert sigma(*typed, "8") == 0
+    assert settings_of(out)["max_tokens"] == 8
+    assert json.loads(capsys.readouterr().out)["failed"] == {}
+
+
+def test_versions_that_made_pictures_are_recorded_and_kept(
+    world: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    typed = (world, "--model", model, "--out", out, "--steps", "3", "--batch", "1", "--limit", "2", "--stage",
+             "generate")  # fmt: skip
+    recorded = []
+    for made_by, lost in (("1.0", False), ("2.0", False), ("2.0", True), ("2.0", True)):
+        monkeypatch.setattr(runner, "sigma_version", lambda now=made_by: now)
+        if lost:
+            shutil.rmtree(out / "generated" / "batch-000001")
+        assert sigma(*typed) == 0
+        recorded.append(settings_of(out)["sigma"])
+    assert recorded == ["1.0", "1.0", "1.0, then 2.0", "1.0, then 2.0"]
+
+
+def test_later_stages_refuse_what_pictures_were_not_made_with_and_take_a_name(
+    world: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert sigma(world, "--model", model, "--out", out, *FEW) == 0
+    later = (world, "--out", out, "--stage", "report")
+    for option, value, said in (
+        ("--model", "tiny", "of the model "), ("--limit", "5", "of the limit 1, not of 5"),
+        ("--seed", "7", "of the seed 0, not of 7"), ("--text-scale", "3", "of the text_scale 4.0, not of 3.0"),
+        ("--dtype", "bfloat16", "of the dtype float32, not of bfloat16"),
+    ):  # fmt: skip
+        capsys.readouterr()
+        assert sigma(*later, option, value) == 2, option
+        assert said in " ".join(capsys.readouterr().err.split())
+    shutil.copytree(model, tmp_path / "moved")
+    assert sigma(*later, "--model", tmp_path / "moved", *FEW, "--name", "renamed") == 0
+    assert settings_of(out)["name"] == "renamed"
+    assert json.loads((out / "results.json").read_text())["runs"][0]["name"] == "renamed"
+
+
+def test_what_cannot_be_shown_beside_it_is_said_before_anything_is_made(
+    world: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unscored, other = tmp_path / "unscored", tmp_path / "other"
+    assert sigma(world, "--model", model, "--out", unscored, *FEW, "--stage", "generate") == 0
+    assert sigma(world, "--model", model, "--out", other, *FEW, "--split", "val", "--name", "other") == 0
+    monkeypatch.setattr(generating, "make_pictures", lambda *_: pytest.fail("nothing should be generated"))
+    capsys.readouterr()
+    typed = (world, "--model", model, "--out", tmp_path / "out", *FEW, "--name", "new")
+    (tmp_path / "clip").mkdir()
+    for option, value, said in (
+        ("--compare", unscored, "has no scores"), ("--compare", other, "has no item in common"),
+        ("--metric-model", f"clip={tmp_path / 'clip'}", "has no config.json"),
+    ):  # fmt: skip
+        assert sigma(*typed, option, value) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()

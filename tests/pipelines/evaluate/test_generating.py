@@ -118,6 +118,30 @@ def test_what_a_killed_process_left_unfinished_is_removed_and_made_again(
     assert eval_runs.generated(tmp_path / "out") == eval_runs.generated(tmp_path / "whole")
 
 
+def test_a_batch_that_lost_its_index_is_removed_and_made_again(
+    bundle: Bundle, items: list[Item], tmp_path: Path
+) -> None:
+    run(bundle, items, tmp_path)
+    whole = eval_runs.generated(tmp_path)
+    (tmp_path / "generated" / "batch-000000" / "batch.json").unlink()
+    clean(tmp_path)
+    run(bundle, items, tmp_path)
+    assert eval_runs.generated(tmp_path) == whole
+
+
+def test_failures_are_kept_beside_answers_and_removed_where_there_are_no_others(
+    bundle: Bundle, items: list[Item], tmp_path: Path
+) -> None:
+    one = Generation(batch=1, settings=Settings(steps=4))
+    asked = [Item(f"broken {number}", "editing", "Paint <image_1>", (b"no picture",)) for number in range(2)]
+    run(bundle, [*asked, items[2]], tmp_path / "mixed", one)
+    clean(tmp_path / "mixed")
+    assert missing(tmp_path / "mixed", [*asked, items[2]], 1) == {}
+    run(bundle, asked, tmp_path / "failed", one)
+    clean(tmp_path / "failed")
+    assert list(missing(tmp_path / "failed", asked, 1)) == [0, 1]
+
+
 def test_an_item_that_cannot_be_answered_is_recorded_with_the_reason_beside_the_others(
     bundle: Bundle, items: list[Item], tmp_path: Path
 ) -> None:

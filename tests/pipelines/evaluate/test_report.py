@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -307,6 +308,37 @@ def test_aggregates_stand_first_beside_published_ones() -> None:
     assert [(line.name, line.entries[0].estimate.mean) for line in first.lines] == [
         ("ours", 0.5), ("BAGEL", 0.82), ("BAGEL, rewritten prompts", 0.88),
     ]  # fmt: skip
+
+
+def test_what_a_comparison_leaves_out_or_takes_in_is_told_in_every_output(tmp_path: Path) -> None:
+    large = replace(CLIP_I, definition="Backbone large.")
+    values = {f"i{n}": {"CLIP-I": 1.0, "RMSE": 1.0} for n in range(4)}
+    first = run(values, metrics=(CLIP_I, RMSE), name="before", summary={"FID": 3.0}, notes={"FID": "over 3 of 4"})
+    second = run(values, metrics=(large, RMSE), name="after")
+    other, reworded = second.results[0], second.results[1]
+    second = replace(second, results=[
+        replace(other, item=replace(other.item, words="B")),
+        replace(reworded, item=replace(reworded.item, instruction="Do it")), *second.results[2:],
+    ])  # fmt: skip
+    write_report([first, second], tmp_path)
+    stored = json.loads((tmp_path / RESULTS).read_text())
+    assert stored["runs"][0]["notes"] == {"FID": "over 3 of 4"}
+    assert stored["comparisons"][0]["notes"] == ["1 item with another instruction in after, otherwise the same"]
+    assert list(stored["comparisons"][0]["left_out"]) == ["CLIP-I", "1 item"]
+    text = (tmp_path / MARKDOWN).read_text()
+    assert "| RMSE | 0.000 \\[0.000, 0.000\\] | 3 (1 unpaired) | open |" in text
+    assert "| 3.000 over 3 of 4 |" in text
+    assert f"- **CLIP-I**, version 1, in before: {CLIP_I.definition}" in text
+    assert "- **CLIP-I**, version 1, in after: Backbone large." in text
+    assert "- **RMSE**, version 2: Root" in text, "runs are named only where they differ"
+    shown = Page((tmp_path / REPORT).read_text()).text
+    for words in (
+        "Not compared: CLIP-I, their definitions differ: ", "Not compared: 1 item, the same id, but other references",
+        "Compared: 1 item with another instruction in after",
+    ):  # fmt: skip
+        assert words in shown and words in text
+    assert "over 3 of 4" in shown and "version 1, higher is better, in after" in shown
+    assert "version 2, lower is better, in" not in shown
 
 
 def test_settings_that_differ_between_runs_are_marked(folder: Path) -> None:

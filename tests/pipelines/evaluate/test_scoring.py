@@ -140,6 +140,7 @@ def test_a_set_has_a_number_for_all_and_for_each_family_with_enough(tmp_path: Pa
     scoring.score_metric(Count(), some, tmp_path, OF)
     found = scoring.collect(tmp_path, ["count"], OF)
     assert found.summary == {"count": 3.0, "count, editing": 2.0}
+    assert found.notes == {"count": "over 3 of 4", "count, editing": "over 2 of 3"}, "the failed one is told"
     assert [metric.name for metric in found.metrics] == ["count"]
     assert not found.scores
 
@@ -157,7 +158,9 @@ def test_a_set_that_is_too_small_or_unreadable_is_skipped_with_the_reason(
     assert not found.summary
 
 
-def test_a_metric_that_could_not_run_is_tried_again_and_never_replaces_its_scores(tmp_path: Path) -> None:
+def test_a_metric_that_could_not_run_is_tried_again_and_never_replaces_scores_by_the_same_backbone(
+    tmp_path: Path,
+) -> None:
     metric = Brightness()
     infos = [scoring.info(metric)]
     scoring.skip(tmp_path, metric.name, OF, "no weights")
@@ -169,6 +172,28 @@ def test_a_metric_that_could_not_run_is_tried_again_and_never_replaces_its_score
     assert not scoring.collect(tmp_path, [metric.name], OF).skipped
     scoring.skip(tmp_path, metric.name, "other results", "no weights")
     assert scoring.collect(tmp_path, [metric.name], "other results").skipped
+
+
+@pytest.mark.parametrize(
+    ("now", "stays"),
+    [
+        (["lab/small"], True),
+        (["nobody/other"], False),
+        (["lab/smal"], False),
+        (["b/small"], False),
+        (["lab/small", "lab/head"], False),
+    ],
+)
+def test_scores_by_another_backbone_give_way_to_the_reason_why_this_one_did_not_run(
+    now: list[str], stays: bool, tmp_path: Path
+) -> None:
+    metric = Brightness()
+    metric.definition = "The mean level. Backbone lab/small, after its crop."
+    scoring.score_metric(metric, RESULTS, tmp_path, OF)
+    scoring.skip(tmp_path, metric.name, OF, "no weights", backbones=now)
+    found = scoring.collect(tmp_path, [metric.name], OF)
+    assert dict(found.skipped) == ({} if stays else {metric.name: "no weights"})
+    assert bool(found.scores) is stays
 
 
 def test_the_benchmarks_own_scores_stand_first_with_its_aggregates(tmp_path: Path) -> None:

@@ -45,6 +45,58 @@ def test_the_letter_of_an_answer_in_words(text: str, expected: str | None) -> No
     assert letter(text, 4) == expected
 
 
+@pytest.mark.parametrize("choice", "ABCD")
+@pytest.mark.parametrize(
+    "phrase",
+    [
+        "{} is correct.",
+        "The answer is {} because it is left",
+        "The answer is {} since it is left",
+        "Option {} is right",
+        "option {} makes sense",
+        "Choice {} fits",
+        "The correct letter is {} here",
+        "{}\nthe left one",
+        "{}\n\nthe left one",
+        "{} and nothing else",
+        "{} or so",
+        "{} but I am not sure",
+        "{} as it is nearer",
+        "{} due to its size",
+        "{} seems right",
+        "{} looks right",
+        "{} would be my guess",
+        "{} was my first thought",
+        "{}, the left one",
+        "{}: the left one",
+        "{}. the left one",
+        "{}) the left one",
+        "{} The left one",
+        "I choose {}",
+        "**{}** the left one",
+    ],
+)
+def test_every_letter_is_read_from_the_same_phrases(phrase: str, choice: str) -> None:
+    assert letter(phrase.format(choice), 4) == choice
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A cat is on the left",
+        "A\tcat is on the left",
+        "It shows A cat",
+        "A so-called cat",
+        "A thesis lies there",
+        "A island is seen",
+        "Answer: A chair is nearer",
+        "The answer is there. A cat is on the left",
+    ],
+)
+def test_an_article_is_no_answer(text: str) -> None:
+    assert letter(text, 4) is None
+
+
 def test_a_sentence_is_no_answer_of_its_first_letter_even_where_the_letter_is_a_choice() -> None:
     assert letter("The left one", 26) is None
 

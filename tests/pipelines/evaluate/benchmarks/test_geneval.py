@@ -159,13 +159,23 @@ def test_without_a_detector_the_folder_is_written_and_the_metric_skipped(tmp_pat
     ]
     assert benchmark.own_scores(results) == [] and benchmark.summary(results, []) == {}
     assert "no detector" in benchmark.skipped["geneval-correct"]
-    assert write_folder(results, tmp_path / "out") == [f"{number:05d}-0000" for number in range(6)]
+    write_folder(results, tmp_path / "out")
     assert json.loads((tmp_path / "out/00003/metadata.jsonl").read_text()) == PROMPTS[3]
     assert sorted(path.name for path in (tmp_path / "out/00003/samples").iterdir()) == [
-        "0001.png", "0002.png", "0003.png",
+        "0000.png", "0001.png", "0002.png", "0003.png",
     ]  # fmt: skip
     with Image.open(tmp_path / "out/00003/samples/0001.png") as image:
-        assert image.format == "PNG"
+        assert image.format == "PNG" and image.getbbox() is not None
+
+
+@pytest.mark.parametrize("made", [{"failure": "broken"}, {"picture": b"no picture"}])
+def test_a_failed_picture_is_black_in_the_folder_so_that_the_official_scorer_counts_it_as_wrong(
+    tmp_path: Path, made: dict[str, Any]
+) -> None:
+    items = open_benchmark(f"geneval:{write(tmp_path / 'p.jsonl', PROMPTS)}").items()
+    write_folder([Result(items[0], **made)], tmp_path / "out")
+    with Image.open(tmp_path / "out/00000/samples/0000.png") as image:
+        assert (image.format, image.mode, image.getbbox()) == ("PNG", "RGB", None)
 
 
 @pytest.mark.parametrize(

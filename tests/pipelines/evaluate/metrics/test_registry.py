@@ -13,7 +13,7 @@ from tiny_backbones import drawn, made, png
 
 from pipelines.evaluate.item import Result
 from pipelines.evaluate.metrics.base import Metric, SetMetric
-from pipelines.evaluate.metrics.registry import NAMES, make_metrics
+from pipelines.evaluate.metrics.registry import NAMES, backbones, make_metrics
 from sigma_data.errors import ConfigError
 
 BACKBONE = {
@@ -44,6 +44,11 @@ def test_every_metric_has_a_unique_name_a_version_a_direction_a_scale_and_a_defi
     defined = {one.name: one.definition for one in made_}
     for key in ("clip", "dino", "depth", "gram", "aesthetic"):
         assert models[key] in defined[BACKBONE[key]]
+    for name, definition in defined.items():
+        named = [key for key, value in models.items() if value in definition]
+        assert [models[key] for key in named] == [
+            value for value in backbones(name, models) if value in models.values()
+        ]
 
 
 def test_metrics_come_in_the_order_asked_for_and_once(models) -> None:
