@@ -8,16 +8,18 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cli
 from sigma_data.errors import ConfigError
 
 
 def save_model(folder: Path, *, seed: int = 1) -> Path:
-    """The tiny preset with random weights that do something: training starts with an output of zeros."""
+    """The tiny preset with random weights."""
     import torch
 
     from sigma_model.config import ModelConfig, preset_directory
@@ -78,3 +80,16 @@ def fail(rank: int, share: Any, progress: Callable[[int], None]) -> None:
     if how == "fault":
         raise ValueError("a fault\nin two lines")
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sigma(*arguments: str | Path) -> int:
+    """Run `sigma eval` in this process; its exit code."""
+    before = sys.argv
+    sys.argv = ["sigma", "eval", *map(str, arguments)]
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = before
+    return 0

@@ -34,7 +34,7 @@ FEW = Settings(steps=4)
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny preset with random weights that do something (training starts with a zero output)."""
+    """The tiny preset with random weights."""
     folder = tmp_path_factory.mktemp("model") / "tiny"
     shutil.copytree(preset_directory("tiny"), folder)
     model = init_model(ModelConfig.from_directory(folder), seed=1, dtype=torch.float32, device="cpu")

@@ -13,8 +13,6 @@ from pathlib import Path
 import eval_runs
 import pytest
 
-import cli
-
 FEW = ("--steps", "4", "--batch", "1")
 
 
@@ -28,23 +26,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return eval_runs.save_model(tmp_path_factory.mktemp("model") / "mine")
 
 
-def sigma(*arguments: str | Path) -> int:
-    """Run the command in this process; its exit code."""
-    before = sys.argv
-    sys.argv = ["sigma", "eval", *map(str, arguments)]
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    return 0
-
-
 def test_a_metric_whose_weights_cannot_be_had_is_skipped_with_exit_code_0(
     world: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = sigma(f"world:{world}", "--model", model, "--out", tmp_path / "out", *FEW, "--limit", "3", "--name", "first",
+    code = eval_runs.sigma(f"world:{world}", "--model", model, "--out", tmp_path / "out", *FEW, "--limit", "3", "--name", "first",
                  "--metrics", "CLIP, DINO", "--metric-model", "clip=nobody/clip", "--metric-model", "dino=nobody/dino")  # fmt: skip
     shown = capsys.readouterr()
     assert code == 0, shown.err
@@ -74,7 +59,7 @@ def test_a_wrong_path_or_word_ends_with_a_sentence_and_exit_code_2(
     arguments: tuple[str, ...], sentence: str, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed = [argument.format(world=f"world:{world}") for argument in arguments]
-    assert sigma(*typed, "--out", tmp_path / "out") == 2
+    assert eval_runs.sigma(*typed, "--out", tmp_path / "out") == 2
     shown = capsys.readouterr()
     assert sentence in shown.err
     assert "Traceback" not in shown.err
@@ -87,17 +72,17 @@ def test_stages_one_by_one_compare_and_json(
 ) -> None:
     one, two, spec = tmp_path / "one", tmp_path / "two", f"world:{world}"
     typed = (spec, "--model", model, *FEW, "--limit", "2", "--json")
-    assert sigma(*typed, "--out", one, "--stage", "generate") == 0
+    assert eval_runs.sigma(*typed, "--out", one, "--stage", "generate") == 0
     assert json.loads(capsys.readouterr().out).keys() == {"out", "name", "benchmark", "items", "failed"}
     assert not (one / "scores").exists()
-    assert sigma(spec, "--out", one, "--stage", "report") == 2, "there are no scores yet"
+    assert eval_runs.sigma(spec, "--out", one, "--stage", "report") == 2, "there are no scores yet"
     assert "--stage score" in capsys.readouterr().err
-    assert sigma(spec, "--out", one, "--stage", "score", "--json") == 0
+    assert eval_runs.sigma(spec, "--out", one, "--stage", "score", "--json") == 0
     assert not (one / "report.html").exists()
     assert "summary" in json.loads(capsys.readouterr().out)
-    assert sigma(*typed, "--out", two, "--layout", "text-first", "--no-group-mask", "--name", "two") == 0
+    assert eval_runs.sigma(*typed, "--out", two, "--layout", "text-first", "--no-group-mask", "--name", "two") == 0
     capsys.readouterr()
-    assert sigma(spec, "--out", one, "--stage", "report", "--compare", two, "--json") == 0
+    assert eval_runs.sigma(spec, "--out", one, "--stage", "report", "--compare", two, "--json") == 0
     shown = capsys.readouterr()
     assert shown.err == ""
     assert json.loads(shown.out)["report"] == str(one / "report.html")
@@ -105,7 +90,7 @@ def test_stages_one_by_one_compare_and_json(
     assert [(run["settings"]["layout"], run["settings"]["group_mask"]) for run in runs] == [
         ("text-first", False), ("interleaved", True)
     ], "what is compared with comes first"  # fmt: skip
-    assert sigma(*typed, "--out", one, "--seed", "1") == 2
+    assert eval_runs.sigma(*typed, "--out", one, "--seed", "1") == 2
     assert "seed (0 there, 1 now)" in capsys.readouterr().err
 
 
@@ -142,7 +127,7 @@ def test_after_kill_9_the_ranks_end_and_a_rerun_makes_what_is_missing_and_nothin
     world: Path, model: Path, tmp_path: Path
 ) -> None:
     typed = (f"world:{world}", "--model", str(model), *FEW, "--stage", "generate")
-    assert sigma(*typed, "--out", tmp_path / "whole", "--json") == 0
+    assert eval_runs.sigma(*typed, "--out", tmp_path / "whole", "--json") == 0
     out = tmp_path / "out"
     command = [sys.executable, "-m", "cli", "eval", *typed, "--out", str(out), "--nproc", "2"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
@@ -161,6 +146,6 @@ def test_after_kill_9_the_ranks_end_and_a_rerun_makes_what_is_missing_and_nothin
     finished = {name: mark for name, mark in eval_runs.marks(out).items() if name.startswith("batch")}
     assert 0 < len([name for name in finished if name.endswith(".png")]) < 12
 
-    assert sigma(*typed, "--out", out, "--json") == 0
+    assert eval_runs.sigma(*typed, "--out", out, "--json") == 0
     assert finished.items() <= eval_runs.marks(out).items(), "finished batches are not made again"
     assert eval_runs.generated(out) == eval_runs.generated(tmp_path / "whole")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import cli
 from pipelines.bundle import read_blueprint
 from pipelines.evaluate import generating, runner
 from pipelines.evaluate.generating import results
@@ -46,19 +44,6 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generating, "answer_in_words", refuse)
 
 
-def sigma(*arguments: str | Path) -> int:
-    """Run the command in this process; its exit code."""
-    before = sys.argv
-    sys.argv = ["sigma", "eval", *map(str, arguments)]
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    finally:
-        sys.argv = before
-    return 0
-
-
 def save_question(folder: Path) -> str:
     """CV-Bench with one question."""
     question = {
@@ -79,19 +64,19 @@ def test_the_split_named_is_asked_and_later_stages_go_by_it(
     world: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert sigma(world, "--model", model, "--out", out, *FEW, "--split", "val", "--stage", "generate") == 0
+    assert eval_runs.sigma(world, "--model", model, "--out", out, *FEW, "--split", "val", "--stage", "generate") == 0
     assert settings_of(out)["split"] == "val"
     (asked,) = Evaluation.open(out).items
     rows = {row["id"]: row["split"] for row in corpora.read_manifest(Path(world.removeprefix("world:")))}
     assert rows[asked.id] == "val"
-    assert sigma(world, "--out", out, "--stage", "score", "--json") == 0
-    assert sigma(world, "--out", out, "--stage", "report", "--split", "val", "--json") == 0
+    assert eval_runs.sigma(world, "--out", out, "--stage", "score", "--json") == 0
+    assert eval_runs.sigma(world, "--out", out, "--stage", "report", "--split", "val", "--json") == 0
     capsys.readouterr()
-    assert sigma(world, "--out", out, "--stage", "report", "--split", "test") == 2
+    assert eval_runs.sigma(world, "--out", out, "--stage", "report", "--split", "test") == 2
     assert "holds an evaluation of the split val, not of test" in capsys.readouterr().err
-    assert sigma(world, "--model", model, "--out", out, *FEW) == 2
+    assert eval_runs.sigma(world, "--model", model, "--out", out, *FEW) == 2
     assert "split (val there, test now)" in capsys.readouterr().err
-    assert sigma(world, "--model", model, "--out", out, *FEW, "--split", "train") == 2
+    assert eval_runs.sigma(world, "--model", model, "--out", out, *FEW, "--split", "train") == 2
     assert "has no sample in the split 'train'; splits with samples: " in capsys.readouterr().err
 
 
@@ -100,13 +85,13 @@ def test_numbers_are_recorded_as_they_are_computed_in(
 ) -> None:
     auto, short = tmp_path / "auto", tmp_path / "short"
     typed = (world, "--model", model, *FEW, "--stage", "generate", "--device", "cpu", "--json")
-    assert sigma(*typed, "--out", auto) == 0
-    assert sigma(*typed, "--out", short, "--dtype", "bfloat16") == 0
+    assert eval_runs.sigma(*typed, "--out", auto) == 0
+    assert eval_runs.sigma(*typed, "--out", short, "--dtype", "bfloat16") == 0
     assert (settings_of(auto)["dtype"], settings_of(short)["dtype"]) == ("float32", "bfloat16")
     assert eval_runs.generated(auto) != eval_runs.generated(short)
-    assert sigma(*typed, "--out", auto, "--dtype", "float32") == 0, "auto is float32 on a CPU"
+    assert eval_runs.sigma(*typed, "--out", auto, "--dtype", "float32") == 0, "auto is float32 on a CPU"
     capsys.readouterr()
-    assert sigma(*typed, "--out", short) == 2
+    assert eval_runs.sigma(*typed, "--out", short) == 2
     assert "dtype (bfloat16 there, float32 now)" in capsys.readouterr().err
 
 
@@ -117,13 +102,13 @@ def test_an_answer_in_words_has_no_more_tokens_than_asked(
     lengths = []
     for most in (2, 9):
         out = tmp_path / str(most)
-        assert sigma(*typed, "--out", out, "--max-tokens", str(most)) == 0
+        assert eval_runs.sigma(*typed, "--out", out, "--max-tokens", str(most)) == 0
         assert settings_of(out)["max_tokens"] == most
         (result,) = results(out, Evaluation.open(out).items, 8)
         lengths.append(len(result.text or ""))
     assert lengths[0] < lengths[1]
     capsys.readouterr()
-    assert sigma(*typed, "--out", tmp_path / "9") == 2
+    assert eval_runs.sigma(*typed, "--out", tmp_path / "9") == 2
     assert "max_tokens (9 there, 128 now)" in capsys.readouterr().err
 
 
@@ -132,7 +117,7 @@ def test_an_adapter_alone_is_no_model(
 ) -> None:
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    assert sigma(world, "--model", tmp_path / "adapter", "--base", "tiny", "--out", tmp_path / "out") == 2
+    assert eval_runs.sigma(world, "--model", tmp_path / "adapter", "--base", "tiny", "--out", tmp_path / "out") == 2
     assert "is a LoRA adapter and no model: export the run without --adapter" in capsys.readouterr().err
 
 
@@ -145,11 +130,11 @@ def test_what_cannot_be_compared_is_said_before_anything_is_made(
         (tmp_path / name).mkdir()
         (tmp_path / name / "settings.json").write_text(json.dumps(settings))
     typed = (world, "--model", model, "--out")
-    assert sigma(*typed, tmp_path / "out", "--compare", tmp_path / "same") == 2
+    assert eval_runs.sigma(*typed, tmp_path / "out", "--compare", tmp_path / "same") == 2
     assert "same: is called mine, as " in capsys.readouterr().err
-    assert sigma(*typed, tmp_path / "out", "--compare", tmp_path / "words") == 2
+    assert eval_runs.sigma(*typed, tmp_path / "out", "--compare", tmp_path / "words") == 2
     assert "words: is of cv-bench, and this is of world" in capsys.readouterr().err
-    assert sigma(*typed, tmp_path / "same", "--compare", tmp_path / "same") == 2
+    assert eval_runs.sigma(*typed, tmp_path / "same", "--compare", tmp_path / "same") == 2
     assert "is this evaluation itself" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -158,7 +143,7 @@ def test_answers_longer_than_the_model_takes_are_refused_before_anything_is_made
     model: Path, tmp_path: Path, never: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed = (save_question(tmp_path), "--model", model, "--out", tmp_path / "out", "--max-tokens", "1000000")
-    assert sigma(*typed) == 2
+    assert eval_runs.sigma(*typed) == 2
     assert "--max-tokens 1,000,000: leaves no room for a question" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -169,12 +154,12 @@ def test_where_every_item_failed_nothing_is_scored_and_other_settings_are_taken_
     most = read_blueprint(str(model)).geometry.max_tokens
     out = tmp_path / "out"
     typed = (save_question(tmp_path), "--model", model, "--out", out, "--json", "--max-tokens")
-    assert sigma(*typed, str(most - 1)) == 2
+    assert eval_runs.sigma(*typed, str(most - 1)) == 2
     error = capsys.readouterr().err
     assert "all 1 items failed" in error
     assert "use a smaller --max-tokens" in " ".join(error.split())
     assert not (out / "scores").exists()
-    assert sigma(*typed, "8") == 0
+    assert eval_runs.sigma(*typed, "8") == 0
     assert settings_of(out)["max_tokens"] == 8
     assert json.loads(capsys.readouterr().out)["failed"] == {}
 
@@ -190,7 +175,7 @@ def test_versions_that_made_pictures_are_recorded_and_kept(
         monkeypatch.setattr(runner, "sigma_version", lambda now=made_by: now)
         if lost:
             shutil.rmtree(out / "generated" / "batch-000001")
-        assert sigma(*typed) == 0
+        assert eval_runs.sigma(*typed) == 0
         recorded.append(settings_of(out)["sigma"])
     assert recorded == ["1.0", "1.0", "1.0, then 2.0", "1.0, then 2.0"]
 
@@ -199,7 +184,7 @@ def test_later_stages_refuse_what_pictures_were_not_made_with_and_take_a_name(
     world: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert sigma(world, "--model", model, "--out", out, *FEW) == 0
+    assert eval_runs.sigma(world, "--model", model, "--out", out, *FEW) == 0
     later = (world, "--out", out, "--stage", "report")
     for option, value, said in (
         ("--model", "tiny", "of the model "), ("--limit", "5", "of the limit 1, not of 5"),
@@ -207,10 +192,10 @@ def test_later_stages_refuse_what_pictures_were_not_made_with_and_take_a_name(
         ("--dtype", "bfloat16", "of the dtype float32, not of bfloat16"),
     ):  # fmt: skip
         capsys.readouterr()
-        assert sigma(*later, option, value) == 2, option
+        assert eval_runs.sigma(*later, option, value) == 2, option
         assert said in " ".join(capsys.readouterr().err.split())
     shutil.copytree(model, tmp_path / "moved")
-    assert sigma(*later, "--model", tmp_path / "moved", *FEW, "--name", "renamed") == 0
+    assert eval_runs.sigma(*later, "--model", tmp_path / "moved", *FEW, "--name", "renamed") == 0
     assert settings_of(out)["name"] == "renamed"
     assert json.loads((out / "results.json").read_text())["runs"][0]["name"] == "renamed"
 
@@ -219,8 +204,8 @@ def test_what_cannot_be_shown_beside_it_is_said_before_anything_is_made(
     world: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unscored, other = tmp_path / "unscored", tmp_path / "other"
-    assert sigma(world, "--model", model, "--out", unscored, *FEW, "--stage", "generate") == 0
-    assert sigma(world, "--model", model, "--out", other, *FEW, "--split", "val", "--name", "other") == 0
+    assert eval_runs.sigma(world, "--model", model, "--out", unscored, *FEW, "--stage", "generate") == 0
+    assert eval_runs.sigma(world, "--model", model, "--out", other, *FEW, "--split", "val", "--name", "other") == 0
     monkeypatch.setattr(generating, "make_pictures", lambda *_: pytest.fail("nothing should be generated"))
     capsys.readouterr()
     typed = (world, "--model", model, "--out", tmp_path / "out", *FEW, "--name", "new")
@@ -229,6 +214,6 @@ def test_what_cannot_be_shown_beside_it_is_said_before_anything_is_made(
         ("--compare", unscored, "has no scores"), ("--compare", other, "has no item in common"),
         ("--metric-model", f"clip={tmp_path / 'clip'}", "has no config.json"),
     ):  # fmt: skip
-        assert sigma(*typed, option, value) == 2
+        assert eval_runs.sigma(*typed, option, value) == 2
         assert said in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
