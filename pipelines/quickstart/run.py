@@ -40,7 +40,7 @@ def quickstart(options: QuickstartOptions) -> dict[str, Any]:
             try:
                 with _running(head, quiet=options.quiet, speaks=stage.speaks):
                     facts = stage.act()
-            except OSError as error:  # training writes in many places
+            except OSError as error:  # where a stage does not say so itself
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 raise disk_error(error, options.out) from None
