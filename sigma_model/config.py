@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sigma_data.errors import ConfigError
 from sigma_data.resize import VAE_RULE, VIT_RULE, VQA_RULE, ResizeRule
+from sigma_model.config_keys import language_values, vision_values
 
 LLM_FILE, VIT_FILE, SIGMA_FILE = "llm_config.json", "vit_config.json", "sigma.json"
 VAE_FILE = "ae.safetensors"
@@ -27,6 +28,7 @@ WEIGHT_FILES = ("ema.safetensors", "model.safetensors")
 PRESETS = ("tiny", "bagel-7b-mot")
 
 Positive = Annotated[int, Field(gt=0)]
+Small = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -43,10 +45,12 @@ class LanguageConfig(_Strict):
     num_hidden_layers: Positive
     num_attention_heads: Positive
     num_key_value_heads: Positive
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 1e6
+    rms_norm_eps: Small = 1e-6
+    rope_theta: Small = 1e6
     max_position_embeddings: Positive = 32768
     """The most tokens that one sample's sequence may have."""
+    tie_word_embeddings: bool = False
+    """Weights that hold no text head take the embeddings for it; one that they hold is used."""
 
     @property
     def head_dim(self) -> int:
@@ -70,7 +74,7 @@ class VisionConfig(_Strict):
     patch_size: Positive
     grid: Positive
     """Patches a side of the learned position table."""
-    layer_norm_eps: float = 1e-6
+    layer_norm_eps: Small = 1e-6
 
     @model_validator(mode="after")
     def _divides(self) -> VisionConfig:
@@ -183,20 +187,20 @@ class ModelConfig(_Strict):
         for place in places:
             if not place.is_dir():
                 raise ConfigError(f"{place}: no such directory of a model")
-        llm = _read_json(find_file(LLM_FILE, *places))
+        llm = find_file(LLM_FILE, *places)
+        language = language_values(_read_json(llm), llm)
         sigma, vit, ae = (find_file(name, *places) for name in (SIGMA_FILE, VIT_FILE, VAE_FILE))
         ours = _read_json(sigma) if sigma.exists() else {}
         shapes = _shapes_in(root)
         try:
-            if llm.get("rope_scaling") or llm.get("tie_word_embeddings"):
-                raise ValueError("scaled rotary positions and tied embeddings are no part of it")
-            known = {name: value for name, value in llm.items() if name in LanguageConfig.model_fields}
-            values: dict[str, Any] = {"language": LanguageConfig(**known), "vision": None}
+            values: dict[str, Any] = {"language": LanguageConfig(**language), "vision": None}
+            if values["language"].tie_word_embeddings and not shapes:
+                raise ValueError("tied embeddings are those of weights, and there are none")
             if shapes:
                 values |= _latent_from(shapes)
             vit_used = not shapes or any(name.startswith("vit_model.") for name in shapes)
             if vit.exists() and vit_used:
-                values["vision"] = _vision(_read_json(vit), shapes)
+                values["vision"] = _vision(vision_values(_read_json(vit), vit), shapes)
             if ae.exists():
                 values["vae"] = ours["vae"] = vae = _vae(ae, ours.get("vae", {}))
                 values["latent"] = values.get("latent", LatentConfig()).model_copy(
@@ -221,6 +225,7 @@ class ModelConfig(_Strict):
 
         root = Path(directory)
         root.mkdir(parents=True, exist_ok=True)
+        # Weights are written with a text head of their own, tied or not.
         llm = {**self.language.model_dump(), "hidden_act": "silu", "tie_word_embeddings": False, "qk_norm": True}
         write_atomic(root / LLM_FILE, dump_json({**llm, "layer_module": "Qwen2MoTDecoderLayer"}))
         if self.vision is not None:
