@@ -77,6 +77,11 @@ class RunScores:
         return table
 
     @cached_property
+    def questions(self) -> Mapping[str, str]:
+        """The question of every item: items of one question are no independent draws."""
+        return {result.item.id: result.item.question or result.item.id for result in self.results}
+
+    @cached_property
     def by_item(self) -> Mapping[str, Mapping[str, Score]]:
         """The scores as item -> metric -> score. A value that is no finite number counts as a failed score.
 
@@ -159,24 +164,37 @@ class Comparison:
 
 
 def bootstrap(
-    values: Sequence[float] | npt.NDArray[np.float64], *, seed: int, resamples: int = RESAMPLES, level: float = LEVEL
+    values: Sequence[float] | npt.NDArray[np.float64],
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    groups: Sequence[str] | None = None,
 ) -> Estimate:
     """The mean and its percentile bootstrap interval (Efron 1979), the same for the same values and seed.
 
-    No values have no mean; a single one has a mean and no interval, since it says nothing about its spread.
+    `groups` says which values belong together, as several images of one prompt do: whole groups are drawn (cluster
+    bootstrap, Davison and Hinkley 1997, section 3.8). No values have no mean; a single value or group has a mean
+    and no interval, since it says nothing about its spread.
     """
     data = np.asarray(values, dtype=np.float64)
     if not data.size:
         return Estimate(None, None, None)
     mean = float(data.mean())
+    weights = np.ones(data.size)
+    if groups is not None and len(set(groups)) < data.size:
+        _, member = np.unique(np.asarray(groups), return_inverse=True)
+        weights = np.bincount(member).astype(np.float64)
+        data = np.bincount(member, weights=data).astype(np.float64)
     if data.size == 1:
         return Estimate(mean, None, None)
     random = np.random.default_rng(seed)
     rows = max(1, _DRAWS_AT_ONCE // data.size)  # bounds the memory of large benchmarks
-    means = np.concatenate([
-        data[random.integers(0, data.size, (min(rows, resamples - start), data.size))].mean(axis=1)
+    draws = (
+        random.integers(0, data.size, (min(rows, resamples - start), data.size))
         for start in range(0, resamples, rows)
-    ])  # fmt: skip
+    )  # fmt: skip
+    means = np.concatenate([data[drawn].sum(axis=1) / weights[drawn].sum(axis=1) for drawn in draws])
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     # A mean of equal values may differ from itself in the last bit.
     return Estimate(mean, min(float(low), mean), max(float(high), mean))
@@ -291,7 +309,8 @@ def _row(run: RunScores, family: str) -> Row:
         applies = {run.answered[item][0] for item in (*values, *broken)}
         broken |= {item for item in unanswered - values.keys() if run.answered[item][0] in applies}
         if applies:
-            cells[metric.name] = Cell(bootstrap([*values.values()], seed=SEED), len(values), len(broken))
+            groups = [run.questions[item] for item in values]
+            cells[metric.name] = Cell(bootstrap([*values.values()], seed=SEED, groups=groups), len(values), len(broken))
     return Row(family, len(members), len(unanswered), cells)
 
 
@@ -304,16 +323,17 @@ def _difference(
     first: RunScores, second: RunScores, family: str, metric: MetricInfo, unlike: Set[str]
 ) -> Difference | None:
     """The difference of a family, or None where neither run has a value there; `unlike` items make no pair."""
-    pairs, unpaired = [], 0
+    pairs: dict[str, float] = {}
+    unpaired = 0
     for item in dict.fromkeys((*_members(first, family), *_members(second, family))):
         before, after = _value(first, item, metric.name), _value(second, item, metric.name)
         if before is not None and after is not None and item not in unlike:
-            pairs.append(after - before)
+            pairs[item] = after - before
         else:
             unpaired += before is not None or after is not None
     if not pairs and not unpaired:
         return None
-    estimate = bootstrap(pairs, seed=SEED)
+    estimate = bootstrap([*pairs.values()], seed=SEED, groups=[first.questions[item] for item in pairs])
     verdict: Literal["better", "worse", "open"] = "open"
     if estimate.low is not None and estimate.high is not None and not estimate.low <= 0 <= estimate.high:
         verdict = "better" if (estimate.low > 0) == (metric.better == "up") else "worse"

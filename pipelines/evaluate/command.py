@@ -57,6 +57,14 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most so many items, families taking turns; by default all.")
     ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="Output size of every item, e.g. 1024x768; by default each item's own.", show_default=False),
+    ] = None,
+    images_per_prompt: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images of each prompt, each from its own noise.", show_default=False),
+    ] = None,
     metrics: Annotated[
         str | None,
         typer.Option(help="General metrics, as in CLIP,DINO,AES; by default those usual for the benchmark."),
@@ -103,13 +111,15 @@ def evaluate(
     from pipelines.evaluate.runner import EvalOptions, Stage
     from pipelines.evaluate.runner import evaluate as run
     from pipelines.generate import Order, Settings
+    from pipelines.generate_command import parse_size
     from pipelines.train.launch import default_nproc
     from sigma_model.guidance import Guidance
 
     settings = Settings(steps=steps, guidance=Guidance(text=text_scale, image=image_scale), group_mask=group_mask)
     told = run(
         EvalOptions(
-            benchmark=benchmark, out=out, model=model, base=base, name=name, split=split, limit=limit,
+            benchmark=benchmark, out=out, model=model, base=base, name=name,
+            split=split, limit=limit, size=parse_size(size), images=images_per_prompt,
             metrics=None if metrics is None else tuple(filter(None, map(str.strip, metrics.split(",")))),
             models=_pairs(metric_model or []),
             generation=Generation(

@@ -15,7 +15,8 @@ class Item:
     `answer` is the encoded reference answer, where there is one, `words` the right answer in words.
     `size` (width, height) is what the output should have; None leaves it to the model. `condition` and
     `style` are the numbers of the references that hold a control map or a style, 0 without. `truth`
-    is what is known exactly: its keys are the benchmark's own.
+    is what is known exactly: its keys are the benchmark's own. `question` is the same for items that differ in
+    their noise alone, "" where an item is the only one of its question.
     """
 
     id: str
@@ -28,6 +29,7 @@ class Item:
     condition: int = 0
     style: int = 0
     truth: Mapping[str, Any] = field(default_factory=dict)
+    question: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 from pipelines.bundle import Blueprint
 from pipelines.evaluate.generating import GENERATED, Generation
 from pipelines.evaluate.item import Item
+from pipelines.evaluate.questions import Asked
 from sigma_data.errors import ConfigError
 from sigma_data.files import disk_error, dump_json, write_atomic
 from sigma_data.text import TOKENIZER_FILES
@@ -128,6 +129,23 @@ def flat(generation: Generation) -> dict[str, Any]:
         "words": generation.words,
         "max_tokens": generation.max_tokens if generation.words else None,
     }
+
+
+def flat_asked(asked: Asked) -> dict[str, Any]:
+    """Everything that says what is asked, by names of settings; what older folders do not have is None there."""
+    size = None if asked.size is None else list(asked.size)
+    return {"split": asked.split, "limit": asked.limit, "size": size, "images_per_prompt": asked.images}
+
+
+def asked(settings: Mapping[str, Any]) -> Asked:
+    """What `flat_asked` recorded."""
+    size = settings.get("size")
+    return Asked(
+        split=settings["split"],
+        limit=settings["limit"],
+        size=None if size is None else (size[0], size[1]),
+        images=settings.get("images_per_prompt"),
+    )
 
 
 def digest_of_items(items: Sequence[Item]) -> str:

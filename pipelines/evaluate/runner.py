@@ -6,7 +6,6 @@ Everything that a stage leaves is in files: so a report can be made of several f
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -18,11 +17,13 @@ from typing import Any
 from pipelines.bundle import DType, choose_device, choose_dtype, load_bundle, read_blueprint
 from pipelines.evaluate import record, scoring
 from pipelines.evaluate.aggregate import RunScores, aggregate, main_metric
-from pipelines.evaluate.benchmarks import Benchmark, open_benchmark
+from pipelines.evaluate.benchmarks import Benchmark
 from pipelines.evaluate.generating import Generation, clean, generate, missing, results, shares
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics import weights
 from pipelines.evaluate.metrics.registry import NAMES, backbones, make_metrics
+from pipelines.evaluate.questions import Asked
+from pipelines.evaluate.questions import limited as limited
 from pipelines.evaluate.ranks import run_ranks
 from pipelines.evaluate.report import REPORT, write_report
 from pipelines.generate import sigma_version
@@ -56,7 +57,8 @@ class Stage(StrEnum):
 class EvalOptions:
     """What was asked for; `generation.words` is the benchmark's to say.
 
-    `split` None is the benchmark's usual one. `metrics` None are the usual ones. `models` gives backbones of metrics
+    `split` None is the benchmark's usual one; `size` (width, height) None is each item's own; `images` are made of each
+    prompt. `metrics` None are the usual ones. `models` gives backbones of metrics
     a name or directory. `stage` None is all of them; those after the first take all about generation from `out`.
     """
 
@@ -67,6 +69,8 @@ class EvalOptions:
     name: str | None = None
     split: str | None = None
     limit: int | None = None
+    size: tuple[int, int] | None = None
+    images: int | None = None
     metrics: tuple[str, ...] | None = None
     models: Mapping[str, str] = field(default_factory=dict)
     generation: Generation = field(default_factory=Generation)
@@ -76,6 +80,11 @@ class EvalOptions:
     compare: tuple[Path, ...] = ()
     stage: Stage | None = None
     quiet: bool = False
+
+    @property
+    def asked(self) -> Asked:
+        """Which questions, and how many outputs of what size."""
+        return Asked(self.split, self.limit, self.size, self.images)
 
 
 @dataclass(frozen=True)
@@ -91,8 +100,7 @@ class Evaluation:
     def open(cls, out: Path) -> Evaluation:
         """Read its settings, and its questions again. Raises ConfigError where they are not what they were."""
         settings = record.read(out)
-        benchmark = open_benchmark(settings["benchmark"], split=settings["split"])
-        items = limited(benchmark.items(), settings["limit"])
+        benchmark, items = record.asked(settings).open(settings["benchmark"])
         if record.digest_of_items(items) != settings["items"]:
             raise ConfigError(f"{out}: {settings['benchmark']} asks other questions now: evaluate it into a new --out")
         return cls(out, settings, benchmark, items)
@@ -124,7 +132,7 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
     What a user can get wrong is checked before anything is computed. Raises SigmaError.
     """
     spec = _absolute(options.benchmark)
-    benchmark = open_benchmark(spec, split=options.split)
+    benchmark = options.asked.benchmark(spec)
     wanted = _wanted(benchmark, options)
     generates = options.stage in (None, Stage.GENERATE)
     if generates:
@@ -171,18 +179,6 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
     return told
 
 
-def limited(items: Sequence[Item], limit: int | None) -> list[Item]:
-    """At most `limit` items, families taking turns, so that a few show all of them; in the order of `items`."""
-    if limit is None or limit >= len(items):
-        return list(items)
-    seen: dict[str, int] = defaultdict(int)
-    turns = []
-    for number, item in enumerate(items):
-        turns.append((seen[item.family], number))
-        seen[item.family] += 1
-    return [items[number] for number in sorted(number for _, number in sorted(turns)[:limit])]
-
-
 def _absolute(spec: str) -> str:
     """The benchmark with its path in full: a report may be made from elsewhere."""
     name, colon, path = spec.partition(":")
@@ -211,7 +207,7 @@ def _check_recorded(spec: str, settings: Mapping[str, Any], options: EvalOptions
 
     What has the usual value was not asked for, as far as can be told.
     """
-    asked: dict[str, Any] = {"benchmark": spec, "split": options.split, "limit": options.limit}
+    asked: dict[str, Any] = {"benchmark": spec, **record.flat_asked(options.asked)}
     if options.dtype is not DType.AUTO:
         asked["dtype"] = str(options.dtype)
     usual = record.flat(Generation(words=settings["words"]))
@@ -224,9 +220,9 @@ def _check_recorded(spec: str, settings: Mapping[str, Any], options: EvalOptions
             if asked["model"] == settings["model"]:
                 raise ConfigError(f"{options.out}: was made with other weights, or another --base, than lie there now")
     for name, value in asked.items():
-        if value not in (None, settings[name]):
+        if value not in (None, settings.get(name)):
             raise ConfigError(
-                f"{options.out}: holds an evaluation of the {name} {settings[name]}, not of {value}: leave that "
+                f"{options.out}: holds an evaluation of the {name} {settings.get(name)}, not of {value}: leave that "
                 "option out, or choose another --out and generate there"
             )
 
@@ -271,7 +267,11 @@ def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: Ev
             f"--max-tokens {generation.max_tokens:,}: leaves no room for a question, as the model takes {most:,} "
             "tokens for both: give fewer"
         )
-    items = limited(benchmark.items(), options.limit)
+    if options.size is not None and not options.quiet:
+        width, height = blueprint.geometry.latents(options.size)[0]
+        if (width, height) != options.size:
+            sys.stderr.write(f"sigma: the model does not make the size asked for, so images are {width}x{height}\n")
+    items = options.asked.items(benchmark)
     digest = record.digest_of_model(blueprint)
     before = record.read(options.out) if (options.out / record.SETTINGS).exists() else {}
     kept = before["name"] if before.get("weights") == digest else None  # a name is no other model's
@@ -279,8 +279,8 @@ def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: Ev
         "name": options.name or kept or blueprint.directory.resolve().name,
         "benchmark": spec,
         "version": benchmark.version,
+        **record.flat_asked(options.asked),
         "split": benchmark.split,
-        "limit": options.limit,
         "items": record.digest_of_items(items),
         "model": str(blueprint.directory.resolve()),
         "base": options.base,

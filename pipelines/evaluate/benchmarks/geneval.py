@@ -87,6 +87,7 @@ class GenEval(Benchmark):
                 family=prompt["tag"],
                 instruction=prompt["prompt"],
                 truth={"metadata": prompt, "number": number, "picture": picture},
+                question=f"{number:05d}",
             )
             for number, prompt in enumerate(self.prompts)
             for picture in range(self.pictures)
@@ -162,7 +163,7 @@ def _read(path: Path) -> list[Mapping[str, Any]]:
             continue
         try:
             prompt = json.loads(line)
-            _Prompt.model_validate(prompt)
+            _Prompt.model_validate_json(line, strict=True)  # strict: the line itself is what is used
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from pathlib import Path
 from typing import Any
 
 import corpora
+import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -183,3 +187,129 @@ def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"idx": [1]}), tmp_path / "broken.parquet")
     with pytest.raises(ConfigError, match="has no column type, task"):
         open_benchmark(f"cv-bench:{tmp_path}").items()
+
+
+AS_TEXT = [
+    '["1", "2", "3"]', "['1', '2', '3']", "['1' '2' '3']", "['1'\n '2'\n '3']", '["1" "2" "3"]', "('1', '2', '3')",
+    "[1, 2, 3]", "[1 2 3]", "['1', '2', '3',]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", AS_TEXT)
+def test_choices_written_as_text_are_the_list_they_were(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path / "test.parquet", [{**row(0, "COCO", "(C)"), "choices": text}])
+    item = open_benchmark(f"cv-bench:{path}").items()[0]
+    assert item.truth["choices"] == ["1", "2", "3"] and item.words == "C"
+
+
+def test_choices_as_text_keep_quotes_commas_and_brackets(tmp_path: Path) -> None:
+    texts = ["the cat's toy", 'a "red" chair', "left, then right", "[none]"]
+    for number, text in enumerate([str(texts), json.dumps(texts), str(np.array(texts))]):
+        path = write(tmp_path / f"{number}.parquet", [{**row(0, "COCO", "(D)"), "choices": text}])
+        assert open_benchmark(f"cv-bench:{path}").items()[0].truth["choices"] == texts
+
+
+@pytest.mark.parametrize("choices", ["1, 2, 3", "[1 2, 3]", "ABC", "", None, [], ["1"], [None, "2"], [True, False]])
+def test_choices_that_are_no_list_of_texts_are_refused_and_never_read_as_letters(tmp_path: Path, choices: Any) -> None:
+    path = write(tmp_path / "test.parquet", [{**row(7, "COCO"), "choices": choices}])
+    with pytest.raises(ConfigError, match="question 7.*choices"):
+        open_benchmark(f"cv-bench:{path}").items()
+
+
+def test_an_image_may_stand_in_a_list_as_bytes_or_as_a_file(tmp_path: Path) -> None:
+    data = corpora.picture("png", 5)
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img" / "5.png").write_bytes(data)
+    base = {"bytes": data, "path": None}
+    forms: list[Any] = [
+        data, [data], base, [base], {"bytes": None, "path": "img/5.png"}, "img/5.png", ["img/5.png"],
+        base64.b64encode(data).decode(), [base64.b64encode(data).decode()],
+    ]  # fmt: skip
+    for number, form in enumerate(forms):
+        path = write(tmp_path / f"{number}.parquet", [{**row(0, "COCO"), "image": form}])
+        assert open_benchmark(f"cv-bench:{path}").items()[0].references == (data,), form
+    two = write(tmp_path / "two.parquet", [{**row(0, "COCO"), "image": [base, base]}])
+    assert open_benchmark(f"cv-bench:{two}").items()[0].references == (data, data)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (None, "has no image"),
+        ([], "has no image"),
+        (7, "has no image"),
+        ({"bytes": None, "path": None}, "has no image"),
+        ("missing.png", "cannot be read"),
+        ("../outside.png", "outside the folder"),
+        ("/etc/hostname", "outside the folder"),
+        ("name\0.png", "cannot be read"),
+        ("A" * 101, "base64"),
+    ],
+)
+def test_an_image_that_is_none_is_one_line_that_names_the_question(tmp_path: Path, image: Any, message: str) -> None:
+    (tmp_path / "outside.png").write_bytes(corpora.picture("png", 1))
+    (tmp_path / "in").mkdir()
+    path = write(tmp_path / "in" / "test.parquet", [{**row(7, "COCO", filename=None), "image": image}])
+    with pytest.raises(ConfigError, match=f"question 7.*{message}") as caught:
+        open_benchmark(f"cv-bench:{path}").items()
+    assert "\n" not in str(caught.value)
+
+
+def vlmeval_rows() -> list[dict[str, str | None]]:
+    """Two questions as VLMEvalKit's tables hold them: base64, or the index of a row with the same image."""
+    image = base64.b64encode(corpora.picture("png", 3)).decode()
+    shared = {"split": "2D", "category": "Count", "source": "COCO", "question": "How many?"}
+    return [
+        {"index": "0", "image": image, "prompt": "How many?\n(A) 1\n(B) 2", "A": "1", "B": "2", "C": None,
+         "answer": "B", **shared},
+        {"index": "1", "image": "0", "prompt": "What\tis it?\n(A) a \"cat\"\n(B) a dog\n(C) an ox", "A": 'a "cat"',
+         "B": "a dog", "C": "an ox", "answer": "C", **shared},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("ending", "separator"), [("tsv", "\t"), ("csv", ",")])
+def test_tables_of_vlmevalkit_give_the_same_items_as_parquet(tmp_path: Path, ending: str, separator: str) -> None:
+    path = tmp_path / f"CV-Bench-2D.{ending}"
+    pl.DataFrame(vlmeval_rows()).write_csv(path, separator=separator)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    items = open_benchmark(f"cv-bench:{path}").items()
+    assert [(item.id, item.family, item.words) for item in items] == [("2D-0", "Count", "B"), ("2D-1", "Count", "C")]
+    assert items[0].references == items[1].references == (corpora.picture("png", 3),)
+    assert items[0].truth["choices"] == ["1", "2"] and items[1].truth["choices"][0] == 'a "cat"'
+    assert items[1].instruction.startswith("What\tis it?\n(A)")
+
+
+def test_json_lines_name_their_images_and_may_hold_line_separators(tmp_path: Path) -> None:
+    data = corpora.picture("png", 2)
+    (tmp_path / "img" / "2D").mkdir(parents=True)
+    (tmp_path / "img" / "2D" / "a.png").write_bytes(data)
+    lines = []
+    for number in range(2):
+        one = row(number, "ADE20K", filename="img/2D/a.png", prompt="How\u2028many?")
+        lines.append(json.dumps({key: value for key, value in one.items() if key != "image"}, ensure_ascii=False))
+    (tmp_path / "test_2d.jsonl").write_text("\ufeff" + "\n".join(lines) + "\n\n", "utf-8")
+    items = open_benchmark(f"cv-bench:{tmp_path}").items()
+    assert [item.references for item in items] == [(data,), (data,)] and items[0].instruction == "How\u2028many?"
+
+
+def test_of_a_folder_with_the_table_in_two_formats_one_is_read(tmp_path: Path) -> None:
+    write(tmp_path / "test_2d.parquet", [row(0, "COCO")])
+    (tmp_path / "test_2d.jsonl").write_text(json.dumps({"idx": 0}))
+    assert len(open_benchmark(f"cv-bench:{tmp_path}").items()) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"idx": None}, {"idx": 1.5}, {"type": 2}, {"task": "count"}, {"task": None}, {"prompt": 7}, {"answer": 1},
+     {"answer": None}, {"answer": "left"}, {"source": None}],
+)  # fmt: skip
+def test_a_column_of_another_type_or_meaning_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = write(tmp_path / "test.parquet", [{**row(7, "COCO"), **changes}])
+    with pytest.raises(ConfigError, match="question"):
+        open_benchmark(f"cv-bench:{path}").items()
+
+
+def test_an_answer_may_be_the_letter_or_the_text_of_a_choice(tmp_path: Path) -> None:
+    for number, answer in enumerate(["(B)", "B", "b", "(b)", "B.", "two cats"]):
+        path = write(tmp_path / f"{number}.parquet", [row(0, "COCO", answer, choices=["a cat", "two cats", "three"])])
+        assert open_benchmark(f"cv-bench:{path}").items()[0].words == "B"

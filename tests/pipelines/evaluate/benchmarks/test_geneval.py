@@ -195,3 +195,16 @@ def test_a_broken_prompts_file_is_named_with_its_line(tmp_path: Path, line: str,
     (tmp_path / "p.jsonl").write_text(line + "\n")
     with pytest.raises(ConfigError, match=message):
         open_benchmark(f"geneval:{tmp_path / 'p.jsonl'}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"count": "2"}, {"count": True}, {"count": 2.0}, {"class": 7}, {"color": 1}, {"position": ["above", "0"]}],
+)
+def test_a_prompt_with_a_value_of_another_type_is_refused_and_not_used_unconverted(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    line = prompt("position", one("cat"), one("dog") | change)
+    (tmp_path / "evaluation_metadata.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(ConfigError, match="line 1: include.1"):
+        open_benchmark(f"geneval:{tmp_path}")

@@ -1,0 +1,74 @@
+"""What an evaluation asks: a benchmark's items, at most so many, at a fixed size, each several times if wished.
+
+The same arguments give the same items, which is how a report finds its questions again long after.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pipelines.evaluate.benchmarks import Benchmark, open_benchmark
+from pipelines.evaluate.item import Item
+from sigma_data.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of a benchmark; None leaves each to it.
+
+    `limit` counts items, families taking turns. `size` (width, height) is that of every output instead of each
+    item's own. `images` are made per prompt, each from noise of its own.
+    """
+
+    split: str | None = None
+    limit: int | None = None
+    size: tuple[int, int] | None = None
+    images: int | None = None
+
+    def open(self, spec: str) -> tuple[Benchmark, list[Item]]:
+        """The benchmark and its items. Raises ConfigError or CorpusError where they cannot be read or asked so."""
+        benchmark = self.benchmark(spec)
+        return benchmark, self.items(benchmark)
+
+    def benchmark(self, spec: str) -> Benchmark:
+        """The benchmark alone, its questions not read yet. Raises ConfigError."""
+        if self.images is not None and self.images < 1:
+            raise ConfigError(f"--images-per-prompt {self.images}: at least one image is made of a prompt")
+        # GenEval makes several images of a prompt by its own definition, and numbers them for its scorer.
+        pictures = self.images if spec.startswith("geneval:") else None
+        benchmark = open_benchmark(spec, split=self.split, pictures=pictures)
+        if benchmark.answers == "words" and (self.size or self.images):
+            option = "--size" if self.size else "--images-per-prompt"
+            raise ConfigError(f"benchmark {benchmark.name} is answered in words: leave {option} out")
+        return benchmark
+
+    def items(self, benchmark: Benchmark) -> list[Item]:
+        """The items of an open benchmark."""
+        items = limited(benchmark.items(), self.limit)
+        if self.size is not None:
+            items = [replace(item, size=self.size) for item in items]
+        if self.images is None or benchmark.name == "geneval":
+            return items
+        return [again for item in items for again in repeated(item, self.images)]
+
+
+def limited(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """At most `limit` items, families taking turns, so that a few show all of them; in the order of `items`."""
+    if limit is None or limit >= len(items):
+        return list(items)
+    seen: dict[str, int] = defaultdict(int)
+    turns = []
+    for number, item in enumerate(items):
+        turns.append((seen[item.family], number))
+        seen[item.family] += 1
+    return [items[number] for number in sorted(number for _, number in sorted(turns)[:limit])]
+
+
+def repeated(item: Item, count: int) -> list[Item]:
+    """The item `count` times: ID, ID#2, ID#3 ... so that the first image is the one made without repeating."""
+    return [
+        replace(item, id=item.id if number == 1 else f"{item.id}#{number}", question=item.question or item.id)
+        for number in range(1, count + 1)
+    ]
