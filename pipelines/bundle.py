@@ -53,11 +53,12 @@ class Bundle:
 class Blueprint:
     """What a model directory says without its weights: enough to plan what the model will be shown.
 
-    `places` are the directories where its files may lie, the first wins.
+    `places` are the directories where its files may lie, the first wins; `words` is the one of the tokenizer.
     """
 
     directory: Path
     places: tuple[Path, ...]
+    words: Path
     config: ModelConfig
     encoder: TextEncoder
     geometry: Geometry
@@ -80,8 +81,9 @@ def read_blueprint(where: str, *, base: str | None = None, vision: bool = True) 
     return Blueprint(
         directory=directory,
         places=places,
+        words=words,
         config=config,
-        encoder=TextEncoder.load(words, vocab_size=config.language.vocab_size),
+        encoder=TextEncoder.load(words, vocab_size=config.language.vocab_size, rows=config.rows),
         geometry=geometry(config if vision else config.model_copy(update={"vision": None})),
     )
 

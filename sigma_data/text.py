@@ -69,11 +69,21 @@ class TextEncoder:
     `ATTRIBUTES` in their order; those it has keep theirs. `tokenizer` is a transformers tokenizer or its
     `tokenizers` backend and is not changed; `vocab_size` is the number of rows of the embedding table.
 
-    Raises ConfigError where the tokenizer is empty, is no byte-level BPE, or has an id at `vocab_size` or above.
+    `rows` (name of an attribute -> row) are those that the weights have learnt for attribute tokens; without them,
+    with Qwen2.5's tokenizer, the fifteen behind its own tokens. Attribute tokens have these ids, whatever other
+    tokens were added.
+
+    Raises ConfigError where the tokenizer is empty, is no byte-level BPE, has an id at `vocab_size` or above, or
+    gives an attribute token another id than its row, or its row to another token.
     """
 
     def __init__(
-        self, tokenizer: _FastTokenizer | Tokenizer, *, vocab_size: int | None = None, name: str = "the tokenizer"
+        self,
+        tokenizer: _FastTokenizer | Tokenizer,
+        *,
+        vocab_size: int | None = None,
+        name: str = "the tokenizer",
+        rows: Mapping[str, int] | None = None,
     ) -> None:
         from tokenizers import Tokenizer as Backend
 
@@ -86,9 +96,8 @@ class TextEncoder:
             raise ConfigError(f"{name}: is a {model['type']} tokenizer; use a byte-level BPE such as Qwen2.5's")
         added = {str(token["content"]): int(token["id"]) for token in description["added_tokens"]}
         every: dict[str, int] = model["vocab"] | added
-        free = itertools.count(max(every.values(), default=-1) + 1)
-        tokens = (*CONTROL, *(f"<{attribute}>" for attribute in ATTRIBUTES))
-        ids = {token: every[token] if token in every else next(free) for token in tokens}
+        rows = rows or _released_rows(model["vocab"], added)
+        ids = _ids_of_ours(every, rows, name)
 
         highest, last = max((number, token) for token, number in (every | ids).items())
         if vocab_size is not None and highest >= vocab_size:
@@ -111,7 +120,9 @@ class TextEncoder:
             )
 
     @classmethod
-    def load(cls, directory: str | Path, vocab_size: int | None = None) -> TextEncoder:
+    def load(
+        cls, directory: str | Path, vocab_size: int | None = None, *, rows: Mapping[str, int] | None = None
+    ) -> TextEncoder:
         """Read the tokenizer of a model's directory, offline.
 
         `tokenizer.json` is enough, and so are `vocab.json` and `merges.txt`, read as Qwen2's where no
@@ -119,29 +130,11 @@ class TextEncoder:
 
         Raises:
             ConfigError: no tokenizer there, an empty one, one that transformers reads with other ids than
-                its files state, or one with more ids than the `vocab_size` rows of the embedding table.
+                its files state, one with more ids than the `vocab_size` rows of the embedding table, or one
+                whose attribute tokens do not have the `rows` of the weights.
         """
-        root = Path(directory)
-        if not root.is_dir():
-            raise ConfigError(f"{root}: no such directory of a tokenizer")
-        has = {file for file in TOKENIZER_FILES if (root / file).is_file()}
-        if "tokenizer.json" not in has and not {"vocab.json", "merges.txt"} <= has:
-            raise ConfigError(
-                f"{root}: holds no tokenizer: tokenizer.json, or vocab.json and merges.txt, must lie there"
-            )
-        settings = _read(root / "tokenizer_config.json") if "tokenizer_config.json" in has else {}
-        stated = _stated_ids(root, settings)
-        tokenizer = _open(root, named="tokenizer.json" in has or "tokenizer_class" in settings)
-        if not stated and len(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)) == _QWEN25_WORDS:
-            tokenizer.add_tokens(list(_QWEN25_ADDED), special_tokens=True)
-        for token, number in stated.items():
-            found = tokenizer.backend_tokenizer.token_to_id(token)
-            if found != number:
-                raise ConfigError(
-                    f"{root}: its files give {token!r} the id {number}, but it loads as {found}; "
-                    "use the tokenizer files of one release together"
-                )
-        return cls(tokenizer, vocab_size=vocab_size, name=str(root))
+        tokenizer = open_tokenizer(directory)
+        return cls(tokenizer, vocab_size=vocab_size, name=str(directory), rows=rows)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of plain text; none of them is a control or attribute token, whatever the text says.
@@ -181,6 +174,62 @@ class TextEncoder:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; control, attribute and other added tokens and unused ids are left out."""
         return self._words.decode([int(number) for number in ids], skip_special_tokens=False)
+
+
+def open_tokenizer(directory: str | Path) -> Any:
+    """The transformers tokenizer of a model's directory, with the ids that its files state. Raises ConfigError."""
+    root = Path(directory)
+    if not root.is_dir():
+        raise ConfigError(f"{root}: no such directory of a tokenizer")
+    has = {file for file in TOKENIZER_FILES if (root / file).is_file()}
+    if "tokenizer.json" not in has and not {"vocab.json", "merges.txt"} <= has:
+        raise ConfigError(f"{root}: holds no tokenizer: tokenizer.json, or vocab.json and merges.txt, must lie there")
+    settings = _read(root / "tokenizer_config.json") if "tokenizer_config.json" in has else {}
+    stated = _stated_ids(root, settings)
+    tokenizer = _open(root, named="tokenizer.json" in has or "tokenizer_class" in settings)
+    if not stated and len(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)) == _QWEN25_WORDS:
+        tokenizer.add_tokens(list(_QWEN25_ADDED), special_tokens=True)
+    for token, number in stated.items():
+        found = tokenizer.backend_tokenizer.token_to_id(token)
+        if found != number:
+            raise ConfigError(
+                f"{root}: its files give {token!r} the id {number}, but it loads as {found}; "
+                "use the tokenizer files of one release together"
+            )
+    return tokenizer
+
+
+def _released_rows(vocab: Mapping[str, int], added: Mapping[str, int]) -> Mapping[str, int]:
+    """The rows behind Qwen2.5's own tokens, where BAGEL's and SIGMA's weights have them; none for another tokenizer."""
+    own = {token: _QWEN25_WORDS + place for place, token in enumerate(_QWEN25_ADDED)}
+    words = len(vocab.keys() - added.keys())
+    if words != _QWEN25_WORDS or any(added.get(token) != number for token, number in own.items()):
+        return {}
+    first = _QWEN25_WORDS + len(own)
+    return {attribute: first + place for place, attribute in enumerate(ATTRIBUTES)}
+
+
+def _ids_of_ours(every: Mapping[str, int], rows: Mapping[str, int], name: str) -> dict[str, int]:
+    """Ids of control and attribute tokens among `every` token's of a tokenizer. Raises ConfigError."""
+    wanted = {f"<{attribute}>": row for attribute, row in rows.items()}
+    free = itertools.count(max([*every.values(), *wanted.values()], default=-1) + 1)
+    by_id = {number: token for token, number in every.items()}
+    ids: dict[str, int] = {}
+    hint = (
+        "use the tokenizer that came with the weights, or, where these two do belong together, write the rows as "
+        '"attribute_rows" into sigma.json'
+    )
+    for token in (*CONTROL, *(f"<{attribute}>" for attribute in ATTRIBUTES)):
+        row = wanted.get(token)
+        if token in every:
+            ids[token] = every[token]
+        else:
+            ids[token] = next(free) if row is None else row
+        if row is not None and ids[token] != row:
+            raise ConfigError(f"{name}: gives {token} the id {ids[token]}, but its row in the weights is {row}; {hint}")
+        if row is not None and by_id.get(row, token) != token:
+            raise ConfigError(f"{name}: gives {by_id[row]!r} the id {row}, the row of {token} in the weights; {hint}")
+    return ids
 
 
 def _words(model: Mapping[str, Any], added: Set[str], name: str) -> tuple[dict[str, int], list[tuple[str, str]]]:

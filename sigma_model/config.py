@@ -143,6 +143,42 @@ class VaeConfig(_Strict):
         )
 
 
+Row = Annotated[int, Field(ge=0)]
+
+
+class AttributeRows(_Strict):
+    """The row of the embedding table, and so the id, of each attribute token; one number is the first of 15 in turn."""
+
+    style: Row
+    subject: Row
+    id: Row
+    icon: Row
+    text: Row
+    pose: Row
+    layout: Row
+    perspective: Row
+    lighting: Row
+    background: Row
+    environment: Row
+    emotion: Row
+    clothing: Row
+    texture: Row
+    select: Row
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_turn(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return {name: value + place for place, name in enumerate(cls.model_fields)}
+        return value
+
+    @model_validator(mode="after")
+    def _differ(self) -> AttributeRows:
+        if len(set(self.model_dump().values())) < len(self.model_dump()):
+            raise ValueError("two attribute tokens have one row")
+        return self
+
+
 class ModelConfig(_Strict):
     """A whole model. `vision` is None for weights that only generate."""
 
@@ -156,6 +192,17 @@ class ModelConfig(_Strict):
     """For questions that are answered in words."""
     attribute_projection: bool = False
     """Add W tau to the picture tokens an attribute token tau speaks of (SIGMA's paper; not in its release)."""
+    attribute_rows: AttributeRows | None = None
+    """Where the weights have the attribute tokens; None: behind Qwen2.5's own tokens, or as the tokenizer says."""
+
+    @property
+    def rows(self) -> dict[str, int] | None:
+        """`attribute_rows` by name."""
+        return None if self.attribute_rows is None else self.attribute_rows.model_dump()
+
+    def with_rows(self, rows: Mapping[str, int]) -> ModelConfig:
+        """The same model, saying where its weights have the attribute tokens."""
+        return self.model_copy(update={"attribute_rows": AttributeRows(**rows)})
 
     @model_validator(mode="after")
     def _fits(self) -> ModelConfig:

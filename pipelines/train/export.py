@@ -23,7 +23,7 @@ from pipelines.train.parallel import World
 from pipelines.train.trainer import CONFIG
 from sigma_data.errors import ConfigError
 from sigma_data.files import disk_error
-from sigma_data.text import TOKENIZER_FILES
+from sigma_data.tokenizer_files import write_tokenizer
 from sigma_model.config import VAE_FILE, WEIGHT_FILES, find_file, weight_files
 from sigma_model.model import SigmaModel
 from sigma_model.weights import DTYPES, Checkpoint, export_model, init_model, load_model
@@ -81,9 +81,10 @@ def export_run(
             save_adapter(model, temporary, base=config.model.path, dtype=_NUMBERS.get(dtype))
         else:
             merge_lora(model)
+            model.config = model.config.with_rows(blueprint.encoder.attribute_ids)
             export_model(model, temporary, dtype=written, name=_AVERAGES if ema else _RAW)
-            for path in (vae, *_tokenizer_files(blueprint)):
-                shutil.copyfile(path, temporary / path.name)
+            shutil.copyfile(vae, temporary / vae.name)
+            write_tokenizer(blueprint.words, temporary, blueprint.encoder)
         temporary.rename(out)
     except OSError as error:
         raise disk_error(error, out) from None
@@ -121,9 +122,3 @@ def _read_learnt(model: SigmaModel, checkpointer: Checkpointer, step: int, confi
         kind = torch.float32 if ema or is_lora(name) else master
         parameter.data = torch.empty(parameter.shape, dtype=kind)  # the old memory is given back one by one
     checkpointer.load(step, {"ema" if ema else "model": learning}, part=True)
-
-
-def _tokenizer_files(blueprint: Blueprint) -> list[Path]:
-    """The files of the tokenizer, where the run took it from."""
-    found = ([place / name for name in TOKENIZER_FILES if (place / name).is_file()] for place in blueprint.places)
-    return next(files for files in found if files)

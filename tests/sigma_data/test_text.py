@@ -8,7 +8,7 @@ import pickle
 import subprocess
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from small_tokenizers import QWEN_ADDED, qwen_directory, trained
 
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES, Attribute, Part, Placeholder, Text, parse
@@ -23,12 +24,6 @@ from sigma_data.text import CONTROL, Encoded, TextEncoder
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "sigma_model" / "presets" / "tiny"
-
-QWEN_ADDED = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|vision_start|>", "<|vision_end|>",
-    "<|image_pad|>", "<tool_call>", "</tool_call>", "<|fim_prefix|>",
-)  # fmt: skip
-"""Like Qwen2.5's 22: control tokens not side by side, and some that are not special."""
 
 FRAGMENTS = (
     *QWEN_ADDED, *CONTROL, *(f"<{name}>" for name in ATTRIBUTES), "<", ">", "<|", "|>", "im_end", "style", "<style >",
@@ -40,53 +35,6 @@ texts = st.lists(st.one_of(st.sampled_from(FRAGMENTS), st.text(max_size=6)), max
 part_lists = st.lists(
     st.one_of(texts.map(Text), st.sampled_from(ATTRIBUTES).map(Attribute)), max_size=8
 )  # fmt: skip
-
-
-def trained(words: int = 400, **trainer: Any) -> Any:
-    """A byte-level BPE cut as Qwen2.5 cuts text, learnt from the text of this file, without added tokens."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import Qwen2Tokenizer
-
-    bare = Qwen2Tokenizer(vocab={"a": 0}, merges=[]).backend_tokenizer
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = bare.pre_tokenizer
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    learner = trainers.BpeTrainer(vocab_size=words, show_progress=False, initial_alphabet=alphabet, **trainer)
-    tokenizer.train_from_iterator([Path(__file__).read_text("utf-8")], learner)
-    return tokenizer
-
-
-def qwen_directory(folder: Path, *, files: Sequence[str], added: Sequence[str] = QWEN_ADDED, words: int = 400) -> Path:
-    """A directory as Qwen2.5's: words first, then added tokens, in any of its files."""
-    from tokenizers import AddedToken
-
-    tokenizer = trained(words)
-    for token in added:
-        tokenizer.add_tokens(
-            [AddedToken(token, special=token.startswith("<|") and "fim" not in token, normalized=False)]
-        )
-    description = json.loads(tokenizer.to_str())
-    model = description["model"]
-    merges = "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in model["merges"])
-    decoder = {
-        str(token["id"]): {key: token[key] for key in token if key != "id"} for token in description["added_tokens"]
-    }
-    settings = {
-        "tokenizer_class": "Qwen2Tokenizer", "added_tokens_decoder": decoder, "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>", "bos_token": None, "unk_token": None, "split_special_tokens": False,
-    }  # fmt: skip
-    content = {
-        "tokenizer.json": tokenizer.to_str(),
-        "tokenizer_config.json": json.dumps(settings),
-        "vocab.json": json.dumps(model["vocab"], ensure_ascii=False),
-        "merges.txt": merges,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in files:
-        (folder / name).write_text(content[name], "utf-8")
-    return folder
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,20 @@ def test_an_export_loads_as_a_release_does_and_generates(run: Trained, tmp_path:
         make_pictures(each, [request], Settings(steps=3))[0].tobytes() for each in (bundle, load_bundle("tiny"))
     )
     assert picture != untrained
+
+
+def test_an_export_says_where_the_attribute_tokens_are_and_plain_transformers_finds_them_there(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    start = preset("tiny").model_copy(update={"attribute_rows": None})  # a release does not say
+    export_model(init_model(start, seed=8), tmp_path / "start")
+    for name in ("ae.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(preset_directory("tiny") / name, tmp_path / "start")
+    out = export_run(Trained(tmp_path / "run", model={"path": str(tmp_path / "start")}).folder, tmp_path / "out")
+    rows = dict(read_blueprint("tiny").encoder.attribute_ids)
+    assert ModelConfig.from_directory(out).rows == rows
+    tokenizer = AutoTokenizer.from_pretrained(str(out), local_files_only=True)
+    assert {name: tokenizer.encode(f"<{name}>") for name in rows} == {name: [row] for name, row in rows.items()}
 
 
 def test_numbers_of_half_precision_are_the_weights_rounded_once(run: Trained, tmp_path: Path) -> None:
