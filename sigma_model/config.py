@@ -7,29 +7,41 @@ tensors that lie there, else is BAGEL's. A preset is such a directory inside the
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from sigma_data.errors import ConfigError
 from sigma_data.resize import VAE_RULE, VIT_RULE, VQA_RULE, ResizeRule
 from sigma_model.config_keys import language_values, vision_values
-
-LLM_FILE, VIT_FILE, SIGMA_FILE = "llm_config.json", "vit_config.json", "sigma.json"
-VAE_FILE = "ae.safetensors"
-WEIGHT_FILES = ("ema.safetensors", "model.safetensors")
-"""Where the weights may lie; the averaged ones (EMA) come first, as the release means them to be used."""
+from sigma_model.model_files import LLM_FILE, VIT_FILE, read_json, released_shapes
+from sigma_model.model_files import SIGMA_FILE as SIGMA_FILE
+from sigma_model.model_files import VAE_FILE as VAE_FILE
+from sigma_model.model_files import WEIGHT_FILES as WEIGHT_FILES
+from sigma_model.model_files import find_file as find_file
+from sigma_model.model_files import header_shapes as header_shapes
+from sigma_model.model_files import refuse_shadow as refuse_shadow
+from sigma_model.model_files import weight_files as weight_files
 
 PRESETS = ("tiny", "bagel-7b-mot")
 
 Positive = Annotated[int, Field(gt=0)]
 Small = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Shapes = Mapping[str, Sequence[int]]
+
+
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _prefixes(ours: Mapping[str, Any]) -> tuple[str, ...]:
+    """`strip_prefix` of sigma.json before that is validated: names decide what else the configuration is."""
+    said = _listed(ours.get("strip_prefix", ()))
+    return tuple(said) if isinstance(said, list | tuple) and all(isinstance(one, str) for one in said) else ()
 
 
 class _Strict(BaseModel):
@@ -194,6 +206,8 @@ class ModelConfig(_Strict):
     """Add W tau to the picture tokens an attribute token tau speaks of (SIGMA's paper; not in its release)."""
     attribute_rows: AttributeRows | None = None
     """Where the weights have the attribute tokens; None: behind Qwen2.5's own tokens, or as the tokenizer says."""
+    strip_prefix: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    """What wrappers put into the names of the weights, as `module.`, to be read without it."""
 
     @property
     def rows(self) -> dict[str, int] | None:
@@ -203,6 +217,10 @@ class ModelConfig(_Strict):
     def with_rows(self, rows: Mapping[str, int]) -> ModelConfig:
         """The same model, saying where its weights have the attribute tokens."""
         return self.model_copy(update={"attribute_rows": AttributeRows(**rows)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it by name: what peft asks the `config` of a model for."""
+        return self.model_dump(mode="json")
 
     @model_validator(mode="after")
     def _fits(self) -> ModelConfig:
@@ -235,10 +253,10 @@ class ModelConfig(_Strict):
             if not place.is_dir():
                 raise ConfigError(f"{place}: no such directory of a model")
         llm = find_file(LLM_FILE, *places)
-        language = language_values(_read_json(llm), llm)
+        language = language_values(read_json(llm), llm)
         sigma, vit, ae = (find_file(name, *places) for name in (SIGMA_FILE, VIT_FILE, VAE_FILE))
-        ours = _read_json(sigma) if sigma.exists() else {}
-        shapes = _shapes_in(root)
+        ours = read_json(sigma) if sigma.exists() else {}
+        shapes = released_shapes(root, strip=_prefixes(ours))
         try:
             values: dict[str, Any] = {"language": LanguageConfig(**language), "vision": None}
             if values["language"].tie_word_embeddings and not shapes:
@@ -247,7 +265,7 @@ class ModelConfig(_Strict):
                 values |= _latent_from(shapes)
             vit_used = not shapes or any(name.startswith("vit_model.") for name in shapes)
             if vit.exists() and vit_used:
-                values["vision"] = _vision(vision_values(_read_json(vit), vit), shapes)
+                values["vision"] = _vision(vision_values(read_json(vit), vit), shapes)
             if ae.exists():
                 values["vae"] = ours["vae"] = vae = _vae(ae, ours.get("vae", {}))
                 values["latent"] = values.get("latent", LatentConfig()).model_copy(
@@ -280,13 +298,8 @@ class ModelConfig(_Strict):
             vit |= {"num_hidden_layers": self.vision.num_hidden_layers + 1, "num_channels": 3}
             vit |= {"image_size": self.vision.grid * self.vision.patch_size, "hidden_act": "gelu_pytorch_tanh"}
             write_atomic(root / VIT_FILE, dump_json(vit))
-        ours = self.model_dump(mode="json", exclude={"language", "vision"})
+        ours = self.model_dump(mode="json", exclude={"language", "vision", "strip_prefix"})
         write_atomic(root / SIGMA_FILE, dump_json(ours))
-
-
-def find_file(name: str, *places: Path) -> Path:
-    """A file in the first of several directories that has it; where none has, its place in the last."""
-    return next((place / name for place in places if (place / name).exists()), places[-1] / name)
 
 
 def preset_directory(name: str) -> Path:
@@ -301,58 +314,10 @@ def preset(name: str) -> ModelConfig:
     return ModelConfig.from_directory(preset_directory(name))
 
 
-def header_shapes(path: Path) -> dict[str, list[int]]:
-    """Names and shapes in a safetensors file, from its header alone. Raises ConfigError."""
-    try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            if size > 100_000_000 or size + 8 > path.stat().st_size:
-                raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(size))
-        return {name: list(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not a safetensors file ({error})") from None
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """The files of the weights to use: one file, or the parts that an index names. Empty: none there.
-
-    Raises ConfigError where an index names parts that are not there.
-    """
-    for name in WEIGHT_FILES:
-        if (directory / name).exists():
-            return [directory / name]
-        index = directory / f"{name}.index.json"
-        if index.exists():
-            named = _read_json(index).get("weight_map")
-            if not isinstance(named, dict) or not all(isinstance(part, str) for part in named.values()):
-                raise ConfigError(f"{index}: has no weight_map from tensors to files")
-            parts = sorted(set(named.values()))
-            for part in parts:
-                if Path(part).name != part or not (directory / part).is_file():
-                    raise ConfigError(f"{index}: names {part!r}, which is not there")
-            return [directory / part for part in parts]
-    return []
-
-
-def refuse_shadow(directory: Path, name: str) -> None:
-    """Raise ConfigError where weights written as `name` would not be the ones that are read."""
-    before = WEIGHT_FILES[: WEIGHT_FILES.index(name)] if name in WEIGHT_FILES else WEIGHT_FILES
-    there = weight_files(directory)
-    if there and any(there[0].name == other or (directory / f"{other}.index.json").exists() for other in before):
-        raise ConfigError(
-            f"{directory}: holds {there[0].name}, which would be read instead of {name}: choose another folder"
-        )
-
-
 def _fitted(rule: ResizeRule, stride: int, grid: int) -> ResizeRule:
     """A rule for tokens of another size, or fewer of them, than BAGEL's."""
     most = min(rule.max_size, grid * stride)
     return replace(rule, stride=stride, max_size=most, min_size=min(rule.min_size, most // 2))
-
-
-def _shapes_in(root: Path) -> dict[str, list[int]]:
-    return {name: shape for path in weight_files(root) for name, shape in header_shapes(path).items()}
 
 
 def _latent_from(shapes: Shapes) -> dict[str, Any]:
@@ -385,18 +350,3 @@ def _vision(vit: Mapping[str, Any], shapes: Shapes) -> VisionConfig:
     if table:
         grid = round(table[0] ** 0.5)
     return VisionConfig(**{**known, "num_hidden_layers": int(vit["num_hidden_layers"]) - 1, "grid": grid})
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path.parent}: has no {path.name}; where weights lie alone, as in SIGMA's release, "
-            "name the model they were trained from as their base"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: must hold a JSON object")
-    return value

@@ -6,7 +6,7 @@ Our names are those of a SigmaModel's parameters and buffers, released ones thos
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 PROJECTION = "attribute_projection.weight"
 """Ours alone; a file without it means zero."""
@@ -81,3 +81,31 @@ def _translate(name: str, table: Mapping[str, str]) -> str | None:
         return table.get(name) if "{" not in name else None
     found = table.get(_LAYER.sub("layers.{i}.", name, count=1))
     return found and found.replace("{i}", layer[1])
+
+
+WRAPPERS = (
+    "_fsdp_wrapped_module.", "_fpw_module.", "_checkpoint_wrapped_module.", "_orig_mod.", "_forward_module.",
+)  # fmt: skip
+"""What FSDP, activation checkpointing, torch.compile and Fabric put anywhere into a name."""
+
+_ROOTS = ("language_model", "vae2llm", "llm2vae", "time_embedder", "latent_pos_embed", "vit_model", "connector",
+          "vit_pos_embed")  # fmt: skip
+_ROOT = re.compile(rf"(?:^|\.)(?=(?:{'|'.join(_ROOTS)})\.)")
+
+
+def unwrapped(name: str, strip: Sequence[str]) -> str:
+    """A name without what is to be stripped: a wrapper's part wherever it stands, any other text at the beginning."""
+    for prefix in strip:
+        inside = re.sub(rf"(^|\.){re.escape(prefix)}", r"\1", name)
+        name = inside if prefix in WRAPPERS else name.removeprefix(prefix)
+    return name
+
+
+def wrappers_in(names: Collection[str]) -> tuple[str, ...]:
+    """What must be stripped from names that are not released ones so that some are; empty where nothing helps."""
+    unknown = [name for name in names if our_name(name) is None]
+    inside = tuple(wrapper for wrapper in WRAPPERS if any(f".{wrapper}" in f".{name}" for name in unknown))
+    bare = [unwrapped(name, inside) for name in unknown]
+    leading = {name[: match.end()] for name in bare if (match := _ROOT.search(name)) and match.end()}
+    every = (*inside, *sorted(leading, key=len, reverse=True))
+    return every if any(our_name(unwrapped(name, every)) for name in unknown) else ()

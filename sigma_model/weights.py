@@ -22,7 +22,8 @@ from sigma_data.files import with_temporary
 from sigma_model.config import ModelConfig, refuse_shadow, weight_files
 from sigma_model.fresh import fresh_tensor
 from sigma_model.model import SigmaModel
-from sigma_model.weight_names import PATCH_EMBEDDING, PROJECTION
+from sigma_model.model_files import refuse_wrapped
+from sigma_model.weight_names import PATCH_EMBEDDING, PROJECTION, unwrapped
 from sigma_model.weight_names import our_name as our_name
 from sigma_model.weight_names import released_name as released_name
 
@@ -31,6 +32,10 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 
 CHUNK = 16 * 1024 * 1024
 """Bytes read or written at once where they change type or device on the way."""
+
+_EMBEDDINGS, _HEAD = released_name("backbone.embed.weight"), released_name("lm_head.weight")
+_AVERAGED_STEPS = "n_averaged"
+"""What torch's AveragedModel stores beside the weights; its number is of no use here."""
 
 _VISION = ("vit_model.", "connector.", "vit_pos_embed.")
 
@@ -54,21 +59,30 @@ class Stored:
 class Checkpoint:
     """The tensors in a directory's weight files, under released names, known from the headers; data is read on demand.
 
-    Without `vision` those of the vision encoder are taken as not there. Raises ConfigError where the directory has
-    no weights, or a file is damaged or cut short.
+    Without `vision` those of the vision encoder are taken as not there. What `config` says about the files holds:
+    prefixes are stripped from names, and a text head that is tied and not stored is the embeddings. Raises ConfigError
+    where the directory has no weights, a file is damaged or cut short, or names bear prefixes that are not to be
+    stripped.
     """
 
-    def __init__(self, directory: Path, *, vision: bool = True) -> None:
+    def __init__(self, directory: Path, *, vision: bool = True, config: ModelConfig | None = None) -> None:
         self.files = weight_files(directory)
         if not self.files:
             raise ConfigError(f"{directory}: has no ema.safetensors or model.safetensors: download the weights there")
         self.tensors: dict[str, Stored] = {}
+        strip = config.strip_prefix if config is not None else ()
         for path in self.files:
-            for name, stored in _header(path).items():
+            for full, stored in _header(path).items():
+                name = unwrapped(full, strip)
+                if strip and name == _AVERAGED_STEPS:
+                    continue
                 if name in self.tensors:
                     raise ConfigError(f"{path}: holds {name}, which {self.tensors[name].path.name} holds as well")
                 if vision or not name.startswith(_VISION):
                     self.tensors[name] = stored
+        refuse_wrapped(self.tensors, directory)
+        if config is not None and config.language.tie_word_embeddings and _EMBEDDINGS in self.tensors:
+            self.tensors.setdefault(_HEAD, self.tensors[_EMBEDDINGS])
         self._buffer = torch.empty(CHUNK, dtype=torch.uint8)
 
     @property
@@ -177,7 +191,8 @@ def load_weights(
 
     `vision` as in `load_model`. Raises ConfigError as `load_model` does.
     """
-    checkpoint = Checkpoint(Path(directory), vision=vision)
+    config = model.config if isinstance(model, SigmaModel) else None
+    checkpoint = Checkpoint(Path(directory), vision=vision, config=config)
     wanted = expected(model)
     checkpoint.check(wanted)
     ours = {released_name(name): name for name in model.state_dict(keep_vars=True)}
@@ -311,6 +326,10 @@ def _is_convolution(name: str, found: Sequence[int], shape: Sequence[int]) -> bo
 
 def _hint(missing: Sequence[str], extra: Sequence[str], found: Mapping[str, object]) -> str:
     """What to do about names that do not fit."""
+    if any(".lora_A." in name or ".base_layer." in name for name in extra):
+        return "these are a peft model's: call merge_and_unload() on it before its weights are saved"
+    if list(missing) == [_HEAD]:
+        return 'if its text head is the table of embeddings, llm_config.json must say "tie_word_embeddings": true'
     lacks_vision, surplus = (any(name.startswith(_VISION) for name in names) for names in (missing, extra))
     if lacks_vision and not any(name.startswith(_VISION) for name in found):
         return "these weights only generate; their configuration must have no vision encoder"

@@ -203,7 +203,7 @@ def _check_weights(config: TrainConfig, blueprint: Blueprint, shape: ModelConfig
     directory = blueprint.directory
     if not has_weights(config, blueprint):
         return None
-    stored = Checkpoint(directory, vision=config.model.vision)
+    stored = Checkpoint(directory, vision=config.model.vision, config=shape)
     with torch.device("meta"):
         stored.check(expected(SigmaModel(shape)))
     return Weights(len(stored.tensors), len(stored.files), sum(path.stat().st_size for path in stored.files))

@@ -97,7 +97,7 @@ def _started_type(blueprint: Blueprint) -> torch.dtype:
     """The widest type among the weights a run started from; float32 where there are none."""
     if not weight_files(blueprint.directory):
         return torch.float32
-    tensors = Checkpoint(blueprint.directory).tensors.values()
+    tensors = Checkpoint(blueprint.directory, config=blueprint.config).tensors.values()
     return max((DTYPES.get(tensor.dtype, torch.float32) for tensor in tensors), key=lambda kind: kind.itemsize)
 
 

@@ -153,7 +153,7 @@ def load_weights_sharded(
     zero: `init_lora` draws them. `vision` as in `load_model`. Memory: this rank's share, and its rows of one tensor
     more. Raises ConfigError as `sigma_model.weights.load_weights` does, before any data is read.
     """
-    stored = Checkpoint(Path(directory), vision=vision)
+    stored = Checkpoint(Path(directory), vision=vision, config=model.config)
     wanted = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if not is_lora(name)}
     stored.check({released_name(name): tensor.shape for name, tensor in wanted.items()})
     ours = {released_name(name): name for name in wanted}

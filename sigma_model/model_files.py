@@ -1,0 +1,103 @@
+"""The files in a model's directory: where they lie, and what their headers say before any data is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from sigma_data.errors import ConfigError
+from sigma_model.weight_names import unwrapped, wrappers_in
+
+LLM_FILE, VIT_FILE, SIGMA_FILE = "llm_config.json", "vit_config.json", "sigma.json"
+VAE_FILE = "ae.safetensors"
+WEIGHT_FILES = ("ema.safetensors", "model.safetensors")
+"""Where the weights may lie; the averaged ones (EMA) come first, as the release means them to be used."""
+
+
+def find_file(name: str, *places: Path) -> Path:
+    """A file in the first of several directories that has it; where none has, its place in the last."""
+    return next((place / name for place in places if (place / name).exists()), places[-1] / name)
+
+
+def header_shapes(path: Path) -> dict[str, list[int]]:
+    """Names and shapes in a safetensors file, from its header alone. Raises ConfigError."""
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if size > 100_000_000 or size + 8 > path.stat().st_size:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(file.read(size))
+        return {name: list(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a safetensors file ({error})") from None
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files of the weights to use: one file, or the parts that an index names. Empty: none there.
+
+    Raises ConfigError where an index names parts that are not there.
+    """
+    for name in WEIGHT_FILES:
+        if (directory / name).exists():
+            return [directory / name]
+        index = directory / f"{name}.index.json"
+        if index.exists():
+            named = read_json(index).get("weight_map")
+            if not isinstance(named, dict) or not all(isinstance(part, str) for part in named.values()):
+                raise ConfigError(f"{index}: has no weight_map from tensors to files")
+            parts = sorted(set(named.values()))
+            for part in parts:
+                if Path(part).name != part or not (directory / part).is_file():
+                    raise ConfigError(f"{index}: names {part!r}, which is not there")
+            return [directory / part for part in parts]
+    return []
+
+
+def refuse_shadow(directory: Path, name: str) -> None:
+    """Raise ConfigError where weights written as `name` would not be the ones that are read."""
+    before = WEIGHT_FILES[: WEIGHT_FILES.index(name)] if name in WEIGHT_FILES else WEIGHT_FILES
+    there = weight_files(directory)
+    if there and any(there[0].name == other or (directory / f"{other}.index.json").exists() for other in before):
+        raise ConfigError(
+            f"{directory}: holds {there[0].name}, which would be read instead of {name}: choose another folder"
+        )
+
+
+def released_shapes(directory: Path, *, strip: Sequence[str] = ()) -> dict[str, list[int]]:
+    """Names without the prefixes to `strip`, and shapes, of the weights to use; empty where there are none.
+
+    Raises ConfigError where the names bear other prefixes.
+    """
+    shapes = {name: shape for path in weight_files(directory) for name, shape in header_shapes(path).items()}
+    found = {unwrapped(name, strip): shape for name, shape in shapes.items()}
+    refuse_wrapped(found, directory)
+    return found
+
+
+def refuse_wrapped(names: Collection[str], directory: Path) -> None:
+    """Raise ConfigError where names would be released ones without what a wrapper put into them."""
+    if wrappers := wrappers_in(names):
+        listed = ", ".join(json.dumps(one) for one in wrappers)
+        raise ConfigError(
+            f"{directory}: the names of its weights hold {listed}, which a wrapper (DistributedDataParallel, FSDP, "
+            f'torch.compile, an average) left there: to read them without, write "strip_prefix": [{listed}] into '
+            f"{directory / SIGMA_FILE}"
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in a model's directory. Raises ConfigError."""
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path.parent}: has no {path.name}; where weights lie alone, as in SIGMA's release, "
+            "name the model they were trained from as their base"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: must hold a JSON object")
+    return value
