@@ -74,6 +74,9 @@ def build_dataset(
     ] = False,
     max_side: Annotated[int | None, typer.Option(help="Scale longer pictures down to this many pixels.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the corpus that lies there first.")] = False,
+    strict_files: Annotated[
+        bool, typer.Option("--strict-files", help="A source file that cannot be used at all is an error.")
+    ] = False,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print all settings and stop.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -101,10 +104,16 @@ def build_dataset(
     if print_config:
         _print(dump_settings(settings))
         return
-    result = build(settings, out, workers=workers or default_workers(), overwrite=overwrite, quiet=as_json)
+    result = build(
+        settings, out, workers=workers or default_workers(), overwrite=overwrite, strict_files=strict_files,
+        quiet=as_json,
+    )  # fmt: skip
     if as_json:
+        from sigma_data.refused import refused_files
+
+        refused = [vars(file) for file in refused_files(result.corpus.quarantine)]
         _print_json({"corpus": str(out), "fresh": result.fresh, "peak_worker_bytes": result.peak_worker_bytes,
-                     **result.corpus.sums})  # fmt: skip
+                     **result.corpus.sums, "refused_files": refused})  # fmt: skip
     else:
         from pipelines.show import build_summary
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sigma_data.checks import RULES
 from sigma_data.corpus import REPORT, Corpus
+from sigma_data.refused import refused_files, refused_lines
 from sigma_data.sample import FAMILY_RULES, Family
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def build_summary(corpus: Corpus, *, fresh: bool) -> str:
         f"+ duplicates {sums['duplicates']:>10,}",
         "",
     ]
+    if refused := refused_lines(refused_files(corpus.quarantine)):
+        lines += [*refused, "(--strict-files makes this an error)", ""]
     for name, count in sums["families"].items():
         goal = FAMILY_RULES[Family(name)].goal
         share = f"  {100 * count / goal:5.1f} % of SIGMA's {goal:,}" if goal else ""

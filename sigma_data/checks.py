@@ -67,7 +67,7 @@ class View:
             try:
                 self.facts[image.number] = look(image.data)
             except ImageFault as fault:
-                self.faults[image.number] = fault
+                self.faults[image.number] = ImageFault(fault.code, image.missing) if image.missing else fault
         self.numbers = frozenset(image.number for image in sample.images)
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import re
 import stat
 from collections.abc import Callable
@@ -37,6 +38,16 @@ def with_temporary(path: Path, write: Callable[[Path], None], *, scratch: Path |
 def dump_json(value: Any) -> str:
     """JSON as every file of a corpus has it: in the order given, newline at the end."""
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+LFS_MESSAGE = "a Git LFS pointer where the file itself should be: run 'git lfs pull' in the clone"
+
+
+def is_lfs_pointer(head: bytes | None) -> bool:
+    """Whether a file that begins so is the pointer that a clone without git-lfs holds in place of a large file."""
+    return (head or b"").startswith(
+        (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
+    )
 
 
 def disk_error(error: OSError, path: Path) -> BuildError:
@@ -127,6 +138,43 @@ class Place:
         except OSError as error:
             raise SourceError(f"{self.uri}: {location} cannot be opened ({error.strerror or error})") from None
 
+    def beside(self, location: str, path: str, limit: int) -> bytes:
+        """The content of a file that a file of this place names by a path of its own.
+
+        A relative path counts from the folder of `location`, else from this place, else from the folder in
+        which this place lies (for it may begin with this place's name). Raises ValueError, saying why, where
+        no such file lies there, where it lies outside this place, links followed, or where it has more than
+        `limit` bytes.
+        """
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
+            raise ValueError("it is a URL, and nothing is fetched")
+        if self.remote:
+            return self._remote_beside(location, path, limit)
+        root = Path(self.uri)
+        root = (root.parent if root.is_file() else root).resolve()
+        try:
+            tried = [(folder / path).resolve() for folder in (root / Path(location).parent, root, root.parent)]
+            inside = [there for there in tried if there.is_relative_to(root)]
+            for there in inside:
+                if there.is_file():
+                    with there.open("rb") as file:
+                        return _at_most(file.read(limit + 1), limit)
+        except OSError as error:
+            raise ValueError(f"it cannot be read ({error.strerror or error})") from None
+        raise ValueError("no such file is there" if inside else "it lies outside the source folder")
+
+    def _remote_beside(self, location: str, path: str, limit: int) -> bytes:
+        for folder in (posixpath.dirname(location), ""):
+            there = posixpath.normpath(posixpath.join(folder, path))
+            if there.startswith(("/", "..")):
+                raise ValueError("it lies outside the source folder")
+            try:
+                if self._fs.isfile(f"{self._root}/{there}"):
+                    return _at_most(self.read(there, 0, limit + 1), limit)
+            except OSError as error:
+                raise ValueError(f"it cannot be read ({error})") from None
+        raise ValueError("no such file is there")
+
     def read(self, location: str, offset: int, size: int) -> bytes:
         """Up to `size` bytes of a remote file, by one request. Raises OSError where it cannot be read."""
         try:
@@ -153,6 +201,12 @@ class Place:
         if not listing:
             raise SourceError(f"{self.uri}: no such file or folder")
         return sorted(found, key=_natural)
+
+
+def _at_most(data: bytes, limit: int) -> bytes:
+    if len(data) > limit:
+        raise ValueError(f"it has more than {limit:,} bytes")
+    return data
 
 
 def _natural(item: tuple[str, str]) -> list[tuple[int, int, str]]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from sigma_data.files import LFS_MESSAGE
 from sigma_data.fingerprint import GRID, alike, signature
 
 EXTENSIONS: dict[str, str] = {
@@ -53,6 +54,7 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
     (b"pk\x03\x04", "a zip archive"),
     (b"\x1f\x8b", "a gzip file"),
     (b"par1", "a parquet file"),
+    (b"version https://", LFS_MESSAGE),
     (b"8bps", "a Photoshop file"),
 )
 

@@ -21,6 +21,7 @@ from sigma_data.checks import RULES
 from sigma_data.images import thumbnail
 from sigma_data.instruction import ATTRIBUTES, Attribute, Placeholder, Text, parse
 from sigma_data.portrait import TARGET_COLOUR, TOKEN_COLOURS, printable
+from sigma_data.refused import refused_files
 from sigma_data.sample import FAMILY_RULES, Family
 
 Read = Callable[[str, int, int], bytes]
@@ -122,6 +123,7 @@ def render_report(
         attributes=_attributes(manifest),
         components=_components(manifest),
         sources=_sources(manifest, quarantine),
+        refused=[printable(str(file)) for file in refused_files(quarantine)],
         rejects=_rejects(quarantine),
         removed=Counter(quarantine["code"].to_list()),
         warnings=_warnings(manifest),

@@ -64,11 +64,12 @@ class Image:
     """One encoded picture; `number` counts from 1 inside its sample.
 
     `data` is what the source holds, so it may be None or not a picture at all: saying so is the
-    job of `sigma_data.images.probe`.
+    job of `sigma_data.images.probe`. `missing` says why there is no data, where the source knows.
     """
 
     number: int
     data: bytes | None
+    missing: str | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from sigma_data.limits import Limits, Severity
 from sigma_data.record import SCHEMA_VERSION
 from sigma_data.sample import Family
 
-BUILD_VERSION = 1
+BUILD_VERSION = 2
 """Raised when a change in the code changes what a build writes."""
 
 

@@ -17,7 +17,8 @@ from pipelines.build.write import FinishTask, WriteTask, finish_shard, prealloca
 from pipelines.engine import Crashed, LocalEngine
 from pipelines.progress import Pass
 from sigma_data.corpus import Corpus, open_corpus
-from sigma_data.errors import BuildError, ConfigError
+from sigma_data.errors import BuildError, ConfigError, SourceError
+from sigma_data.refused import refused_files
 from sigma_data.sources import Fragment, Reader, open_source
 
 Located = tuple[str, Fragment]  # source string, fragment
@@ -32,11 +33,20 @@ class BuildResult:
     peak_worker_bytes: int
 
 
-def build(config: BuildConfig, out: Path, *, workers: int, overwrite: bool = False, quiet: bool = False) -> BuildResult:
+def build(
+    config: BuildConfig,
+    out: Path,
+    *,
+    workers: int,
+    overwrite: bool = False,
+    strict_files: bool = False,
+    quiet: bool = False,
+) -> BuildResult:
     """Build a corpus, or finish the build that was interrupted there.
 
     Raises ConfigError for a wrong setting or a folder that is taken, SourceError for a source that
-    cannot be read, BuildError where the build cannot go on. Nothing is committed then.
+    cannot be read (with `strict_files` also for a single file of it), BuildError where the build cannot
+    go on. Nothing is committed then.
     """
     if not config.sources:
         raise ConfigError("name at least one source, as in release:PATH or world:1000")
@@ -47,12 +57,20 @@ def build(config: BuildConfig, out: Path, *, workers: int, overwrite: bool = Fal
             refuse_overlap(out, folder, spec)
     with LocalEngine(workers) as engine:
         located = _list(engine, config.sources)  # before the folder is touched: a typo must not claim it
+        if strict_files:  # what listing finds is said at once, not after hours of reading
+            _refuse_files([f"{f.location}: {f.rows or 1:,} rows, {f.refused}" for _, f in located if f.refused])
         with Workspace(out, config, config.digest(), overwrite=overwrite) as work:
-            return _build(config, engine, located, work, quiet=quiet)
+            return _build(config, engine, located, work, strict_files=strict_files, quiet=quiet)
 
 
 def _build(
-    config: BuildConfig, engine: LocalEngine, located: Sequence[Located], work: Workspace, *, quiet: bool
+    config: BuildConfig,
+    engine: LocalEngine,
+    located: Sequence[Located],
+    work: Workspace,
+    *,
+    strict_files: bool,
+    quiet: bool,
 ) -> BuildResult:
     inputs = Inputs.of(located)
     if work.committed:
@@ -62,15 +80,29 @@ def _build(
                 f"{work.out}: this corpus is complete, but its sources have changed since: "
                 "choose another --out, or add --overwrite to build it anew"
             )
+        if strict_files:
+            _refuse_files([str(file) for file in refused_files(corpus.quarantine)])
         return BuildResult(corpus, False, engine.peak_bytes)
     scans = _scan(engine, config, located, work, quiet=quiet)
     plan = make_plan(scans, config)
+    if strict_files:
+        _refuse_files([str(file) for file in refused_files(plan.out)])
     if not len(plan.rows):
         raise _nothing_left(plan, config)
     digests = _write(engine, config, located, scans, plan, work, quiet=quiet)
     commit_corpus(work.out, config, plan, inputs, digests)
     work.done()
     return BuildResult(open_corpus(work.out), True, engine.peak_bytes)
+
+
+def _refuse_files(files: Sequence[str]) -> None:
+    """Raise SourceError where files of a source were refused whole."""
+    if files:
+        more = f" (and {len(files) - 1:,} more)" if len(files) > 1 else ""
+        raise SourceError(
+            f"--strict-files: {files[0]}{more}; mend or remove what was refused, or build without --strict-files to "
+            "have it in the quarantine"
+        )
 
 
 def _refuse_clash(sources: Sequence[str], readers: Sequence[Reader]) -> None:

@@ -81,12 +81,12 @@ def scan_fragment(task: ScanTask) -> None:
 
 
 def crashed_fragment(task: ScanTask, signal: str) -> None:
-    """The result of a fragment whose reading kills the process: one rejection for all of it."""
+    """The result of a fragment whose reading kills the process: every row of it is rejected."""
     name = open_source(task.spec).name
     message = f"reading it kills the reader ({signal}), so nothing of it was used"
     where = f"{task.fragment.location} {task.fragment.part}".strip()
-    row = _rejection_row(0, Rejection(name, where, None, "reader_crashed", message))
-    _write(Path(task.output), [row])
+    rejection = Rejection(name, where, None, "reader_crashed", message)
+    _write(Path(task.output), (_rejection_row(position, rejection) for position in range(task.fragment.rows or 1)))
 
 
 def read_scan(path: Path, columns: list[str]) -> pa.Table:

@@ -26,13 +26,15 @@ class Fragment:
     """A piece of a source: `location` is stable under moving the source, `part` a range inside it.
 
     `stamp` changes whenever the bytes behind the fragment change (size and modification time);
-    `rows` is the number of records where it is known beforehand.
+    `rows` is the number of records where it is known beforehand. `refused` says why, where the whole
+    file is known to be of no use: reading it then gives only rejections.
     """
 
     location: str
     part: str = ""
     stamp: str = ""
     rows: int | None = None
+    refused: str | None = None
 
 
 class ReaderOptions(BaseModel):

@@ -1,17 +1,17 @@
-"""The layout of the SIGMA release (and of BAGEL's editing rows): parquet, encoded pictures in lists.
+"""The layout of the SIGMA release (and of BAGEL's editing rows): parquet, encoded images in lists.
 
-A row has `image_list` (the last picture is the target), `instruction_list` (a list of phrasings a
-turn) and perhaps `data_prep_method`. Row groups are streamed. `parquet_info.json` is never needed:
-the paths in it are the publisher's own.
+A row has `image_list` (the last image is the target), `instruction_list` (a list of phrasings a
+turn) and optionally `data_prep_method`, in any Arrow type that holds the same data. Rows are streamed.
+`parquet_info.json` is never needed: the paths in it are the publisher's own.
 """
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import IO, TYPE_CHECKING, Any, ClassVar, cast
 
 from pydantic import field_validator
 
@@ -19,6 +19,19 @@ from sigma_data.errors import SourceError
 from sigma_data.files import Place
 from sigma_data.instruction import canonical, parse
 from sigma_data.sample import Family, Image, Rejection, Sample, Source, Turn, sample_id
+from sigma_data.sources._parquet import (
+    Refused,
+    bare,
+    element,
+    group_rows,
+    holds_bytes,
+    holds_text,
+    one_line,
+    open_parquet,
+    plain,
+    size_of,
+    stream_rows,
+)
 from sigma_data.sources.base import Fragment, Reader, ReaderOptions
 
 if TYPE_CHECKING:
@@ -26,9 +39,9 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _FRAGMENT_ROWS = 32
-_BATCH_ROWS = 8
-_MAX_GROUP_BYTES = 2**31
-"""A row group that unpacks to more is not read: it would not fit a worker's memory."""
+_MAX_IMAGE_BYTES = 2**28
+"""A larger file that a row names by its path is not read into memory."""
+_EMBED = "embed the images first (push_to_hub of datasets does it, docs/corpus-format.md says how without it)"
 
 FAMILY_NAMES: Mapping[str, Family] = {
     **{family.value: family for family in Family},
@@ -84,9 +97,9 @@ class ReleaseReader(Reader):
         for location, stamp in self.place.files(".parquet"):
             try:
                 with self.place.open(location) as stream:
-                    groups = _groups(_open(stream), _size(stamp))
-            except _Unreadable:
-                found.append(Fragment(location, "file", stamp, rows=1))
+                    groups = group_rows(_open(stream, size_of(stamp)))
+            except Refused as error:  # all its rows count as read
+                found.append(Fragment(location, "file", stamp, error.rows or 1, refused=f"{error.code}: {error}"))
                 continue
             if not groups:  # a file that says it holds nothing
                 found.append(Fragment(location, "groups 0:0 from row 0", stamp, rows=0))
@@ -102,57 +115,53 @@ class ReleaseReader(Reader):
         return found
 
     def read(self, fragment: Fragment) -> Iterator[Sample | Rejection]:
+        span = re.fullmatch(r"groups (\d+):(\d+) from row (\d+)", fragment.part)
+        if span is None and fragment.part != "file":
+            return
         try:
             with self.place.open(fragment.location) as stream:
-                file = _open(stream)
-                groups = _groups(file, _size(fragment.stamp))
-                span = re.fullmatch(r"groups (\d+):(\d+) from row (\d+)", fragment.part)
-                if span is None:
-                    return
-                if int(span[2]) > len(groups):
-                    raise _Unreadable("unreadable_file", "the file changed since its row groups were listed")
+                file = _open(stream, size_of(fragment.stamp))
+                groups = group_rows(file)
+                if span is None or int(span[2]) > len(groups):
+                    raise Refused("unreadable_file", "the file changed since its row groups were listed", fragment.rows)
                 row = int(span[3])
                 for group in range(int(span[1]), int(span[2])):
                     yield from self._read_group(file, group, fragment.location, row, groups[group])
                     row += groups[group]
-        except _Unreadable as error:
-            yield Rejection(self.name, fragment.location, None, error.code, str(error))
+        except Refused as error:
+            rows = error.rows if span is None else fragment.rows
+            for _ in range(rows or 1):
+                yield Rejection(self.name, fragment.location, None, error.code, str(error))
 
     def _read_group(
         self, file: pq.ParquetFile, group: int, location: str, row: int, rows: int
     ) -> Iterator[Sample | Rejection]:
         end = row + rows
         reason = "it ends early"
-        unpacked = file.metadata.row_group(group).total_byte_size
-        if unpacked > _MAX_GROUP_BYTES:
-            for lost in range(row, end):
-                message = f"row group {group} unpacks to {unpacked:,} bytes, more than {_MAX_GROUP_BYTES:,}"
-                yield Rejection(self.name, location, lost, "unreadable_rows", message)
-            return
         try:
             columns = [name for name in file.schema_arrow.names if name in _COLUMNS]
-            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False):
-                for index in range(min(batch.num_rows, end - row)):
-                    yield self._record(location, row, batch, index)
-                    row += 1
+            for batch, index in islice(stream_rows(file, group, columns), rows):
+                yield self._record(location, row, batch, index)
+                row += 1
         except Exception as error:  # pyarrow raises whatever broken pages make it raise
-            reason = _one_line(error)
+            reason = one_line(error)
         for lost in range(row, end):
             message = f"row group {group} cannot be read ({reason})"
             yield Rejection(self.name, location, lost, "unreadable_rows", message)
 
     def _record(self, location: str, row: int, batch: pa.RecordBatch, index: int) -> Sample | Rejection:
-        try:  # one row at a time, so that only one row's pictures are copied into Python
+        try:  # one row at a time, so that only one row's images are copied into Python
             values = {
-                name: column[index].as_py() for name, column in zip(batch.schema.names, batch.columns, strict=True)
+                name: plain(column[index]) for name, column in zip(batch.schema.names, batch.columns, strict=True)
             }
-        except (ValueError, UnicodeDecodeError) as error:
-            return Rejection(
-                self.name, location, row, "unreadable_rows", f"the row cannot be read ({_one_line(error)})"
-            )
-        pictures = [_bytes(item) for item in values.get("image_list") or []]
-        texts = [[text for text in turn or [] if text is not None] for turn in values.get("instruction_list") or []]
-        count = len(pictures)
+            texts = _turns(values.get("instruction_list"))
+            method = _text(values.get("data_prep_method"))
+        except ValueError as error:
+            return Rejection(self.name, location, row, "unreadable_rows", f"the row cannot be read ({one_line(error)})")
+        held: Any = values.get("image_list")
+        held = held if isinstance(held, list) else [] if held is None else [held]  # a single image stands alone
+        images = tuple(self._image(number, item, location) for number, item in enumerate(held, 1))
+        count = len(images)
         if len(texts) > 1 and count != len(texts) + 1:
             message = f"{len(texts)} turns need {len(texts) + 1} pictures, the row has {count}"
             return Rejection(self.name, location, row, "turns_mismatch", message)
@@ -167,15 +176,29 @@ class ReleaseReader(Reader):
             )
             for phrasings, target in zip(texts or [[]], targets, strict=True)
         )
-        family, inferred = self._family(values.get("data_prep_method"), turns, references)
+        family, inferred = self._family(method, turns, references)
         return Sample(
             id=sample_id(self.name, location, row),
             family=family,
-            images=tuple(Image(number, data) for number, data in enumerate(pictures, 1)),
+            images=images,
             turns=turns,
             source=Source(self.name, location, row, self.options.licence),
             family_inferred=inferred,
         )
+
+    def _image(self, number: int, item: Any, location: str) -> Image:
+        """An image from plain bytes, or from the struct {bytes, path} that HF `datasets` stores images in."""
+        path = None
+        if isinstance(item, dict):
+            item, path = item.get("bytes"), item.get("path")
+        if isinstance(item, bytes):
+            return Image(number, item)
+        if not isinstance(path, str) or not path:
+            return Image(number, None)
+        try:
+            return Image(number, self.place.beside(location, path, _MAX_IMAGE_BYTES))
+        except ValueError as error:
+            return Image(number, None, missing=f"has no bytes but a path, {path[:200]!r}, and {error}; {_EMBED}")
 
     def _family(self, method: object, turns: tuple[Turn, ...], references: int) -> tuple[Family, bool]:
         if self.options.family is not None:
@@ -205,75 +228,63 @@ def infer_family(turns: tuple[Turn, ...], references: int) -> Family:
 _COLUMNS = ("image_list", "instruction_list", "data_prep_method")
 
 
-class _Unreadable(Exception):
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-def _open(stream: Any) -> pq.ParquetFile:
-    """Open a parquet file and make sure that it has the columns of this layout."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(stream)
-        schema = file.schema_arrow
-    except Exception as error:  # as in _read_group
-        raise _Unreadable("unreadable_file", f"not a parquet file ({_one_line(error)})") from None
-    if twice := [name for name in _COLUMNS if schema.names.count(name) > 1]:
-        raise _Unreadable("wrong_columns", f"more than one column {' and '.join(twice)}")
-    missing = [name for name in _COLUMNS[:2] if name not in schema.names]
-    if missing:
-        raise _Unreadable("wrong_columns", f"no column {' or '.join(missing)}, but {', '.join(schema.names)[:200]}")
-    pictures = _element(pa, schema.field("image_list").type)
-    texts = _element(pa, _element(pa, schema.field("instruction_list").type))
-    holds_bytes = pictures is not None and (_is_binary(pa, pictures) or _is_encoded_struct(pa, pictures))
-    if not holds_bytes or not (texts is not None and (pa.types.is_string(texts) or pa.types.is_large_string(texts))):
-        types = f"{schema.field('image_list').type} and {schema.field('instruction_list').type}"
-        message = f"image_list must be list<binary> and instruction_list list<list<string>>, they are {types}"
-        raise _Unreadable("wrong_columns", message)
+def _open(stream: IO[bytes], size: int) -> pq.ParquetFile:
+    """Open a parquet file and make sure that it has the columns of this layout. Raises Refused."""
+    file = open_parquet(stream, size)
+    if fault := _column_fault(file.schema_arrow):
+        rows = sum(group_rows(file))
+        raise Refused("wrong_columns", f"{fault} ({rows:,} rows)", rows)
     return file
 
 
-def _size(stamp: str) -> int:
-    """Bytes of a file by its stamp; not every remote place tells them."""
-    size = stamp.partition(":")[0]
-    return int(size) if size.isdecimal() else sys.maxsize
+def _column_fault(schema: pa.Schema) -> str | None:
+    """Why a schema is not of this layout, or None. A column of nulls alone holds nothing, which is no fault."""
+    import pyarrow as pa
+
+    if twice := [name for name in _COLUMNS if schema.names.count(name) > 1]:
+        return f"more than one column {' and '.join(twice)}"
+    if missing := [name for name in _COLUMNS[:2] if name not in schema.names]:
+        return f"no column {' or '.join(missing)}, but {', '.join(schema.names)[:200]}"
+    images, texts = (bare(schema.field(name).type) for name in _COLUMNS[:2])
+    one = images if _holds_image(images) else element(images) or images
+    if not (_holds_image(one) or pa.types.is_null(one)):
+        path = pa.types.is_struct(one) and one.get_field_index("path") >= 0
+        advice = "text is not read as bytes, whether base64 or a path" if holds_text(one) else _EMBED if path else ""
+        types = f"it is {schema.field('image_list').type}"
+        return f"image_list must hold encoded images (a list of binary), {types}" + (f"; {advice}" if advice else "")
+    for _ in range(2):  # phrasings of turns, or less deep
+        texts = element(texts) or texts
+    if not (holds_text(texts) or pa.types.is_null(texts)):
+        types = f"it is {schema.field('instruction_list').type}"
+        return f"instruction_list must hold text (a list of lists of strings) beside image_list, {types}"
+    return None
 
 
-def _groups(file: pq.ParquetFile, size: int) -> list[int]:
-    """Rows of each row group; a footer that announces more rows than the file has bytes is a lie."""
-    metadata = file.metadata
-    groups = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
-    if any(rows < 0 for rows in groups) or sum(groups) > max(size, 1):
-        raise _Unreadable("unreadable_file", f"the footer announces {sum(groups):,} rows in {size:,} bytes")
-    return groups
+def _holds_image(kind: pa.DataType) -> bool:
+    """Whether a value of a bare type is one image: its bytes, or a struct {bytes, path}."""
+    import pyarrow as pa
+
+    if not pa.types.is_struct(kind):
+        return holds_bytes(kind)
+    index = kind.get_field_index("bytes")
+    inside = bare(kind.field(index).type) if index >= 0 else None
+    # A file in which no image is embedded may have nothing but nulls there.
+    return inside is not None and (holds_bytes(inside) or pa.types.is_null(inside))
 
 
-def _bytes(item: object) -> bytes | None:
-    """Encoded bytes from plain binary, or from the struct that HF `datasets` stores pictures in."""
-    data = item.get("bytes") if isinstance(item, dict) else item
-    return data if isinstance(data, bytes) else None
+def _turns(value: Any) -> list[list[str]]:
+    """The phrasings of every turn: from a list of lists, a flat list (a phrasing a turn) or one text."""
+    if not isinstance(value, list):
+        value = [] if value is None else [value]
+    turns = [turn if isinstance(turn, list) else [turn] for turn in value]
+    return [[text for phrasing in turn if (text := _text(phrasing)) is not None] for turn in turns]
 
 
-def _element(pa: Any, kind: Any) -> Any:
-    is_list = kind is not None and (pa.types.is_list(kind) or pa.types.is_large_list(kind))
-    return kind.value_type if is_list else None
-
-
-def _is_binary(pa: Any, kind: Any) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _is_encoded_struct(pa: Any, kind: Any) -> bool:
-    return bool(
-        pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_binary(pa, kind.field("bytes").type)
-    )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _text(value: Any) -> str | None:
+    """Text, decoded where a writer stored it as bytes. Raises ValueError where they are not UTF-8."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return value if isinstance(value, str) else None
 
 
 READER = ReleaseReader

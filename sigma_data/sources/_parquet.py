@@ -1,0 +1,152 @@
+"""A parquet file of rows with images: opened, counted and streamed, whatever its writer made of it.
+
+Writers differ in Arrow types, row groups and pages, and a file may be hostile. Rows are decoded page by
+page, a few at a time: how large a row group is does not matter, only how large one row and one page are.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import IO, TYPE_CHECKING, Any
+
+from sigma_data.files import LFS_MESSAGE, is_lfs_pointer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+_READ_BYTES = 2**20
+"""Bytes read from the file at a time. Without this pyarrow reads all of a column of a row group at once."""
+_BATCH_ROWS, _BATCH_BYTES = 8, 2**24
+"""Most rows decoded at a time, and about how many bytes they may have together; always at least one row."""
+
+
+class Refused(Exception):
+    """A file that cannot be used at all, or any more; `rows` is how many it holds, None where it does not say."""
+
+    def __init__(self, code: str, message: str, rows: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.rows = rows
+
+
+def open_parquet(stream: IO[bytes], size: int) -> pq.ParquetFile:
+    """Open a parquet file of `size` bytes. Raises Refused where it is none, or its footer lies."""
+    import pyarrow.parquet as pq
+
+    try:
+        head = stream.read(64)
+        stream.seek(0)
+        if is_lfs_pointer(head):
+            raise Refused("lfs_pointer", f"{LFS_MESSAGE}; how many rows it has is not known")
+        file = pq.ParquetFile(stream, buffer_size=_READ_BYTES, pre_buffer=False)
+        counts = group_rows(file)
+        _ = file.schema_arrow
+    except Refused:
+        raise
+    except Exception as error:  # pyarrow raises whatever broken bytes make it raise
+        message = f"not a parquet file ({one_line(error)}); how many rows it had is not known"
+        raise Refused("unreadable_file", message) from None
+    if any(rows < 0 for rows in counts) or sum(counts) > max(size, 1):  # no row takes less than a byte
+        raise Refused("unreadable_file", f"the footer announces {sum(counts):,} rows in {size:,} bytes")
+    return file
+
+
+def size_of(stamp: str) -> int:
+    """Bytes of a file by its stamp; not every remote place tells them."""
+    size = stamp.partition(":")[0]
+    return int(size) if size.isdecimal() else sys.maxsize
+
+
+def group_rows(file: pq.ParquetFile) -> list[int]:
+    """Rows of each row group."""
+    return [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
+
+
+def stream_rows(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, int]]:
+    """(batch, index in it) of every row of a row group. Raises whatever broken pages make pyarrow raise."""
+    facts = file.metadata.row_group(group)
+    each = max(1, facts.total_byte_size) // max(1, facts.num_rows)
+    size = min(_BATCH_ROWS, max(1, _BATCH_BYTES // max(1, each)))
+    for batch in file.iter_batches(size, row_groups=[group], columns=columns, use_threads=False):
+        for index in range(batch.num_rows):
+            yield batch, index
+
+
+def bare(kind: pa.DataType) -> pa.DataType:
+    """The type of the values themselves, without extension, dictionary or run-end encoding."""
+    import pyarrow as pa
+
+    while True:
+        if isinstance(kind, pa.BaseExtensionType):
+            kind = kind.storage_type
+        elif pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+            kind = kind.value_type
+        else:
+            return kind
+
+
+def element(kind: pa.DataType) -> pa.DataType | None:
+    """The bare type of a list's elements, for every kind of list; None for what is not a list."""
+    import pyarrow as pa
+
+    is_kind = pa.types
+    lists = (
+        is_kind.is_list, is_kind.is_large_list, is_kind.is_fixed_size_list, is_kind.is_list_view,
+        is_kind.is_large_list_view,
+    )  # fmt: skip
+    return bare(kind.value_type) if any(test(kind) for test in lists) else None
+
+
+def holds_bytes(kind: pa.DataType) -> bool:
+    """Whether values of a bare type are bytes: binary of every layout, or a list of unsigned bytes."""
+    import pyarrow as pa
+
+    is_kind = pa.types
+    inner = element(kind)
+    return bool(
+        is_kind.is_binary(kind)
+        or is_kind.is_large_binary(kind)
+        or is_kind.is_binary_view(kind)
+        or is_kind.is_fixed_size_binary(kind)
+        or (inner is not None and is_kind.is_uint8(inner))
+    )
+
+
+def holds_text(kind: pa.DataType) -> bool:
+    """Whether values of a bare type are text: strings of every layout, or binary that holds UTF-8."""
+    import pyarrow as pa
+
+    is_kind = pa.types
+    text = is_kind.is_string(kind) or is_kind.is_large_string(kind) or is_kind.is_string_view(kind)
+    return bool(text or is_kind.is_binary(kind) or is_kind.is_large_binary(kind) or is_kind.is_binary_view(kind))
+
+
+def plain(value: pa.Scalar) -> Any:
+    """A value as Python has it: bytes, text, None, numbers, lists and dicts of them.
+
+    Unlike `as_py` it looks through extension types (whose `as_py` may make anything) and gives a list
+    of unsigned bytes as bytes. Raises ValueError for text that is not UTF-8.
+    """
+    import pyarrow as pa
+
+    kind = value.type
+    if not value.is_valid:
+        return None
+    if isinstance(kind, pa.BaseExtensionType) or pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return plain(value.value)
+    inner = element(kind)
+    if inner is not None:
+        values = value.values
+        if pa.types.is_uint8(inner) and values.null_count == 0 and values.type == inner:
+            return values.to_numpy(zero_copy_only=False).tobytes()
+        return [plain(item) for item in values]
+    if pa.types.is_struct(kind):
+        return {name: plain(value[name]) for name in ("bytes", "path") if kind.get_field_index(name) >= 0}
+    return value.as_py()
+
+
+def one_line(error: Exception) -> str:
+    """An error of another library as a short line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
