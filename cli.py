@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.command_line import Command
 from pipelines.evaluate.command import evaluate
 from pipelines.quickstart.command import quickstart
 from pipelines.train.command import INTERRUPTED, export, train
@@ -100,6 +101,7 @@ def build_dataset(
         checks=checks,
         near_duplicates="drop" if drop_near_duplicates else None,
         max_side=max_side,
+        typed={"sources": "SOURCES", "quotas": "--quota", "checks": "--check"},
     )
     if print_config:
         _print(dump_settings(settings))
@@ -165,7 +167,7 @@ def shard(
     from pipelines.engine import default_workers
     from pipelines.reshard import Selection, export_release, reshard
 
-    selection = Selection(tuple(family or ()), tuple(split or ()), where, limit)
+    selection = Selection(_listed(family), _listed(split), where, limit)
     if to is Layout.RELEASE:
         if overwrite:
             raise typer.BadParameter("an export replaces nothing; remove the folder first", param_hint="--overwrite")
@@ -332,6 +334,8 @@ app.command()(train)
 app.command()(export)
 app.command("eval")(evaluate)
 app.command()(quickstart)
+for _command in app.registered_commands:
+    _command.cls = Command
 
 
 def main() -> None:
@@ -359,9 +363,14 @@ def main() -> None:
         sys.exit(2)
 
 
+def _listed(values: list[str] | None) -> tuple[str, ...]:
+    """Values of an option that may be repeated, or list them with commas."""
+    return tuple(part.strip() for value in values or [] for part in value.split(",") if part.strip())
+
+
 def _pairs(option: str, values: list[str] | None) -> dict[str, str]:
     pairs = {}
-    for value in values or []:
+    for value in _listed(values):
         name, equals, setting = value.partition("=")
         if not equals:
             raise typer.BadParameter(f"{value!r}: write NAME=VALUE", param_hint=option)

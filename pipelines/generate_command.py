@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -171,8 +172,8 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     """'1024x768' -> (1024, 768). Raises ConfigError."""
     if text is None:
         return None
-    width, cross, height = text.lower().partition("x")
-    sides = [int(side) for side in (width, height) if side.isdecimal() and len(side) < 10]
-    if not cross or len(sides) < 2 or not all(sides):
+    found = [part.strip() for part in re.split("[x×,]", text.lower())]
+    sides = [int(side) for side in found if side.isdecimal() and len(side) < 10]
+    if len(found) != 2 or len(sides) < 2 or not all(sides):
         raise ConfigError(f"--size {text[:40]}: write WIDTHxHEIGHT in pixels, as in 1024x768")
     return sides[0], sides[1]

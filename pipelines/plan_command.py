@@ -72,16 +72,19 @@ def run_plan(options: PlanOptions) -> dict[str, Any]:
         raise ConfigError("name a corpus, as in `sigma plan corpus`, or a training run's YAML with --config")
     # As `sigma train` takes them, or without the name of the section.
     overrides = [f"data.{override.removeprefix('data.')}" for override in options.overrides]
+    typed = dict(zip(overrides, options.overrides, strict=True))
     if options.corpora and any(override.startswith("data.corpora") for override in overrides):
         raise ConfigError("corpora are named twice: give them by their paths, or by settings data.corpora=...")
     for name, value in (("path", options.model), ("base", options.base)):
         if value is not None:
             overrides.append(f"model.{name}={json.dumps(value)}")
+            typed[overrides[-1]] = f"--{'model' if name == 'path' else name} {value}"
     config = load_settings(
         _Config,
         options.config,
         overrides,
         accumulate=options.accumulate,
+        typed=typed,
         data={"corpora": [{"path": corpus} for corpus in options.corpora]} if options.corpora else None,
     )
     blueprint = read_blueprint(config.model.path, base=config.model.base, vision=config.model.vision)

@@ -81,6 +81,9 @@ def evaluate(
     image_scale: Annotated[
         float, typer.Option(help="Guidance towards the references; 1 or less switches it off.")
     ] = 2.0,
+    interval: Annotated[
+        tuple[float, float], typer.Option(help="Noise levels, lower first, between which there is guidance.")
+    ] = (0.0, 1.0),
     group_mask: Annotated[
         bool, typer.Option("--group-mask/--no-group-mask", help="Attribute tokens see their own reference only.")
     ] = True,
@@ -115,7 +118,8 @@ def evaluate(
     from pipelines.train.launch import default_nproc
     from sigma_model.guidance import Guidance
 
-    settings = Settings(steps=steps, guidance=Guidance(text=text_scale, image=image_scale), group_mask=group_mask)
+    guidance = Guidance(text=text_scale, image=image_scale, interval=interval)
+    settings = Settings(steps=steps, guidance=guidance, group_mask=group_mask)
     told = run(
         EvalOptions(
             benchmark=benchmark, out=out, model=model, base=base, name=name,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.build.config import BuildConfig
 from pipelines.settings import dump_settings, load_settings
+from pipelines.train.config import TrainConfig
 from sigma_data.checks import RULES
 from sigma_data.errors import ConfigError
 from sigma_data.limits import Severity
@@ -124,7 +127,6 @@ def test_unknown_settings_are_named_with_those_that_exist(tmp_path: Path) -> Non
         ("seed.deep=5", "seed"),
         ("limits..min_side=5", "limits"),
         (".=5", "setting"),
-        ("title=2024-13-45", "title"),
         ("title=" + "[" * 5_000, "title"),
         ("title=!!python/object/apply:os.getcwd []", "title"),
     ],
@@ -193,3 +195,142 @@ def test_the_digest_changes_with_every_setting() -> None:
     assert len(set(digests)) == len(changes)
     scans = [BuildConfig.model_validate(change).scan_digest() for change in changes]
     assert len(set(scans)) == 4  # only max_side, checks and limits shape a scan
+
+
+# Types of YAML 1.2 ----------------------------------------------------------------------------------
+
+RUN = ("out=run", "data.corpora=corpus")
+
+
+def run_settings(*overrides: str, steps: str = "steps=3") -> TrainConfig:
+    return load_settings(TrainConfig, None, [*RUN, steps, *overrides])
+
+
+def refusal(*overrides: str, file: Path | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(TrainConfig, file, overrides if file else [*RUN, *overrides])
+    text = str(caught.value)
+    assert "\n" not in text
+    for jargon in ("Input should", "pathlib", "Settings", "dictionary", "pydantic", "http", "tuple", "Field required"):
+        assert jargon not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("010", 10), ("1e3", 1000), ("1E3", 1000), ("1_000", 1000), ("1000.0", 1000), ("0x10", 16), ("0o10", 8),
+     ("+7", 7), ("'7'", 7), ("00", None), ("true", None), ("yes", None), ("on", None), ("1:30", None), ("1.5", None),
+     ("1,000", None), ("2024-01-01", None), ("1e400", None), ("3k", None), ("[3]", None)],
+)  # fmt: skip
+def test_a_whole_number_is_decimal_in_words_and_in_files_or_is_refused(
+    tmp_path: Path, text: str, number: int | None
+) -> None:
+    file = written(tmp_path, f"out: run\ndata: {{corpora: corpus}}\nsteps: {text}\n")
+    if number is None:
+        assert refusal(f"steps={text}").startswith(f"steps={text}: ")
+        assert refusal(file=file).startswith(f"{file}:3: steps: ")
+        return
+    assert run_settings(steps=f"steps={text}").steps == number
+    assert load_settings(TrainConfig, file, []).steps == number
+
+
+@pytest.mark.parametrize("override", ["optimizer.lr=true", "data.budget=false", "optimizer.betas=[0.9, false]"])
+def test_true_and_false_are_no_numbers(override: str) -> None:
+    assert "needs a number, not" in refusal("steps=3", override)
+    assert "needs a number, not true" in sentence("quotas.editing=true")
+    assert "needs a number, not true" in sentence(splits={"train": True})
+
+
+@pytest.mark.parametrize(
+    "text", ["010", "1e3", "1_000", "no", "on", "true", "1:30", "2024-01-01", "2024-13-45", "=", "007", "0x10", "1.0"]
+)
+def test_text_is_taken_as_it_was_written(tmp_path: Path, text: str) -> None:
+    config = run_settings(f"log.wandb={text}", f"out={text}", f"data.corpora=[{{path: {text}, split: {text}}}]")
+    assert (config.log.wandb, config.out, config.data.corpora[0].path) == (text, Path(text), text)
+    assert config.data.corpora[0].split == text
+    file = written(tmp_path, f"out: {text}\nlog:\n  wandb: {text}\ndata:\n  corpora: {text}\nsteps: 1\n")
+    again = load_settings(TrainConfig, file, [])
+    assert (again.log.wandb, again.out, again.data.corpora[0].path) == (text, Path(text), text)
+    round_trip = load_settings(TrainConfig, written(tmp_path, dump_settings(config)), [])
+    assert round_trip == config
+    assert yaml.safe_load(dump_settings(config))["log"]["wandb"] == text, "readers of YAML 1.1 take it as text, too"
+
+
+@pytest.mark.parametrize("text", ["a: b", "#1", "a #b", "@x", "*", "%d", "- a"])
+def test_a_word_on_the_command_line_needs_no_quotes_of_yaml(text: str) -> None:
+    assert load_settings(BuildConfig, None, [f"title={text}"]).title == text
+
+
+def test_names_of_settings_are_text(tmp_path: Path) -> None:
+    assert load_settings(BuildConfig, None, ["splits={on: 1, no: 2}"]).splits == {"on": 1, "no": 2}
+    with pytest.raises(ConfigError, match=r"build\.yaml:2: not valid YAML \('seed' stands twice\)"):
+        load_settings(BuildConfig, written(tmp_path, "seed: 1\nseed: 2\n"), [])
+    merged = written(tmp_path, "limits: &l {min_side: 40}\ntitle: x\n")
+    assert load_settings(BuildConfig, merged, []).limits.min_side == 40
+
+
+@pytest.mark.parametrize("text", ["0.9,0.95", "0.9, 0.95", "0.9 0.95", "[0.9,0.95]"])
+def test_a_pair_may_be_written_with_commas_or_spaces(tmp_path: Path, text: str) -> None:
+    assert run_settings(f"optimizer.betas={text}").optimizer.betas == (0.9, 0.95)
+    file = written(tmp_path, f"steps: 1\nout: run\ndata: {{corpora: c}}\noptimizer:\n  betas: {text}\n")
+    assert load_settings(TrainConfig, file, []).optimizer.betas == (0.9, 0.95)
+
+
+def test_a_list_of_one_needs_no_brackets_and_keeps_its_commas() -> None:
+    assert run_settings(r"freeze.patterns=layers\.\d{1,2}\.").freeze.patterns == (r"layers\.\d{1,2}\.",)
+    corpus = run_settings("data.corpora=[{path: x, families: 'editing, layout'}]").data.corpora[0]
+    assert corpus.families == (Family.EDITING, Family.LAYOUT)
+    assert load_settings(BuildConfig, None, ["sources=world:5?families=a,b"]).sources == ("world:5?families=a,b",)
+
+
+# Where a mistake was made, in words -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("optimizer.lr=abc", "optimizer.lr=abc: needs a number, not 'abc'"),
+        ("optimizer.lr=-1", "optimizer.lr=-1: must be more than 0, not -1"),
+        ("optimizer.betas=0.9", "optimizer.betas=0.9: needs 2 values, not 1"),
+        ("optimizer.betas=.9,.95,.99", "optimizer.betas=.9,.95,.99: needs 2 values, not 3"),
+        ("ema=false", "ema=false: is a section (decay): set what is in it, not false; null for none"),
+        ("out=", "out=: needs a path, not null"),
+        ("data.shuffle=maybe", "data.shuffle=maybe: needs true or false, not 'maybe'"),
+        ("schedule.kind=cosin", "did you mean cosine? (there are: constant, cosine, linear)"),
+        ("optimzer.lr=1", "there is no such setting: did you mean optimizer? (there are: "),
+        ("lr=1e-4", "there is no such setting: did you mean optimizer.lr?"),
+        ("data.corpora=[{paht: x}]", "data.corpora[0].paht: there is no such setting: did you mean data.corpora[0].path?"),
+        ("data.corpora=[]", "data.corpora=[]: must not be empty"),
+    ],
+)  # fmt: skip
+def test_a_mistake_on_the_command_line_is_told_by_its_word_even_where_there_is_a_file(
+    tmp_path: Path, override: str, told: str
+) -> None:
+    file = written(tmp_path, "out: run\nsteps: 3\ndata: {corpora: c}\n")
+    assert told in refusal("steps=3", override)
+    text = refusal(override, file=file)
+    assert told in text
+    assert str(file) not in text
+
+
+def test_a_mistake_in_a_file_is_told_by_its_line(tmp_path: Path) -> None:
+    file = written(tmp_path, "out: run\nsteps: 3\ndata:\n  corpora:\n    - path: c\n      splt: y\n")
+    told = "data.corpora[0].splt: there is no such setting: did you mean data.corpora[0].split?"
+    assert refusal(file=file).startswith(f"{file}:6: {told}")
+    file.write_text("out: run\nsteps: 3\n")
+    assert refusal(file=file) == f"{file}: data: must be set"
+    file.write_text("out: run\nsteps: [3\n")
+    assert refusal(file=file).startswith(f"{file}:3: not valid YAML (")
+
+
+def test_a_mistake_in_an_option_is_told_by_the_option() -> None:
+    typed = {"quotas": "--quota", "data.budget=0": "budget=0"}
+    for options, told in (
+        ({"quotas": {"edit": "3"}}, "--quota edit=3: quotas: there is no 'edit': did you mean editing?"),
+        ({"max_side": 3}, "--max-side 3: must be at least 16, not 3"),
+    ):
+        with pytest.raises(ConfigError, match="^" + re.escape(told)):
+            load_settings(BuildConfig, None, (), typed=typed, **options)
+    with pytest.raises(ConfigError, match="^budget=0: data.budget: must be at least 1"):
+        load_settings(TrainConfig, None, ("data.budget=0", *RUN, "steps=1"), typed=typed)
+    assert load_settings(BuildConfig, None, (), quotas={"editing": "1e3"}).quotas == {Family.EDITING: 1000}

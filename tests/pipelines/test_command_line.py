@@ -1,0 +1,63 @@
+"""Words behind a command: pairs as people write them, lists with commas, mistakes without a library's terms."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+import cli
+from pipelines.command_line import split_pairs
+from pipelines.generate_command import parse_size
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["0.4", "1.0"], ["0.4,1.0"], ["0.4, 1.0"], ["0.4,", "1.0"], ["0.4 1.0"], ["[0.4,1.0]"], ["[0.4,", "1.0]"],
+     ["(0.4, 1.0)"], ["0.4", ",", "1.0"]],
+)  # fmt: skip
+def test_a_pair_may_be_written_in_any_usual_way(words: list[str]) -> None:
+    wanted = ["prompt", "--interval", "0.4", "1.0", "--steps", "3"]
+    assert split_pairs(["prompt", "--interval", *words, "--steps", "3"], {"--interval"}) == wanted
+    joined = ["prompt", f"--interval={words[0]}", *words[1:], "--steps", "3"]
+    assert split_pairs(joined, {"--interval"}) == wanted
+
+
+def test_other_words_stay_as_they_are() -> None:
+    words = ["a, b", "--size=3,4", "--", "--interval", "1,2"]
+    assert split_pairs(words, {"--interval"}) == words
+
+
+@pytest.mark.parametrize("command", ["generate", "eval"])
+@pytest.mark.parametrize("words", [["0.4"], ["0.4,a"], ["0.4,0.5,0.6"], ["--steps", "3"], ["0.4", "--steps"]])
+def test_what_is_no_pair_is_told_by_the_option(command: str, words: list[str]) -> None:
+    result = CliRunner().invoke(cli.app, [command, "x", "--interval", *words])
+    assert result.exit_code == 2
+    assert "--interval" in result.output and "write two numbers, as in 0.4,1.0" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["generate", "x", "--steps", "abc"], "'--steps': needs a whole number, not 'abc'"),
+        (["generate", "x", "--steps", "1"], "'--steps': must be at least 2, not '1'"),
+        (["generate", "x", "--text-scale", "much"], "'--text-scale': needs a number, not 'much'"),
+        (["train", "x", "--nproc", "0"], "'--nproc': must be at least 1, not '0'"),
+        (["shard", "x", "--out", "y", "--to", "relase"], "'--to': 'relase' is not one of 'corpus', 'release'"),
+    ],
+)
+def test_a_mistake_in_an_option_is_told_in_words(words: list[str], told: str) -> None:
+    result = CliRunner().invoke(cli.app, words)
+    assert result.exit_code == 2
+    assert told in result.output
+    assert "Input should" not in result.output
+
+
+def test_lists_may_be_written_with_commas() -> None:
+    assert cli._listed(["editing,layout", "relation"]) == ("editing", "layout", "relation")
+    assert cli._listed(None) == ()
+    assert cli._pairs("--quota", ["editing=3,layout=4"]) == {"editing": "3", "layout": "4"}
+
+
+@pytest.mark.parametrize("text", ["1024x768", "1024,768", "1024 x 768", "1024X768", "1024×768"])
+def test_a_size_is_a_pair(text: str) -> None:
+    assert parse_size(text) == (1024, 768)
