@@ -277,6 +277,14 @@ def _write_release(corpus: Corpus, rows: pl.DataFrame, out: Path) -> dict[str, i
         "instruction_list": pa.list_(pa.list_(pa.string())),
         "data_prep_method": pa.string(),
     })  # fmt: skip
+    # Encoded images do not shrink, and no reader asks for the first of them in order: pyarrow's defaults would
+    # compress them, look for equal ones and keep whole images as statistics.
+    text, images = ["instruction_list.list.element.list.element", "data_prep_method"], "image_list.list.element"
+    options = {
+        "use_dictionary": text,
+        "write_statistics": text,
+        "compression": {images: "none"} | dict.fromkeys(text, "snappy"),
+    }
     info: dict[str, dict[str, int]] = {}
     written = left_out = 0
 
@@ -299,7 +307,7 @@ def _write_release(corpus: Corpus, rows: pl.DataFrame, out: Path) -> dict[str, i
                     writer.close()
                 name = f"seedxedit_multi/chunk_{len(info)}.parquet"
                 info[name] = {"num_row_groups": 0, "num_rows": 0}
-                writer = pq.ParquetWriter(out / name, schema)
+                writer = pq.ParquetWriter(out / name, schema, **options)
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
             info[name]["num_row_groups"] += 1
             info[name]["num_rows"] += len(group)

@@ -80,6 +80,10 @@ def export(
     adapter: Annotated[
         bool, typer.Option("--adapter", help="What LoRA learnt alone, for peft; otherwise it is merged.")
     ] = False,
+    released_names: Annotated[
+        bool,
+        typer.Option("--released-names", help="Name an adapter's layers as the release does, for BAGEL's own model."),
+    ] = False,
     dtype: Annotated[
         Numbers, typer.Option(help="Type of the weights; auto is that of the weights the run started from.")
     ] = Numbers.AUTO,
@@ -88,4 +92,7 @@ def export(
     from pipelines.bundle import DType
     from pipelines.train.export import export_run
 
-    sys.stdout.write(f"{export_run(run, out, step=step, ema=ema, adapter=adapter, dtype=DType(dtype))}\n")
+    written = export_run(
+        run, out, step=step, ema=ema, adapter=adapter, released_names=released_names, dtype=DType(dtype)
+    )
+    sys.stdout.write(f"{written}\n")

@@ -39,15 +39,16 @@ def export_run(
     step: int | None = None,
     ema: bool = True,
     adapter: bool = False,
+    released_names: bool = False,
     dtype: DType = DType.AUTO,
 ) -> Path:
     """Export the checkpoint of `step`, or the newest one, of the run in folder `run`; returns `out`.
 
     With `ema` the averages become `ema.safetensors`, otherwise the weights as they are `model.safetensors`; LoRA is
-    merged into them. `adapter` writes what LoRA learnt alone, for peft. `dtype` auto is that of the weights the run
-    started from, or float32 where it started from none; an adapter's stays as it is. Every number is rounded once,
-    but those of layers with LoRA twice where `dtype` is narrower than what the run started from. `out` appears by
-    rename, whole. Memory: one copy of the model, and its largest tensor twice.
+    merged into them. `adapter` writes what LoRA learnt alone, for peft, under our names or the released ones.
+    `dtype` auto is that of the weights the run started from, or float32 where it started from none; an adapter's stays
+    as it is. Every number is rounded once, but those of layers with LoRA twice where `dtype` is narrower than what the
+    run started from. `out` appears by rename, whole. Memory: one copy of the model, and its largest tensor twice.
 
     Raises ConfigError where the run has no such checkpoint, averages or LoRA, or something lies at `out`, and
     BuildError where `out` cannot be written.
@@ -57,6 +58,8 @@ def export_run(
         raise ConfigError(f"{run}: keeps no averages (ema is null): export its weights with --raw")
     if adapter and config.lora is None:
         raise ConfigError(f"{run}: trains no LoRA, so it has no adapter: leave --adapter out")
+    if released_names and not adapter:
+        raise ConfigError("--released-names belongs to --adapter: a whole export has the released names anyway")
     alone = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"), mesh=None)
     checkpointer = Checkpointer(run / CHECKPOINTS, alone, config.checkpoint)
     chosen = checkpointer.latest() if step is None else step
@@ -78,7 +81,7 @@ def export_run(
     try:
         temporary.mkdir(parents=True)
         if adapter:
-            save_adapter(model, temporary, base=config.model.path, dtype=_NUMBERS.get(dtype))
+            save_adapter(model, temporary, base=config.model.path, dtype=_NUMBERS.get(dtype), released=released_names)
         else:
             merge_lora(model)
             model.config = model.config.with_rows(blueprint.encoder.attribute_ids)

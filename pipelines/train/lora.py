@@ -22,7 +22,7 @@ from pipelines.train.freeze import matching
 from sigma_data.errors import ConfigError
 from sigma_data.files import dump_json, write_atomic
 from sigma_model.model import SigmaModel
-from sigma_model.weights import write_tensors
+from sigma_model.weights import released_name, write_tensors
 
 _LORA = re.compile(r"\.lora_[AB]\.weight$")
 _PEFT_PREFIX = "base_model.model."
@@ -112,14 +112,24 @@ def merge_lora(model: nn.Module) -> None:
         model.set_submodule(path, layer.merge())
 
 
-def save_adapter(model: SigmaModel, directory: Path, *, base: str, dtype: torch.dtype | None = None) -> None:
-    """Write what learns in a model with LoRA as an adapter that peft loads.
+def save_adapter(
+    model: SigmaModel, directory: Path, *, base: str, dtype: torch.dtype | None = None, released: bool = False
+) -> None:
+    """Write what learns in a model with LoRA as an adapter that peft loads and merges.
 
     Its names are ours, so it goes onto a SigmaModel with the starting weights, whose name is `base`:
-    `peft.PeftModel.from_pretrained(load_model(base), directory)`. Beside LoRA peft knows whole modules only: of a
-    module in which a weight learns, all is written. The model must not be sharded. `dtype` None keeps each
-    tensor's own. Raises OSError.
+    `peft.PeftModel.from_pretrained(load_model(base), directory)`. With `released` they are those of the release, for
+    BAGEL's own model. Beside LoRA peft knows whole modules only: of a module in which a weight learns, all is
+    written. The model must not be sharded. `dtype` None keeps each tensor's own. Raises OSError.
     """
+
+    def module(path: str) -> str:
+        return released_name(f"{path}.weight").removesuffix(".weight") if released else path
+
+    def parameter_name(name: str) -> str:
+        path, dot, part = name.partition(".lora_")
+        return module(path) + dot + part if dot else (released_name(name) if released else name)
+
     layers = dict(_layers(model))
     first = next(iter(layers.values()))
     learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -132,11 +142,11 @@ def save_adapter(model: SigmaModel, directory: Path, *, base: str, dtype: torch.
         "lora_alpha": first.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": sorted(layers),
-        "modules_to_save": sorted(whole) or None,
+        "target_modules": sorted(module(path) for path in layers),
+        "modules_to_save": sorted(module(path) for path in whole) or None,
     }
     tensors = {
-        f"{_PEFT_PREFIX}{name}": parameter
+        f"{_PEFT_PREFIX}{parameter_name(name)}": parameter
         for name, parameter in model.named_parameters()
         if is_lora(name) or name.rpartition(".")[0] in whole
     }

@@ -123,6 +123,25 @@ def test_an_export_is_laid_out_like_the_release_with_relative_paths(tmp_path: Pa
         assert all(file.metadata.row_group(group).num_rows <= 10 for group in range(file.num_row_groups))
 
 
+def test_an_export_keeps_no_statistics_dictionary_or_compression_of_whole_images(
+    small_corpus: Path, tmp_path: Path
+) -> None:
+    import pyarrow.parquet as pq
+
+    export_release(small_corpus, tmp_path / "release", Selection())
+    for path in (tmp_path / "release").rglob("*.parquet"):
+        metadata = pq.ParquetFile(path).metadata
+        for group in range(metadata.num_row_groups):
+            columns = [metadata.row_group(group).column(number) for number in range(metadata.num_columns)]
+            images = next(column for column in columns if column.path_in_schema.startswith("image_list"))
+            assert images.compression == "UNCOMPRESSED"
+            assert not images.is_stats_set
+            assert not images.has_dictionary_page
+            assert all(column.is_stats_set for column in columns if column is not images)
+            largest = sum(column.total_compressed_size for column in columns)
+        assert metadata.serialized_size < 20_000 < largest, "and none of them in the footer"
+
+
 def test_an_export_never_overwrites(small_corpus: Path, tmp_path: Path) -> None:
     (tmp_path / "release").mkdir()
     (tmp_path / "release" / "mine.txt").write_text("")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sequences import Case, case, generator, one_thread, pack, tiny_config, tiny_model  # noqa: F401
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines.train.config import FreezeSettings, LoraSettings, OptimizerSettings
 from pipelines.train.freeze import apply_freeze
@@ -18,7 +18,7 @@ from sigma_data.batch import PackedBatch
 from sigma_data.errors import ConfigError
 from sigma_data.sample import Turn
 from sigma_model.model import SigmaModel
-from sigma_model.weights import expected
+from sigma_model.weights import expected, released_name
 
 COMPOSED = case("<subject> a <image_1> <style> b <image_2>", pictures=3)
 ASKED = case(Turn("what is <image_1>", response="a red cat"), pictures=1)
@@ -178,3 +178,36 @@ def test_peft_applies_the_adapter_to_the_starting_weights(tmp_path: Path, train:
     stored = load_file(tmp_path / "adapter_model.safetensors")
     modules = {name.rpartition(".")[0] for name in learning(model)}
     assert {name.removeprefix("base_model.model.").rpartition(".")[0] for name in stored} == modules, "and no other"
+
+
+def in_released_names(model: SigmaModel) -> nn.Module:
+    """A plain tree of modules with the released names, as BAGEL's own model has; it holds weights and no more."""
+    root = nn.Module()
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.Linear | nn.Embedding | nn.RMSNorm | nn.LayerNorm):
+            continue
+        parent, names = root, released_name(f"{path}.weight").removesuffix(".weight").split(".")
+        for name in names[:-1]:
+            if not hasattr(parent, name):
+                parent.add_module(name, nn.Module())
+            parent = parent.get_submodule(name)
+        parent.add_module(names[-1], module)
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [(), ("time_embedder.fc1.weight", "norm_gen")])
+@pytest.mark.parametrize("released", [False, True])
+def test_peft_merges_the_adapter_to_the_bits_of_our_own_merge(
+    tmp_path: Path, train: tuple[str, ...], released: bool
+) -> None:
+    from peft import PeftModel
+
+    model = trained(EVERY_KIND.model_copy(update={"train": train}))
+    save_adapter(model, tmp_path, base="tiny", released=released)
+    merge_lora(model)
+    start = in_released_names(tiny_model()) if released else tiny_model()
+    merged = PeftModel.from_pretrained(start, str(tmp_path)).merge_and_unload().state_dict()
+    wanted = (in_released_names(model) if released else model).state_dict()
+    assert merged.keys() == wanted.keys()
+    assert all(torch.equal(merged[name], wanted[name]) for name in wanted)
