@@ -383,7 +383,9 @@ def _print(text: str) -> None:
 
 
 def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+    from sigma_data.files import finite
+
+    sys.stdout.write(json.dumps(finite(value), indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 if __name__ == "__main__":

@@ -65,8 +65,8 @@ def wait(*, steps: int = 40, samples: int = 240) -> bool:
         lines: list[dict[str, float]] = [
             json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()
         ]
-    shares = [line["data_wait"] for line in lines if "data_wait" in line][WARM_UP:]
-    rates = [line["tokens_per_second"] for line in lines if "data_wait" in line][WARM_UP:]
+    shares = [line["data_wait"] for line in lines if line.get("data_wait") is not None][WARM_UP:]
+    rates = [line["tokens_per_second"] for line in lines if line.get("data_wait") is not None][WARM_UP:]
     mean = statistics.mean(shares)
     good = mean < WAIT_TARGET
     print(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import posixpath
 import re
@@ -35,9 +36,21 @@ def with_temporary(path: Path, write: Callable[[Path], None], *, scratch: Path |
         raise
 
 
+def append(path: Path, text: str) -> None:
+    """Add to the end of a file, all of it or, where the system refuses, nothing."""
+    with path.open("ab", buffering=0) as file:
+        before, data = file.tell(), text.encode()
+        try:
+            while data:  # a disk that is nearly full takes a part
+                data = data[file.write(data) :]
+        except OSError:
+            file.truncate(before)
+            raise
+
+
 def dump_json(value: Any) -> str:
-    """JSON as every file of a corpus has it: in the order given, newline at the end."""
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    """JSON as every file of a corpus has it: in the order given, newline at the end; see `finite`."""
+    return _dumps(value, indent=1)
 
 
 LFS_MESSAGE = "a Git LFS pointer where the file itself should be: run 'git lfs pull' in the clone"
@@ -50,21 +63,45 @@ def is_lfs_pointer(head: bytes | None) -> bool:
     )
 
 
-def disk_error(error: OSError, path: Path) -> BuildError:
-    """One sentence for a write that the operating system refused."""
+def dump_line(value: Any) -> str:
+    """JSON as a line of a file of JSON lines; see `finite`. U+2028 and the like, where some split, are escaped."""
+    return _dumps(value).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085")
+
+
+def finite(value: Any) -> Any:
+    """The value with null for each number that is not finite: NaN and Infinity are no JSON."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    return [finite(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _dumps(value: Any, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError:  # seldom, so that looking for it costs nothing otherwise
+        return json.dumps(finite(value), indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def disk_error(error: OSError, path: Path, *, option: str = "--out") -> BuildError:
+    """One sentence for a write that the operating system refused. `option` is where the user said the place."""
     import errno
 
+    again = "then run the same command again to continue"
+    elsewhere = f"choose another place with {option}"
     reasons = {
-        errno.ENOSPC: "the disk is full: free some space, then run the same command again to continue",
-        errno.EDQUOT: "your disk quota is used up: free some space, then run the same command again to continue",
+        errno.ENOSPC: f"the disk is full: free some space, {again}",
+        errno.EDQUOT: f"your disk quota is used up: free some space, {again}",
         errno.EFBIG: "the file system or a limit forbids files this large: use a smaller shard_bytes",
-        errno.EROFS: "the file system is read-only: choose another place with --out",
-        errno.EACCES: "you may not write there: choose another place with --out",
-        errno.EPERM: "you may not write there: choose another place with --out",
-        errno.ENOTDIR: "a part of that path is a file: choose another place with --out",
-        errno.EEXIST: "a file of that name is in the way: choose another place with --out",
+        errno.EIO: f"the disk or the network to it failed (input/output error): mend it, {again}",
+        errno.EROFS: f"the file system is read-only: {elsewhere}",
+        errno.EACCES: f"you may not write there: {elsewhere}",
+        errno.EPERM: f"you may not write there: {elsewhere}",
+        errno.ENOTDIR: f"a part of that path is a file: {elsewhere}",
+        errno.EEXIST: f"a file of that name is in the way: {elsewhere}",
     }
-    other = f"{error.strerror or error}: choose another place with --out"
+    other = f"{error.strerror or error}: {elsewhere}"
     return BuildError(f"cannot write {path}: {reasons.get(error.errno or 0, other)}")
 
 

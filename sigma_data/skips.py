@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sigma_data.errors import LoaderError
-from sigma_data.files import disk_error
+from sigma_data.files import append, disk_error, dump_line
 
 _FEW = 10
 """So many skips are borne whatever their share: at the start one would be too many."""
@@ -47,8 +46,7 @@ class SkipLog:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(skip), ensure_ascii=False) + "\n" for skip in skips)
+            append(self.path, "".join(dump_line(asdict(skip)) for skip in skips))
         except OSError as error:
             raise disk_error(error, self.path) from None
         if self.skipped >= (_FEW if self.max_bad else 1) and self.skipped > self.max_bad * self.samples:

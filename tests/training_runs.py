@@ -95,9 +95,12 @@ def saved(out: Path, step: int | None = None) -> dict[str, Tensor]:
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
-    """The figures of a run, without those of the clock."""
+    """The figures of a run, without those of the clock, and without those that a line has none of."""
     found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if not name.startswith(CLOCK)} for line in found]
+    return [
+        {name: value for name, value in line.items() if value not in (None, "") and not name.startswith(CLOCK)}
+        for line in found
+    ]
 
 
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import shutil
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from pydantic import BaseModel
 
+from pipelines.folder_lock import FolderLock
 from sigma_data.corpus import CARD, COMMIT, MANIFEST, QUARANTINE, REPORT, WORK, is_shard_name, open_corpus
 from sigma_data.errors import ConfigError, CorpusError
 from sigma_data.files import disk_error, dump_json, write_atomic
@@ -34,7 +34,7 @@ class Workspace:
         self._config = json.loads(config.model_dump_json())
         self._digest = digest
         self._overwrite = overwrite
-        self._lock: IO[str] | None = None
+        self._lock: FolderLock | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -90,14 +90,7 @@ class Workspace:
                 raise ConfigError(f"{error}: choose another place with --out, or remove it by hand") from None
         elif self._has_foreign_files():
             raise ConfigError(f"{self.out} is not empty and holds no corpus: choose another place with --out")
-        self.root.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.root / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"{self.out}: another build is running there; wait for it, or choose another --out"
-            ) from None
+        self._lock = FolderLock(self.root / "lock", "build", place=self.out)
         if self._overwrite:
             self._clear()
         self.committed = (self.out / COMMIT).exists()
@@ -144,7 +137,7 @@ class Workspace:
             return
         if self.committed:  # before the lock is free for others
             shutil.rmtree(self.root, ignore_errors=True)
-        self._lock.close()
+        self._lock.release()
         self._lock = None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -116,6 +115,7 @@ def evaluate(
     from pipelines.generate import Order, Settings
     from pipelines.generate_command import parse_size
     from pipelines.train.launch import default_nproc
+    from sigma_data.files import dump_json
     from sigma_model.guidance import Guidance
 
     guidance = Guidance(text=text_scale, image=image_scale, interval=interval)
@@ -133,7 +133,7 @@ def evaluate(
             stage=None if stage is None else Stage(stage), quiet=as_json,
         )
     )  # fmt: skip
-    sys.stdout.write(json.dumps(told, indent=1, ensure_ascii=False) + "\n" if as_json else _words(told))
+    sys.stdout.write(dump_json(told) if as_json else _words(told))
 
 
 def _pairs(values: list[str]) -> dict[str, str]:

@@ -31,6 +31,7 @@ from pipelines.evaluate.published import NOTE
 from pipelines.evaluate.tables import Table, definitions, figure, interval, metrics
 from pipelines.evaluate.thumbnails import Thumbnail, thumbnails
 from sigma_data.charts import number
+from sigma_data.files import finite
 from sigma_data.portrait import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.report import parts
 
@@ -267,5 +268,5 @@ def _words(better: str) -> str:
 
 def _json(value: Any) -> str:
     """JSON that may stand inside a script element: nothing in it can end that."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(finite(value), ensure_ascii=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -6,7 +6,6 @@ so it is refused; where things lie, what the run is called, and versions of prog
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from pipelines.bundle import Blueprint
 from pipelines.evaluate.generating import GENERATED, Generation
 from pipelines.evaluate.item import Item
 from pipelines.evaluate.questions import Asked
+from pipelines.folder_lock import LOCK, FolderLock
 from sigma_data.errors import ConfigError
 from sigma_data.files import disk_error, dump_json, write_atomic
 from sigma_data.text import TOKENIZER_FILES
@@ -25,7 +25,6 @@ from sigma_model.config import VAE_FILE, find_file, weight_files
 
 SETTINGS = "settings.json"
 
-_LOCK = ".lock"
 _MAY_CHANGE = frozenset({"name", "benchmark", "model", "base", "torch", "sigma"})
 """What a later run into the folder may change: names and places, which change no picture, and `_VERSIONS`."""
 
@@ -46,20 +45,15 @@ def claimed(out: Path) -> Iterator[None]:
     try:
         if out.exists() and not out.is_dir():
             raise ConfigError(f"{out} is a file: choose another place with --out")
-        if out.exists() and not (out / SETTINGS).exists() and {path.name for path in out.iterdir()} - {_LOCK}:
+        if out.exists() and not (out / SETTINGS).exists() and {path.name for path in out.iterdir()} - {LOCK}:
             raise ConfigError(f"{out} is not empty and holds no evaluation: choose another place with --out")
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / _LOCK).open("w")
+        lock = FolderLock(out / LOCK, "evaluation")
     except OSError as error:
         raise disk_error(error, out) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"{out}: another evaluation is running there; wait for it, or choose another --out"
-            ) from None
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def read(out: Path) -> dict[str, Any]:

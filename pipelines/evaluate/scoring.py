@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -117,7 +118,7 @@ def skip(folder: Path, name: str, of: str, reason: str, *, backbones: Sequence[s
 def write(folder: Path, name: str, scored: Scored) -> None:
     """Write a file of scores, whole. Raises BuildError where the disk refuses."""
     place = _place(folder, name)
-    rows = [[one.item, one.metric, one.value, one.reason] for one in scored.scores]
+    rows = [[one.item, one.metric, *_finite(one)] for one in scored.scores]
     metrics = [dataclasses.asdict(metric) for metric in scored.metrics]
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -127,6 +128,12 @@ def write(folder: Path, name: str, scored: Scored) -> None:
         }))  # fmt: skip
     except OSError as error:
         raise disk_error(error, place) from None
+
+
+def _finite(score: Score) -> tuple[float | None, str]:
+    """Value and reason as JSON can hold them: what is not finite counts as failed, as in `RunScores.by_item`."""
+    fails = score.value is not None and not math.isfinite(score.value)
+    return (None, f"the score is {score.value}") if fails else (score.value, score.reason)
 
 
 def collect(folder: Path, names: Sequence[str], of: str) -> Scored:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -26,6 +25,7 @@ def quickstart(
     from pipelines.engine import default_workers
     from pipelines.quickstart.run import quickstart as run
     from pipelines.quickstart.stages import QuickstartOptions
+    from sigma_data.files import dump_json
 
     result = run(
         QuickstartOptions(
@@ -33,7 +33,7 @@ def quickstart(
             quiet=as_json,
         )
     )  # fmt: skip
-    sys.stdout.write(json.dumps(result, indent=1, ensure_ascii=False) + "\n" if as_json else quickstart_words(result))
+    sys.stdout.write(dump_json(result) if as_json else quickstart_words(result))
 
 
 def quickstart_words(result: dict[str, Any]) -> str:

@@ -5,16 +5,16 @@ The journal keeps what each stage that is done had to tell, so that nothing is o
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from pipelines.folder_lock import LOCK, FolderLock
 from sigma_data.errors import ConfigError
 from sigma_data.files import disk_error, dump_json, write_atomic
 
-JOURNAL, _LOCK = "quickstart.json", ".lock"
+JOURNAL = "quickstart.json"
 
 Facts = dict[str, Any]
 """What a stage has to tell: `told` for a person, the rest for machines and for the result."""
@@ -36,23 +36,21 @@ class Journal:
             self._out.mkdir(parents=True, exist_ok=True)
             if not self._path.exists() and any(not path.name.startswith(".") for path in self._out.iterdir()):
                 raise ConfigError(f"{self._out}: is not empty and holds no quickstart: choose another place with --out")
-            self._lock = (self._out / _LOCK).open("w")
+            self._lock = FolderLock(self._out / LOCK, "quickstart")
         except OSError as error:
             raise disk_error(error, self._out) from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(
-                f"{self._out}: another quickstart is running there; wait for it, or choose another --out"
-            ) from None
-        if self._path.exists():
-            self._read()
-        else:
-            self._write()
+            if self._path.exists():
+                self._read()
+            else:
+                self._write()
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        self._lock.release()
 
     def add(self, stage: str, facts: Facts) -> None:
         """Keep what a stage that is done had to tell."""

@@ -184,7 +184,7 @@ class Stages:
         if told is None or told["stopped"]:
             raise KeyboardInterrupt
         lines = map(json.loads, (self.run / METRICS).read_text("utf-8").splitlines())
-        held_out = [float(line["val_ema/picture"]) for line in lines if "val_ema/picture" in line]
+        held_out = [float(found) for line in lines if (found := line.get("val_ema/picture")) is not None]
         course = f"; held-out loss {held_out[0]:.2f} -> {held_out[-1]:.2f}" if len(held_out) > 1 else ""
         return {"told": f"{counted(told['steps'], 'step')}{course}"}
 

@@ -27,6 +27,7 @@ from pipelines.train.lora import add_lora, init_lora
 from pipelines.train.optimizer import Optimizers, make_optimizer
 from pipelines.train.parallel import World, barrier, init_weights_sharded, load_weights_sharded, parallelize
 from sigma_data.errors import ConfigError
+from sigma_data.files import disk_error
 from sigma_data.loader import START, Loader, PackDataset, Position, check_state
 from sigma_data.plan import Planner
 from sigma_model.config import VAE_FILE, ModelConfig, find_file, weight_files
@@ -92,13 +93,20 @@ class Run:
 
     def resume(self) -> None:
         """Go on from the newest checkpoint, if there is one; otherwise from the start."""
+        try:
+            self.checkpointer.tidy()
+        except OSError as error:
+            raise disk_error(error, self.config.out, option="out=") from None
         step = self.checkpointer.latest()
         length: dict[str, Any] = {}
         if step is not None:
-            extra = self.checkpointer.load(step, self.state())
+            extra = self.checkpointer.read_extra(
+                step
+            )  # first, for it says in words what shapes of tensors only hint at
             check_origin(extra.get("origin", {}), self.origin)
-            self.resumed = True
             self.position = check_state(extra["data"], self.planner)
+            self.checkpointer.load(step, self.state())
+            self.resumed = True
             self.step, self.skipped, self.bad, length = (extra[key] for key in ("step", "skipped", "bad", "length"))
         # Epochs differ by a few packs: counted anew in the middle, the total and with it the schedule would change.
         same = length.get("of") == self._length()

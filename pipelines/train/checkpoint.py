@@ -110,6 +110,25 @@ class Checkpointer:
 
         return self._on_rank0(newest)
 
+    def read_extra(self, step: int) -> dict[str, Any]:
+        """What was saved beside the tensors of a checkpoint. Raises ConfigError where it is incomplete or damaged."""
+        self.finish()
+        extra: dict[str, Any] = self._marker(step)["extra"]
+        return extra
+
+    def tidy(self) -> None:
+        """Remove what saves that were killed, or ran out of space, have left behind; whoever calls this holds the run.
+
+        Raises OSError, the same on all ranks.
+        """
+
+        def remove() -> None:
+            for path in self._folders().values():
+                if not (path / MARKER).exists():
+                    _remove(path)
+
+        self._on_rank0(remove)
+
     def load(self, step: int, state: State, *, part: bool = False) -> dict[str, Any]:
         """Fill tensors in place with those of a checkpoint, saved by any number of ranks; returns its `extra`.
 
@@ -119,9 +138,7 @@ class Checkpointer:
         """
         self.finish()
         folder = self._path(step)
-        marker = _read_marker(folder)
-        if marker is None:
-            raise ConfigError(f"{folder}: is no complete checkpoint, or it is damaged: choose another, or remove it")
+        marker = self._marker(step)
         tensors = _flat(state)
         reader = _Reader(folder)
         try:
@@ -138,6 +155,14 @@ class Checkpointer:
         extra: dict[str, Any] = marker["extra"]
         return extra
 
+    def _marker(self, step: int) -> dict[str, Any]:
+        marker = _read_marker(self._path(step))
+        if marker is None:
+            raise ConfigError(
+                f"{self._path(step)}: is no complete checkpoint, or it is damaged: choose another, or remove it"
+            )
+        return marker
+
     def _write(self, step: int, tensors: dict[str, Tensor], extra: str) -> None:
         """Write, commit, tidy up. Raises TrainError, the same on all ranks, unless a rank was killed."""
         folder = self._path(step)
@@ -149,6 +174,9 @@ class Checkpointer:
             files = dict(item for of_rank in self._gathered(mine) for item in of_rank.items())
             self._on_rank0(lambda: self._commit(step, files, extra))
         except (CheckpointException, OSError, RuntimeError) as error:
+            if self._world.rank == 0:  # half of one is of no use, and would take the room that is wanted
+                with contextlib.suppress(OSError):
+                    _remove(folder)
             raise TrainError(
                 f"{folder}: the checkpoint could not be written ({_reason(error)}): make room or mend the disk, "
                 "then run the same command again to continue from the one before"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -46,6 +45,7 @@ def train(
     from pipelines.settings import dump_settings, load_settings
     from pipelines.train.config import TrainConfig
     from pipelines.train.show import result_line
+    from sigma_data.files import dump_json
 
     chosen = load_settings(TrainConfig, config, settings or [])
     if print_config:
@@ -59,13 +59,13 @@ def train(
         from pipelines.train.dry_run import dry_run as look
 
         seen = look(chosen, ranks=ranks or (nproc or default_nproc()) * nnodes, quiet=as_json)
-        sys.stdout.write(json.dumps(seen.as_dict(), indent=1) + "\n" if as_json else seen.show())
+        sys.stdout.write(dump_json(seen.as_dict()) if as_json else seen.show())
         return
     result = launch(chosen, Launch(nproc=nproc or default_nproc(), nnodes=nnodes, rdzv=rdzv), quiet=as_json)
     if result is None:  # another machine has rank 0
         return
     if as_json:
-        sys.stdout.write(json.dumps(result, indent=1) + "\n")
+        sys.stdout.write(dump_json(result))
     else:
         sys.stdout.write(result_line(result))
     if result["stopped"]:

@@ -18,9 +18,9 @@ from pipelines.train.assemble import CHECKPOINTS, training_config
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
 from pipelines.train.freeze import apply_freeze
+from pipelines.train.history import CONFIG
 from pipelines.train.lora import add_lora, is_lora, merge_lora, save_adapter
 from pipelines.train.parallel import World
-from pipelines.train.trainer import CONFIG
 from sigma_data.errors import ConfigError
 from sigma_data.files import disk_error
 from sigma_data.tokenizer_files import write_tokenizer

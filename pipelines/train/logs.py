@@ -1,6 +1,8 @@
 """What a run tells: figures of every step in a file, on TensorBoard and W&B where asked, and a line to watch.
 
 The JSON lines are the record, and hold each step once, however often the run was resumed; the rest is a view of it.
+Every line of figures has the same columns of the same types, so that whatever reads JSON lines reads them: null stands
+for a figure that there is not, and for one that is not finite, which `non_finite` then names.
 """
 
 from __future__ import annotations
@@ -12,17 +14,19 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from pipelines.train.board import Board
 from pipelines.train.config import LogSettings
 from pipelines.train.flops import Work
-from sigma_data.errors import ConfigError, TrainError
-from sigma_data.files import write_atomic
+from sigma_data.errors import ConfigError
+from sigma_data.files import append, disk_error, dump_line, write_atomic
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,6 +34,11 @@ if TYPE_CHECKING:
 
 METRICS, TEXTS, PICTURES, TENSORBOARD, WANDB = "metrics.jsonl", "texts.jsonl", "pictures", "tensorboard", "wandb_id"
 """Files and folders in the folder of a run."""
+NON_FINITE = "non_finite"
+"""The column of metrics.jsonl that says which figures of a line are none, as in `loss nan, norm inf`; mostly empty."""
+
+_WHOLE = frozenset({"step", "skipped", "epoch", "pack", "memory"})
+"""Figures that are integers; all others are written with a decimal point, also where they happen to be whole."""
 
 _PLAIN_INTERVAL = 10.0  # seconds between plain lines
 _KINDS = ("text", "patch", "latent", "target")
@@ -71,6 +80,13 @@ class Meter:
             self._totals[name] += value
 
     @property
+    def names(self) -> list[str]:
+        """The names of all figures that there are on this device."""
+        return [
+            name for name, value in self.figures(torch.zeros_like(self.totals), ranks=1).items() if value is not None
+        ]
+
+    @property
     def totals(self) -> Tensor:
         """[n] float64 on the CPU: to be summed over the ranks."""
         return torch.tensor(list(self._totals.values()), dtype=torch.float64)
@@ -102,11 +118,21 @@ class RunLog:
     """Writes down a run in `folder`; only rank 0 writes, the others may call it all the same.
 
     `total` steps are to be done, `resumed` of them are; what a run before this one wrote of later steps is removed.
-    `quiet` shows no progress. Raises ConfigError where W&B is asked for and not installed.
+    `columns` are the figures that there may be, so that the first line has them all; lines that an earlier run wrote
+    are brought to the same. `quiet` shows no progress. Raises ConfigError where W&B is asked for and not installed,
+    BuildError here and in all methods where the disk refuses.
     """
 
     def __init__(
-        self, folder: Path, settings: LogSettings, *, total: int, resumed: int = 0, rank: int = 0, quiet: bool = False
+        self,
+        folder: Path,
+        settings: LogSettings,
+        *,
+        total: int,
+        resumed: int = 0,
+        rank: int = 0,
+        quiet: bool = False,
+        columns: Sequence[str] = (),
     ) -> None:
         if settings.wandb is not None and importlib.util.find_spec("wandb") is None:
             raise ConfigError(
@@ -114,30 +140,37 @@ class RunLog:
             )
         self._folder = folder
         self._writes = rank == 0
-        self._board: Any = None
+        self._board: Board | None = None
         self._wandb: Any = None
         self._progress: Progress | None = None
         if not self._writes:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        self._metrics, self._texts = (_continued(folder / name, resumed) for name in (METRICS, TEXTS))
+        self._metrics, self._texts = folder / METRICS, folder / TEXTS
+        with _disk(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            _rewrite(self._texts, _kept(self._texts, resumed))
+            before = _kept(self._metrics, resumed)
+            self._columns = list(dict.fromkeys([*columns, *(name for line in before for name in line)]))
+            self._columns = [name for name in self._columns if name not in ("step", NON_FINITE)]
+            _rewrite(self._metrics, [self._line(line) for line in before])
         if settings.tensorboard:
-            self._board = _tensorboard(folder / TENSORBOARD, resumed)
+            self._board = Board(folder / TENSORBOARD, resumed)
         if settings.wandb is not None:
             self._wandb = _start_wandb(folder, settings.wandb)
         if not quiet:
             self._progress = Progress(total, max(0, resumed))
 
     def step(self, step: int, figures: Mapping[str, float | None]) -> None:
-        """Write the figures of a step; None is a figure that there is not, and left out. See `Progress` for names."""
+        """Write the figures of a step; None is a figure that there is not. See `Progress` for names."""
         if not self._writes:
             return
         there = {name: value for name, value in figures.items() if value is not None}
-        line = {name: value if math.isfinite(value) else str(value) for name, value in there.items()}  # JSON has no NaN
-        _write_line(self._metrics, {"step": step, **line})
+        self._columns += [name for name in there if name not in self._columns]
+        with _disk(self._metrics):
+            append(self._metrics, dump_line(self._line({"step": step, **there})))
         if self._board is not None:
             for name, value in there.items():
-                self._board.add_scalar(name, value, step)
+                self._board.scalar(name, value, step)
         if self._wandb is not None:
             self._wandb.log(there, step=step)
         if self._progress is not None:
@@ -148,11 +181,12 @@ class RunLog:
         if not self._writes:
             return
         folder = self._folder / PICTURES / f"{step:08d}"
-        folder.mkdir(parents=True, exist_ok=True)
         for number, data in enumerate(pictures, 1):
-            write_atomic(folder / f"{name}-{number}.png", data)
+            with _disk(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                write_atomic(folder / f"{name}-{number}.png", data)
             if self._board is not None:
-                self._board.add_image(f"{name}/{number}", _pixels(data), step, dataformats="HWC")
+                self._board.image(f"{name}/{number}", _pixels(data), step)
         if self._wandb is not None:
             wandb = importlib.import_module("wandb")
             self._wandb.log({name: [wandb.Image(_pixels(data)) for data in pictures]}, step=step)
@@ -161,9 +195,10 @@ class RunLog:
         """Keep a text, as a line of texts.jsonl."""
         if not self._writes:
             return
-        _write_line(self._texts, {"step": step, "name": name, "text": text})
+        with _disk(self._texts):
+            append(self._texts, dump_line({"step": step, "name": name, "text": text}))
         if self._board is not None:
-            self._board.add_text(name, text, step)
+            self._board.text(name, text, step)
         if self._wandb is not None:
             self._wandb.log({name: text}, step=step)
 
@@ -176,14 +211,26 @@ class RunLog:
         """Finish all files, and leave the last progress on the screen."""
         if not self._writes:
             return
-        self._metrics.close()
-        self._texts.close()
         if self._board is not None:
             self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
         if self._progress is not None:
             self._progress.close()
+
+    def _line(self, figures: Mapping[str, Any]) -> dict[str, Any]:
+        """A line of metrics.jsonl, with all columns. `figures` may be such a line, or one of an older version."""
+        line: dict[str, Any] = {"step": int(figures["step"]), NON_FINITE: figures.get(NON_FINITE, "")}
+        none = []
+        for name in self._columns:
+            number = _number(figures.get(name))
+            if number is not None and not math.isfinite(number):
+                none.append(f"{name} {number}")
+                number = None
+            line[name] = int(number) if number is not None and name in _WHOLE else number
+        if none:
+            line[NON_FINITE] = ", ".join(none)
+        return line
 
 
 class Progress:
@@ -277,53 +324,49 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
-def _continued(path: Path, resumed: int) -> TextIO:
-    """A file of JSON lines, open at its end, without lines of steps behind `resumed` or half a line of a killed run."""
-    if path.exists():
-        before = path.read_bytes()
-        kept = b"".join(line for line in before.splitlines(keepends=True) if _step_of(line) <= resumed)
-        if kept != before:
-            write_atomic(path, kept)
-    return path.open("a", encoding="utf-8")
-
-
-def _step_of(line: bytes) -> float:
-    """The step of a line; infinite for what is no whole line."""
+def _number(value: Any) -> float | None:
+    """A figure; older versions wrote those that are not finite as text."""
     try:
-        return int(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
-    except (ValueError, KeyError, TypeError):
-        return math.inf
-
-
-def _write_line(file: TextIO, values: Mapping[str, Any]) -> None:
-    """A line, on the disk at once. Raises TrainError where it cannot be written."""
-    try:
-        file.write(json.dumps(values, ensure_ascii=False) + "\n")
-        file.flush()
-    except OSError as error:
-        raise TrainError(
-            f"{file.name}: cannot be written ({error.strerror or error}): make room, then run the same command again "
-            "to continue from the last checkpoint"
-        ) from None
-
-
-def _tensorboard(folder: Path, resumed: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        sys.stderr.write(
-            f"log.tensorboard: tensorboard is not installed, figures go to {METRICS} alone: "
-            "run `pip install tensorboard` to see curves\n"
-        )
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
         return None
-    return SummaryWriter(str(folder), purge_step=resumed + 1)
+
+
+def _kept(path: Path, resumed: int) -> list[dict[str, Any]]:
+    """The lines of a file, without those of steps behind `resumed` and half a line of a killed run."""
+    found = []
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        try:
+            values = json.loads(line)
+            if line.endswith(b"\n") and int(values["step"]) <= resumed:
+                found.append(values)
+        except (ValueError, LookupError, TypeError):
+            continue
+    return found
+
+
+def _rewrite(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Leave these lines in a file, and the file alone where it has them already."""
+    text = "".join(map(dump_line, lines)).encode()
+    if not path.exists() or path.read_bytes() != text:
+        write_atomic(path, text)
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """What the disk refuses, as a BuildError."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(error, path, option="out=") from None
 
 
 def _start_wandb(folder: Path, project: str) -> Any:
     wandb = importlib.import_module("wandb")
     kept = folder / WANDB
     if not kept.exists():  # a resumed run goes on under the same name
-        write_atomic(kept, wandb.util.generate_id())
+        with _disk(kept):
+            write_atomic(kept, wandb.util.generate_id())
     return wandb.init(project=project, name=folder.name, dir=str(folder), id=kept.read_text().strip(), resume="allow")
 
 

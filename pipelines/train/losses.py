@@ -5,7 +5,7 @@ Everything stays on the device until someone reads it: a step must not wait for 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +30,12 @@ _ROWS = (
 _BY_FAMILY = {"picture": 2, "text": 2 + len(_FAMILIES)}
 _BY_LEVEL = 2 + 2 * len(_FAMILIES)
 _BY_ATTRIBUTE = _BY_LEVEL + BINS
+
+
+def loss_names(families: Collection[Family]) -> list[str]:
+    """The names of all averages that there may be where samples are of these families."""
+    absent = {f"{kind}/{family}" for kind in ("picture", "text") for family in _FAMILIES if family not in families}
+    return [name for name in _ROWS if name not in absent]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -29,11 +30,13 @@ from torch.utils.checkpoint import checkpoint
 
 from pipelines.train.config import ParallelSettings
 from pipelines.train.lora import is_lora
-from sigma_data.errors import ConfigError
+from sigma_data.errors import ConfigError, SigmaError
 from sigma_model.fresh import fresh_tensor
 from sigma_model.model import SigmaModel
 from sigma_model.weight_names import released_name
 from sigma_model.weights import Checkpoint, assign
+
+_Value = TypeVar("_Value")
 
 _threads_before: list[int] = []
 """What `stop_world` gives back: the process's threads before `start_world` set others; empty where it did not."""
@@ -243,6 +246,27 @@ def all_reduce_sum(tensor: Tensor, world: World) -> Tensor:
     if world.size > 1:
         dist.all_reduce(total)
     return total
+
+
+def together(world: World, act: Callable[[], _Value]) -> _Value:
+    """Do something on all ranks; what a user can mend on one of them is raised on all, so that none waits for it."""
+    value: _Value | None = None
+    mine: SigmaError | None = None
+    try:
+        value = act()
+    except SigmaError as error:
+        if world.size == 1:
+            raise
+        mine = error
+    if world.size > 1:
+        told: list[Any] = [None] * world.size
+        dist.all_gather_object(told, mine and (type(mine), str(mine)))
+        if mine is not None:
+            raise mine
+        for fault in filter(None, told):
+            kind, text = fault
+            raise kind(text)
+    return cast(_Value, value)
 
 
 def barrier(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import signal
 import sys
@@ -10,28 +11,32 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 
-from pipelines.settings import dump_settings
+from pipelines.folder_lock import LOCK, FolderLock
 from pipelines.train.assemble import Run, assemble, compute_dtype, computes_otherwise
+from pipelines.train.checks import check_out
 from pipelines.train.config import TrainConfig
 from pipelines.train.flops import Work, peak_flops, training_flops, work_of
+from pipelines.train.history import record_settings
 from pipelines.train.logs import Meter, RunLog
+from pipelines.train.losses import loss_names
 from pipelines.train.optimizer import learning_rate
-from pipelines.train.parallel import all_reduce_sum, start_world, stop_world
+from pipelines.train.parallel import all_reduce_sum, start_world, stop_world, together
 from pipelines.train.show import Start, start_lines
 from pipelines.train.step import Stepped, Stepper
-from sigma_data.errors import ConfigError, SigmaError, TrainError
-from sigma_data.files import disk_error, write_atomic
+from sigma_data.errors import SigmaError, TrainError
+from sigma_data.files import disk_error
 from sigma_data.loader import Loaded, Loader
+from sigma_data.sample import Family
 from sigma_data.skips import SkipLog
 
-CONFIG = "config.yaml"
-"""The configuration as it was used, in the folder of the run."""
+_OF_STEP = ("loss", "norm", "lr", "skipped", "epoch", "pack", "memory")
 _TOLD = ("val/picture", "val/text", "val_ema/picture", "val_ema/text")
 SKIPPED = "skipped-{rank}.jsonl"
 """Samples with bad pictures that a rank has met."""
@@ -45,21 +50,39 @@ def train(config: TrainConfig, *, quiet: bool = False) -> dict[str, Any]:
     # Longer than anything that one rank does alone while the others wait: an index to be made, a slow disk.
     patience = max(3600.0, config.loader.timeout + 300)
     world = start_world(config.parallel, mixed=computes_otherwise(config), timeout_s=patience)
-    run = None
+    run = lock = None
     try:
+        lock = together(world, lambda: _lock(config.out) if world.rank == 0 else None)
         run = assemble(config, world, quiet=quiet or world.rank != 0)
-        if world.rank == 0:  # not before: what does not fit the run that lies there must not change it
-            _write_config(config)
         return Trainer(run, quiet=quiet).run()
-    except OSError as error:  # figures, pictures and lists are written in many places
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except OSError as error:
+        if not _refused(error, config.out):
             raise
-        raise disk_error(error, config.out) from None
+        raise disk_error(error, config.out, option="out=") from None
     finally:
         if run is not None:
             with suppress(SigmaError):  # after an error, which says more
                 run.checkpointer.finish()  # a save in flight needs the other ranks
+        if lock is not None:
+            lock.release()
         stop_world()
+
+
+def _lock(out: Path) -> FolderLock:
+    """Take the folder of the run, which another training may not enter then."""
+    check_out(out)
+    try:
+        return FolderLock(out / LOCK, "training", otherwise="choose another place with out=")
+    except OSError as error:
+        raise disk_error(error, out, option="out=") from None
+
+
+def _refused(error: OSError, out: Path) -> bool:
+    """Whether the system refused to write into the folder of the run: no room, wherever, or a fault that names it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    place = str(error.filename or "")
+    return place.startswith(f"{out}{os.sep}") and error.errno != errno.ENOENT
 
 
 class Trainer:
@@ -72,14 +95,6 @@ class Trainer:
         self._stepper = Stepper(
             config, run.world, bundle.model, bundle.vae, run.optimizer, run.ema, bundle.encoder.attribute_ids
         )
-        self._log = RunLog(
-            config.out,
-            config.log,
-            total=self._total,
-            resumed=run.step if run.resumed else -1,
-            rank=run.world.rank,
-            quiet=quiet,
-        )
         self._skips = SkipLog(config.out / SKIPPED.format(rank=run.world.rank), config.loader.max_bad)
         device = run.world.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -87,16 +102,21 @@ class Trainer:
         self._quiet = quiet or run.world.rank != 0
         self._stop = False
         self._waited = 0.0
+        self._recorded = False
 
     def run(self) -> dict[str, Any]:
         """All steps that are left. Raises TrainError where too many in a row went wrong."""
         run, config = self._run, self._run.config
         began, stopped = run.step, False
-        loader = run.loader()
         if not self._quiet:
             sys.stderr.write(start_lines(self._start()))
-        if began >= self._total:
-            self._log.say(f"train: all {self._total:,} steps are done already; to go on, set more steps, or epochs")
+        if began >= self._total:  # nothing is written: records say what happened
+            if not self._quiet:
+                done = f"train: all {self._total:,} steps are done already; to go on, set more steps, or epochs\n"
+                sys.stderr.write(done)
+            return self._told(began, stopped=False)
+        loader = run.loader()
+        self._log = self._open_log()
         with self._told_to_stop(), closing(self._log), closing(iter(loader)) as packs:
             if run.step == 0:
                 self._validate()
@@ -117,10 +137,35 @@ class Trainer:
                 if due or told or run.step == self._total:
                     self._save(loader)
             run.checkpointer.finish()
+        return self._told(began, stopped=stopped)
+
+    def _told(self, began: int, *, stopped: bool) -> dict[str, Any]:
+        """What came of the run."""
+        run = self._run
         return {
-            "out": str(config.out), "steps": run.step, "of": self._total, "new": run.step - began,
+            "out": str(run.config.out), "steps": run.step, "of": self._total, "new": run.step - began,
             "skipped": run.skipped, "stopped": stopped, "checkpoint": run.checkpointer.latest(),
         }  # fmt: skip
+
+    def _open_log(self) -> RunLog:
+        """The record of the run, with a column for each figure that there may be."""
+        run = self._run
+        held = run.heldout is not None
+        numbers = {number for index in run.planner.indexes for number in np.unique(index.families).tolist()}
+        families = [family for number, family in enumerate(Family) if number in numbers]
+        losses = loss_names(families)
+        return RunLog(
+            run.config.out,
+            run.config.log,
+            total=self._total,
+            resumed=run.step if run.resumed else -1,
+            rank=run.world.rank,
+            quiet=self._quiet,
+            columns=[
+                *_OF_STEP, *losses, *self._meter.names,
+                *(f"{kind}/{name}" for kind in ("val", "val_ema") if held for name in losses),
+            ],
+        )  # fmt: skip
 
     def _start(self) -> Start:
         """What the run is about to do."""
@@ -166,6 +211,9 @@ class Trainer:
         run.step += 1
         run.bad = 0 if result.taken else run.bad + 1
         run.skipped += not result.taken
+        if not self._recorded and run.world.rank == 0:
+            record_settings(config, step=run.step, ranks=run.world.size)
+        self._recorded = True
         failed = run.bad >= config.optimizer.max_bad_steps
         seconds = self._waited + time.perf_counter() - begin
         work = sum((work_of(pack.batch, group_mask=config.model.group_mask) for pack in loaded), Work())
@@ -249,15 +297,6 @@ class Trainer:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _write_config(config: TrainConfig) -> None:
-    try:
-        config.out.mkdir(parents=True, exist_ok=True)
-        write_atomic(config.out / CONFIG, dump_settings(config))
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConfigError(f"{config.out}: the run cannot be written there ({reason}): choose another `out`") from None
 
 
 def _memory(device: torch.device) -> int:

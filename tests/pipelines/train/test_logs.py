@@ -44,7 +44,7 @@ def png(colour: str) -> bytes:
 def test_a_step_is_in_the_file_as_soon_as_it_is_logged(tmp_path: Path) -> None:
     log = opened(tmp_path)
     log.step(1, {"picture": 0.5, "mfu": None})
-    assert lines(tmp_path / METRICS) == [{"step": 1, "picture": 0.5}]
+    assert lines(tmp_path / METRICS) == [{"step": 1, "non_finite": "", "picture": 0.5}]
     log.close()
 
 
@@ -74,7 +74,7 @@ def test_lines_are_json_also_where_a_figure_is_no_number(tmp_path: Path) -> None
         raise AssertionError(name)
 
     found = json.loads((tmp_path / METRICS).read_text(), parse_constant=refuse)
-    assert found == {"step": 1, "norm": "nan", "loss": "inf"}
+    assert found == {"step": 1, "non_finite": "norm nan, loss inf", "norm": None, "loss": None}
 
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
