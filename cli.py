@@ -16,8 +16,10 @@ import typer
 
 from pipelines.command_line import Command
 from pipelines.evaluate.command import evaluate
+from pipelines.options import model_option, path_argument, path_option
 from pipelines.quickstart.command import quickstart
 from pipelines.train.command import INTERRUPTED, export, train
+from sigma_data.paths import one_line
 
 app = typer.Typer(
     name="sigma",
@@ -30,7 +32,7 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one a core.")]
-CorpusPath = Annotated[Path, typer.Argument(help="A corpus: the folder with corpus.json.", show_default=False)]
+CorpusPath = Annotated[Path, path_argument(help="A corpus: the folder with corpus.json.")]
 
 
 class Layout(StrEnum):
@@ -59,8 +61,8 @@ def build_dataset(
             show_default=False,
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the corpus.")] = Path("corpus"),
-    config: Annotated[Path | None, typer.Option(help="YAML file with settings (see --print-config).")] = None,
+    out: Annotated[Path, path_option("--out", "-o", help="Folder of the corpus.")] = Path("corpus"),
+    config: Annotated[Path | None, path_option(help="YAML file with settings (see --print-config).")] = None,
     workers: Workers = None,
     seed: Annotated[int | None, typer.Option(help="Seeds splits and order.")] = None,
     quota: Annotated[list[str] | None, typer.Option(help="Most samples of a family, as in editing=1000.")] = None,
@@ -149,7 +151,7 @@ def validate(
 @app.command()
 def shard(
     corpus: CorpusPath,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.", show_default=False)],
+    out: Annotated[Path, path_option("--out", "-o", help="Folder to write to.", show_default=False)],
     family: Annotated[list[str] | None, typer.Option(help="Only this family (can be repeated).")] = None,
     split: Annotated[list[str] | None, typer.Option(help="Only this split (can be repeated).")] = None,
     where: Annotated[
@@ -189,7 +191,7 @@ def inspect(
     sample: Annotated[
         str | None, typer.Argument(help="A sample: its id, the start of it, or its row in the manifest.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Draw the sample into this PNG.")] = None,
+    out: Annotated[Path | None, path_option("--out", "-o", help="Draw the sample into this PNG.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show a corpus as a table, or one sample in words and as a picture."""
@@ -235,12 +237,12 @@ def plan(
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="YAML of a training run: its data, model and accumulate are used.")
+        Path | None, path_option(help="YAML of a training run: its data, model and accumulate are used.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="A directory in the released layout, or a preset (tiny).")
+        str | None, model_option("--model", "-m", help="A directory in the released layout, or a preset (tiny).")
     ] = None,
-    base: Annotated[str | None, typer.Option(help="Where to find files that MODEL lacks.")] = None,
+    base: Annotated[str | None, model_option(help="Where to find files that MODEL lacks.")] = None,
     ranks: Annotated[int, typer.Option(min=1, help="Processes that train side by side.")] = 1,
     accumulate: Annotated[int | None, typer.Option(min=1, help="Packs a rank works on before each step.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs to plan.")] = 1,
@@ -270,14 +272,14 @@ def generate(
         ),
     ],
     image: Annotated[
-        list[Path] | None, typer.Option("--image", "-i", help="A reference: the first is <image_1>, and so on.")
+        list[Path] | None, path_option("--image", "-i", help="A reference: the first is <image_1>, and so on.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The PNG to write.")] = Path("out.png"),
+    out: Annotated[Path, path_option("--out", "-o", help="The PNG to write.")] = Path("out.png"),
     model: Annotated[
-        str, typer.Option("--model", "-m", help="A directory in the released layout, or a preset.")
+        str, model_option("--model", "-m", help="A directory in the released layout, or a preset.")
     ] = "tiny",
     base: Annotated[
-        str | None, typer.Option(help="Where to find files that MODEL lacks, as SIGMA's weights alone do.")
+        str | None, model_option(help="Where to find files that MODEL lacks, as SIGMA's weights alone do.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seeds the noise.")] = 0,
     size: Annotated[
@@ -359,7 +361,7 @@ def main() -> None:
 
         if debug or not isinstance(error, SigmaError):
             raise
-        sys.stderr.write(f"sigma: {error}\n")
+        sys.stderr.write(f"sigma: {one_line(str(error))}\n")
         sys.exit(2)
 
 

@@ -17,6 +17,7 @@ from pipelines.planner import open_planner
 from pipelines.settings import load_settings
 from pipelines.train.show import counted
 from sigma_data.errors import ConfigError
+from sigma_data.path_settings import LocalPath, ModelPath
 from sigma_data.plan import Planner, PlanSettings
 from sigma_data.sample import Family
 from sigma_data.sequence import Kind
@@ -47,13 +48,13 @@ class _Part(BaseModel):
 
 
 class _Model(_Part):
-    path: str = "tiny"
-    base: str | None = None
+    path: ModelPath = "tiny"
+    base: ModelPath | None = None
     vision: bool = True
 
 
 class _Loader(_Part):
-    cache: Path | None = None
+    cache: LocalPath | None = None
 
 
 class _Config(_Part):

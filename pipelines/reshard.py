@@ -28,6 +28,7 @@ from sigma_data.corpus import Corpus, file_digest, open_corpus
 from sigma_data.errors import BuildError, ConfigError, CorpusError
 from sigma_data.files import disk_error, dump_json, write_atomic
 from sigma_data.instruction import renumber
+from sigma_data.paths import literal
 from sigma_data.sample import Family, Sample
 from sigma_data.shard import ShardFault, read_range
 
@@ -307,7 +308,7 @@ def _write_release(corpus: Corpus, rows: pl.DataFrame, out: Path) -> dict[str, i
                     writer.close()
                 name = f"seedxedit_multi/chunk_{len(info)}.parquet"
                 info[name] = {"num_row_groups": 0, "num_rows": 0}
-                writer = pq.ParquetWriter(out / name, schema, **options)
+                writer = pq.ParquetWriter(literal(out / name), schema, **options)
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
             info[name]["num_row_groups"] += 1
             info[name]["num_rows"] += len(group)

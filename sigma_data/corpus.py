@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from sigma_data.errors import CorpusError, ShardError
 from sigma_data.fingerprint import SIGNATURE_BYTES
 from sigma_data.limits import Limits, Severity
+from sigma_data.paths import literal
 from sigma_data.record import KEY, SCHEMA_VERSION, RecordError, decode
 from sigma_data.sample import Family, Sample
 from sigma_data.shard import read_range
@@ -192,7 +193,7 @@ class Corpus:
             # Before a reader sees it: damage would make it fail in many ways, or not at all.
             if file_digest(path) != (entry["bytes"], entry["sha256"]):
                 raise CorpusError(f"{path}: is not the file that was committed; run sigma validate")
-            table = pl.read_parquet(path)
+            table = pl.read_parquet(literal(path), glob=False)
         except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise CorpusError(f"{path}: cannot be read ({reason}); run sigma validate") from None

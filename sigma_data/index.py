@@ -26,6 +26,7 @@ from sigma_data.corpus import COMMIT, INDEXES, MANIFEST, Corpus, file_digest, op
 from sigma_data.errors import CorpusError, SourceError
 from sigma_data.files import Place, with_temporary, write_atomic
 from sigma_data.indexing import Progress, write_arrays
+from sigma_data.paths import local_path
 from sigma_data.text import TextEncoder
 
 _VERSION = 1
@@ -236,7 +237,7 @@ def _copy(file: IO[bytes], path: Path) -> None:
 
 
 def _cache_of(uri: str, cache: Path | None) -> Path:
-    root = cache or Path(os.environ.get("SIGMA_CACHE") or "~/.cache/sigma").expanduser()
+    root = cache or local_path(os.environ.get("SIGMA_CACHE") or "~/.cache/sigma")
     local = Place(uri).local
     full = uri.rstrip("/") if local is None else str(local.resolve())
     return root / "corpora" / hashlib.sha256(full.encode()).hexdigest()[:16]

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from sigma_data.corpus import MANIFEST, Corpus, file_digest, manifest_schema
 from sigma_data.errors import CorpusError, SequenceError
 from sigma_data.instruction import Text
+from sigma_data.paths import literal
 from sigma_data.record import KEY
 from sigma_data.sample import Family, Image, Sample, Source, Turn
 from sigma_data.sequence import Kind, Piece, outline
@@ -132,7 +133,7 @@ def _batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(literal(path)) as file:
             there = file.schema_arrow
             names = {column.partition(".")[0] for column in columns}
             expected = [column for column in manifest_schema() if column.name in names]

@@ -14,7 +14,6 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -29,6 +28,7 @@ from sigma_data.errors import ConfigError, CorpusError, SequenceError
 from sigma_data.images import DEFAULT_MAX_PIXELS, ImageFault
 from sigma_data.index import CorpusIndex
 from sigma_data.mixture import Strict
+from sigma_data.path_settings import LocalPath
 from sigma_data.plan import Entry, Planner, Recipe, Ticket
 from sigma_data.reader import ShardReader, shard_of
 from sigma_data.sample import Family, Sample
@@ -53,7 +53,7 @@ class LoaderSettings(Strict):
     survive it."""
     timeout: float = Field(900.0, gt=0, allow_inf_nan=False)
     """Seconds that a pack may take; a worker that needs more is taken for hung."""
-    cache: Path | None = None
+    cache: LocalPath | None = None
     """A folder for whole shards of remote corpora; without it every sample is read over the network."""
     cache_bytes: int = Field(100 * 2**30, ge=1)
     """What the cache may hold."""
@@ -67,7 +67,7 @@ class LoaderSettings(Strict):
 
     def shard_cache(self) -> ShardCache | None:
         """The cache that these settings describe."""
-        return ShardCache(self.cache.expanduser(), self.cache_bytes) if self.cache is not None else None
+        return ShardCache(self.cache, self.cache_bytes) if self.cache is not None else None
 
 
 class Position(NamedTuple):

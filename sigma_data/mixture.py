@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sigma_data.chance import mixed, names
 from sigma_data.errors import ConfigError
 from sigma_data.index import CorpusIndex
+from sigma_data.path_settings import PlacePath
 from sigma_data.sample import Family
 
 Integers = npt.NDArray[np.int64]
@@ -35,7 +36,7 @@ class Strict(BaseModel):
 class CorpusSettings(Strict):
     """A corpus, or a part of one."""
 
-    path: str = Field(min_length=1)
+    path: Annotated[PlacePath, Field(min_length=1)]
     """A folder, or an fsspec URI."""
     name: str = ""
     """What the mixture calls it; by default the last part of its path."""

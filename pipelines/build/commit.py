@@ -28,6 +28,7 @@ from sigma_data.corpus import (
     quarantine_schema,
 )
 from sigma_data.files import disk_error, dump_json, with_temporary, write_atomic
+from sigma_data.paths import literal
 from sigma_data.record import SCHEMA_VERSION
 from sigma_data.report import render_report
 from sigma_data.shard import read_range
@@ -170,6 +171,6 @@ def _write_table(path: Path, frame: pl.DataFrame, schema: pa.Schema, scratch: Pa
     table = _table(frame, schema)
 
     def write(temporary: Path) -> None:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=65_536)
+        pq.write_table(table, literal(temporary), compression="zstd", row_group_size=65_536)
 
     with_temporary(path, write, scratch=scratch)

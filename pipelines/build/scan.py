@@ -25,6 +25,7 @@ from sigma_data.errors import SourceError
 from sigma_data.files import disk_error, with_temporary
 from sigma_data.images import ImageFacts, ImageFault, reencode, thumbnail
 from sigma_data.limits import Limits, Severity
+from sigma_data.paths import literal
 from sigma_data.prober import Prober
 from sigma_data.record import encode, member_names, stored_order
 from sigma_data.sample import Image, Rejection, Sample
@@ -91,7 +92,7 @@ def crashed_fragment(task: ScanTask, signal: str) -> None:
 
 def read_scan(path: Path, columns: list[str]) -> pa.Table:
     """Some columns of a scan file; parts of a struct as images.list.element.NAME."""
-    return pq.ParquetFile(path).read(columns=columns, use_threads=False)
+    return pq.ParquetFile(literal(path)).read(columns=columns, use_threads=False)
 
 
 @cache
@@ -240,7 +241,7 @@ def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     schema = scan_schema()
 
     def write(temporary: Path) -> None:
-        with pq.ParquetWriter(temporary, schema, compression="zstd", compression_level=1) as writer:
+        with pq.ParquetWriter(literal(temporary), schema, compression="zstd", compression_level=1) as writer:
             for batch in batched(rows, _BATCH):
                 writer.write_table(pa.Table.from_pylist(batch, schema=schema))
 

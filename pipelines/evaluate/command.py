@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.options import model_option, path_option
+
 
 class Layout(StrEnum):
     """Where reference pictures stand, by the names of `pipelines.generate.Order`."""
@@ -40,14 +42,12 @@ def evaluate(
             help="sigma:, world:, geneval: or cv-bench: and a path, as in world:corpus.", show_default=False
         ),
     ],
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of pictures, scores and report.", show_default=False)
-    ],
+    out: Annotated[Path, path_option("--out", "-o", help="Folder of pictures, scores and report.", show_default=False)],
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="A directory in the released layout, or a preset (tiny).")
+        str | None, model_option("--model", "-m", help="A directory in the released layout, or a preset (tiny).")
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="Where to find files that MODEL lacks, as SIGMA's weights alone do.")
+        str | None, model_option(help="Where to find files that MODEL lacks, as SIGMA's weights alone do.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="What the report calls the run; by default the model's.")] = None,
     split: Annotated[
@@ -97,7 +97,7 @@ def evaluate(
     ] = Numbers.AUTO,
     compare: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of another evaluation to compare with, the first as the baseline (can be repeated)."),
+        path_option(help="Folder of another evaluation to compare with, the first as the baseline (can be repeated)."),
     ] = None,
     stage: Annotated[
         OneStage | None,

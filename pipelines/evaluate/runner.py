@@ -30,6 +30,7 @@ from pipelines.generate import sigma_version
 from pipelines.progress import Pass
 from sigma_data.errors import ConfigError
 from sigma_data.files import disk_error
+from sigma_data.paths import local_path
 from sigma_model.config import weight_files
 
 USUAL_METRICS: Mapping[str, tuple[str, ...]] = {"sigma": NAMES, "world": (), "geneval": ("CLIP", "AES"), "cv-bench": ()}
@@ -182,7 +183,7 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
 def _absolute(spec: str) -> str:
     """The benchmark with its path in full: a report may be made from elsewhere."""
     name, colon, path = spec.partition(":")
-    return f"{name}:{Path(path).expanduser().resolve()}" if colon and path else spec
+    return f"{name}:{local_path(path).resolve()}" if colon and path else spec
 
 
 def _wanted(benchmark: Benchmark, options: EvalOptions) -> tuple[str, ...]:

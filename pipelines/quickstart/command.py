@@ -9,9 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.options import path_option
+
 
 def quickstart(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for all of it.")] = Path("quickstart"),
+    out: Annotated[Path, path_option("--out", "-o", help="Folder for all of it.")] = Path("quickstart"),
     samples: Annotated[int, typer.Option(min=60, help="Samples to draw.")] = 2000,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps; by default those of configs/quickstart.yaml.")

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from pipelines.options import path_argument, path_option
+
 INTERRUPTED = 130
 """Exit code of a run that was told to stop: what a shell expects after Ctrl-C."""
 
@@ -22,9 +24,7 @@ class Numbers(StrEnum):
 
 
 def train(
-    config: Annotated[
-        Path, typer.Argument(help="YAML of the run, such as configs/quickstart.yaml.", show_default=False)
-    ],
+    config: Annotated[Path, path_argument(help="YAML of the run, such as configs/quickstart.yaml.")],
     settings: Annotated[
         list[str] | None,
         typer.Argument(help="Settings as name=value, as in optimizer.lr=1e-4.", show_default=False),
@@ -73,8 +73,8 @@ def train(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(help="A run: the folder `sigma train` wrote to.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write, a new one.", show_default=False)],
+    run: Annotated[Path, path_argument(help="A run: the folder `sigma train` wrote to.")],
+    out: Annotated[Path, path_option("--out", "-o", help="Folder to write, a new one.", show_default=False)],
     step: Annotated[int | None, typer.Option(min=0, help="Which checkpoint; by default the newest.")] = None,
     ema: Annotated[bool, typer.Option("--ema/--raw", help="The averaged weights, or those of the last step.")] = True,
     adapter: Annotated[

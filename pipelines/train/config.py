@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sigma_data.loader import LoaderSettings
+from sigma_data.path_settings import LocalPath, ModelPath
 from sigma_data.plan import PlanSettings
 
 Below1 = Annotated[float, Field(ge=0, lt=1)]
@@ -23,9 +23,9 @@ class Strict(BaseModel):
 class ModelSettings(Strict):
     """Where the run starts from."""
 
-    path: str = "tiny"
+    path: ModelPath = "tiny"
     """A directory in the released layout (BAGEL's, SIGMA's), or a preset, which starts from random weights."""
-    base: str | None = None
+    base: ModelPath | None = None
     """Where to find files that `path` lacks, as SIGMA's weights alone do."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the forward and backward pass; auto is bfloat16 on a GPU and float32 on a CPU."""
@@ -166,7 +166,7 @@ class LogSettings(Strict):
 class TrainConfig(Strict):
     """A whole run."""
 
-    out: Path
+    out: LocalPath
     """Folder of the run: checkpoints, logs, pictures."""
     steps: int | None = Field(None, ge=1)
     """Optimiser steps; this or `epochs`."""

@@ -20,6 +20,7 @@ from typing import Any
 
 from pipelines.evaluate.choice_letter import choice_letter
 from sigma_data.errors import ConfigError
+from sigma_data.paths import literal
 
 TASKS = ("Count", "Relation", "Depth", "Distance")
 TYPES = ("2D", "3D")
@@ -110,7 +111,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
     wanted = {*(name for names in _COLUMNS.values() for name in names), *_IMAGES, *_LETTERS, "choices"}
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(literal(path)) as file:
             columns = [name for name in file.schema_arrow.names if name in wanted]
             if not columns:
                 yield {}

@@ -14,6 +14,7 @@ from typing import Any
 
 from pipelines.evaluate.metrics.base import Unavailable
 from sigma_data.errors import ConfigError
+from sigma_data.paths import local_path
 
 DEFAULTS: Mapping[str, str] = {
     "clip": "openai/clip-vit-large-patch14",
@@ -46,7 +47,7 @@ def directory(key: str, value: str) -> Path | None:
     It is a path where it is absolute, starts with `.` or `~`, has more than the one slash of a hub name, or its
     first part lies here. Raises ConfigError for such a path that is no directory.
     """
-    place = Path(value).expanduser()
+    place = local_path(value)
     if value and place.is_dir():
         return place
     path_like = place.is_absolute() or value.startswith((".", "~")) or len(place.parts) > 2

@@ -1,0 +1,36 @@
+"""Types for settings that are paths, so that `~` means the same in every YAML file and on every command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator
+
+from sigma_data.errors import ConfigError
+from sigma_data.paths import local_path, model_path, place
+
+
+def _checked(read: Callable[[str], Any]) -> BeforeValidator:
+    """Read what is written there; pydantic adds the name of the setting to what is wrong with it."""
+
+    def validate(value: Any) -> Any:
+        if not isinstance(value, str | Path):
+            return value
+        try:
+            return read(str(value))
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+
+    return BeforeValidator(validate)
+
+
+LocalPath = Annotated[Path, _checked(local_path)]
+"""A file or folder of this machine."""
+
+ModelPath = Annotated[str, _checked(model_path)]
+"""A preset, or a model's directory on this machine."""
+
+PlacePath = Annotated[str, _checked(place)]
+"""A folder of this machine, or an fsspec URI."""
