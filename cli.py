@@ -160,7 +160,7 @@ def shard(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first samples.")] = None,
     shard_bytes: Annotated[int, typer.Option(min=1, help="Most bytes in a shard.")] = 512 * 2**20,
     shard_samples: Annotated[int, typer.Option(min=1, help="Most samples in a shard.")] = 10_000,
-    to: Annotated[Layout, typer.Option(help="A corpus, or the release's parquet.")] = Layout.CORPUS,
+    to: Annotated[Layout, typer.Option(help="A corpus, or the release's parquet in a folder a split.")] = Layout.CORPUS,
     workers: Workers = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the corpus that lies there first.")] = False,
     as_json: Json = False,
@@ -182,7 +182,9 @@ def shard(
     if as_json:
         _print_json({"out": str(out), **counts})
     else:
-        _print(f"{out}: " + ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items()) + "\n")
+        from pipelines.show import shard_summary
+
+        _print(shard_summary(out, counts))
 
 
 @app.command()

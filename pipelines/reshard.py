@@ -31,6 +31,7 @@ from sigma_data.instruction import renumber
 from sigma_data.paths import literal
 from sigma_data.sample import Family, Sample
 from sigma_data.shard import ShardFault, read_range
+from sigma_data.sources.release import SPLIT_COLUMN
 
 _RELEASE_ROWS, _RELEASE_GROUP = 300, 10
 """Rows a file and rows a row group in the release."""
@@ -175,8 +176,11 @@ def copy_samples(task: CopyTask) -> int:
     return copied
 
 
-def export_release(path: Path, out: Path, selection: Selection) -> dict[str, int]:
-    """Write the chosen samples in the layout of the SIGMA release, with relative paths.
+def export_release(path: Path, out: Path, selection: Selection) -> dict[str, Any]:
+    """Write the chosen samples in the layout of the SIGMA release: a folder a split, with relative paths.
+
+    Each row names its split, so that `sigma build-dataset release:OUT` keeps it. Returns the counts, `splits` of them
+    those by split.
 
     Samples that layout cannot hold (text answers, several turns over more than one reference) are
     counted as `left_out`. The folder appears whole or not at all. Raises ConfigError, CorpusError.
@@ -269,7 +273,7 @@ def _sums(rows: pl.DataFrame, size: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write_release(corpus: Corpus, rows: pl.DataFrame, out: Path) -> dict[str, int]:
+def _write_release(corpus: Corpus, rows: pl.DataFrame, out: Path) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -277,45 +281,53 @@ def _write_release(corpus: Corpus, rows: pl.DataFrame, out: Path) -> dict[str, i
         "image_list": pa.list_(pa.binary()),
         "instruction_list": pa.list_(pa.list_(pa.string())),
         "data_prep_method": pa.string(),
+        SPLIT_COLUMN: pa.string(),
     })  # fmt: skip
     # Encoded images do not shrink, and no reader asks for the first of them in order: pyarrow's defaults would
     # compress them, look for equal ones and keep whole images as statistics.
-    text, images = ["instruction_list.list.element.list.element", "data_prep_method"], "image_list.list.element"
+    text, images = (
+        ["instruction_list.list.element.list.element", "data_prep_method", SPLIT_COLUMN],
+        "image_list.list.element",
+    )
     options = {
         "use_dictionary": text,
         "write_statistics": text,
         "compression": {images: "none"} | dict.fromkeys(text, "snappy"),
     }
     info: dict[str, dict[str, int]] = {}
-    written = left_out = 0
+    splits: dict[str, int] = {}
 
-    def records() -> Iterator[dict[str, Any]]:
-        nonlocal left_out
-        for row in rows.iter_rows(named=True):
-            record = release_row(corpus.sample(row))
-            if record is None:
-                left_out += 1
-            else:
-                yield record
+    def records(part: pl.DataFrame) -> Iterator[dict[str, Any]]:
+        for row in part.iter_rows(named=True):
+            if (record := release_row(corpus.sample(row))) is not None:
+                yield record | {SPLIT_COLUMN: row["split"]}
 
-    (out / "seedxedit_multi").mkdir()
-    writer: pq.ParquetWriter | None = None
-    name = ""
-    try:
-        for group in batched(records(), _RELEASE_GROUP):
-            if writer is None or info[name]["num_rows"] >= _RELEASE_ROWS:
-                if writer is not None:
-                    writer.close()
-                name = f"seedxedit_multi/chunk_{len(info)}.parquet"
-                info[name] = {"num_row_groups": 0, "num_rows": 0}
-                writer = pq.ParquetWriter(literal(out / name), schema, **options)
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
-            info[name]["num_row_groups"] += 1
-            info[name]["num_rows"] += len(group)
-            written += len(group)
-    finally:
-        if writer is not None:
-            writer.close()
+    for split, part in rows.group_by("split", maintain_order=True):
+        folder = f"{split[0]}/seedxedit_multi"
+        writer: pq.ParquetWriter | None = None
+        name = ""
+        files = written = 0
+        try:
+            for group in batched(records(part), _RELEASE_GROUP):
+                if writer is None or info[name]["num_rows"] >= _RELEASE_ROWS:
+                    if writer is not None:
+                        writer.close()
+                    name = f"{folder}/chunk_{files}.parquet"
+                    files += 1
+                    info[name] = {"num_row_groups": 0, "num_rows": 0}
+                    (out / folder).mkdir(parents=True, exist_ok=True)
+                    writer = pq.ParquetWriter(literal(out / name), schema, **options)
+                writer.write_table(pa.Table.from_pylist(group, schema=schema))
+                info[name]["num_row_groups"] += 1
+                info[name]["num_rows"] += len(group)
+                written += len(group)
+        finally:
+            if writer is not None:
+                writer.close()
+        if written:
+            splits[str(split[0])] = written
     write_atomic(out / "parquet_info.json", dump_json(info))
     size = sum(file_digest(out / name)[0] for name in info)
-    return {"samples": written, "left_out": left_out, "files": len(info), "bytes": size}
+    samples = sum(splits.values())
+    counts = {"samples": samples, "left_out": len(rows) - samples, "files": len(info), "bytes": size}
+    return {**counts, "splits": splits}

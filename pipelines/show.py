@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sigma_data.checks import RULES
@@ -11,6 +13,16 @@ from sigma_data.sample import FAMILY_RULES, Family
 
 if TYPE_CHECKING:
     from pipelines.validate import Validation
+
+
+def shard_summary(out: Path, counts: Mapping[str, Any]) -> str:
+    """What `sigma shard` has written; of an export, which folder holds which split."""
+    counted = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if name != "splits")
+    lines = [f"{out}: {counted}"]
+    if "splits" in counts:
+        folders = ", ".join(f"{split}/ {count:,}" for split, count in counts["splits"].items())
+        lines.append(f"a folder a split: {folders}; built again with release:, each sample keeps its split")
+    return "\n".join(lines) + "\n"
 
 
 def build_summary(corpus: Corpus, *, fresh: bool) -> str:

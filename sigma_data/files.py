@@ -10,9 +10,11 @@ import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from sigma_data.errors import BuildError, SourceError
+from sigma_data.paths import is_uri, place
+from sigma_data.remote import LostError, Stream, connect, reaching, reason
 
 
 def write_atomic(path: Path, content: bytes | str, *, durable: bool = False, scratch: Path | None = None) -> None:
@@ -109,15 +111,10 @@ class Place:
     """A file or folder to read from, local or behind fsspec (s3://, gs://, memory://)."""
 
     def __init__(self, uri: str) -> None:
-        self.remote = "://" in uri
-        self.uri = uri if self.remote else str(Path(uri).expanduser())
+        self.remote = is_uri(uri)
+        self.uri = place(uri)
         if self.remote:
-            import fsspec
-
-            try:
-                self._fs, self._root = fsspec.core.url_to_fs(uri)
-            except (ImportError, ValueError) as error:
-                raise SourceError(f"{uri}: {error} (pip install 'sigma-multimodal[s3]' for s3://)") from None
+            self._fs, self._root = connect(uri)
 
     @property
     def local(self) -> Path | None:
@@ -125,9 +122,10 @@ class Place:
         return None if self.remote else Path(self.uri)
 
     def exists(self, location: str) -> bool:
-        """Whether a file or folder lies there."""
+        """Whether a file or folder lies there. Raises SourceError where the place cannot be asked."""
         if self.remote:
-            return bool(self._fs.exists(f"{self._root}/{location}"))
+            with reaching(self.uri):
+                return bool(self._fs.exists(f"{self._root}/{location}"))
         return Path(self.uri, location).exists()
 
     def files(self, suffix: str) -> list[tuple[str, str]]:
@@ -164,16 +162,21 @@ class Place:
         return sorted(found, key=_natural)
 
     def open(self, location: str) -> IO[bytes]:
-        """Open a file by its location for reading. Raises SourceError where it cannot be opened."""
+        """Open a file by its location for reading.
+
+        Raises SourceError where it cannot be opened; what is returned raises LostError where it cannot be read on.
+        """
+        root = Path(self.uri)
+        alone = self._is_file()
+        name = self.uri if alone else f"{self.uri.rstrip('/')}/{location}"
         try:
             if self.remote:
-                path = self._root if self._fs.isfile(self._root) else f"{self._root}/{location}"
-                stream: IO[bytes] = self._fs.open(path, "rb")
-                return stream
-            root = Path(self.uri)
-            return open(root if root.is_file() else root / location, "rb")
-        except OSError as error:
-            raise SourceError(f"{self.uri}: {location} cannot be opened ({error.strerror or error})") from None
+                file = self._fs.open(self._root if alone else f"{self._root}/{location}", "rb")
+            else:
+                file = open(root if alone else root / location, "rb")  # noqa: SIM115 - the caller closes it
+        except Exception as error:
+            raise SourceError(f"{name}: cannot be opened: {reason(error, name)}") from None
+        return cast(IO[bytes], Stream(file, name))
 
     def beside(self, location: str, path: str, limit: int) -> bytes:
         """The content of a file that a file of this place names by a path of its own.
@@ -181,7 +184,7 @@ class Place:
         A relative path counts from the folder of `location`, else from this place, else from the folder in
         which this place lies (for it may begin with this place's name). Raises ValueError, saying why, where
         no such file lies there, where it lies outside this place, links followed, or where it has more than
-        `limit` bytes.
+        `limit` bytes, and SourceError where a remote place fails.
         """
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
             raise ValueError("it is a URL, and nothing is fetched")
@@ -205,28 +208,34 @@ class Place:
             there = posixpath.normpath(posixpath.join(folder, path))
             if there.startswith(("/", "..")):
                 raise ValueError("it lies outside the source folder")
-            try:
-                if self._fs.isfile(f"{self._root}/{there}"):
+            with reaching(self.uri):  # a place that fails is no fault of the row
+                found = self._fs.isfile(f"{self._root}/{there}")
+            if found:
+                try:
                     return _at_most(self.read(there, 0, limit + 1), limit)
-            except OSError as error:
-                raise ValueError(f"it cannot be read ({error})") from None
+                except OSError as error:
+                    raise LostError(f"{self.uri.rstrip('/')}/{there}: {error}") from None
         raise ValueError("no such file is there")
 
     def read(self, location: str, offset: int, size: int) -> bytes:
         """Up to `size` bytes of a remote file, by one request. Raises OSError where it cannot be read."""
         try:
             data: bytes = self._fs.cat_file(f"{self._root}/{location}", start=offset, end=offset + size)
-        except OSError:
+        except FileNotFoundError:
             raise
-        except Exception as error:  # some clients have errors of their own
-            raise OSError(str(error) or type(error).__name__) from None
+        except Exception as error:
+            raise OSError(reason(error, self.uri)) from None
         return data
 
+    def _is_file(self) -> bool:
+        if not self.remote:
+            return Path(self.uri).is_file()
+        with reaching(self.uri):
+            return bool(self._fs.isfile(self._root))
+
     def _remote_files(self, suffix: str) -> list[tuple[str, str]]:
-        try:
+        with reaching(self.uri):
             listing = self._fs.find(self._root, detail=True)
-        except OSError as error:
-            raise SourceError(f"{self.uri}: cannot be listed ({error})") from None
         root = self._root.rstrip("/")
         found = []
         for path, info in listing.items():

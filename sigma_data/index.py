@@ -27,6 +27,7 @@ from sigma_data.errors import CorpusError, SourceError
 from sigma_data.files import Place, with_temporary, write_atomic
 from sigma_data.indexing import Progress, write_arrays
 from sigma_data.paths import local_path
+from sigma_data.paths import place as place_of
 from sigma_data.text import TextEncoder
 
 _VERSION = 1
@@ -190,6 +191,7 @@ def open_index(
     `cache` is where the index of a remote or read-only corpus is kept, with a copy of its manifest;
     by default `$SIGMA_CACHE`, or `~/.cache/sigma`. Raises CorpusError where there is no sound corpus.
     """
+    uri = place_of(uri)
     kept = _cache_of(uri, cache)
     local = Place(uri).local
     corpus = _fetched(uri, kept) if local is None else open_corpus(local)

@@ -29,6 +29,7 @@ from sigma_data.images import DEFAULT_MAX_PIXELS, ImageFault
 from sigma_data.index import CorpusIndex
 from sigma_data.mixture import Strict
 from sigma_data.path_settings import LocalPath
+from sigma_data.paths import is_uri
 from sigma_data.plan import Entry, Planner, Recipe, Ticket
 from sigma_data.reader import ShardReader, shard_of
 from sigma_data.sample import Family, Sample
@@ -318,7 +319,7 @@ class Loader:
     def _start_method(self) -> str:
         if self._settings.start_method != "auto":
             return self._settings.start_method
-        remote = any("://" in index.uri for index in self._dataset.indexes)
+        remote = any(is_uri(index.uri) for index in self._dataset.indexes)
         return "fork" if sys.platform == "linux" and not remote else "spawn"
 
     def _describe(self, place: Place) -> str:

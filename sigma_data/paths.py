@@ -33,7 +33,9 @@ def home(text: str) -> str:
 
 def local_path(text: str | Path) -> Path:
     """A path of this machine, as typed. Raises ConfigError for a URI."""
-    return Path(home(_local(str(text))))
+    path = Path(home(_local(str(text))))
+    # Path drops the ./ in front of a name that begins with ~, and somebody would expand it later.
+    return Path.cwd() / path if str(path).startswith("~") else path
 
 
 def model_path(text: str) -> str:
@@ -59,7 +61,7 @@ def one_line(text: str) -> str:
 def _local(text: str) -> str:
     if is_uri(text):
         raise ConfigError(
-            f"{text}: is a remote place, and here it must be a path of this machine: read from a copy here, or write here "
-            "and copy it there afterwards (sources of build-dataset and corpora of plan and train may be remote)"
+            f"{text}: is a remote place, and here it must be a path of this machine: read from a copy here, or write "
+            "here and copy it there afterwards (sources of build-dataset and corpora of plan and train may be remote)"
         )
     return text

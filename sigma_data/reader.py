@@ -15,6 +15,7 @@ from typing import Any
 from sigma_data.errors import CorpusError, SourceError
 from sigma_data.files import Place
 from sigma_data.index import CorpusIndex
+from sigma_data.paths import is_uri
 from sigma_data.record import RecordError, decode, stored_order
 from sigma_data.sample import Sample
 from sigma_data.shard_cache import ShardCache
@@ -33,7 +34,7 @@ class ShardReader:
         self.index = index
         self.bytes_read = 0
         self._cache = cache
-        self._remote = "://" in index.uri
+        self._remote = is_uri(index.uri)
         self._open: OrderedDict[int, int] = OrderedDict()  # shard -> descriptor, the last used at the end
         self._place: Place | None = None
 
@@ -105,7 +106,7 @@ class ShardReader:
         if shard in self._open:
             self._open.move_to_end(shard)
         else:
-            self._open[shard] = os.open(Path(self.index.uri).expanduser() / self.index.shards[shard], os.O_RDONLY)
+            self._open[shard] = os.open(Path(self.index.uri) / self.index.shards[shard], os.O_RDONLY)
             if len(self._open) > _OPEN_SHARDS:
                 os.close(self._open.popitem(last=False)[1])
         return self._open[shard]

@@ -100,6 +100,7 @@ def test_shard_and_export_say_what_they_wrote(small_corpus: Path, tmp_path: Path
     assert json.loads(part.stdout)["samples"] == 7
     export = sigma("shard", str(small_corpus), "--out", str(tmp_path / "parquet"), "--to", "release")
     assert "37 samples, 0 left out" in export.stdout
+    assert "a folder a split: train/ " in export.stdout
 
 
 def test_printed_settings_are_read_back_as_a_config(tmp_path: Path) -> None:

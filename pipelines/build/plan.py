@@ -183,7 +183,7 @@ def _add_components(rows: pl.DataFrame, pictures: _Pictures, config: BuildConfig
     if old:
         raise ConfigError(
             f"samples come with the split {sorted(old)[0]!r}, which this build has not: add it to splits, as in "
-            f"splits.{sorted(old)[0]}=5, or draw splits anew with ?splits=new behind the webdataset: source"
+            f"splits.{sorted(old)[0]}=5, or draw splits anew with ?splits=new behind the source"
         )
     given: dict[int, int] = {}  # component -> place in by_size of the largest split its samples come with
     for root, split in zip(label.tolist(), rows["old_split"], strict=True):

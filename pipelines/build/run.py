@@ -19,7 +19,7 @@ from pipelines.progress import Pass
 from sigma_data.corpus import Corpus, open_corpus
 from sigma_data.errors import BuildError, ConfigError, SourceError
 from sigma_data.refused import refused_files
-from sigma_data.sources import Fragment, Reader, open_source
+from sigma_data.sources import Fragment, Reader, has_options, open_source
 
 Located = tuple[str, Fragment]  # source string, fragment
 
@@ -112,7 +112,7 @@ def _refuse_clash(sources: Sequence[str], readers: Sequence[Reader]) -> None:
     names = [reader.name for spec, reader in zip(sources, readers, strict=True) if not spec.startswith("webdataset:")]
     for spec, reader in reversed(list(zip(sources, readers, strict=True))):
         if names.count(reader.name) > 1:
-            mark = "&" if "?" in spec else "?"
+            mark = "&" if has_options(spec) else "?"
             raise ConfigError(
                 f"two sources have the name {reader.name!r}: name one of them, as in '{spec}{mark}name=second'"
             )

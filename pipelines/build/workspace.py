@@ -157,7 +157,7 @@ def remove_corpus_files(out: Path) -> None:
 
 def refuse_overlap(out: Path, source: Path, name: str) -> None:
     """Raise ConfigError where a corpus would be written over, into or around what it is made from."""
-    there, place = source.expanduser().resolve(), out.resolve()
+    there, place = source.resolve(), out.resolve()
     if there == place or there in place.parents or place in there.parents:
         raise ConfigError(f"--out {out} and the source {name} overlap: choose a place outside the source")
 

@@ -4,6 +4,6 @@ A source is written `name:path?option=value&option=value`, as in `release:data?l
 Adding a layout is adding a file here.
 """
 
-from sigma_data.sources.base import Fragment, Reader, ReaderOptions, names, open_source
+from sigma_data.sources.base import Fragment, Reader, ReaderOptions, has_options, names, open_source, source_spec
 
-__all__ = ["Fragment", "Reader", "ReaderOptions", "names", "open_source"]
+__all__ = ["Fragment", "Reader", "ReaderOptions", "has_options", "names", "open_source", "source_spec"]

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
+from sigma_data.errors import SourceError
 from sigma_data.files import LFS_MESSAGE, is_lfs_pointer
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def open_parquet(stream: IO[bytes], size: int) -> pq.ParquetFile:
         file = pq.ParquetFile(stream, buffer_size=_READ_BYTES, pre_buffer=False)
         counts = group_rows(file)
         _ = file.schema_arrow
-    except Refused:
+    except (Refused, SourceError):  # where the place fails, the file is not to blame
         raise
     except Exception as error:  # pyarrow raises whatever broken bytes make it raise
         message = f"not a parquet file ({one_line(error)}); how many rows it had is not known"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,15 +81,44 @@ def names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base" and m.name[0] != "_")
 
 
+_OPTIONS = re.compile(r"(\?+)(?=[A-Za-z_]+=|$)")
+"""Question marks where options could begin: an even number of them is half as many of the path."""
+
+
+def source_spec(layout: str, path: str) -> str:
+    """The string that `open_source` opens this path with, whatever is in it; options may be added behind a `?`."""
+    return f"{layout}:{_OPTIONS.sub(lambda marks: 2 * marks[1], path)}"
+
+
+def has_options(spec: str) -> bool:
+    """Whether a source's string ends in options, so that one more is added behind an `&`."""
+    return bool(_split(spec)[1])
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The path and the options of a source."""
+    path, end = "", 0
+    for marks in _OPTIONS.finditer(text):
+        path += text[end : marks.start()] + "?" * (len(marks[1]) // 2)
+        end = marks.end()
+        if len(marks[1]) % 2:
+            return path, text[end:]
+    return path + text[end:], ""
+
+
 def open_source(spec: str) -> Reader:
-    """Open `name:path?option=value`. Raises ConfigError for an unknown layout or option."""
+    """Open `name:path?option=value`. Raises ConfigError for an unknown layout or option.
+
+    The path is a name, taken as it stands. Options begin at the first `?` with `option=` behind it, or nothing; a path
+    that holds such a `?` has it twice (`release:why?n=1` is written `release:why??n=1`, see `source_spec`).
+    """
     scheme, colon, rest = spec.partition(":")
     if not colon or scheme not in names():
         raise ConfigError(
             f"source {spec!r}: write one of {', '.join(n + ':' for n in names())} followed by a path, "
             "as in release:data/sigma"
         )
-    path, _, query = rest.partition("?")
+    path, query = _split(rest)
     if not path:
         raise ConfigError(f"source {spec!r}: a path must follow {scheme}:")
     reader: type[Reader] = importlib.import_module(f"sigma_data.sources.{scheme}").READER
@@ -101,5 +131,6 @@ def open_source(spec: str) -> Reader:
         first = error.errors()[0]
         where = ".".join(str(place) for place in first["loc"]) or "options"
         known = ", ".join(sorted(reader.options_type.model_fields))
-        raise ConfigError(f"source {spec!r}: {where}: {first['msg']} (options: {known})") from None
+        more = "; a ? of the path itself is written ??" if first["type"] == "extra_forbidden" else ""
+        raise ConfigError(f"source {spec!r}: {where}: {first['msg']} (options: {known}{more})") from None
     return reader(scheme, path, options)

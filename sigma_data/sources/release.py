@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar, cast
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import field_validator
 
@@ -59,15 +59,23 @@ FAMILY_NAMES: Mapping[str, Family] = {
 }
 """What `data_prep_method` is known to say; `?families=name:family,...` adds to it."""
 
+SPLIT_COLUMN = "sigma_split"
+"""The column in which an export of a corpus keeps each row's split; no release has one of that name."""
+
 _RELATION = re.compile(r"\b(transformation|relation|change|difference)\b", re.IGNORECASE)
 _LAYOUT = re.compile(r"\b(canny|depth|outline|edge map|contour|sketch|line drawing)\b", re.IGNORECASE)
 
 
 class ReleaseOptions(ReaderOptions):
-    """`family` holds for every row; `families` says what a `data_prep_method` means (a:editing,b:layout)."""
+    """`family` holds for every row; `families` says what a `data_prep_method` means (a:editing,b:layout).
+
+    With `splits=keep` rows that `sigma shard --to release` wrote stay in the split that their column `sigma_split`
+    names, so that a test set stays one; `splits=new` draws splits anew.
+    """
 
     family: Family | None = None
     families: dict[str, Family] = {}
+    splits: Literal["keep", "new"] = "keep"
 
     @field_validator("families", mode="before")
     @classmethod
@@ -143,6 +151,8 @@ class ReleaseReader(Reader):
             for batch, index in islice(stream_rows(file, group, columns), rows):
                 yield self._record(location, row, batch, index)
                 row += 1
+        except SourceError:  # the place fails, not the file
+            raise
         except Exception as error:  # pyarrow raises whatever broken pages make it raise
             reason = one_line(error)
         for lost in range(row, end):
@@ -156,6 +166,7 @@ class ReleaseReader(Reader):
             }
             texts = _turns(values.get("instruction_list"))
             method = _text(values.get("data_prep_method"))
+            split = _text(values.get(SPLIT_COLUMN))
         except ValueError as error:
             return Rejection(self.name, location, row, "unreadable_rows", f"the row cannot be read ({one_line(error)})")
         held: Any = values.get("image_list")
@@ -184,6 +195,7 @@ class ReleaseReader(Reader):
             turns=turns,
             source=Source(self.name, location, row, self.options.licence),
             family_inferred=inferred,
+            split=self._split(split),
         )
 
     def _image(self, number: int, item: Any, location: str) -> Image:
@@ -199,6 +211,9 @@ class ReleaseReader(Reader):
             return Image(number, self.place.beside(location, path, _MAX_IMAGE_BYTES))
         except ValueError as error:
             return Image(number, None, missing=f"has no bytes but a path, {path[:200]!r}, and {error}; {_EMBED}")
+
+    def _split(self, named: str | None) -> str | None:
+        return named if self.options.splits == "keep" else None
 
     def _family(self, method: object, turns: tuple[Turn, ...], references: int) -> tuple[Family, bool]:
         if self.options.family is not None:
@@ -225,7 +240,7 @@ def infer_family(turns: tuple[Turn, ...], references: int) -> Family:
     return Family.EDITING if references <= 1 else Family.COMPOSITIONAL
 
 
-_COLUMNS = ("image_list", "instruction_list", "data_prep_method")
+_COLUMNS = ("image_list", "instruction_list", "data_prep_method", SPLIT_COLUMN)
 
 
 def _open(stream: IO[bytes], size: int) -> pq.ParquetFile:

@@ -106,6 +106,40 @@ def test_an_export_builds_back_into_the_same_samples(small_corpus: Path, tmp_pat
     assert sorted(again.manifest["family"]) == sorted(before["family"])
 
 
+def splits_of(path: Path) -> dict[str, str]:
+    """Content of each sample -> its split."""
+    return dict(open_corpus(path).manifest.select("content", "split").iter_rows())
+
+
+def test_an_export_has_a_folder_a_split_and_every_sample_keeps_its_split_on_the_way_back(
+    small_corpus: Path, tmp_path: Path
+) -> None:
+    import pyarrow.parquet as pq
+
+    counts = export_release(small_corpus, tmp_path / "release", Selection())
+    before = splits_of(small_corpus)
+    assert counts["splits"] == {split: list(before.values()).count(split) for split in ("train", "val", "test")}
+    for split, count in counts["splits"].items():
+        files = (tmp_path / "release" / split).rglob("*.parquet")
+        assert sum(pq.ParquetFile(file).metadata.num_rows for file in files) == count
+    for seed in (0, 1):
+        again = corpora.build(tmp_path / f"again-{seed}", f"release:{tmp_path / 'release'}", seed=seed).corpus
+        assert splits_of(again.path) == before
+    # A folder taken from it, or files moved about, keep them, too.
+    corpora.build(tmp_path / "part", f"release:{tmp_path / 'release' / 'test'}")
+    assert set(splits_of(tmp_path / "part").values()) == {"test"}
+
+
+def test_splits_of_an_export_are_drawn_anew_where_that_is_asked_for(small_corpus: Path, tmp_path: Path) -> None:
+    export_release(small_corpus, tmp_path / "release", Selection(splits=("test",)))
+    assert [path.name for path in (tmp_path / "release").iterdir() if path.is_dir()] == ["test"]
+    source = f"release:{tmp_path / 'release'}"
+    corpora.build(tmp_path / "new", f"{source}?splits=new", splits={"train": 1, "test": 1})
+    assert set(splits_of(tmp_path / "new").values()) == {"train", "test"}
+    with pytest.raises(ConfigError, match=r"split 'test', which this build has not.*\?splits=new"):
+        corpora.build(tmp_path / "other", source, splits={"train": 1, "held": 1})
+
+
 def test_an_export_is_laid_out_like_the_release_with_relative_paths(tmp_path: Path) -> None:
     import json
 

@@ -13,7 +13,7 @@ from pipelines.evaluate.benchmarks.samples import corpus_samples, is_corpus, ite
 from pipelines.evaluate.item import Item
 from sigma_data.errors import ConfigError
 from sigma_data.sample import Family, Rejection, Sample
-from sigma_data.sources import open_source
+from sigma_data.sources import open_source, source_spec
 
 
 class SigmaBenchmark(Benchmark):
@@ -53,7 +53,7 @@ class SigmaBenchmark(Benchmark):
         return items
 
     def _release(self) -> Iterator[Sample]:
-        reader = open_source(f"release:{self.path}")
+        reader = open_source(source_spec("release", self.path))
         for fragment in reader.fragments():
             for record in reader.read(fragment):
                 if isinstance(record, Rejection):

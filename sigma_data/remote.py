@@ -1,0 +1,188 @@
+"""Places behind fsspec: opened by their names, and whatever their clients raise told in one sentence.
+
+Every client has errors of its own. They are known by name here, so that none of them is imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import IO, Any, Self
+
+from sigma_data.errors import SigmaError, SourceError
+
+_CHAINED = re.compile(r"::[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+_EXTRAS = {"s3": "s3", "s3a": "s3"}
+"""Protocol -> the extra of this package that reads it."""
+
+_LOG_IN = {
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket set "
+    "FSSPEC_S3='{\"anon\": true}'",
+    "gs": "run gcloud auth application-default login",
+    "az": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+    "hf": "run hf auth login",
+}
+_SAME = {"s3a": "s3", "gcs": "gs", "abfs": "az", "abfss": "az", "adl": "az"}
+
+_NO_CREDENTIALS = frozenset({
+    "NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound", "NoAuthTokenError",
+    "TokenRetrievalError", "SSOTokenLoadError", "UnauthorizedSSOTokenError", "DefaultCredentialsError", "RefreshError",
+    "ClientAuthenticationError",
+})  # fmt: skip
+_UNREACHABLE = frozenset({
+    "EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError", "HTTPClientError",
+    "ProxyConnectionError", "ResponseStreamingError", "IncompleteReadError", "ClientConnectionError",
+    "ClientConnectorError", "ClientOSError", "ServerDisconnectedError", "ServerTimeoutError", "ClientPayloadError",
+    "ConnectionTimeoutError", "FSTimeoutError", "SSLError", "gaierror", "TransportError", "ServiceRequestError",
+})  # fmt: skip
+_REFUSED_CODES = frozenset({
+    "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired",
+    "RequestTimeTooSkewed", "InvalidSecurity",
+})  # fmt: skip
+_DENIED_CODES = frozenset({"AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden", "403"})
+
+_BAD_CONTENT = (ValueError, TypeError, ArithmeticError, MemoryError)
+"""What a file with wrong numbers in it makes a reader raise: that is the file's fault, not its place's."""
+
+
+class LostError(SourceError):
+    """A source that could be read until now; what is there of it is not to blame."""
+
+
+def connect(uri: str) -> tuple[Any, str]:
+    """(file system, path in it) of a URI, whose path is taken as a name. Raises SourceError."""
+    import fsspec
+
+    protocol = uri.partition("://")[0]
+    try:
+        if _CHAINED.search(uri):
+            system, root = fsspec.core.url_to_fs(uri)
+        else:  # url_to_fs would take a :: in a name for a chain
+            kind = fsspec.get_filesystem_class(protocol)
+            system, root = kind(**kind._get_kwargs_from_urls(uri)), kind._strip_protocol(uri)
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        how = f"pip install 'sigma-multimodal[{extra}]'" if extra else _short(error)
+        raise SourceError(f"{uri}: the package that reads {protocol}:// is not installed: {how}") from None
+    except Exception as error:
+        raise SourceError(f"{uri}: {reason(error, uri)}") from None
+    return system, root
+
+
+@contextmanager
+def reaching(uri: str) -> Iterator[None]:
+    """Raise SourceError for whatever goes wrong at a place."""
+    try:
+        yield
+    except SigmaError:
+        raise
+    except Exception as error:
+        raise SourceError(f"{uri}: {reason(error, uri)}") from None
+
+
+def reason(error: BaseException, uri: str) -> str:
+    """Why a place or a file there cannot be read, and what to do, without its name."""
+    protocol = uri.partition("://")[0].rsplit("::", 1)[-1] if "://" in uri else ""
+    log_in = _LOG_IN.get(_SAME.get(protocol, protocol), "log in as its client asks")
+    chain = list(_chain(error))
+    names = {kind.__name__ for one in chain for kind in type(one).__mro__}
+    codes = {_code(one) for one in chain}
+    detail = _short(error)
+    if names & _NO_CREDENTIALS:
+        return f"there are no credentials for it ({detail}): {log_in}"
+    if "NoSuchBucket" in codes or "bucket does not exist" in detail:
+        return "there is no such bucket: check its name, and that the endpoint is the right one"
+    if codes & _REFUSED_CODES:
+        return f"its credentials are refused ({detail}): {log_in}"
+    if codes & _DENIED_CODES or isinstance(error, PermissionError):
+        return f"may not be read ({detail}): {log_in}, of an account that may read it"
+    if isinstance(error, FileNotFoundError):
+        return "no such file or folder"
+    if names & _UNREACHABLE or any(isinstance(one, ConnectionError | TimeoutError) for one in chain):
+        endpoint = " and the endpoint (AWS_ENDPOINT_URL)" if _LOG_IN["s3"] == log_in else ""
+        return f"cannot be reached ({detail}): check the network{endpoint}"
+    return f"cannot be read ({detail})"
+
+
+class Stream:
+    """A file of a source that is open for reading; raises LostError where the place fails in the middle of it."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._file = file
+        self._name = name
+
+    @property
+    def closed(self) -> bool:
+        """As of any file."""
+        return self._file.closed
+
+    def readable(self) -> bool:
+        """As of any file."""
+        return True
+
+    def seekable(self) -> bool:
+        """As of any file."""
+        return True
+
+    def writable(self) -> bool:
+        """As of any file."""
+        return False
+
+    def read(self, size: int = -1) -> bytes:
+        """As of any file. Raises LostError."""
+        with self._watched():
+            return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As of any file. Raises LostError."""
+        with self._watched():
+            return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """As of any file."""
+        return self._file.tell()
+
+    def close(self) -> None:
+        """As of any file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except _BAD_CONTENT:
+            raise
+        except Exception as error:
+            raise LostError(f"{self._name}: {reason(error, self._name)}") from None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it came from."""
+    one: BaseException | None = error
+    for _ in range(10):
+        if one is None:
+            return
+        yield one
+        one = one.__cause__ or one.__context__
+
+
+def _code(error: BaseException) -> str:
+    """What the store itself calls its error, as botocore keeps it; or the status of HTTP."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return str(response.get("Error", {}).get("Code", ""))
+    return str(getattr(error, "status", ""))
+
+
+def _short(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(str(text).split())[:200] or type(error).__name__
