@@ -19,6 +19,7 @@ from pipelines.progress import Pass
 from sigma_data.corpus import Corpus, open_corpus
 from sigma_data.errors import BuildError, ConfigError, SourceError
 from sigma_data.refused import refused_files
+from sigma_data.remote import LostError
 from sigma_data.sources import Fragment, Reader, has_options, open_source
 
 Located = tuple[str, Fragment]  # source string, fragment
@@ -60,7 +61,10 @@ def build(
         if strict_files:  # what listing finds is said at once, not after hours of reading
             _refuse_files([f"{f.location}: {f.rows or 1:,} rows, {f.refused}" for _, f in located if f.refused])
         with Workspace(out, config, config.digest(), overwrite=overwrite) as work:
-            return _build(config, engine, located, work, strict_files=strict_files, quiet=quiet)
+            try:
+                return _build(config, engine, located, work, strict_files=strict_files, quiet=quiet)
+            except LostError as error:
+                raise LostError(f"{error}; what is done is kept: run the same command again to continue") from None
 
 
 def _build(
