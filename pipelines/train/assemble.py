@@ -21,11 +21,19 @@ from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.checks import check_autoencoder, check_optimizer, check_out, check_shards, has_weights
 from pipelines.train.config import TrainConfig
 from pipelines.train.ema import Ema
-from pipelines.train.freeze import apply_freeze
 from pipelines.train.heldout import HeldOut, heldout_planner
-from pipelines.train.lora import add_lora, init_lora
+from pipelines.train.lora import init_lora
 from pipelines.train.optimizer import Optimizers, make_optimizer
-from pipelines.train.parallel import World, barrier, init_weights_sharded, load_weights_sharded, parallelize
+from pipelines.train.parallel import (
+    World,
+    barrier,
+    init_weights_sharded,
+    load_weights_sharded,
+    parallelize,
+    write_rows,
+)  # fmt: skip
+from pipelines.train.token_rows import TokenRows, rows_learn
+from pipelines.train.tokens import Likeness, attribute_numbers, choose_learning, likeness_of, start_rows
 from sigma_data.errors import ConfigError
 from sigma_data.files import disk_error
 from sigma_data.loader import START, Loader, PackDataset, Position, check_state
@@ -66,6 +74,8 @@ class Run:
     resumed: bool = False
     origin: Mapping[str, str] = field(default_factory=dict)
     """What a checkpoint leaves out, and a resumed run must have as before: by name, as `origin_of` says."""
+    tokens: Likeness | None = None
+    """Of the rows that the attribute tokens started from."""
 
     def state(self) -> dict[str, dict[str, Any]]:
         """What a checkpoint holds: what learns, and what the optimiser and the average know of it."""
@@ -183,6 +193,7 @@ def assemble(config: TrainConfig, world: World, *, quiet: bool = False) -> Run:
         heldout=heldout,
         checkpointer=Checkpointer(config.out / CHECKPOINTS, world, config.checkpoint),
         origin=origin_of(config, blueprint),
+        tokens=likeness_of(config, blueprint.directory, shape, encoder, learn=rows_learn(model)),
     )
     run.resume()
     return run
@@ -203,9 +214,14 @@ def origin_of(config: TrainConfig, blueprint: Blueprint) -> dict[str, str]:
         "model.vision": str(config.model.vision),
         "model.group_mask": str(config.model.group_mask),
         "model.attribute_projection": str(config.model.attribute_projection),
-        "freeze": config.freeze.model_dump_json(),
+        "freeze": config.freeze.model_dump_json(exclude=_unset(config)),
         "lora": config.lora.model_dump_json() if config.lora is not None else "none",
     }
+
+
+def _unset(config: TrainConfig) -> set[str]:
+    """Settings that older checkpoints do not know, where they say nothing new."""
+    return set() if config.freeze.except_attribute_tokens else {"except_attribute_tokens"}
 
 
 def check_origin(saved: Mapping[str, str], found: Mapping[str, str]) -> None:
@@ -242,15 +258,14 @@ def first_on_rank0(world: World, act: Callable[[], _Value]) -> _Value:
 def build_model(config: TrainConfig, blueprint: Blueprint, shape: ModelConfig, world: World) -> SigmaModel:
     """The network of a run, spread over the ranks, with its starting weights.
 
-    What learns is kept in `model.master`, what is frozen in the type that layers compute in.
+    What learns is kept in `model.master`, with LoRA in float32; what is frozen in the type that layers compute in.
     """
     compute = compute_dtype(config, world.device)
-    master = _DTYPES[config.model.master]
+    master = torch.float32 if config.lora is not None else _DTYPES[config.model.master]
     with torch.device("meta"):
         model = SigmaModel(shape)
-    apply_freeze(model, config.freeze)
-    if config.lora is not None:
-        add_lora(model, config.lora, seed=config.model.seed)
+    ids = attribute_numbers(blueprint.encoder.attribute_ids)
+    choose_learning(model, config, ids)
     parallelize(model, world, config.parallel, dtype=compute)
     if weight_files(blueprint.directory):
         vision = config.model.vision
@@ -259,6 +274,13 @@ def build_model(config: TrainConfig, blueprint: Blueprint, shape: ModelConfig, w
         init_weights_sharded(model, config.model.seed, world, dtype=compute, learning=master)
     if config.lora is not None:
         init_lora(model, seed=config.model.seed)
+    embed, init = model.backbone.embed, config.model.token_init
+    if isinstance(embed, TokenRows) or init != "keep":
+        rows = start_rows(blueprint.directory, shape, blueprint.encoder, init=init, seed=config.model.seed)
+        if isinstance(embed, TokenRows):
+            write_rows(embed.rows, range(len(ids)), rows)
+        else:
+            write_rows(embed.weight, ids, rows)
     return model.train()
 
 
@@ -272,7 +294,8 @@ def compute_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
 def computes_otherwise(config: TrainConfig) -> bool:
     """Whether layers compute in another type than what learns is kept in, wherever this machine runs them.
 
-    Low-rank additions are no reason: they turn into the type of what passes through them by themselves.
+    Low-rank additions and the attribute tokens' rows beside them are no reason: they turn into the type of what passes
+    through them by themselves.
     """
     if config.lora is not None and not config.lora.train:
         return False

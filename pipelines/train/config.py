@@ -36,6 +36,9 @@ class ModelSettings(Strict):
     attribute_projection: bool = False
     """Train the paper's projection of attribute tokens (not in its release)."""
     group_mask: bool = True
+    token_init: Literal["keep", "words"] = "keep"
+    """What the rows of the fifteen attribute tokens start from in a new run: as they are in the weights, or the mean of
+    the rows of their words, `style` for `<style>`. A resumed run has its own."""
     attention: Literal["auto", "flex", "sdpa", "flash"] = "auto"
     seed: int = 0
     """Draws the weights of a preset."""
@@ -87,8 +90,16 @@ class FreezeSettings(Strict):
     """The understanding expert, with embeddings and vision encoder: SIGMA's generation-only recipe."""
     vit: bool = False
     llm: bool = False
+    except_attribute_tokens: bool = False
+    """Train the rows of the fifteen attribute tokens although the embeddings are frozen, and nothing else of them.
+    Gradients then pass through the frozen understanding expert, which takes memory and work."""
     patterns: tuple[str, ...] = ()
     """Regular expressions for names of parameters, as in 'layers\\.[0-9]\\.'."""
+
+    @property
+    def und_recorded(self) -> bool:
+        """Whether gradients pass through the understanding expert's hidden states, be its weights frozen or not."""
+        return self.except_attribute_tokens or not self.und
 
 
 class LoraSettings(Strict):

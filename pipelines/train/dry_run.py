@@ -20,9 +20,12 @@ from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.checks import check_autoencoder, check_optimizer, check_out, check_shards, has_weights
 from pipelines.train.config import TrainConfig
 from pipelines.train.estimate import Estimate, Planned, estimate
+from pipelines.train.flops import parameters_of
 from pipelines.train.heldout import heldout_planner
 from pipelines.train.parallel import World
 from pipelines.train.show import aligned, counted, size
+from pipelines.train.token_rows import ROWS, TABLE
+from pipelines.train.tokens import Likeness, check_token_init, likeness_of
 from sigma_data.errors import ConfigError
 from sigma_data.loader import check_state
 from sigma_data.plan import Planner
@@ -75,13 +78,14 @@ class Resumed:
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a dry run has found; `weights` None is a model drawn anew.
+    """What a dry run has found; `weights` None is a model drawn anew, and so `tokens` None.
 
     `held_out` None is a run without validation; `not_held_out` says why there is none, or less than one may expect.
     """
 
     model: str
     weights: Weights | None
+    tokens: Likeness | None
     autoencoder: str
     corpora: tuple[Seen, ...]
     budget: int
@@ -101,6 +105,9 @@ class DryRun:
     def show(self) -> str:
         """What is there, what an epoch is, and the estimate, for a person."""
         rows = [("model", self.model), ("weights", self._weights()), ("autoencoder", f"{self.autoencoder}: fits")]
+        if self.tokens is not None:
+            rows.append(("attribute tokens", self.tokens.show()))
+            rows += [("  warning", self.tokens.warning)] if self.tokens.warning else []
         rows += [("corpus", _corpus(one)) for one in self.corpora]
         rows += [("held out", self._held_out()), ("epoch", self._epoch()), ("writes to", self._writes())]
         rows.append(("reckoned for", f"{counted(self.estimate.ranks, 'GPU')}; --ranks N for another number"))
@@ -165,6 +172,10 @@ def dry_run(config: TrainConfig, *, ranks: int = 1, quiet: bool = False) -> DryR
     shape = training_config(blueprint.config, config)
     vae = check_autoencoder(blueprint, shape)
     weights = _check_weights(config, blueprint, shape)
+    learning = parameters_of(shape, config.freeze, config.lora).learning
+    learn = not learning.isdisjoint((ROWS, TABLE))
+    check_token_init(config, learn=learn)
+    tokens = likeness_of(config, blueprint.directory, shape, blueprint.encoder, learn=learn)
     planner = open_planner(config.data, blueprint, cache=config.loader.cache, quiet=quiet)
     sizes = [check_shards(index) for index in planner.indexes]
     held, not_held_out = heldout_planner(config, planner)
@@ -175,6 +186,7 @@ def dry_run(config: TrainConfig, *, ranks: int = 1, quiet: bool = False) -> DryR
     return DryRun(
         model=blueprint.directory.resolve().name,
         weights=weights,
+        tokens=tokens,
         autoencoder=str(vae),
         corpora=tuple(
             Seen(corpus.title, corpus.path, samples, *shards)

@@ -15,6 +15,7 @@ import torch
 
 from pipelines.train.config import TrainConfig
 from pipelines.train.flops import Parameters, Work, parameters_of, peak_flops, training_flops, vae_flops
+from pipelines.train.token_rows import ROWS
 from sigma_data.plan import Planner
 from sigma_data.segment_table import SegmentTable, segment_table
 from sigma_data.sequence import Kind
@@ -31,6 +32,7 @@ _PARTS = (
     ("understanding expert", "backbone.norm_und"),
     ("generation expert", ".gen."),
     ("generation expert", "backbone.norm_gen"),
+    ("attribute tokens' rows", ROWS),
     ("embeddings", "backbone.embed"),
     ("text head", "lm_head"),
     ("vision encoder", "vision."),
@@ -196,7 +198,7 @@ class Memory:
     """Bytes of one rank. A pack is one of `data.budget` tokens, made up as those that were looked at.
 
     D: hidden width, K: key/value heads x head width, I: MLP width, n: tokens of an expert, N: of both; c: bytes of a
-    number in the forward pass, m: of one that learns (low-rank additions: 4).
+    number in the forward pass, m: of one that learns (with LoRA: 4).
     """
 
     def __init__(
@@ -216,7 +218,7 @@ class Memory:
         sizes = {name: math.prod(shape) for name, shape in parameters.shapes.items()}
         self._sizes = sizes
         self.learning = sum(sizes[name] for name in parameters.learning)
-        self.learning_bytes = sum(sizes[name] * (4 if ".lora_" in name else master) for name in parameters.learning)
+        self.learning_bytes = self.learning * (4 if config.lora is not None else master)
         self._frozen_bytes = (sum(sizes.values()) - self.learning) * self._c
         self._fsdp = ranks > 1 or master != self._c or config.parallel.offload
         scale = config.data.budget / max(1, work.tokens)
@@ -291,8 +293,9 @@ class Memory:
         A layer: N (3 D + 2 K) for attention (queries, keys, values, result twice); for each expert that is recorded
         n (3 D + K) before it (input, normed, queries and keys before their norms) and n (2 D + 4 I) behind it (sum,
         normed, four of the MLP), the last layer for tokens with a loss alone. A layer that is computed again keeps
-        its N D inputs. A ViT layer: 9 and 2 x its widths a patch. Where weights are frozen but gradients pass (LoRA),
-        less is kept than this; on a CPU about a quarter more, for its norms keep two tensors each.
+        its N D inputs. An expert that is recorded but frozen keeps no inputs of its linear layers: n (2 D + K) and
+        n (D + 3 I). A ViT layer: 9 and 2 x its widths a patch. With LoRA less is kept than this; on a CPU about a
+        quarter more, for its norms keep two tensors each.
         """
         count = self._model.language.num_hidden_layers
         layers = [self._layer(last=number == count - 1) for number in range(count)]
@@ -317,7 +320,9 @@ class Memory:
         total = self._tokens * (3 * width + 2 * keys)
         for expert, with_loss in self._recorded().items():
             rows = self._counts[with_loss if last else expert]
-            total += self._counts[expert] * (3 * width + keys) + rows * (2 * width + 4 * inner)
+            learns = int(any(f".{expert}." in name for name in self._parameters.learning))
+            total += self._counts[expert] * ((2 + learns) * width + keys)
+            total += rows * ((1 + learns) * width + (3 + learns) * inner)
         return total
 
     def _backward(self) -> float:
@@ -328,7 +333,7 @@ class Memory:
 
     def _recorded(self) -> dict[str, str]:
         """Experts through which gradients go -> which of their tokens carry a loss."""
-        return {"gen": "target"} if self._config.freeze.und else {"und": "answer", "gen": "target"}
+        return {"gen": "target"} if not self._config.freeze.und_recorded else {"und": "answer", "gen": "target"}
 
     def _autoencoder(self) -> float:
         """Its weights in float32, whole on every rank."""

@@ -17,10 +17,11 @@ from pipelines.settings import load_settings
 from pipelines.train.assemble import CHECKPOINTS, training_config
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
-from pipelines.train.freeze import apply_freeze
 from pipelines.train.history import CONFIG
-from pipelines.train.lora import add_lora, is_lora, merge_lora, save_adapter
+from pipelines.train.lora import merge_lora, save_adapter
 from pipelines.train.parallel import World
+from pipelines.train.token_rows import merge_token_rows
+from pipelines.train.tokens import attribute_numbers, choose_learning
 from sigma_data.errors import ConfigError
 from sigma_data.files import disk_error
 from sigma_data.tokenizer_files import write_tokenizer
@@ -45,10 +46,11 @@ def export_run(
     """Export the checkpoint of `step`, or the newest one, of the run in folder `run`; returns `out`.
 
     With `ema` the averages become `ema.safetensors`, otherwise the weights as they are `model.safetensors`; LoRA is
-    merged into them. `adapter` writes what LoRA learnt alone, for peft, under our names or the released ones.
-    `dtype` auto is that of the weights the run started from, or float32 where it started from none; an adapter's stays
-    as it is. Every number is rounded once, but those of layers with LoRA twice where `dtype` is narrower than what the
-    run started from. `out` appears by rename, whole. Memory: one copy of the model, and its largest tensor twice.
+    merged into them, and the attribute tokens' own rows into the embeddings. `adapter` writes what LoRA learnt alone,
+    and these rows, for peft, under our names or the released ones. `dtype` auto is that of the weights the run started
+    from, or float32 where it started from none; an adapter's stays as it is. Every number is rounded once, but those
+    of layers with LoRA twice where `dtype` is narrower than what the run started from. `out` appears by rename, whole.
+    Memory: one copy of the model, and its largest tensor twice.
 
     Raises ConfigError where the run has no such checkpoint, averages or LoRA, or something lies at `out`, and
     BuildError where `out` cannot be written.
@@ -84,6 +86,7 @@ def export_run(
             save_adapter(model, temporary, base=config.model.path, dtype=_NUMBERS.get(dtype), released=released_names)
         else:
             merge_lora(model)
+            merge_token_rows(model)
             model.config = model.config.with_rows(blueprint.encoder.attribute_ids)
             export_model(model, temporary, dtype=written, name=_AVERAGES if ema else _RAW)
             shutil.copyfile(vae, temporary / vae.name)
@@ -111,9 +114,7 @@ def _starting(config: TrainConfig, blueprint: Blueprint, dtype: torch.dtype) -> 
         model = load_model(blueprint.directory, dtype=dtype, config=shape, vision=config.model.vision)
     else:
         model = init_model(shape, seed=config.model.seed, dtype=dtype)
-    apply_freeze(model, config.freeze)
-    if config.lora is not None:
-        add_lora(model, config.lora, seed=config.model.seed)
+    choose_learning(model, config, attribute_numbers(blueprint.encoder.attribute_ids))
     return model
 
 
@@ -121,7 +122,7 @@ def _read_learnt(model: SigmaModel, checkpointer: Checkpointer, step: int, confi
     """Replace what learns by what a checkpoint holds, in the type it is held in."""
     learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     master = _NUMBERS[DType(config.model.master)]
-    for name, parameter in learning.items():
-        kind = torch.float32 if ema or is_lora(name) else master
+    for parameter in learning.values():
+        kind = torch.float32 if ema or config.lora is not None else master
         parameter.data = torch.empty(parameter.shape, dtype=kind)  # the old memory is given back one by one
     checkpointer.load(step, {"ema" if ema else "model": learning}, part=True)

@@ -20,7 +20,9 @@ import torch
 from pipelines.train.config import FreezeSettings, LoraSettings
 from pipelines.train.freeze import apply_freeze
 from pipelines.train.lora import add_lora
+from pipelines.train.token_rows import add_token_rows
 from sigma_data.batch import PackedBatch, Run
+from sigma_data.instruction import ATTRIBUTES
 from sigma_model.config import ModelConfig, VaeConfig, VisionConfig
 from sigma_model.model import SigmaModel
 
@@ -193,6 +195,8 @@ def parameters_of(config: ModelConfig, frozen: FreezeSettings, lora: LoraSetting
     apply_freeze(model, frozen)
     if lora is not None:
         add_lora(model, lora, seed=0)
+    if frozen.except_attribute_tokens:
+        add_token_rows(model, range(len(ATTRIBUTES)))
     parameters = dict(model.named_parameters())
     learning = frozenset(name for name, parameter in parameters.items() if parameter.requires_grad)
     return Parameters({name: tuple(parameter.shape) for name, parameter in parameters.items()}, learning)
@@ -241,14 +245,14 @@ def _rates(
     config: ModelConfig, frozen: FreezeSettings, lora: LoraSettings | None, checkpointing: str
 ) -> tuple[Mapping[str, float], Mapping[str, float]]:
     """Operations for each unit of a count of `Work`, or of und and gen tokens: the model's, and those done again."""
-    walk = _Walk(parameters_of(config, frozen, lora), freeze_und=frozen.und, checkpointing=checkpointing)
+    walk = _Walk(parameters_of(config, frozen, lora), freeze_und=not frozen.und_recorded, checkpointing=checkpointing)
     und, gen = walk.embed(config)
     layers = config.language.num_hidden_layers
     for number in range(layers):
         with walk.checkpointed(number):
             und, gen = walk.layer(f"backbone.layers.{number}", und, gen, last=number == layers - 1)
     walk.linear("latent_out", "target", gen or walk.learns("backbone.norm_gen"))
-    walk.linear("lm_head", "answer", not frozen.und and (und or walk.learns("backbone.norm_und")))
+    walk.linear("lm_head", "answer", frozen.und_recorded and (und or walk.learns("backbone.norm_und")))
     return walk.forward + walk.backward, walk.again
 
 

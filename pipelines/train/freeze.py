@@ -17,15 +17,17 @@ from sigma_model.weights import released_name
 def apply_freeze(model: SigmaModel, settings: FreezeSettings) -> None:
     """Freeze parts of a model as the settings say; what they do not name learns.
 
-    To be called before `add_lora`. Raises ConfigError for a pattern that is no regular expression or
-    matches no parameter, and where nothing is left to learn.
+    To be called before `add_lora`; the attribute tokens' own rows come after both (`tokens.choose_learning`).
+    Raises ConfigError for a pattern that is no regular expression or matches no parameter, and where nothing is
+    left to learn.
     """
     model.freeze(und=settings.und, vit=settings.vit, llm=settings.llm)
     parameters = dict(model.named_parameters())
     for pattern in settings.patterns:
         for name in matching(parameters, pattern, setting="freeze.patterns"):
             parameters[name].requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in parameters.values()):
+    left = any(parameter.requires_grad for parameter in parameters.values())
+    if not (left or settings.except_attribute_tokens):
         raise ConfigError("freeze: leaves no parameter that learns; freeze less")
 
 

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from pipelines.train.config import LoraSettings
 from pipelines.train.freeze import matching
+from pipelines.train.token_rows import ROWS, TokenRows
 from sigma_data.errors import ConfigError
 from sigma_data.files import dump_json, write_atomic
 from sigma_model.model import SigmaModel
@@ -26,6 +27,7 @@ from sigma_model.weights import released_name, write_tensors
 
 _LORA = re.compile(r"\.lora_[AB]\.weight$")
 _PEFT_PREFIX = "base_model.model."
+_EMBED = ROWS.rpartition(".")[0]
 
 
 class LoraLinear(nn.Linear):
@@ -120,7 +122,8 @@ def save_adapter(
     Its names are ours, so it goes onto a SigmaModel with the starting weights, whose name is `base`:
     `peft.PeftModel.from_pretrained(load_model(base), directory)`. With `released` they are those of the release, for
     BAGEL's own model. Beside LoRA peft knows whole modules only: of a module in which a weight learns, all is
-    written. The model must not be sharded. `dtype` None keeps each tensor's own. Raises OSError.
+    written, but of the embeddings the attribute tokens' rows alone where these are trained so
+    (`trainable_token_indices`). The model must not be sharded. `dtype` None keeps each tensor's own. Raises OSError.
     """
 
     def module(path: str) -> str:
@@ -133,7 +136,8 @@ def save_adapter(
     layers = dict(_layers(model))
     first = next(iter(layers.values()))
     learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    whole = {name.rpartition(".")[0] for name in learning if not is_lora(name)}
+    whole = {name.rpartition(".")[0] for name in learning if not is_lora(name) and name != ROWS}
+    embed = model.backbone.embed
     settings = {
         "peft_type": "LORA",
         "base_model_name_or_path": base,
@@ -150,6 +154,10 @@ def save_adapter(
         for name, parameter in model.named_parameters()
         if is_lora(name) or name.rpartition(".")[0] in whole
     }
+    if isinstance(embed, TokenRows):
+        place = module(_EMBED)
+        settings["trainable_token_indices"] = {place: list(embed.ids)}
+        tensors[f"{_PEFT_PREFIX}{place}.token_adapter.trainable_tokens_delta"] = embed.rows
     write_tensors(directory / "adapter_model.safetensors", tensors, dtype=dtype)
     write_atomic(directory / "adapter_config.json", dump_json(settings))
 

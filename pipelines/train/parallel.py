@@ -30,6 +30,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pipelines.train.config import ParallelSettings
 from pipelines.train.lora import is_lora
+from pipelines.train.token_rows import ROWS
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_model.fresh import fresh_tensor
 from sigma_model.model import SigmaModel
@@ -153,11 +154,12 @@ def load_weights_sharded(
     """Fill a parallelized model on the meta device from a released directory; a rank reads its own rows alone.
 
     All becomes `dtype`, but what learns `learning` where that is given. Low-rank additions keep their type and become
-    zero: `init_lora` draws them. `vision` as in `load_model`. Memory: this rank's share, and its rows of one tensor
-    more. Raises ConfigError as `sigma_model.weights.load_weights` does, before any data is read.
+    zero: `init_lora` draws them. The attribute tokens' own rows become zero, too: `write_rows` fills them. `vision` as
+    in `load_model`. Memory: this rank's share, and its rows of one tensor more. Raises ConfigError as
+    `sigma_model.weights.load_weights` does, before any data is read.
     """
     stored = Checkpoint(Path(directory), vision=vision, config=model.config)
-    wanted = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if not is_lora(name)}
+    wanted = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if not _added(name)}
     stored.check({released_name(name): tensor.shape for name, tensor in wanted.items()})
     ours = {released_name(name): name for name in wanted}
 
@@ -176,7 +178,7 @@ def init_weights_sharded(
     The numbers are those of `sigma_model.weights.init_model`, whatever the number of ranks; types as in
     `load_weights_sharded`. Memory: this rank's share, and one whole tensor more.
     """
-    order = [name for name in model.state_dict(keep_vars=True) if not is_lora(name)]
+    order = [name for name in model.state_dict(keep_vars=True) if not _added(name)]
     shapes = {name: tensor.shape for name, tensor in model.state_dict(keep_vars=True).items()}
 
     def draw(name: str, part: Tensor, rows: tuple[int, int]) -> None:
@@ -209,6 +211,20 @@ def _materialize(
         local_part(tensor).zero_()
     for name in order:
         fill(name, local_part(tensors[name]), _rows(tensors[name]))
+
+
+def _added(name: str) -> bool:
+    """Whether a parameter was added for training and has no released name."""
+    return is_lora(name) or name == ROWS
+
+
+@torch.no_grad()
+def write_rows(parameter: Tensor, numbers: Iterable[int], rows: Tensor) -> None:
+    """Write whole rows, the i-th of `rows` [n, ...] at the i-th of `numbers`; a rank writes those it holds."""
+    part, (first, last) = local_part(parameter), _rows(parameter)
+    for number, row in zip(numbers, rows, strict=True):
+        if first <= number < last:
+            part[number - first].copy_(row)
 
 
 def local_part(tensor: Tensor) -> Tensor:

@@ -27,10 +27,13 @@ class Start:
     ranks: int
     device: str
     out: str
+    tokens: str = ""
+    """How alike the attribute tokens' rows are; empty where they are drawn at random."""
+    warning: str = ""
 
 
 def start_lines(start: Start) -> str:
-    """Four lines at the start of a run, one more where it goes on from a checkpoint."""
+    """Four lines at the start of a run, more about its attribute tokens, and where it goes on from a checkpoint."""
     whence = "weights as they are stored" if start.trained else "random weights"
     share = "all" if start.learning == start.parameters else f"{start.learning:,}"
     corpora = ", ".join(f"{name} ({counted(samples, 'sample')})" for name, samples in start.corpora.items())
@@ -38,6 +41,8 @@ def start_lines(start: Start) -> str:
     packs = counted(start.accumulate * start.ranks, "pack")
     rows = [
         ("model", f"{start.model}, {whence}; {start.parameters:,} parameters, {share} learn"),
+        *([("attribute tokens", start.tokens)] if start.tokens else ()),
+        *([("warning", start.warning)] if start.warning else ()),
         ("data", f"{corpora}; an epoch is {counted(start.packs, 'pack')} of at most {start.budget:,} tokens; {held}"),
         ("run", f"{counted(start.steps, 'step')} of {packs}, on {counted(start.ranks, 'rank')} ({start.device})"),
         ("writes to", f"{start.out}; Ctrl-C saves and stops, and the same command goes on"),

@@ -174,6 +174,7 @@ class Trainer:
         plan = run.planner.plan(run.position.epoch)
         samples = np.bincount(plan.draws.corpus, minlength=len(config.data.corpora)).tolist()
         device = run.world.device
+        tokens = run.tokens
         return Start(
             model=run.bundle.name,
             trained=run.bundle.trained,
@@ -189,6 +190,8 @@ class Trainer:
             ranks=run.world.size,
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
             out=str(config.out),
+            tokens=tokens.show() if tokens is not None else "",
+            warning=tokens.warning if tokens is not None else "",
         )
 
     def _read(self, packs: Iterator[Loaded]) -> list[Loaded]:

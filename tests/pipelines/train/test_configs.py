@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from pipelines.settings import load_settings
+from pipelines.train.assemble import training_config
 from pipelines.train.config import TrainConfig
 from pipelines.train.flops import parameters_of
+from pipelines.train.token_rows import ROWS, TABLE
 from sigma_data.sample import Family
 from sigma_model.config import preset
+from sigma_model.weights import released_name
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-NAMES = ("quickstart", "sigma-bagel-7b", "sigma-lora", "sgt-bagel")
+NAMES = ("quickstart", "sigma-bagel-7b", "sigma-bagel-7b-frozen", "sigma-lora", "sgt-bagel")
 
 
 def config(name: str) -> TrainConfig:
@@ -45,36 +49,59 @@ def test_paths_are_relative_and_every_setting_says_why(name: str) -> None:
     assert [line for line in settled if " # " not in line] == []
 
 
-def test_the_recipe_is_the_papers() -> None:
-    settings = config("sigma-bagel-7b")
+@pytest.mark.parametrize("name", ["sigma-bagel-7b", "sigma-bagel-7b-frozen"])
+def test_the_recipe_is_that_of_the_published_script(name: str) -> None:
+    settings = config(name)
     optimizer, schedule = settings.optimizer, settings.schedule
     assert (optimizer.lr, optimizer.betas, optimizer.eps, optimizer.clip) == (2e-5, (0.9, 0.95), 1e-15, 1.0)
     assert (schedule.kind, schedule.warmup, schedule.min_lr) == ("cosine", 0, 1e-7)
-    assert (settings.steps, settings.data.budget, settings.accumulate) == (50_000, 30_000, 1)
+    assert (settings.steps, settings.data.budget, settings.accumulate) == (30_000, 30_000, 1)
     assert settings.ema is not None
     assert settings.ema.decay == 0.9999
     dropout = settings.data.dropout
     assert (dropout.text, dropout.latent, dropout.patch) == (0.1, 0.3, 0.3)
-    assert settings.freeze.und
-    assert settings.loss.timestep_shift == 1.0
+    assert (settings.loss.picture, settings.loss.text, settings.loss.timestep_shift) == (1.0, 0.0, 1.0)
+    assert not settings.model.vision, "no ViT part"
+    assert (optimizer.kind, optimizer.weight_decay) == ("adamw", 0.0)
+    assert settings.model.master == "float32"
     assert settings.model.group_mask
     assert not settings.model.attribute_projection
     assert settings.lora is None
 
 
-def test_the_recipe_trains_the_generation_branch_alone() -> None:
+def test_the_recipe_trains_every_parameter_of_the_language_model() -> None:
     settings = config("sigma-bagel-7b")
+    model = training_config(preset("bagel-7b-mot"), settings)
+    parameters = parameters_of(model, settings.freeze, None)
+    assert parameters.learning == frozenset(parameters.shapes)
+    released = json.loads((Path(__file__).parents[2] / "golden" / "bagel_7b_mot_keys.json").read_text())["keys"]
+    fixed = {"latent_pos_embed.pos_embed", "vit_pos_embed.pos_embed"}
+    vision = {name for name in released if name.startswith(("vit_model.", "connector."))}
+    assert {released_name(name) for name in parameters.learning} == set(released) - vision - fixed
+
+
+@pytest.mark.parametrize("name", ["sigma-bagel-7b-frozen", "sigma-lora"])
+def test_a_recipe_that_freezes_the_embeddings_trains_the_attribute_tokens_rows(name: str) -> None:
+    settings = config(name)
+    parameters = parameters_of(preset("bagel-7b-mot"), settings.freeze, settings.lora)
+    assert TABLE not in parameters.learning
+    assert ROWS in parameters.learning
+    assert parameters.shapes[ROWS] == (15, 3584)
+
+
+def test_the_frozen_recipe_trains_the_generation_branch_and_the_attribute_tokens_alone() -> None:
+    settings = config("sigma-bagel-7b-frozen")
     learning = parameters_of(preset("bagel-7b-mot"), settings.freeze, None).learning
-    own = ("latent_in", "latent_out", "time_embedder")
+    own = ("latent_in", "latent_out", "time_embedder", ROWS)
     assert all(".gen." in name or name == "backbone.norm_gen.weight" or name.startswith(own) for name in learning)
 
 
-def test_lora_is_for_one_gpu_and_trains_the_generation_experts_additions_alone() -> None:
+def test_lora_is_for_one_gpu_and_trains_the_generation_experts_additions_and_the_attribute_tokens() -> None:
     settings = config("sigma-lora")
     assert settings.lora is not None
     learning = parameters_of(preset("bagel-7b-mot"), settings.freeze, settings.lora).learning
     assert learning
-    assert all(".gen." in name and ".lora_" in name for name in learning)
+    assert all((".gen." in name and ".lora_" in name) or name == ROWS for name in learning)
     assert settings.parallel.shard is None
     assert settings.parallel.checkpointing == "full"
     assert settings.data.budget < 30_000

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from corpora import build
-from sequences import SPECIALS, VOCABULARY, case, item, one_thread, tiny_config  # noqa: F401
+from sequences import FIRST_ATTRIBUTE, SPECIALS, VOCABULARY, case, item, one_thread, tiny_config  # noqa: F401
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from training_data import dataset_of, index_of, planned, tiny
@@ -21,9 +21,9 @@ from pipelines.train.config import TrainConfig
 from pipelines.train.ema import Ema
 from pipelines.train.estimate import Estimate, Memory, Planned, estimate
 from pipelines.train.flops import Work, parameters_of, peak_flops, training_flops, work_of
-from pipelines.train.freeze import apply_freeze
-from pipelines.train.lora import add_lora
 from pipelines.train.optimizer import make_optimizer
+from pipelines.train.token_rows import add_token_rows
+from pipelines.train.tokens import choose_learning
 from sigma_data.batch import PackedBatch, collate
 from sigma_data.sample import Turn
 from sigma_model.config import LanguageConfig, ModelConfig, preset
@@ -45,15 +45,21 @@ def bytes_of(*tensors: Tensor) -> int:
 
 @pytest.mark.parametrize(
     "given",
-    [{}, {"freeze": {"und": True}}, {"lora": {"rank": 4}}, {"ema": None}, {"freeze": {"patterns": ["lm_head"]}}],
-    ids=["all", "und frozen", "lora", "no average", "pattern"],
+    [
+        {},
+        {"freeze": {"und": True}},
+        {"freeze": {"und": True, "except_attribute_tokens": True}},
+        {"lora": {"rank": 4}},
+        {"lora": {"rank": 4}, "freeze": {"und": True, "except_attribute_tokens": True}},
+        {"ema": None},
+        {"freeze": {"patterns": ["lm_head"]}},
+    ],
+    ids=["all", "und frozen", "attribute tokens", "lora", "lora, tokens", "no average", "pattern"],
 )
 def test_states_on_one_cpu_are_as_many_bytes_as_estimated(given: dict[str, Any]) -> None:
     config = settings(**given)
     model = init_model(tiny_config(), seed=0)
-    apply_freeze(model, config.freeze)
-    if config.lora is not None:
-        add_lora(model, config.lora, seed=0)
+    choose_learning(model, config, range(FIRST_ATTRIBUTE, FIRST_ATTRIBUTE + 15))
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = make_optimizer(model, config.optimizer)
     for parameter in learning:
@@ -121,9 +127,9 @@ def kept_by(model: SigmaModel, batch: PackedBatch) -> int:
 
 
 @pytest.mark.parametrize("mode", ["none", "selective"])
-@pytest.mark.parametrize("und", [False, True])
+@pytest.mark.parametrize("freeze", [{}, {"und": True}, {"und": True, "except_attribute_tokens": True}])
 def test_kept_activations_are_those_estimated_within_a_tenth(
-    und: bool, mode: str, monkeypatch: pytest.MonkeyPatch
+    freeze: dict[str, bool], mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nn.RMSNorm, "forward", lambda self, x: FusedNorm.apply(x, self.weight, self.eps))
     language = LanguageConfig(
@@ -139,12 +145,14 @@ def test_kept_activations_are_those_estimated_within_a_tenth(
     ] * 3
     batch = collate([item(one.layout(), config, seed=n) for n, one in enumerate(packed)], SPECIALS, widths(config))
     model = init_model(config, seed=0)
-    model.freeze(und=und)
+    model.freeze(und=freeze.get("und", False))
+    if "except_attribute_tokens" in freeze:
+        add_token_rows(model, range(FIRST_ATTRIBUTE, FIRST_ATTRIBUTE + 15))
     assert model.vision is not None
     if mode == "selective":
         for layer in [*model.backbone.layers, *model.vision.layers][::2]:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
-    chosen = settings(budget=batch.tokens, freeze={"und": und}, parallel={"checkpointing": mode})
+    chosen = settings(budget=batch.tokens, freeze=freeze, parallel={"checkpointing": mode})
     work = work_of(batch, group_mask=True)
     parameters = parameters_of(config, chosen.freeze, None)
     parts = Memory(chosen, config, work, parameters, ranks=1, on_gpu=False).parts()

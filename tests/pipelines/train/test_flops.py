@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sequences import Case, case, cases, one_thread, pack, tiny_config, tiny_model  # noqa: F401
+from sequences import FIRST_ATTRIBUTE, Case, case, cases, one_thread, pack, tiny_config, tiny_model  # noqa: F401
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
@@ -21,6 +21,7 @@ from pipelines.train.config import FreezeSettings, LoraSettings
 from pipelines.train.flops import Work, peak_flops, training_flops, vae_flops, visible_pairs, work_of
 from pipelines.train.freeze import apply_freeze
 from pipelines.train.lora import add_lora
+from pipelines.train.token_rows import add_token_rows
 from sigma_data.batch import Run
 from sigma_data.sample import Turn
 from sigma_model.attention import dense_mask
@@ -56,6 +57,8 @@ class Counted(TorchDispatchMode):
 FREEZES = {
     "nothing frozen": (FreezeSettings(), None),
     "und": (FreezeSettings(und=True), None),
+    "und but for the attribute tokens": (FreezeSettings(und=True, except_attribute_tokens=True), None),
+    "all but the attribute tokens": (FreezeSettings(und=True, patterns=(".",), except_attribute_tokens=True), None),
     "vit": (FreezeSettings(vit=True), None),
     "llm": (FreezeSettings(llm=True), None),
     "a layer": (FreezeSettings(patterns=(r"layers\.0\.",)), None),
@@ -65,6 +68,10 @@ FREEZES = {
     "lora without und": (
         FreezeSettings(und=True),
         LoraSettings(rank=3, targets=("gen.q", "mlp.up"), train=("latent",)),
+    ),
+    "lora and the attribute tokens": (
+        FreezeSettings(und=True, except_attribute_tokens=True),
+        LoraSettings(rank=3, targets=("gen.q", "mlp.up")),
     ),
 }
 
@@ -80,6 +87,8 @@ def test_products_are_counted_exactly_whatever_learns_and_is_computed_again(
     apply_freeze(model, frozen)
     if lora is not None:
         add_lora(model, lora, seed=0)
+    if frozen.except_attribute_tokens:
+        add_token_rows(model, range(FIRST_ATTRIBUTE, FIRST_ATTRIBUTE + 15))
     every = {"none": 0, "selective": 2, "full": 1}[checkpointing]
     assert model.vision is not None
     for number, layer in enumerate([*model.backbone.layers, *model.vision.layers]):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import ranks
 import torch
-from sequences import case, one_thread, pack, tiny_config, tiny_model
+from sequences import FIRST_ATTRIBUTE, case, one_thread, pack, tiny_config, tiny_model
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -28,6 +28,7 @@ from pipelines.train.parallel import (
     start_world,
     stop_world,
 )
+from pipelines.train.token_rows import add_token_rows
 from sigma_data.batch import PackedBatch
 from sigma_data.errors import ConfigError
 from sigma_data.sample import Turn
@@ -69,6 +70,9 @@ def train(model: SigmaModel, batches: Sequence[PackedBatch]) -> float:
 def prepare(model: SigmaModel, part: str) -> None:
     if part == "freeze_und":
         model.freeze(und=True)
+    elif part == "tokens":
+        model.freeze(und=True)
+        add_token_rows(model, range(FIRST_ATTRIBUTE, FIRST_ATTRIBUTE + 15))
     elif part == "freeze_vit":
         model.freeze(vit=True)
     elif part == "mixed":
@@ -102,7 +106,7 @@ def gradients(size_of_run: int, settings: ParallelSettings, part: str) -> tuple[
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["all", "freeze_und", "freeze_vit", "mixed", "lora"])
+@pytest.mark.parametrize("part", ["all", "freeze_und", "tokens", "freeze_vit", "mixed", "lora"])
 def test_two_ranks_give_the_losses_and_gradients_of_one(part: str) -> None:
     one = gradients(4, PLAIN, part)
     check_same(one, ranks.run(gradients, 2, 4, PLAIN, part)[0])
