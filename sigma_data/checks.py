@@ -17,6 +17,7 @@ from sigma_data.instruction import ATTRIBUTES, Instruction, parse
 from sigma_data.lengths import count_tokens
 from sigma_data.limits import Limits, Severity
 from sigma_data.sample import FAMILY_RULES, Family, Sample
+from sigma_data.spellings import leftovers
 
 _FINDINGS_A_RULE = 100
 """More findings of one rule are not listed: a text of a million bad placeholders says nothing more."""
@@ -336,6 +337,14 @@ def _unnamed_reference(view: View) -> Iterator[str]:
     missing = [number for number in view.sample.references if number not in named]
     if named and missing:
         yield f"no placeholder names image {', '.join(map(str, missing))}"
+
+
+@_rule("unread_placeholder", severity=Severity.WARNING, families=_GENERATION)
+def _unread_placeholder(view: View) -> Iterator[str]:
+    """Text that looks like a placeholder or an attribute token, in a spelling that is not read as one."""
+    for where, _, instruction in view.texts:
+        for word in dict.fromkeys(leftovers(instruction)):
+            yield f"{where} has {word}, which is read as text: write <image_1> for images, <style> for tokens"
 
 
 def examine(

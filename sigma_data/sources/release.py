@@ -33,6 +33,7 @@ from sigma_data.sources._parquet import (
     stream_rows,
 )
 from sigma_data.sources.base import Fragment, Reader, ReaderOptions
+from sigma_data.spellings import settle
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -179,11 +180,15 @@ class ReleaseReader(Reader):
         # One turn: the last picture is the target. Several: each turn makes the next picture.
         targets = range(2, count + 1) if len(texts) > 1 else [count]
         references = count - len(targets)
+
+        def read(text: str, target: int) -> str:
+            return canonical(settle(text, target - 1), pictures=references)  # what stands before it may be named
+
         turns = tuple(
             Turn(
-                instruction=canonical(phrasings[0], pictures=references) if phrasings else "",
+                instruction=read(phrasings[0], target) if phrasings else "",
                 target=target or None,
-                alternatives=tuple(canonical(text, pictures=references) for text in dict.fromkeys(phrasings[1:])),
+                alternatives=tuple(read(text, target) for text in dict.fromkeys(phrasings[1:])),
             )
             for phrasings, target in zip(texts or [[]], targets, strict=True)
         )

@@ -137,6 +137,7 @@ CASES: dict[str, tuple[Callable[[], Sample], Callable[[], Sample]]] = {
     ),
     "repeated_reference": (lambda: sample(pictures=(picture(1), picture(1), picture(3))), sample),
     "unnamed_reference": (lambda: asking("take the dog of <image_1>"), lambda: asking("take the dog")),
+    "unread_placeholder": (lambda: asking("take the dog of [image_1]"), lambda: asking("take the dog of image 1")),
 }  # fmt: skip
 
 
