@@ -63,7 +63,7 @@ def wait(*, steps: int = 40, samples: int = 240) -> bool:
             "checkpoint.every=0", "log.every=1", "log.tensorboard=false",
         )  # fmt: skip
         lines: list[dict[str, float]] = [
-            json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()
+            json.loads(line) for line in filter(None, (folder / "run" / "metrics.jsonl").read_text("utf-8").split("\n"))
         ]
     shares = [line["data_wait"] for line in lines if line.get("data_wait") is not None][WARM_UP:]
     rates = [line["tokens_per_second"] for line in lines if line.get("data_wait") is not None][WARM_UP:]

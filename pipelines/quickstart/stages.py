@@ -183,7 +183,7 @@ class Stages:
         told = launch(self._config, Launch(nproc=1), quiet=self._options.quiet)
         if told is None or told["stopped"]:
             raise KeyboardInterrupt
-        lines = map(json.loads, (self.run / METRICS).read_text("utf-8").splitlines())
+        lines = map(json.loads, filter(None, (self.run / METRICS).read_text("utf-8").split("\n")))
         held_out = [float(found) for line in lines if (found := line.get("val_ema/picture")) is not None]
         course = f"; held-out loss {held_out[0]:.2f} -> {held_out[-1]:.2f}" if len(held_out) > 1 else ""
         return {"told": f"{counted(told['steps'], 'step')}{course}"}

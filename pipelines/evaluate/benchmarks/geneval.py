@@ -155,7 +155,8 @@ def _file(path: Path) -> Path:
 def _read(path: Path) -> list[Mapping[str, Any]]:
     prompts = []
     try:
-        lines = path.read_text("utf-8").splitlines()
+        # Lines end in \n alone: str.splitlines would also cut at U+2028, which JSON allows inside a text.
+        lines = path.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"benchmark geneval: {path}: cannot be read ({error})") from None
     for number, line in enumerate(lines, 1):

@@ -208,3 +208,12 @@ def test_a_prompt_with_a_value_of_another_type_is_refused_and_not_used_unconvert
     (tmp_path / "evaluation_metadata.jsonl").write_text(json.dumps(line) + "\n")
     with pytest.raises(ConfigError, match="line 1: include.1"):
         open_benchmark(f"geneval:{tmp_path}")
+
+
+def test_a_line_of_prompts_ends_at_a_newline_and_nowhere_else_and_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    told = [f"a dog{separator}and a cat" for separator in ("\u2028", "\u2029", "\u0085", "\x1c", "\x0b", "\x0c")]
+    lines = [json.dumps({**prompt("single_object", one("dog")), "prompt": text}, ensure_ascii=False) for text in told]
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*lines, ""]).encode())
+    items = open_benchmark(f"geneval:{path}", pictures=1).items()
+    assert [item.instruction for item in items] == told
