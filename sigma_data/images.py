@@ -19,44 +19,19 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from sigma_data.files import LFS_MESSAGE
+from sigma_data.decoder_noise import captured_stderr
+from sigma_data.encode import encode, rgb_profile
 from sigma_data.fingerprint import GRID, alike, signature
-
-EXTENSIONS: dict[str, str] = {
-    "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif",
-}  # fmt: skip
-"""Formats that pass, and the extension their bytes carry in a shard."""
-
-MEMBER_EXTENSIONS = frozenset(EXTENSIONS.values())
+from sigma_data.image_formats import EXTENSIONS as EXTENSIONS
+from sigma_data.image_formats import MEMBER_EXTENSIONS as MEMBER_EXTENSIONS
+from sigma_data.image_formats import ImageFault as ImageFault
+from sigma_data.image_formats import sniff as sniff
+from sigma_data.png_metadata import readable
 
 _MODES = frozenset(
     {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I", "I;16", "I;16B", "I;16L"}
 )
 """Modes that webdataset, HF datasets and this module read as they are; others are re-encoded."""
-
-_MAGIC: tuple[tuple[bytes, str], ...] = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"BM", "BMP"),
-    (b"II*\x00", "TIFF"),
-    (b"MM\x00*", "TIFF"),
-)
-
-_FOREIGN: tuple[tuple[bytes, str], ...] = (
-    (b"<!doctype", "an HTML page"),
-    (b"<html", "an HTML page"),
-    (b"<?xml", "an XML or SVG file"),
-    (b"<svg", "an SVG drawing"),
-    (b"{", "JSON text"),
-    (b"%pdf", "a PDF"),
-    (b"pk\x03\x04", "a zip archive"),
-    (b"\x1f\x8b", "a gzip file"),
-    (b"par1", "a parquet file"),
-    (b"version https://", LFS_MESSAGE),
-    (b"8bps", "a Photoshop file"),
-)
 
 DEFAULT_MAX_PIXELS = 25_000_000
 """A 24-megapixel photograph fits. A lossless WebP of this size takes 400 MB while it is decoded, which
@@ -66,18 +41,6 @@ PILLOW_MAX_PIXELS = 178_956_970
 """Pillow itself refuses more than this."""
 
 _PNG_END = b"IEND\xaeB`\x82"
-
-
-class ImageFault(Exception):
-    """A picture that cannot be used: `code` is the check's code, the text says why."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-
-    def __reduce__(self) -> tuple[type[ImageFault], tuple[str, str]]:
-        return type(self), (self.code, self.message)  # faults travel between processes
 
 
 @dataclass(frozen=True)
@@ -113,26 +76,6 @@ class ImageFacts:
         return alike(self.signature, other.signature)
 
 
-def sniff(data: bytes | None) -> str:
-    """The Pillow format that the first bytes announce.
-
-    Raises ImageFault `empty` or `wrong_type`, guessing what the bytes are instead.
-    """
-    if not data:
-        raise ImageFault("empty", "the picture has no bytes")
-    for magic, name in _MAGIC:
-        if data.startswith(magic):
-            return name
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "WEBP"
-    head = bytes(data[:16]).lstrip().lower()
-    guess = next((what for magic, what in _FOREIGN if head.startswith(magic)), None)
-    if guess is None and data[4:8] == b"ftyp":
-        guess = "a HEIC, AVIF or video file"
-    known = ", ".join(sorted(set(EXTENSIONS) - {"MPO"}))
-    raise ImageFault("wrong_type", f"not a picture but {guess or 'unknown bytes'} (pictures are {known})")
-
-
 def open_image(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
     """Read the header only; the picture is decoded on first use.
 
@@ -145,7 +88,7 @@ def open_image(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> I
     try:
         with quiet():
             # MPO is a JPEG with more pictures behind the first; Pillow's JPEG reader knows it.
-            image = Image.open(io.BytesIO(data), formats=(name,))
+            image = Image.open(io.BytesIO(readable(data) if name == "PNG" else data), formats=(name,))
     except Image.DecompressionBombError:
         raise ImageFault("bomb", f"the header announces more than {PILLOW_MAX_PIXELS:,} pixels") from None
     except Exception as error:  # Pillow's readers raise whatever broken bytes make them raise
@@ -166,9 +109,10 @@ def probe(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS, sha256: s
     """
     image = open_image(data, max_pixels=max_pixels)
     assert data is not None
-    width, height, mode = image.width, image.height, image.mode
+    mode = image.mode
     with quiet():
         turn = orientation_of(image)
+        width, height = image.size
         small, coarse = _shrink(image, turn)
     if turn >= 5:
         width, height = height, width
@@ -223,14 +167,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
             white = Image.new("RGBA", straight.size, (255, 255, 255, 255))
             result.paste(Image.alpha_composite(white, straight).convert("RGB"), (0, top))
         return result
-    return image.convert("RGB")
+    result = image.convert("RGB")
+    if image.mode == "LAB":  # Pillow adds the profile it converted by, in which the time stands
+        result.info.pop("icc_profile", None)
+    return result
 
 
 def reencode(data: bytes, facts: ImageFacts, *, max_side: int | None) -> tuple[bytes, str] | None:
     """New bytes and the reason, where these must not stand in a shard as they are; else None.
 
     Two reasons: `mode` (a colour mode that readers do not share) and `max_side` (longer than the
-    limit the user set). A JPEG stays one, at quality 95; everything else becomes PNG.
+    limit the user set). A JPEG stays one, at quality 95; everything else becomes PNG. An RGB picture keeps its
+    colour profile.
     """
     too_long = max_side is not None and max(facts.width, facts.height) > max_side
     if facts.mode in _MODES and not too_long:
@@ -238,12 +186,9 @@ def reencode(data: bytes, facts: ImageFacts, *, max_side: int | None) -> tuple[b
     picture = load(data, max_pixels=sys.maxsize)  # the limit was kept when the facts were taken
     if too_long and max_side is not None:
         picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    if facts.format in ("JPEG", "MPO"):
-        picture.save(buffer, "JPEG", quality=95, subsampling=0)
-    else:
-        picture.save(buffer, "PNG")
-    return buffer.getvalue(), "max_side" if too_long else "mode"
+    profile = rgb_profile(open_image(data, max_pixels=sys.maxsize))
+    encoded = encode(picture, "JPEG" if facts.format in ("JPEG", "MPO") else "PNG", profile=profile)
+    return encoded, "max_side" if too_long else "mode"
 
 
 def thumbnail(data: bytes | None, side: int, *, quality: int = 80) -> bytes | None:
@@ -283,8 +228,8 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Pillow warns of odd metadata; such a picture is legal, and a terminal is no place for it."""
-    with warnings.catch_warnings():
+    """Pillow and its libraries warn of odd metadata; such a picture is legal, and a terminal is no place for it."""
+    with warnings.catch_warnings(), captured_stderr():
         warnings.simplefilter("ignore")
         yield
 
@@ -301,23 +246,14 @@ def _whole(data: bytes, name: str) -> None:
 def fault_of(error: Exception) -> ImageFault:
     """What a reader's exception means for the picture."""
     text = " ".join(str(error).split())[:200] or type(error).__name__
+    if notes := " ".join(" ".join(getattr(error, "__notes__", ())).split())[:200]:
+        text = f"{text}; {notes}"  # what a library printed of it
     low = text.lower()
     if "truncated" in low or "unexpected end" in low or "not enough" in low:
         return ImageFault("truncated", f"the picture ends too early ({text})")
     if "bytesio" in low:  # Pillow's text names a memory address, which must not get into a manifest
         text = "no reader understands it"
     return ImageFault("undecodable", f"the picture cannot be decoded ({text})")
-
-
-def orientation_of(image: Image.Image) -> int:
-    """EXIF orientation 1..8; 1 where there is none or where the EXIF block is broken."""
-    if "exif" not in image.info or image.format == "TIFF":  # Pillow turns a TIFF itself
-        return 1
-    try:
-        turn = image.getexif().get(0x0112, 1)
-    except Exception:  # a broken EXIF block does not make a picture illegal
-        return 1
-    return turn if turn in range(1, 9) else 1
 
 
 _TRANSPOSE = {
@@ -329,6 +265,26 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The orientation 1..8 by which Pillow's `ImageOps.exif_transpose`, and so HF `datasets`, turns the picture.
+
+    From EXIF, from XMP or from the texts of a PNG, which may also stand behind its pixels: so anything but a JPEG is
+    decoded here. A TIFF comes decoded upright, and says 1. A block of EXIF that is broken does not make a picture
+    illegal, and says 1 too. Raises ImageFault where decoding fails.
+    """
+    if image.format not in ("JPEG", "MPO"):  # a JPEG's header has it, and a JPEG may yet be decoded smaller
+        try:
+            with quiet():
+                image.load()
+        except Exception as error:
+            raise fault_of(error) from None
+    try:
+        turn = image.getexif().get(0x0112, 1)
+    except Exception:
+        return 1
+    return next((known for known in _TRANSPOSE if turn == known), 1)
 
 
 def upright(image: Image.Image, turn: int) -> Image.Image:

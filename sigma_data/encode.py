@@ -1,0 +1,38 @@
+"""Images written anew: every byte follows from pixels and profile, so that encoding twice gives one file."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image
+
+from sigma_data.png_metadata import MAX_CHUNK
+
+_MOST_PROFILE = {"JPEG": 255 * 65_519, "PNG": MAX_CHUNK - 1}
+"""Bytes of a colour profile that the format can hold and every reader takes."""
+
+_RGB_MODES = frozenset({"RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "YCbCr"})
+
+
+def rgb_profile(image: Image.Image) -> bytes | None:
+    """The ICC profile of an opened image where it still speaks of the pixels once these are RGB, else None.
+
+    It does where the pixels are RGB already. One for CMYK, grey or Lab would be false of what these are converted
+    to, and Pillow's own of a converted Lab image holds the time of day.
+    """
+    profile = image.info.get("icc_profile")
+    if image.mode not in _RGB_MODES or not isinstance(profile, bytes) or profile[16:20] != b"RGB ":
+        return None
+    return profile
+
+
+def encode(image: Image.Image, kind: str, *, profile: bytes | None = None) -> bytes:
+    """An RGB image as a PNG, or as a JPEG of quality 95 without chroma subsampling, with this ICC profile or none."""
+    if profile is not None and len(profile) > _MOST_PROFILE[kind]:
+        profile = None
+    # What is named here, even as nothing, is what is written: else Pillow takes what it finds in `image.info`. A long
+    # comment beside a profile would not fit its buffer.
+    options: dict[str, object] = {"quality": 95, "subsampling": 0, "comment": b""} if kind == "JPEG" else {}
+    buffer = io.BytesIO()
+    image.save(buffer, kind, icc_profile=profile, **options)
+    return buffer.getvalue()
