@@ -124,8 +124,7 @@ class Place:
     def exists(self, location: str) -> bool:
         """Whether a file or folder lies there. Raises SourceError where the place cannot be asked."""
         if self.remote:
-            with reaching(self.uri):
-                return bool(self._fs.exists(f"{self._root}/{location}"))
+            return self._info(location) is not None
         return Path(self.uri, location).exists()
 
     def files(self, suffix: str) -> list[tuple[str, str]]:
@@ -208,9 +207,8 @@ class Place:
             there = posixpath.normpath(posixpath.join(folder, path))
             if there.startswith(("/", "..")):
                 raise ValueError("it lies outside the source folder")
-            with reaching(self.uri):  # a place that fails is no fault of the row
-                found = self._fs.isfile(f"{self._root}/{there}")
-            if found:
+            found = self._info(there)
+            if found is not None and found.get("type") != "directory":
                 try:
                     return _at_most(self.read(there, 0, limit + 1), limit)
                 except OSError as error:
@@ -226,6 +224,18 @@ class Place:
         except Exception as error:
             raise OSError(reason(error, self.uri)) from None
         return data
+
+    def _info(self, location: str) -> dict[str, Any] | None:
+        """What a remote place says of a file; None where there is none. Raises SourceError.
+
+        `exists` and `isfile` of fsspec are False, too, where the place cannot be reached.
+        """
+        with reaching(self.uri):
+            try:
+                found: dict[str, Any] = self._fs.info(f"{self._root}/{location}")
+            except FileNotFoundError:
+                return None
+        return found
 
     def _is_file(self) -> bool:
         if not self.remote:
