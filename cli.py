@@ -16,6 +16,7 @@ import typer
 
 from pipelines.command_line import Command
 from pipelines.evaluate.command import evaluate
+from pipelines.model_options import DeviceMap, Quantize
 from pipelines.options import model_option, path_argument, path_option
 from pipelines.quickstart.command import quickstart
 from pipelines.train.command import INTERRUPTED, export, train
@@ -315,6 +316,8 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0, help="Of an answer in words; 0 takes the likeliest.")] = 0.0,
     dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    device_map: DeviceMap = None,
+    quantize: Quantize = None,
     as_json: Json = False,
 ) -> None:
     """Make a picture (or an answer in words) from a prompt and reference pictures."""
@@ -326,6 +329,7 @@ def generate(
         text_scale=text_scale, image_scale=image_scale, interval=interval, rescale=rescale, rescale_min=rescale_min,
         timestep_shift=timestep_shift, group_mask=group_mask, understanding=understanding, text=text,
         max_tokens=max_tokens, temperature=temperature, dtype=dtype, device=device, quiet=as_json,
+        device_map=device_map, quantize=quantize,
     )  # fmt: skip
     result = run_generate(options)
     if as_json:

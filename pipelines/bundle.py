@@ -15,6 +15,8 @@ from sigma_data.text import TOKENIZER_FILES, TextEncoder
 from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, preset_directory, weight_files
 from sigma_model.latents import Vae
 from sigma_model.model import SigmaModel, geometry
+from sigma_model.placement import load_placed, parse_places
+from sigma_model.quantize import Quantization, converter, load_quantized
 from sigma_model.weights import init_model, load_model
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -34,7 +36,10 @@ class DType(StrEnum):
 
 @dataclass(frozen=True)
 class Bundle:
-    """All that one needs to run a model. `trained` is False where the network is random."""
+    """All that one needs to run a model.
+
+    `trained` is False where the network is random; `quantization` says what the layers' weights were brought to.
+    """
 
     name: str
     model: SigmaModel
@@ -42,6 +47,12 @@ class Bundle:
     encoder: TextEncoder
     geometry: Geometry
     trained: bool
+    quantization: Quantization | None = None
+
+    @property
+    def numbers(self) -> str:
+        """What it computes in, and what its layers' weights are stored in where that is another."""
+        return shown_dtype(self.model.dtype, self.quantization)
 
     @property
     def device(self) -> torch.device:
@@ -96,6 +107,8 @@ def load_bundle(
     device: str = "auto",
     seed: int = 0,
     vision: bool = True,
+    device_map: str | None = None,
+    quantization: Quantization | None = None,
     check: Callable[[TextEncoder, Geometry], None] = lambda _encoder, _geometry: None,
 ) -> Bundle:
     """Load a preset by name, or a directory in the released layout.
@@ -103,7 +116,8 @@ def load_bundle(
     Files that the directory lacks (SIGMA's hold weights alone) are taken from `base`, another one, but
     for the weights. A preset without weights gives a random network, drawn from `seed`, to be trained.
     Without `vision` the model generates only, and pictures enter it as latents alone. `check` is called
-    before the network's weights are read, which may take minutes. Raises ConfigError.
+    before the network's weights are read, which may take minutes. `device_map` says where the layers lie, as
+    `parse_places` reads it, and `quantization` what their weights become; neither is for training. Raises ConfigError.
     """
     blueprint = read_blueprint(where, base=base, vision=vision)
     config, directory = blueprint.config, blueprint.directory
@@ -119,10 +133,15 @@ def load_bundle(
     trained = bool(weight_files(directory))
     if not trained and where not in PRESETS:
         raise ConfigError(f"{directory}: has no weights: {' or '.join(WEIGHT_FILES)} must lie there")
+    numbers = choose_dtype(dtype, config, place)
+    layers = _layers(where, device_map, quantization, trained, config, numbers, place)
     check(blueprint.encoder, blueprint.geometry)
     autoencoder = Vae.load(vae, config.vae, device=place)
-    numbers = choose_dtype(dtype, config, place)
-    if trained:
+    if layers is not None:
+        model = load_placed(directory, layers, config=config, dtype=numbers, device=place)
+    elif quantization is not None:
+        model = load_quantized(directory, quantization, config=config, dtype=numbers, device=place)
+    elif trained:
         model = load_model(directory, dtype=numbers, device=place, config=config)
     else:
         model = init_model(config, seed=seed, dtype=numbers, device=place)
@@ -133,12 +152,39 @@ def load_bundle(
         encoder=blueprint.encoder,
         geometry=blueprint.geometry,
         trained=trained,
+        quantization=quantization,
     )
+
+
+def _layers(
+    where: str,
+    device_map: str | None,
+    quantization: Quantization | None,
+    trained: bool,
+    config: ModelConfig,
+    dtype: torch.dtype,
+    device: str,
+) -> list[str] | None:
+    """A place for each layer; None: all with the rest. Raises ConfigError for what cannot be, before work is done."""
+    if not trained and (device_map is not None or quantization is not None):
+        option = "--quantize" if device_map is None else "--device-map"
+        raise ConfigError(f"{option}: {where} has no weights to spread or to quantise: it is random, and to be trained")
+    if quantization is not None:
+        if device_map is not None:
+            raise ConfigError("--quantize and --device-map exclude each other: quantised layers lie on one device")
+        converter(quantization)
+    return None if device_map is None else parse_places(device_map, config=config, dtype=dtype, device=device)
 
 
 def _directory(where: str) -> Path:
     """A directory, or that of a preset."""
     return preset_directory(where) if where in PRESETS and not Path(where).is_dir() else Path(where)
+
+
+def shown_dtype(dtype: torch.dtype | str, quantization: Quantization | None) -> str:
+    """As `bfloat16`, or `bfloat16, nf4`."""
+    name = str(dtype).removeprefix("torch.")
+    return name if quantization is None else f"{name}, {quantization}"
 
 
 def choose_device(name: str) -> str:

@@ -206,7 +206,7 @@ def describe(bundle: Bundle, request: Request, settings: Settings, size: tuple[i
         "understanding": bundle.geometry.vit is not None,
         "model": bundle.name,
         "trained": bundle.trained,
-        "dtype": str(bundle.model.dtype).removeprefix("torch."),
+        "dtype": bundle.numbers,
         "device": bundle.device.type,
         "torch": torch.__version__,
         "sigma": sigma_version(),

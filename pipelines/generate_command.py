@@ -20,6 +20,7 @@ from sigma_data.files import disk_error
 from sigma_data.sequence import Geometry
 from sigma_data.text import TextEncoder
 from sigma_model.guidance import Guidance, Rescale
+from sigma_model.quantize import Quantization
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class GenerateOptions:
     dtype: str
     device: str
     quiet: bool
+    device_map: str | None = None
+    quantize: str | None = None
 
 
 def run_generate(options: GenerateOptions) -> dict[str, Any]:
@@ -88,6 +91,8 @@ def run_generate(options: GenerateOptions) -> dict[str, Any]:
         dtype=dtype,
         device=options.device,
         vision=options.understanding,
+        device_map=options.device_map,
+        quantization=None if options.quantize is None else Quantization(options.quantize),
         check=check,
     )
     if options.text:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.model_options import DeviceMap, Quantize
 from pipelines.options import model_option, path_option
 
 
@@ -95,6 +96,8 @@ def evaluate(
     dtype: Annotated[
         Numbers, typer.Option(help="What the network computes in; auto is bfloat16 on a GPU or for a large model.")
     ] = Numbers.AUTO,
+    device_map: DeviceMap = None,
+    quantize: Quantize = None,
     compare: Annotated[
         list[Path] | None,
         path_option(help="Folder of another evaluation to compare with, the first as the baseline (can be repeated)."),
@@ -117,6 +120,7 @@ def evaluate(
     from pipelines.train.launch import default_nproc
     from sigma_data.files import dump_json
     from sigma_model.guidance import Guidance
+    from sigma_model.quantize import Quantization
 
     guidance = Guidance(text=text_scale, image=image_scale, interval=interval)
     settings = Settings(steps=steps, guidance=guidance, group_mask=group_mask)
@@ -129,7 +133,9 @@ def evaluate(
             generation=Generation(
                 seed=seed, batch=batch, order=Order(layout), settings=settings, max_tokens=max_tokens
             ),
-            nproc=nproc or default_nproc(), device=device, dtype=DType(dtype), compare=tuple(compare or ()),
+            nproc=nproc or (default_nproc() if device_map is None else 1), device=device, dtype=DType(dtype),
+            device_map=device_map, quantization=None if quantize is None else Quantization(quantize),
+            compare=tuple(compare or ()),
             stage=None if stage is None else Stage(stage), quiet=as_json,
         )
     )  # fmt: skip

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipelines.bundle import DType, choose_device, choose_dtype, load_bundle, read_blueprint
+from pipelines.bundle import DType, choose_device, choose_dtype, load_bundle, read_blueprint, shown_dtype
 from pipelines.evaluate import record, scoring
 from pipelines.evaluate.aggregate import RunScores, aggregate, main_metric
 from pipelines.evaluate.benchmarks import Benchmark
@@ -32,6 +32,7 @@ from sigma_data.errors import ConfigError
 from sigma_data.files import disk_error
 from sigma_data.paths import local_path
 from sigma_model.config import weight_files
+from sigma_model.quantize import Quantization
 
 USUAL_METRICS: Mapping[str, tuple[str, ...]] = {"sigma": NAMES, "world": (), "geneval": ("CLIP", "AES"), "cv-bench": ()}
 """The general metrics of a benchmark, where the user does not choose: those that its questions are scored with.
@@ -78,6 +79,8 @@ class EvalOptions:
     nproc: int = 1
     device: str = "auto"
     dtype: DType = DType.AUTO
+    device_map: str | None = None
+    quantization: Quantization | None = None
     compare: tuple[Path, ...] = ()
     stage: Stage | None = None
     quiet: bool = False
@@ -209,8 +212,9 @@ def _check_recorded(spec: str, settings: Mapping[str, Any], options: EvalOptions
     What has the usual value was not asked for, as far as can be told.
     """
     asked: dict[str, Any] = {"benchmark": spec, **record.flat_asked(options.asked)}
-    if options.dtype is not DType.AUTO:
-        asked["dtype"] = str(options.dtype)
+    if options.dtype is not DType.AUTO or options.quantization is not None:
+        dtype = settings["dtype"].partition(",")[0] if options.dtype is DType.AUTO else str(options.dtype)
+        asked["dtype"] = shown_dtype(dtype, options.quantization)
     usual = record.flat(Generation(words=settings["words"]))
     now = record.flat(replace(options.generation, words=settings["words"]))
     asked |= {name: value for name, value in now.items() if value != usual[name]}
@@ -289,7 +293,7 @@ def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: Ev
         "trained": bool(weight_files(blueprint.directory)),
         **record.flat(generation),
         "device": device.partition(":")[0],
-        "dtype": str(choose_dtype(options.dtype, blueprint.config, device)).removeprefix("torch."),
+        "dtype": shown_dtype(choose_dtype(options.dtype, blueprint.config, device), options.quantization),
         "torch": version("torch"),
         "sigma": sigma_version(),
     }
@@ -300,7 +304,7 @@ def _generate(
     evaluation: Evaluation, to_do: Mapping[int, Sequence[Item]], generation: Generation, options: EvalOptions
 ) -> None:
     """The first stage: the batches that are missing. The folder is held."""
-    out, items = evaluation.out, evaluation.items
+    items = evaluation.items
     assert options.model is not None
     if not evaluation.settings["trained"] and not options.quiet:
         sys.stderr.write(f"sigma: {options.model} has no trained weights, so this is noise\n")
@@ -308,16 +312,13 @@ def _generate(
     with Pass("generate", len(items), "items", found=found, quiet=options.quiet) as shown:
         if to_do:
             device = choose_device(options.device)
-            work = partial(_share, options.model, options.base, device, options.dtype, out, generation)
+            work = partial(_share, options, device, generation)
             run_ranks(work, shares(to_do, options.nproc), shown.add)
 
 
 def _share(
-    model: str,
-    base: str | None,
+    options: EvalOptions,
     device: str,
-    dtype: DType,
-    out: Path,
     generation: Generation,
     rank: int,
     share: Mapping[int, Sequence[Item]],
@@ -326,14 +327,22 @@ def _share(
     """What a rank does."""
     import torch
 
-    if device == "cuda":
+    assert options.model is not None
+    if device == "cuda" and options.device_map is None:
         device = f"cuda:{rank % torch.cuda.device_count()}"
     # Sums are rounded by how they are split over threads: with one, pictures are the same for any number of ranks.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        bundle = load_bundle(model, base=base, device=device, dtype=dtype)
-        generate(bundle, share, out, generation, progress=progress)
+        bundle = load_bundle(
+            options.model,
+            base=options.base,
+            device=device,
+            dtype=options.dtype,
+            device_map=options.device_map,
+            quantization=options.quantization,
+        )
+        generate(bundle, share, options.out, generation, progress=progress)
     finally:
         torch.set_num_threads(threads)
 
