@@ -77,6 +77,10 @@ def build_dataset(
         bool, typer.Option("--drop-near-duplicates", help="Drop samples alike in text and nearly alike in pictures.")
     ] = False,
     max_side: Annotated[int | None, typer.Option(help="Scale longer pictures down to this many pixels.")] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(help="Images that others read differently: original, shown, or auto (deep ones as shown)."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the corpus that lies there first.")] = False,
     strict_files: Annotated[
         bool, typer.Option("--strict-files", help="A source file that cannot be used at all is an error.")
@@ -104,6 +108,7 @@ def build_dataset(
         checks=checks,
         near_duplicates="drop" if drop_near_duplicates else None,
         max_side=max_side,
+        store=store,
         typed={"sources": "SOURCES", "quotas": "--quota", "checks": "--check"},
     )
     if print_config:

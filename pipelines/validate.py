@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -357,11 +357,15 @@ def _differing(row: dict[str, Any], found: Examination) -> list[str]:
         "tokens": found.tokens,
     }
     differing = [name for name, value in true.items() if row[name] != value]
+    ranges = {image.number: image.value_range for image in sample.images}
     for image, number in zip(row["images"], stored_order(sample), strict=True):
         fact = found.facts[number]
+        # Where the image itself is deep its record must agree; corpora from before there were ranges have none.
+        known = ranges[number] and (fact.value_range or ranges[number])
         facts: dict[str, Any] = {
             "number": number, "role": "target" if number in targets else "reference", "width": fact.width,
             "height": fact.height, "format": fact.format, "mode": fact.mode, "signature": fact.signature,
+            "value_range": asdict(known) if known is not None else None,
         }  # fmt: skip
         differing += [f"{image['member']} ({name})" for name, value in facts.items() if image[name] != value]
     return differing

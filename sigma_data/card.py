@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import yaml
 
+from sigma_data.card_reading import SURPRISES, different_images
 from sigma_data.sample import FAMILY_RULES, Family
 
 _STRING, _NUMBER = "string", "int64"
@@ -95,6 +96,7 @@ A sample is `KEY.json` and one member a picture: `KEY.ref_01.jpg`, ..., `KEY.tar
 picture's number, member and role; its `turns` hold the instructions, in which `<image_1>` stands where picture 1
 belongs and an attribute token such as `<style>` before the phrase it governs. `manifest.parquet` has a row a sample,
 with the byte range of every picture; `corpus.json` has the size and SHA-256 of every file.
+{different}
 """
 
 
@@ -126,7 +128,11 @@ def render_card(*, title: str, manifest: pl.DataFrame, sums: Mapping[str, Any]) 
         ]
         configs.append({"config_name": name, "data_files": files, **({"default": True} if name == "default" else {})})
         features = [{"name": member, "dtype": "image"} for member in members]
-        features += [_JSON_FEATURE, {"name": "__key__", "dtype": _STRING}, {"name": "__url__", "dtype": _STRING}]
+        features += [
+            _json_feature(manifest),
+            {"name": "__key__", "dtype": _STRING},
+            {"name": "__url__", "dtype": _STRING},
+        ]
         infos.append({"config_name": name, "features": features})
 
     licences = manifest.group_by("source", "licence").len().sort("source", "licence")
@@ -146,8 +152,8 @@ def render_card(*, title: str, manifest: pl.DataFrame, sums: Mapping[str, Any]) 
         f"{FAMILY_RULES[Family(family)].summary} |"
         for family in families
     )
-    text = _TEXT.format(
-        title=title,
+    text = (_TEXT + SURPRISES).format(
+        title=title, different=different_images(manifest),
         written=sums["written"], images=sums["images"], families=len(families), read=sums["read"],
         quarantined=sums["quarantined"], duplicates=sums["duplicates"],
         splits=" | ".join(splits), bars="---:|" * len(splits), rows=rows,
@@ -161,6 +167,19 @@ def render_card(*, title: str, manifest: pl.DataFrame, sums: Mapping[str, Any]) 
             return True  # the JSON feature stands in every configuration; anchors confuse some readers
 
     return f"---\n{yaml.dump(head, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)}---\n{text}"
+
+
+def _json_feature(manifest: pl.DataFrame) -> dict[str, Any]:
+    """The type of `KEY.json`, with value ranges where images have some."""
+    ranges = manifest["images"].explode().drop_nulls().struct.field("value_range")
+    if ranges.null_count() == len(ranges):
+        return _JSON_FEATURE
+    images = next(part for part in _JSON_FEATURE["struct"] if part["name"] == "images")
+    known = {"name": "value_range", "struct": [
+        {"name": "rule", "dtype": _STRING}, {"name": "low", "dtype": "float64"}, {"name": "high", "dtype": "float64"},
+    ]}  # fmt: skip
+    parts = [part | {"list": [*part["list"], known]} if part is images else part for part in _JSON_FEATURE["struct"]]
+    return {"name": "json", "struct": parts}
 
 
 def _cell(text: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 
+from sigma_data.image_remarks import REMARKS, remarks
 from sigma_data.images import ImageFacts, ImageFault, probe, same_pixels
 from sigma_data.instruction import ATTRIBUTES, Instruction, parse
 from sigma_data.lengths import count_tokens
@@ -154,6 +155,7 @@ _fault_rule("wrong_type", "Bytes that are not a picture of a known format")
 _fault_rule("bomb", "A header that announces more pixels than the limit")
 _fault_rule("truncated", "A picture that ends too early")
 _fault_rule("undecodable", "A picture that its format's decoder refuses")
+_fault_rule("no_range", "A float or 32-bit picture whose values are not finite or all the same")
 
 
 @_rule("no_turns", fixed=True)
@@ -345,6 +347,20 @@ def _unread_placeholder(view: View) -> Iterator[str]:
     for where, _, instruction in view.texts:
         for word in dict.fromkeys(leftovers(instruction)):
             yield f"{where} has {word}, which is read as text: write <image_1> for images, <style> for tokens"
+
+
+def _remark_rule(code: str, summary: str) -> None:
+    def rule(view: View) -> Iterator[str]:
+        for number, fact in view.facts.items():
+            if told := remarks(fact).get(code):
+                yield f"image {number} {told}"
+
+    rule.__doc__ = summary
+    _rule(code, severity=Severity.WARNING)(rule)
+
+
+for _code, _words in REMARKS.items():
+    _remark_rule(_code, _words)
 
 
 def examine(

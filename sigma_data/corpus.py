@@ -93,15 +93,20 @@ class _Commit(_Strict):
     digest: str
 
 
-def image_type() -> pa.DataType:
-    """A picture in the manifest; `offset` is that of its bytes in the shard."""
+def images_type(*, ranges: bool = True) -> pa.DataType:
+    """The pictures of a sample in the manifest; `offset` is that of a picture's bytes in the shard.
+
+    Without `ranges` the type that older corpora have, before there was a `value_range`.
+    """
     import pyarrow as pa
 
-    return pa.struct({
+    image = pa.struct({
         "number": pa.int16(), "role": pa.string(), "member": pa.string(), "format": pa.string(),
         "mode": pa.string(), "width": pa.int32(), "height": pa.int32(), "size": pa.int64(),
         "offset": pa.int64(), "sha256": pa.string(), "signature": pa.binary(), "reencoded": pa.string(),
+        "value_range": pa.struct({"rule": pa.string(), "low": pa.float64(), "high": pa.float64()}),
     })  # fmt: skip
+    return pa.list_(image if ranges else pa.struct([field for field in image if field.name != "value_range"]))
 
 
 def manifest_schema() -> pa.Schema:
@@ -113,7 +118,7 @@ def manifest_schema() -> pa.Schema:
         "id": pa.string(), "family": pa.string(), "family_inferred": pa.bool_(), "split": pa.string(),
         "shard": pa.string(), "index": pa.int32(), "offset": pa.int64(), "size": pa.int64(),
         "json_offset": pa.int64(), "json_size": pa.int64(), "json_sha256": pa.string(),
-        "images": pa.list_(image_type()), "instruction": pa.string(), "turns": pa.list_(turn),
+        "images": images_type(), "instruction": pa.string(), "turns": pa.list_(turn),
         "attributes": pa.list_(pa.string()), "references": pa.int16(), "tokens": pa.int32(),
         "content": pa.string(), "component": pa.string(), "source": pa.string(), "location": pa.string(),
         "row": pa.int64(), "licence": pa.string(), "warnings": pa.list_(pa.string()),
@@ -198,9 +203,24 @@ class Corpus:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise CorpusError(f"{path}: cannot be read ({reason}); run sigma validate") from None
         expected = pl.DataFrame(pl.from_arrow(schema.empty_table())).schema
+        if name == MANIFEST:
+            table = _with_value_ranges(table)
         if wrong := [column for column, kind in expected.items() if table.schema.get(column) != kind]:
             raise CorpusError(f"{path}: the columns {', '.join(wrong)} are not there, or of another type")
         return table
+
+
+def _with_value_ranges(manifest: pl.DataFrame) -> pl.DataFrame:
+    """The manifest; that of an older corpus with a value range for each image, which is not known."""
+    import polars as pl
+    import pyarrow as pa
+
+    empty = pa.table({"now": pa.array([], images_type()), "once": pa.array([], images_type(ranges=False))})
+    now, once = pl.DataFrame(pl.from_arrow(empty)).dtypes
+    if manifest.schema.get("images") != once:
+        return manifest
+    unknown = pl.lit(None, dtype=now.inner.to_schema()["value_range"]).alias("value_range")  # type: ignore[attr-defined]
+    return manifest.with_columns(pl.col("images").list.eval(pl.element().struct.with_fields(unknown)))
 
 
 def _refuse_odd_rows(manifest: pl.DataFrame, path: Path) -> None:
@@ -212,7 +232,7 @@ def _refuse_odd_rows(manifest: pl.DataFrame, path: Path) -> None:
         if name is None or (name["split"], name["family"]) != (split, family) or family not in set(Family):
             raise CorpusError(f"{path}: names the shard {shard!r} for {split!r} and {family!r}")
     images = manifest.select(pl.col("images").explode()).drop_nulls().unnest("images")
-    for table, nullable in ((manifest, ()), (images, ("reencoded",))):
+    for table, nullable in ((manifest, ()), (images, ("reencoded", "value_range"))):
         for column in table.columns:
             if column not in nullable and table[column].null_count():
                 raise CorpusError(f"{path}: has nothing in {column} in some rows")

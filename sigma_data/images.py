@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 from PIL import Image
 
 from sigma_data.decoder_noise import captured_stderr
@@ -26,12 +25,15 @@ from sigma_data.image_formats import EXTENSIONS as EXTENSIONS
 from sigma_data.image_formats import MEMBER_EXTENSIONS as MEMBER_EXTENSIONS
 from sigma_data.image_formats import ImageFault as ImageFault
 from sigma_data.image_formats import sniff as sniff
+from sigma_data.other_readers import Store, is_transparent, stored_as_shown
 from sigma_data.png_metadata import readable
+from sigma_data.tone import Tone, tone_of
+from sigma_data.value_range import NoRangeError, ValueRange, is_deep, range_of, to_8bit
 
-_MODES = frozenset(
-    {"1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "I", "I;16", "I;16B", "I;16L"}
-)
-"""Modes that webdataset, HF datasets and this module read as they are; others are re-encoded."""
+_MODES = frozenset((
+    "1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "F", "I", "I;16", "I;16B", "I;16L",
+))  # fmt: skip
+"""Modes that webdataset, HF datasets and this module open; others are re-encoded."""
 
 DEFAULT_MAX_PIXELS = 25_000_000
 """A 24-megapixel photograph fits. A lossless WebP of this size takes 400 MB while it is decoded, which
@@ -49,7 +51,8 @@ class ImageFacts:
 
     `width` and `height` are those of the upright picture (EXIF orientation applied); `sha256` is of
     the encoded bytes; `signature` is the perceptual one of `sigma_data.fingerprint`; `coarse` is a
-    checksum of the pixels as decoded for it, and `orientation` the EXIF one.
+    checksum of the pixels as decoded for it, and `orientation` the EXIF one. `value_range` is what a deep image
+    is shown by, `tone` says of one that shows next to nothing, `transparent` whether the background shows through.
     """
 
     format: str
@@ -61,6 +64,9 @@ class ImageFacts:
     signature: bytes
     coarse: int
     orientation: int
+    value_range: ValueRange | None = None
+    tone: Tone | None = None
+    transparent: bool = False
 
     @property
     def extension(self) -> str:
@@ -105,7 +111,7 @@ def probe(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS, sha256: s
     """Decode a picture and return its facts; `sha256` is that of the data where it is known already.
 
     Raises ImageFault with one of the codes `empty`, `wrong_type`, `bomb`, `truncated`,
-    `undecodable`.
+    `undecodable`, `no_range`.
     """
     image = open_image(data, max_pixels=max_pixels)
     assert data is not None
@@ -113,7 +119,8 @@ def probe(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS, sha256: s
     with quiet():
         turn = orientation_of(image)
         width, height = image.size
-        small, coarse = _shrink(image, turn)
+        blocks, small = _shrink(image, turn)
+        found = range_of(image) if is_deep(mode) else None
     if turn >= 5:
         width, height = height, width
     return ImageFacts(
@@ -124,13 +131,16 @@ def probe(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS, sha256: s
         size=len(data),
         sha256=sha256 or hashlib.sha256(data).hexdigest(),
         signature=signature(small),
-        coarse=coarse,
+        coarse=zlib.crc32(blocks.tobytes()),
         orientation=turn,
+        value_range=found,
+        tone=tone_of(blocks),
+        transparent=is_transparent(image),
     )
 
 
 def load(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: int | None = None) -> Image.Image:
-    """The upright picture as RGB: first frame, transparency on white, 16 bits scaled to 8.
+    """The upright picture as RGB: first frame, transparency on white, deep values scaled to 8 bits.
 
     `at_least`: a JPEG may come out smaller than it is, but with both sides no shorter than this
     where they were (scaled decoding, for thumbnails). Raises ImageFault as `probe` does.
@@ -150,15 +160,11 @@ def load(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: 
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A decoded picture as RGB: transparency composited on white, 16 bits scaled to 8."""
+    """A decoded picture as RGB: transparency composited on white, deep values by their `value_range`."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I"):
-        # Pillow would clip 16-bit values at 255; the high byte is the picture.
-        deep = np.asarray(image)
-        pixels = (deep.clip(0, 65535) >> 8).astype(np.uint8)
-        pixels[deep == image.info.get("transparency", -1)] = 255
-        return Image.fromarray(pixels, "L").convert("RGB")
+    if is_deep(image.mode):
+        return to_8bit(image).convert("RGB")
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         result = Image.new("RGB", image.size)
         for top, strip in _strips(image):
@@ -173,22 +179,26 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return result
 
 
-def reencode(data: bytes, facts: ImageFacts, *, max_side: int | None) -> tuple[bytes, str] | None:
+def reencode(
+    data: bytes, facts: ImageFacts, *, max_side: int | None, store: Store = "auto"
+) -> tuple[bytes, str] | None:
     """New bytes and the reason, where these must not stand in a shard as they are; else None.
 
-    Two reasons: `mode` (a colour mode that readers do not share) and `max_side` (longer than the
-    limit the user set). A JPEG stays one, at quality 95; everything else becomes PNG. An RGB picture keeps its
-    colour profile.
+    Reasons: `mode` (a colour mode that readers do not share), `max_side` (longer than the limit the user set), and
+    those of `other_readers.stored_as_shown`. A JPEG that is too long stays one, at quality 95; all else becomes PNG.
+    An RGB picture keeps its colour profile.
     """
     too_long = max_side is not None and max(facts.width, facts.height) > max_side
-    if facts.mode in _MODES and not too_long:
+    reason = "max_side" if too_long else None if facts.mode in _MODES else "mode"
+    reason = reason or stored_as_shown(facts, store)
+    if reason is None:
         return None
     picture = load(data, max_pixels=sys.maxsize)  # the limit was kept when the facts were taken
     if too_long and max_side is not None:
         picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     profile = rgb_profile(open_image(data, max_pixels=sys.maxsize))
-    encoded = encode(picture, "JPEG" if facts.format in ("JPEG", "MPO") else "PNG", profile=profile)
-    return encoded, "max_side" if too_long else "mode"
+    kind = "JPEG" if too_long and facts.format in ("JPEG", "MPO") else "PNG"
+    return encode(picture, kind, profile=profile), reason
 
 
 def thumbnail(data: bytes | None, side: int, *, quality: int = 80) -> bytes | None:
@@ -245,6 +255,8 @@ def _whole(data: bytes, name: str) -> None:
 
 def fault_of(error: Exception) -> ImageFault:
     """What a reader's exception means for the picture."""
+    if isinstance(error, NoRangeError):
+        return ImageFault("no_range", str(error))
     text = " ".join(str(error).split())[:200] or type(error).__name__
     if notes := " ".join(" ".join(getattr(error, "__notes__", ())).split())[:200]:
         text = f"{text}; {notes}"  # what a library printed of it
@@ -305,7 +317,7 @@ def _reduced(image: Image.Image, least: int) -> tuple[Image.Image, tuple[float, 
         image.load()
         block = max(1, min(image.size) // (2 * least))
         picture = image
-        if image.mode.startswith("I"):
+        if is_deep(image.mode):
             picture = to_rgb(image)
         elif "transparency" in image.info or image.mode in ("PA", "La", "RGBa"):
             picture = image.convert("RGBA")
@@ -317,8 +329,8 @@ def _reduced(image: Image.Image, least: int) -> tuple[Image.Image, tuple[float, 
     return small, (width / block, height / block)
 
 
-def _shrink(image: Image.Image, turn: int) -> tuple[Image.Image, int]:
-    """Decode a picture; returns its upright thumbnail of GRID x GRID, and a checksum of it in blocks."""
+def _shrink(image: Image.Image, turn: int) -> tuple[Image.Image, Image.Image]:
+    """Decode a picture; returns it in blocks, not turned, and its upright thumbnail of GRID x GRID."""
     blocks, covered = _reduced(image, GRID)
     small = blocks.resize((GRID, GRID), Image.Resampling.BILINEAR, box=(0, 0, *covered))
-    return upright(small, turn), zlib.crc32(blocks.tobytes())
+    return blocks, upright(small, turn)

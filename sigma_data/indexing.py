@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from sigma_data.corpus import MANIFEST, Corpus, file_digest, manifest_schema
+from sigma_data.corpus import MANIFEST, Corpus, file_digest, images_type, manifest_schema
 from sigma_data.errors import CorpusError, SequenceError
 from sigma_data.instruction import Text
 from sigma_data.paths import literal
@@ -137,7 +137,13 @@ def _batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
             there = file.schema_arrow
             names = {column.partition(".")[0] for column in columns}
             expected = [column for column in manifest_schema() if column.name in names]
-            wrong = [f.name for f in expected if f.name not in there.names or there.field(f.name).type != f.type]
+            older = {"images": images_type(ranges=False)}
+            wrong = [
+                field.name
+                for field in expected
+                if field.name not in there.names
+                or there.field(field.name).type not in (field.type, older.get(field.name, field.type))
+            ]
             if wrong:
                 raise CorpusError(f"{path}: the columns {', '.join(wrong)} are not there, or of another type")
             for batch in file.iter_batches(_CHUNK, columns=list(columns), use_threads=False):

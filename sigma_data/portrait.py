@@ -129,7 +129,8 @@ def _facts(image: Picture, facts: Mapping[int, ImageFacts] | None) -> str:
         header = known or open_image(image.data)
     except ImageFault as fault:
         return fault.message
-    return f"{header.format:<5} {header.width} x {header.height}"
+    shown = f"  values {image.value_range}" if image.value_range is not None else ""
+    return f"{header.format:<5} {header.width} x {header.height}{shown}"
 
 
 def _truth(truth: str) -> Iterator[str]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sigma_data.images import MEMBER_EXTENSIONS, ImageFacts
 from sigma_data.sample import Family, Image, Sample, Source, Turn
+from sigma_data.value_range import Rule, ValueRange
 
 SCHEMA_VERSION = 1
 
@@ -32,7 +34,14 @@ class _Strict(BaseModel):
 
 
 _Number = Annotated[int, Field(ge=0, lt=2**31)]
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
 _ImageNumber = Annotated[int, Field(ge=1, lt=1000)]  # as many as member names tell apart
+
+
+class _ValueRange(_Strict):
+    rule: Rule
+    low: _Finite
+    high: _Finite
 
 
 class _ImageRecord(_Strict):
@@ -41,6 +50,7 @@ class _ImageRecord(_Strict):
     role: str
     width: _Number
     height: _Number
+    value_range: _ValueRange | None = None
 
 
 class _BindingRecord(_Strict):
@@ -96,6 +106,7 @@ def encode(sample: Sample, facts: Mapping[int, ImageFacts]) -> bytes:
     """The bytes of `KEY.json`: compact, one line, sorted keys, UTF-8."""
     members = member_names(sample, {number: fact.extension for number, fact in facts.items()})
     targets = set(sample.targets)
+    ranges = {image.number: image.value_range for image in sample.images}
     record = {
         "schema_version": SCHEMA_VERSION,
         "id": sample.id,
@@ -108,6 +119,7 @@ def encode(sample: Sample, facts: Mapping[int, ImageFacts]) -> bytes:
                 "role": "target" if number in targets else "reference",
                 "width": facts[number].width,
                 "height": facts[number].height,
+                **({"value_range": asdict(found)} if (found := ranges[number]) is not None else {}),
             }
             for number in stored_order(sample)
         ],
@@ -160,7 +172,13 @@ def decode(data: bytes, pictures: Mapping[str, bytes] | None) -> Sample:
         id=record.id,
         family=record.family,
         images=tuple(
-            Image(image.number, None if pictures is None else pictures[image.member])
+            Image(
+                image.number,
+                None if pictures is None else pictures[image.member],
+                value_range=ValueRange(image.value_range.rule, image.value_range.low, image.value_range.high)
+                if image.value_range is not None
+                else None,
+            )
             for image in sorted(record.images, key=lambda i: i.number)
         ),
         turns=tuple(

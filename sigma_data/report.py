@@ -20,6 +20,7 @@ from sigma_data.charts import Chart, bars, file_size, histogram, number, percent
 from sigma_data.checks import RULES
 from sigma_data.images import thumbnail
 from sigma_data.instruction import ATTRIBUTES, Attribute, Placeholder, Text, parse
+from sigma_data.other_readers import DEEP, TRANSPARENT, TURNED
 from sigma_data.portrait import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.refused import refused_files
 from sigma_data.sample import FAMILY_RULES, Family
@@ -55,6 +56,15 @@ _PLANNED = {
     "over_quota": "More samples than the build was asked to keep",
 }
 """Codes that the planner gives, which no rule of `checks` has."""
+
+_REENCODED = {
+    "max_side": "Longer than the limit of the build: scaled down",
+    "mode": "A colour mode that readers do not share: stored as RGB",
+    DEEP: "More than 8 bits a value: stored as the 8 bits that are shown; value_range in the manifest has the scale",
+    TRANSPARENT: "Transparent: stored as shown, on white",
+    TURNED: "On its side or mirrored: stored upright",
+}
+"""Why an image was re-encoded, by the manifest's code."""
 
 _ASPECTS = (("1:3", 1 / 3), ("1:2", 1 / 2), ("9:16", 9 / 16), ("2:3", 2 / 3), ("3:4", 3 / 4), ("1:1", 1.0),
             ("4:3", 4 / 3), ("3:2", 3 / 2), ("16:9", 16 / 9), ("2:1", 2.0), ("3:1", 3.0))  # fmt: skip
@@ -127,6 +137,7 @@ def render_report(
         rejects=_rejects(quarantine),
         removed=Counter(quarantine["code"].to_list()),
         warnings=_warnings(manifest),
+        reencoded=_reencoded(images),
         sheets=_sheets(manifest, read),
         colours=TOKEN_COLOURS,
         target_colour=TARGET_COLOUR,
@@ -277,6 +288,15 @@ def _warnings(manifest: pl.DataFrame) -> list[dict[str, Any]]:
     counts = Counter(text.partition(":")[0] for text in noted)
     return [
         {"code": printable(code), "count": count, "summary": _summary(code)}
+        for code, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+    ]
+
+
+def _reencoded(images: pl.DataFrame) -> list[dict[str, Any]]:
+    """Why images were not stored as they came, the most frequent reason first."""
+    counts = Counter(images["reencoded"].drop_nulls().to_list() if "reencoded" in images.columns else ())
+    return [
+        {"code": printable(code), "count": count, "summary": _REENCODED.get(code, "")}
         for code, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
     ]
 

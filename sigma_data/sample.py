@@ -10,6 +10,8 @@ import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sigma_data.value_range import ValueRange
+
 
 class Family(StrEnum):
     """What a sample teaches; the order is the order of every table and report."""
@@ -64,12 +66,15 @@ class Image:
     """One encoded picture; `number` counts from 1 inside its sample.
 
     `data` is what the source holds, so it may be None or not a picture at all: saying so is the
-    job of `sigma_data.images.probe`. `missing` says why there is no data, where the source knows.
+    job of `sigma_data.images.probe`. `missing` says why there is no data, where the source knows. `value_range`
+    is what a deep image is shown by, known once it was decoded; it stays where only the 8 bits that are shown
+    are stored.
     """
 
     number: int
     data: bytes | None
     missing: str | None = None
+    value_range: ValueRange | None = None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from sigma_data.checks import RULES
 from sigma_data.limits import Limits, Severity
+from sigma_data.other_readers import Store
 from sigma_data.record import SCHEMA_VERSION
 from sigma_data.sample import Family
 
@@ -45,6 +46,9 @@ class BuildConfig(BaseModel):
     """Most samples in a shard."""
     max_side: int | None = Field(None, ge=16)
     """Pictures longer than this are scaled down and re-encoded; by default none is."""
+    store: Store = "auto"
+    """Bytes to store of an image that other readers show differently (docs/corpus-format.md): `original` the bytes that
+    came, `shown` an upright 8-bit RGB PNG of what we show; `auto` does so for deep images (16 bits, floats) alone."""
     checks: dict[str, Severity] = {}
     """Check code -> error, warning or off. `sigma checks` lists them."""
     limits: Limits = Limits()
@@ -89,5 +93,5 @@ class BuildConfig(BaseModel):
 
     def scan_digest(self) -> str:
         """SHA-256 over what the scan of a fragment depends on, so that the rest may change."""
-        parts = self.model_dump_json(include={"max_side", "checks", "limits"})
+        parts = self.model_dump_json(include={"max_side", "store", "checks", "limits"})
         return hashlib.sha256(f"{SCHEMA_VERSION}\x1f{BUILD_VERSION}\x1f{parts}".encode()).hexdigest()

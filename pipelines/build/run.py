@@ -145,7 +145,7 @@ def _scan(
         paths.append(work.scan / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.parquet")
     todo = [index for index, path in enumerate(paths) if not is_whole(path)]
     tasks = [
-        ScanTask(*located[index], config.limits, dict(config.checks), config.max_side, str(paths[index]))
+        ScanTask(*located[index], config.limits, dict(config.checks), config.max_side, str(paths[index]), config.store)
         for index in todo
     ]
     rows = all(fragment.rows is not None for _, fragment in located)
@@ -192,6 +192,7 @@ def _write(
             places=places[index],
             folder=str(work.partial),
             max_side=config.max_side,
+            store=config.store,
             marker=str(work.written(index)),
         )
         for index in todo

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 
 from pipelines.batched import batched
 from sigma_data.checks import Examination, examine
-from sigma_data.corpus import image_type
+from sigma_data.corpus import images_type
 from sigma_data.errors import SourceError
 from sigma_data.files import disk_error, with_temporary
 from sigma_data.images import ImageFacts, ImageFault, reencode, thumbnail
 from sigma_data.limits import Limits, Severity
+from sigma_data.other_readers import Store
 from sigma_data.paths import literal
 from sigma_data.prober import Prober
 from sigma_data.record import encode, member_names, stored_order
@@ -47,7 +48,7 @@ def scan_schema() -> pa.Schema:
     return pa.schema({
         "position": pa.int32(), "status": pa.string(), "id": pa.string(), "family": pa.string(),
         "family_inferred": pa.bool_(), "source": pa.string(), "location": pa.string(), "row": pa.int64(),
-        "licence": pa.string(), "images": pa.list_(image_type()), "instruction": pa.string(),
+        "licence": pa.string(), "images": images_type(), "instruction": pa.string(),
         "turns": pa.list_(turn), "attributes": pa.list_(pa.string()), "references": pa.int16(),
         "tokens": pa.int32(), "content": pa.string(), "text": pa.string(), "size": pa.int64(),
         "json": pa.binary(), "json_size": pa.int64(), "json_sha256": pa.string(),
@@ -66,6 +67,7 @@ class ScanTask:
     severities: dict[str, Severity]
     max_side: int | None
     output: str
+    store: Store = "auto"
 
 
 def list_fragments(spec: str) -> list[Fragment]:
@@ -108,8 +110,8 @@ def _row(position: int, record: Sample | Rejection, task: ScanTask, thumbnails: 
     found = examine(record, task.limits, severities=task.severities, look=look)
     reasons: dict[int, str] = {}
     if not found.errors:
-        sample, reasons = stored(record, found.facts, task.max_side)
-        if reasons:  # what stands in the shard must keep the rules too
+        sample, reasons = stored(record, found.facts, task.max_side, task.store)
+        if sample is not record:  # what stands in the shard must keep the rules too
             found = examine(sample, task.limits, severities=task.severities, look=look)
     row = _common(position, record)
     if found.errors:
@@ -151,6 +153,7 @@ def _good(found: Examination, reasons: dict[int, str]) -> dict[str, Any]:
     texts = [(t.instruction, t.target, t.response, t.alternatives) for t in sample.turns]
     text = hashlib.sha256(repr(texts).encode("utf-8", "surrogatepass")).hexdigest()
     pictures = [(number, facts[number].sha256) for number in sorted(facts)]
+    ranges = {image.number: image.value_range for image in sample.images}
     return {
         "status": OK,
         "images": [
@@ -166,6 +169,7 @@ def _good(found: Examination, reasons: dict[int, str]) -> dict[str, Any]:
                 "sha256": facts[number].sha256,
                 "signature": facts[number].signature,
                 "reencoded": reasons.get(number),
+                "value_range": asdict(known) if (known := ranges[number]) is not None else None,
             }
             for number in stored_order(sample)
         ],
@@ -183,16 +187,19 @@ def _good(found: Examination, reasons: dict[int, str]) -> dict[str, Any]:
     }
 
 
-def stored(sample: Sample, facts: Mapping[int, ImageFacts], max_side: int | None) -> tuple[Sample, dict[int, str]]:
+def stored(
+    sample: Sample, facts: Mapping[int, ImageFacts], max_side: int | None, store: Store
+) -> tuple[Sample, dict[int, str]]:
     """The sample as its shard holds it, and why pictures of it were re-encoded."""
     images: list[Image] = []
     reasons: dict[int, str] = {}
     for image in sample.images:
         data = image.data or b""
-        if changed := reencode(data, facts[image.number], max_side=max_side):
+        if changed := reencode(data, facts[image.number], max_side=max_side, store=store):
             data, reasons[image.number] = changed
-        images.append(Image(image.number, data))
-    return replace(sample, images=tuple(images)), reasons
+        images.append(replace(image, data=data, value_range=facts[image.number].value_range or image.value_range))
+    same = tuple(images) == sample.images
+    return sample if same else replace(sample, images=tuple(images)), reasons
 
 
 def is_whole(path: Path) -> bool:

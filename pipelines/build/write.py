@@ -22,6 +22,7 @@ from sigma_data.corpus import file_digest
 from sigma_data.errors import BuildError
 from sigma_data.files import disk_error, write_atomic
 from sigma_data.images import probe, reencode
+from sigma_data.other_readers import Store
 from sigma_data.sample import Sample
 from sigma_data.shard import ShardFault, block, read_members
 from sigma_data.sources import Fragment, open_source
@@ -40,6 +41,7 @@ class WriteTask:
     places: Sequence[tuple[int, str, int]]
     folder: str
     max_side: int | None
+    store: Store
     marker: str
 
 
@@ -162,7 +164,9 @@ def _sample_block(sample: Sample, row: dict[str, Any], task: WriteTask) -> bytes
     for image in row["images"]:
         content = data.get(image["number"], b"")
         if image["reencoded"]:
-            changed = reencode(content, probe(content, max_pixels=sys.maxsize), max_side=task.max_side)
+            changed = reencode(
+                content, probe(content, max_pixels=sys.maxsize), max_side=task.max_side, store=task.store
+            )
             content = changed[0] if changed else content
         if len(content) != image["size"] or hashlib.sha256(content).hexdigest() != image["sha256"]:
             raise _changed(task)

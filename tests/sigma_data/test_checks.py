@@ -80,6 +80,27 @@ def codes(one: Sample, limits: Limits = LIMITS) -> list[str]:
     return [finding.code for finding in found(one, limits).errors]
 
 
+def deep(step: float) -> bytes:
+    """A float image of values that lie this far apart."""
+    return encoded(Pillow.fromarray(np.arange(64 * 48, dtype=np.float32).reshape(48, 64) * step), "TIFF")
+
+
+def darkened(span: int, least: int = 0) -> bytes:
+    return encoded(pixels(4).point(lambda value: least + value * span // 255))
+
+
+def faded(alpha: int) -> bytes:
+    image = pixels(4).copy()
+    image.putalpha(alpha)
+    return encoded(image)
+
+
+def turned(orientation: int) -> bytes:
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    return encoded(pixels(4), "JPEG", exif=exif)
+
+
 BOMB = b"GIF89a" + struct.pack("<HH", 60_000, 60_000) + encoded(pixels(1), "GIF")[10:]
 LATIN = "put the dog of <image_1> on the sofa of <image_2>"
 
@@ -97,6 +118,7 @@ CASES: dict[str, tuple[Callable[[], Sample], Callable[[], Sample]]] = {
         lambda: first_picture(picture(4)[:60] + bytes(8) + picture(4)[68:]),
         lambda: first_picture(picture(4, kind="TIFF")),
     ),
+    "no_range": (lambda: first_picture(deep(0)), lambda: first_picture(encoded(pixels(4).convert("1"), "TIFF"))),
     "no_turns": (lambda: sample(turns=()), sample),
     "empty_instruction": (lambda: asking(" <style><image_1> \n"), lambda: asking("<style>x<image_1><image_2>")),
     "no_answer": (
@@ -138,6 +160,11 @@ CASES: dict[str, tuple[Callable[[], Sample], Callable[[], Sample]]] = {
     "repeated_reference": (lambda: sample(pictures=(picture(1), picture(1), picture(3))), sample),
     "unnamed_reference": (lambda: asking("take the dog of <image_1>"), lambda: asking("take the dog")),
     "unread_placeholder": (lambda: asking("take the dog of [image_1]"), lambda: asking("take the dog of image 1")),
+    "near_black": (lambda: first_picture(darkened(15)), lambda: first_picture(darkened(40))),
+    "near_white": (lambda: first_picture(darkened(15, 240)), lambda: first_picture(darkened(40, 200))),
+    "deep_image": (lambda: first_picture(deep(1)), lambda: first_picture(encoded(pixels(4).convert("L")))),
+    "transparent_image": (lambda: first_picture(faded(254)), lambda: first_picture(faded(255))),
+    "turned_image": (lambda: first_picture(turned(3)), lambda: first_picture(turned(1))),
 }  # fmt: skip
 
 
@@ -293,7 +320,14 @@ ODDITIES: dict[str, Callable[[], bytes]] = {
 def test_legal_oddities_pass_as_reference_and_as_target(what: str, place: int) -> None:
     data = [picture(1), picture(2), picture(3)]
     data[place] = ODDITIES[what]()
-    assert found(sample(pictures=tuple(data))).findings == ()
+    seen = found(sample(pictures=tuple(data)))
+    assert seen.errors == ()
+    other_readers = {
+        "EXIF rotation": "turned_image",
+        "palette with transparency": "transparent_image",
+        "16 bit": "deep_image",
+    }
+    assert [finding.code for finding in seen.warnings] == ([other_readers[what]] if what in other_readers else [])
 
 
 # Targets that equal a reference ---------------------------------------------------------------------
