@@ -107,8 +107,8 @@ def write_corpus_files(
     inputs: str,
 ) -> None:
     """Manifest, quarantine, card, report, commit: whatever made the shards, the end is the same."""
-    manifest = pl.DataFrame(pl.from_arrow(_table(manifest, manifest_schema())))
-    quarantine = pl.DataFrame(pl.from_arrow(_table(quarantine, quarantine_schema())))
+    tables = {MANIFEST: _table(manifest, manifest_schema()), QUARANTINE: _table(quarantine, quarantine_schema())}
+    manifest, quarantine = (pl.DataFrame(pl.from_arrow(table)) for table in tables.values())
 
     def read(shard: str, offset: int, size: int) -> bytes:
         with (out / shard).open("rb") as file:
@@ -116,8 +116,8 @@ def write_corpus_files(
 
     scratch = out / WORK  # a killed commit must leave no temporary file in the corpus
     try:
-        _write_table(out / MANIFEST, manifest, manifest_schema(), scratch)
-        _write_table(out / QUARANTINE, quarantine, quarantine_schema(), scratch)
+        for name in (MANIFEST, QUARANTINE):
+            _write_table(out / name, tables.pop(name), scratch)
         write_atomic(out / CARD, render_card(title=config["title"], manifest=manifest, sums=sums), scratch=scratch)
         report = render_report(
             title=config["title"], summary=_summary(sums), manifest=manifest, quarantine=quarantine, read=read
@@ -167,9 +167,7 @@ def _table(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def _write_table(path: Path, frame: pl.DataFrame, schema: pa.Schema, scratch: Path) -> None:
-    table = _table(frame, schema)
-
+def _write_table(path: Path, table: pa.Table, scratch: Path) -> None:
     def write(temporary: Path) -> None:
         pq.write_table(table, literal(temporary), compression="zstd", row_group_size=65_536)
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.build.config import BuildConfig
-from pipelines.build.scan import OK, read_scan, scan_schema
+from pipelines.build.scan import OK, scan_schema
 from sigma_data.errors import ConfigError
 from sigma_data.fingerprint import SIGNATURE_BYTES, choose_split, components, near_pairs, unit
 from sigma_data.sample import Family
@@ -71,17 +72,18 @@ def make_plan(scans: Sequence[Path], config: BuildConfig) -> Plan:
     rows = _add_components(rows, pictures, config)
     rows, over = _apply_quotas(rows, config)
     out.append(over)
-    rows, shards = place(_ordered(rows, config), config.shard_bytes, config.shard_samples)
+    rows = _ordered(rows, config)
+    rows, shards = place(rows, config.shard_bytes, config.shard_samples)
     rejected = pl.concat([frame.select(out[0].columns) for frame in out]).sort("order")
     return Plan(rows, rejected, shards, read)
 
 
 def _load(scans: Sequence[Path]) -> pl.DataFrame:
-    frames = []
-    for fragment, path in enumerate(scans):
-        frame = pl.DataFrame(pl.from_arrow(read_scan(path, _COLUMNS)))
-        frames.append(frame.with_columns(pl.lit(fragment, dtype=pl.Int32).alias("fragment")))
-    return pl.concat(frames).with_row_index("order")
+    # All files in one call: a frame a file costs 140 KB a file, more than the rows of a small one.
+    rows = pl.scan_parquet(list(scans), glob=False).select(_COLUMNS).collect()
+    counts = [pq.ParquetFile(path).metadata.num_rows for path in scans]
+    fragment = pl.Series("fragment", np.repeat(np.arange(len(counts), dtype=np.int32), counts))
+    return rows.with_columns(fragment).with_row_index("order")
 
 
 def _drop_duplicates(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
