@@ -143,7 +143,10 @@ class VaeConfig(_Strict):
             widths = [shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in range(max(1, len(levels)))]
             z_channels = shapes["decoder.conv_in.weight"][1]
         except KeyError as error:
-            raise ConfigError(f"not an autoencoder with the released names: no tensor {error.args[0]}") from None
+            missing = error.args[0]
+            found = next((name for name in shapes if name.endswith(f".{missing}")), None)
+            instead = f", but {found}: rename its tensors without {found.removesuffix(missing)!r}" if found else ""
+            raise ConfigError(f"not an autoencoder with the released names: no tensor {missing}{instead}") from None
         except IndexError:
             raise ConfigError(
                 "not an autoencoder with the released names: its convolutions have no such shape"

@@ -154,3 +154,14 @@ def test_a_text_head_that_is_neither_stored_nor_tied_is_missed_with_the_way_out(
     untied = {name: tensor for name, tensor in golden.items() if name != HEAD}
     with pytest.raises(ConfigError, match=r"1 tensor missing: language_model\.lm_head\.weight .*tie_word_embeddings"):
         load_model(folder(tmp_path / "model", untied))
+
+
+@pytest.mark.parametrize("prefix", ["module.", "first_stage_model."])
+def test_a_prefix_of_the_autoencoders_names_is_named(prefix: str, tmp_path: Path, golden: dict[str, Tensor]) -> None:
+    directory = folder(tmp_path / "model", golden)
+    autoencoder = load_file(GOLDEN / "ae.safetensors")
+    save_file({f"{prefix}{name}": tensor for name, tensor in autoencoder.items()}, directory / "ae.safetensors")
+    with pytest.raises(
+        ConfigError, match=rf"but {prefix}encoder.conv_in.weight: rename its tensors without '{prefix}'"
+    ):
+        ModelConfig.from_directory(directory)
