@@ -32,7 +32,7 @@ from rows import repeat_release
 
 from pipelines.build.config import BuildConfig
 from pipelines.build.plan import make_plan
-from pipelines.build.run import _list, _scan, _write, build
+from pipelines.build.run import _list, _scan, _write, build, finish_shards
 from pipelines.build.scan import list_fragments
 from pipelines.build.workspace import Workspace
 from pipelines.engine import LocalEngine
@@ -145,7 +145,12 @@ def _time_write(config: BuildConfig, out: Path, workers: int, timed: Callable[[s
         plan = make_plan(scans, config)
         _warm(engine, config)
         name = f"write pass, {workers} worker{'s' if workers > 1 else ''}"
-        timed(name, lambda: _write(engine, config, located, scans, plan, work, quiet=True))
+
+        def write() -> None:
+            _write(engine, config, located, scans, plan, work, quiet=True)
+            finish_shards(engine, plan.shards, work, quiet=True)
+
+        timed(name, write)
 
 
 def _warm(engine: LocalEngine, config: BuildConfig) -> None:

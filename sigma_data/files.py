@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -105,6 +106,10 @@ def disk_error(error: OSError, path: Path, *, option: str = "--out") -> BuildErr
     }
     other = f"{error.strerror or error}: {elsewhere}"
     return BuildError(f"cannot write {path}: {reasons.get(error.errno or 0, other)}")
+
+
+_WHOLE_BYTES = 4 * 2**20
+_END_BYTES = 64 * 2**10
 
 
 class Place:
@@ -214,6 +219,30 @@ class Place:
                 except OSError as error:
                     raise LostError(f"{self.uri.rstrip('/')}/{there}: {error}") from None
         raise ValueError("no such file is there")
+
+    def fingerprint(self, location: str, stamp: str) -> str:
+        """What tells the content of a file from what stood there before; `stamp` is its own from `files`.
+
+        A file of up to 4 MiB counts by all its bytes, so a copy is the same file. Of a larger one the size, the
+        time of the last change and the first and last 64 KiB count: not noticed is only a change in between that
+        leaves size and time as they were. A remote file counts by its size and what the place says of it (an ETag or
+        a time). Raises SourceError where the file cannot be read.
+        """
+        size = stamp.partition(":")[0]
+        if self.remote:
+            return stamp
+        digest = hashlib.sha256()
+        with self.open(location) as file:
+            try:
+                if int(size) <= _WHOLE_BYTES:
+                    digest.update(file.read())
+                    return f"{size}:{digest.hexdigest()}"
+                digest.update(file.read(_END_BYTES))
+                file.seek(-_END_BYTES, os.SEEK_END)
+                digest.update(file.read())
+            except OSError as error:
+                raise SourceError(f"{self.uri}: {location} cannot be read ({error.strerror or error})") from None
+        return f"{stamp}:{digest.hexdigest()}"
 
     def read(self, location: str, offset: int, size: int) -> bytes:
         """Up to `size` bytes of a remote file, by one request. Raises OSError where it cannot be read."""

@@ -32,7 +32,7 @@ from sigma_data.paths import literal
 from sigma_data.record import SCHEMA_VERSION
 from sigma_data.report import render_report
 from sigma_data.shard import read_range
-from sigma_data.sources import Fragment
+from sigma_data.sources import Fragment, open_source
 
 _THUMBNAILS_A_CODE = 24
 """Thumbnails that the quarantine keeps for each code."""
@@ -40,14 +40,21 @@ _THUMBNAILS_A_CODE = 24
 
 @dataclass(frozen=True)
 class Inputs:
-    """What went in: the digest over every fragment's place and size."""
+    """What went in: the digest over every fragment's place and its file's fingerprint."""
 
     digest: str
 
     @classmethod
     def of(cls, located: Sequence[tuple[str, Fragment]]) -> Inputs:
-        """Sizes count, times do not: a copied source is the same source."""
-        lines = [(spec, f.location, f.part, f.stamp.partition(":")[0]) for spec, f in located]
+        """Content counts, as far as `Place.fingerprint` looks: a correction that leaves a file's size as it was too."""
+        readers = {spec: open_source(spec) for spec, _ in located}
+        known: dict[tuple[str, str], str] = {}  # a file has many fragments
+        lines = []
+        for spec, fragment in located:
+            key = (spec, fragment.location)
+            if key not in known:
+                known[key] = readers[spec].fingerprint(fragment)
+            lines.append((*key, fragment.part, known[key]))
         return cls(hashlib.sha256(repr(lines).encode()).hexdigest())
 
 

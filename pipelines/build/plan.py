@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.build.config import BuildConfig
-from pipelines.build.scan import OK, scan_schema
+from pipelines.build.scan import OK, REJECTED, scan_schema
 from sigma_data.errors import ConfigError
 from sigma_data.fingerprint import SIGNATURE_BYTES, choose_split, components, near_pairs, unit
 from sigma_data.sample import Family
@@ -37,6 +37,15 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Unstable:
+    """A sample that did not come out as scanned when it was read again: it cannot be written where it was planned."""
+
+    fragment: int
+    position: int
+    message: str
+
+
+@dataclass(frozen=True)
 class Plan:
     """Where every sample goes. `rows` are in shard order, `out` are the records not written."""
 
@@ -51,12 +60,12 @@ class Plan:
         return hashlib.sha256(places.write_csv().encode()).hexdigest()
 
 
-def make_plan(scans: Sequence[Path], config: BuildConfig) -> Plan:
-    """Plan a corpus from the scan files in source order.
+def make_plan(scans: Sequence[Path], config: BuildConfig, unstable: Sequence[Unstable] = ()) -> Plan:
+    """Plan a corpus from the scan files in source order, without the samples that are known to be `unstable`.
 
     Raises ConfigError where two sources give different samples the same id.
     """
-    rows = _load(scans)
+    rows = _without(_load(scans), unstable)
     read = len(rows)
     out = [rows.filter(pl.col("status") != OK)]
     rows = rows.filter(pl.col("status") == OK)
@@ -84,6 +93,25 @@ def _load(scans: Sequence[Path]) -> pl.DataFrame:
     counts = [pq.ParquetFile(path).metadata.num_rows for path in scans]
     fragment = pl.Series("fragment", np.repeat(np.arange(len(counts), dtype=np.int32), counts))
     return rows.with_columns(fragment).with_row_index("order")
+
+
+def _without(rows: pl.DataFrame, unstable: Sequence[Unstable]) -> pl.DataFrame:
+    """The rows, those that a write pass found to be unstable rejected with its reason."""
+    if not unstable:
+        return rows
+    schema = {"fragment": pl.Int32, "position": pl.Int32, "why": pl.String}
+    found = pl.DataFrame([(one.fragment, one.position, one.message) for one in unstable], schema=schema, orient="row")
+    marked = rows.join(
+        found.unique(["fragment", "position"], keep="first"),
+        on=["fragment", "position"], how="left", maintain_order="left",
+    )  # fmt: skip
+    bad = pl.col("why").is_not_null()
+    return marked.with_columns(
+        status=pl.when(bad).then(pl.lit(REJECTED)).otherwise("status"),
+        code=pl.when(bad).then(pl.lit("unstable")).otherwise("code"),
+        codes=pl.when(bad).then(pl.lit(["unstable"])).otherwise("codes"),
+        message=pl.when(bad).then("why").otherwise("message"),
+    ).drop("why")
 
 
 def _drop_duplicates(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

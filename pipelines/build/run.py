@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.build.commit import Inputs, commit_corpus, sums_of
 from pipelines.build.config import BuildConfig
-from pipelines.build.plan import Plan, Shard, make_plan
+from pipelines.build.plan import Plan, Shard, Unstable, make_plan
 from pipelines.build.scan import ScanTask, crashed_fragment, is_whole, list_fragments, scan_fragment
 from pipelines.build.workspace import Workspace, refuse_overlap
 from pipelines.build.write import FinishTask, WriteTask, finish_shard, preallocate, write_fragment
@@ -88,12 +88,19 @@ def _build(
             _refuse_files([str(file) for file in refused_files(corpus.quarantine)])
         return BuildResult(corpus, False, engine.peak_bytes)
     scans = _scan(engine, config, located, work, quiet=quiet)
-    plan = make_plan(scans, config)
-    if strict_files:
-        _refuse_files([str(file) for file in refused_files(plan.out)])
-    if not len(plan.rows):
-        raise _nothing_left(plan, config)
-    digests = _write(engine, config, located, scans, plan, work, quiet=quiet)
+    while True:
+        plan = make_plan(scans, config, work.unstable(scans))
+        if strict_files:
+            _refuse_files([str(file) for file in refused_files(plan.out)])
+        if not len(plan.rows):
+            raise _nothing_left(plan, config)
+        unstable = _write(engine, config, located, scans, plan, work, quiet=quiet)
+        if not unstable:
+            break
+        # Offsets are known ahead, so a sample that does not fit its place needs a plan without it. Each turn takes
+        # samples out, and so there is a last one.
+        work.add_unstable(scans, unstable)
+    digests = finish_shards(engine, plan.shards, work, quiet=quiet)
     commit_corpus(work.out, config, plan, inputs, digests)
     work.done()
     return BuildResult(open_corpus(work.out), True, engine.peak_bytes)
@@ -171,8 +178,8 @@ def _write(
     work: Workspace,
     *,
     quiet: bool,
-) -> dict[str, tuple[int, str]]:
-    """Write all shards; returns the size and sha256 of each."""
+) -> list[Unstable]:
+    """Write all shards; returns the samples that were not as scanned and have to be left out, most often none."""
     work.enter_plan(plan.digest())
     created = False
     for shard in plan.shards:
@@ -197,16 +204,19 @@ def _write(
         )
         for index in todo
     ]
+    unstable: list[Unstable] = []
     found = len(plan.rows) - sum(len(task.places) for task in tasks)
     with Pass("write", len(plan.rows), "samples", found=found, quiet=quiet) as progress:
 
         def done(index: int, result: Any) -> None:
             if isinstance(result, Crashed):
-                raise BuildError(f"reading {tasks[index].fragment.location} again kills the reader ({result.signal})")
+                message = f"reading it a second time kills the reader ({result.signal})"
+                result = [(position, message) for position, _, _ in tasks[index].places]
+            unstable.extend(Unstable(todo[index], position, message) for position, message in result)
             progress.add(len(tasks[index].places))
 
         engine.run(write_fragment, tasks, done, what="writing")
-    return finish_shards(engine, plan.shards, work, quiet=quiet)
+    return unstable
 
 
 def finish_shards(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from pydantic import BaseModel
 
+from pipelines.build.plan import Unstable
 from pipelines.folder_lock import FolderLock
 from sigma_data.corpus import CARD, COMMIT, MANIFEST, QUARANTINE, REPORT, WORK, is_shard_name, open_corpus
 from sigma_data.errors import ConfigError, CorpusError
@@ -31,6 +33,7 @@ class Workspace:
         self.partial = self.root / "partial"
         self.committed = False
         self._writes = self.root / "write"
+        self._unstable = self.root / "unstable.json"
         self._config = json.loads(config.model_dump_json())
         self._digest = digest
         self._overwrite = overwrite
@@ -58,6 +61,24 @@ class Workspace:
         """Remove all markers of written fragments."""
         shutil.rmtree(self._writes, ignore_errors=True)
         self._writes.mkdir(parents=True)
+
+    def unstable(self, scans: Sequence[Path]) -> list[Unstable]:
+        """The samples that earlier write passes found not to be as scanned. A changed source has other scans."""
+        if not self._unstable.exists():
+            return []
+        there = json.loads(self._unstable.read_text("utf-8"))
+        return [
+            Unstable(fragment, position, message)
+            for fragment, scan in enumerate(scans)
+            for position, message in there.get(scan.name, ())
+        ]
+
+    def add_unstable(self, scans: Sequence[Path], found: Sequence[Unstable]) -> None:
+        """Remember samples that are not as scanned, for this build and after an interruption."""
+        there: dict[str, list[tuple[int, str]]] = {}
+        for one in sorted([*self.unstable(scans), *found], key=lambda one: (one.fragment, one.position)):
+            there.setdefault(scans[one.fragment].name, []).append((one.position, one.message))
+        write_atomic(self._unstable, dump_json(there), durable=True)
 
     def enter_plan(self, digest: str) -> None:
         """Make sure that what lies here was written for this plan; else remove it.

@@ -19,11 +19,12 @@ from typing import Any, Self
 
 from pipelines.build.scan import read_scan
 from sigma_data.corpus import file_digest
-from sigma_data.errors import BuildError
+from sigma_data.errors import BuildError, SourceError
 from sigma_data.files import disk_error, write_atomic
-from sigma_data.images import probe, reencode
+from sigma_data.images import ImageFault, probe, reencode
 from sigma_data.other_readers import Store
-from sigma_data.sample import Sample
+from sigma_data.remote import LostError
+from sigma_data.sample import Rejection, Sample
 from sigma_data.shard import ShardFault, block, read_members
 from sigma_data.sources import Fragment, open_source
 
@@ -54,31 +55,39 @@ class FinishTask:
     members: int
 
 
-def write_fragment(task: WriteTask) -> int:
-    """Write a fragment's samples to their places; returns the bytes written.
+class _UnstableError(Exception):
+    """A sample is not what the scan saw; the text says in what."""
 
-    Raises BuildError where the source no longer holds what the scan saw, or the disk refuses.
+
+def write_fragment(task: WriteTask) -> list[tuple[int, str]]:
+    """Write a fragment's samples to their places; returns (position, reason) of those that are not as scanned.
+
+    Reading or encoding that gives other bytes each time costs only the sample it happens to. Raises BuildError
+    where the source itself has changed since the scan, or the disk refuses.
     """
     members = [f"images.list.element.{name}" for name in ("number", "member", "size", "sha256", "reencoded")]
     rows = read_scan(Path(task.scan), ["id", "json", *members]).to_pylist()
     wanted = {position: (shard, offset) for position, shard, offset in task.places}
     last = max(wanted, default=-1)
-    written = 0
+    unstable: list[tuple[int, str]] = []
     with ShardFiles(Path(task.folder)) as files:
         for position, record in enumerate(islice(open_source(task.spec).read(task.fragment), last + 1)):
             if position not in wanted:
                 continue
             row = rows[position]
-            if not isinstance(record, Sample) or record.id != row["id"]:
-                raise _changed(task)
-            data = _sample_block(record, row, task)
             shard, offset = wanted.pop(position)
-            files.write(shard, offset, data)
-            written += len(data)
-    if wanted:
-        raise _changed(task)
-    write_atomic(Path(task.marker), b"")
-    return written
+            try:
+                files.write(shard, offset, _sample_block(_same(record, row["id"]), row, task))
+            except (_UnstableError, ImageFault) as error:
+                unstable.append((position, str(error)))
+    unstable += [(position, "reading the source a second time ended before this sample") for position in wanted]
+    if not unstable:
+        write_atomic(Path(task.marker), b"")
+    elif _has_changed(task):
+        raise BuildError(
+            f"{task.spec}: {task.fragment.location} changed while the corpus was built; run the same command again"
+        )
+    return unstable
 
 
 def preallocate(path: Path, size: int) -> bool:
@@ -169,12 +178,26 @@ def _sample_block(sample: Sample, row: dict[str, Any], task: WriteTask) -> bytes
             )
             content = changed[0] if changed else content
         if len(content) != image["size"] or hashlib.sha256(content).hexdigest() != image["sha256"]:
-            raise _changed(task)
+            doing = "encoding" if image["reencoded"] else "reading"
+            raise _UnstableError(f"{doing} image {image['number']} a second time gave other bytes")
         members.append((image["member"], content))
     return block(sample.id, members)
 
 
-def _changed(task: WriteTask) -> BuildError:
-    return BuildError(
-        f"{task.spec}: {task.fragment.location} changed while the corpus was built; run the same command again"
-    )
+def _same(record: Sample | Rejection, name: str) -> Sample:
+    """The record, which must be the sample of this id."""
+    if isinstance(record, Rejection):
+        raise _UnstableError(f"reading it a second time failed: {record.message}")
+    if record.id != name:
+        raise _UnstableError(f"reading the source a second time gave another sample here, {record.id}")
+    return record
+
+
+def _has_changed(task: WriteTask) -> bool:
+    """Whether the source no longer holds the fragment as it was listed."""
+    try:
+        return task.fragment not in open_source(task.spec).fragments()
+    except LostError:
+        raise
+    except SourceError:
+        return True

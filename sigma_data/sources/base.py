@@ -60,6 +60,13 @@ class Reader(ABC):
         """Where on this machine the source lies, or None: nothing may be written over it."""
         return None
 
+    def fingerprint(self, fragment: Fragment) -> str:
+        """What tells a fragment's file from another of its name and size, so that a later build notices a change.
+
+        Raises SourceError where the file cannot be read.
+        """
+        return fragment.stamp
+
     @abstractmethod
     def fragments(self) -> list[Fragment]:
         """The fragments in their fixed order.

@@ -101,6 +101,9 @@ class ReleaseReader(Reader):
     def folder(self) -> Path | None:
         return self.place.local
 
+    def fingerprint(self, fragment: Fragment) -> str:
+        return self.place.fingerprint(fragment.location, fragment.stamp)
+
     def fragments(self) -> list[Fragment]:
         found: list[Fragment] = []
         for location, stamp in self.place.files(".parquet"):

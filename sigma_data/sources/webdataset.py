@@ -49,6 +49,9 @@ class WebdatasetReader(Reader):
     def folder(self) -> Path | None:
         return self.place.local
 
+    def fingerprint(self, fragment: Fragment) -> str:
+        return self.place.fingerprint(fragment.location, fragment.stamp)
+
     def fragments(self) -> list[Fragment]:
         listed = self.place.files(".tar")
         self._hold_against_commits([location for location, _ in listed])
