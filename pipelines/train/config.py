@@ -11,6 +11,8 @@ from sigma_data.path_settings import LocalPath, ModelPath
 from sigma_data.plan import PlanSettings
 
 Below1 = Annotated[float, Field(ge=0, lt=1)]
+_PASSES = 64
+"""Packs whose gradients may add up in bfloat16: a summand of 1/64 of the sum still has three of its eight bits."""
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -30,7 +32,8 @@ class ModelSettings(Strict):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the forward and backward pass; auto is bfloat16 on a GPU and float32 on a CPU."""
     master: Literal["float32", "bfloat16"] = "float32"
-    """Of the parameters that learn; frozen ones are kept in `dtype`."""
+    """Of the parameters that learn, which a step rounds at random where it is bfloat16, so that small steps are not
+    lost; with LoRA all that learns is float32. Frozen ones are kept in `dtype`."""
     vision: bool = True
     """Show references to the vision encoder, too; without, the run and its export have none, even if `path` has."""
     attribute_projection: bool = False
@@ -55,6 +58,10 @@ class OptimizerSettings(Strict):
     eps: float = Field(1e-15, gt=0, allow_inf_nan=False)
     weight_decay: float = Field(0.0, ge=0)
     """Not for norms, biases and embeddings."""
+    states: Literal["float32", "8bit"] = "float32"
+    """Of AdamW's two moments. 8bit: in blocks of 256 numbers, rounded at random; those of vectors stay float32."""
+    offload: bool = False
+    """Keep AdamW's moments in the memory of the CPU; a step streams them through the GPU."""
     clip: float = Field(1.0, gt=0, allow_inf_nan=False)
     """Largest norm of the gradient; a longer one is scaled down."""
     spike: float | None = Field(None, gt=0)
@@ -208,4 +215,22 @@ class TrainConfig(Strict):
     def _learns_in_one_type(self) -> TrainConfig:
         if self.lora is not None and self.lora.train and self.model.master != "float32":
             raise ValueError("lora.train: needs model.master float32, for low-rank additions learn in float32 as well")
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_what_is_added_up(self) -> TrainConfig:
+        narrow = self.model.master == "bfloat16" and self.lora is None
+        if self.optimizer.kind == "muon":
+            for wrong, setting in (
+                (narrow, "model.master bfloat16"),
+                (self.optimizer.states != "float32", "optimizer.states 8bit"),
+                (self.optimizer.offload, "optimizer.offload"),
+            ):
+                if wrong:
+                    raise ValueError(f"{setting}: is for optimizer.kind adamw; muon works in float32 alone")
+        if narrow and self.accumulate > _PASSES:
+            raise ValueError(
+                f"accumulate: gradients of {self.accumulate} packs would add up in bfloat16, where the last of more "
+                f"than {_PASSES} are lost: set model.master to float32, or raise data.budget"
+            )
         return self

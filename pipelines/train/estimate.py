@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipelines.train.adamw import moment_bytes
 from pipelines.train.config import TrainConfig
 from pipelines.train.flops import Parameters, Work, parameters_of, peak_flops, training_flops, vae_flops
 from pipelines.train.token_rows import ROWS
@@ -154,7 +155,7 @@ def estimate(
 
     `model_config` is the one that is trained, with or without vision as the run has it. Steps: as configured, or
     epochs x packs / (ranks x accumulate). Hours: steps x (model + autoencoder) / (ranks x peak x 0.4). A checkpoint
-    holds what learns, two moments of it in the same type, and the average in float32.
+    holds what learns, two moments of it as `optimizer.states` says, and the average in float32.
     """
     parameters = parameters_of(model_config, config.freeze, config.lora)
     steps = config.steps
@@ -182,7 +183,7 @@ def estimate(
         memory=memory.parts(),
         memory_peak=memory.peak(),
         host=memory.host(),
-        checkpoint=3 * memory.learning_bytes + 4 * len(parameters.learning) + average,
+        checkpoint=memory.learning_bytes + memory.moments + 4 * len(parameters.learning) + average,
         checkpoints_kept=config.checkpoint.keep,
         ranks=ranks,
         steps=steps,
@@ -219,6 +220,8 @@ class Memory:
         self._sizes = sizes
         self.learning = sum(sizes[name] for name in parameters.learning)
         self.learning_bytes = self.learning * (4 if config.lora is not None else master)
+        eight_bit = config.optimizer.states == "8bit"
+        self.moments = sum(moment_bytes(parameters.shapes[name], eight_bit=eight_bit) for name in parameters.learning)
         self._frozen_bytes = (sum(sizes.values()) - self.learning) * self._c
         self._fsdp = ranks > 1 or master != self._c or config.parallel.offload
         scale = config.data.budget / max(1, work.tokens)
@@ -229,7 +232,7 @@ class Memory:
         """Everything, by part; offloaded parts are left out."""
         kept, once = self._activations()
         return {
-            **({} if self._config.parallel.offload else self._states()),
+            **{part: size for part, size in self._states().items() if not self._moved(part)},
             "position tables": self._tables(),
             "gathered layers": self._gathered(),
             "activations": kept * self._c,
@@ -250,19 +253,26 @@ class Memory:
 
     def host(self) -> float:
         """Bytes that offloading puts into the CPU's memory."""
-        return sum(self._states().values()) if self._config.parallel.offload else 0
+        if self._config.parallel.offload:
+            return sum(self._states().values())
+        return self.moments / self._shard if self._config.optimizer.offload else 0
+
+    def _moved(self, part: str) -> bool:
+        """Whether a part of the states is offloaded."""
+        return self._config.parallel.offload or (self._config.optimizer.offload and part == "optimiser")
 
     def _states(self) -> dict[str, float]:
         """What is kept from step to step, each divided by the ranks that share a copy.
 
-        Parameters: m each that learns, c each frozen one. Gradients m, two moments 2 m, average 4 each that learns.
+        Parameters: m each that learns, c each frozen one. Gradients m, two moments 8, average 4 each that learns;
+        moments of 8 bits are 2 and 8 for 256 of a row.
         """
         learning = self.learning_bytes / self._shard
         average = 4 * self.learning / self._shard if self._config.ema is not None else 0
         return {
             "parameters": learning + self._frozen_bytes / self._shard,
             "gradients": learning,
-            "optimiser": 2 * learning,
+            "optimiser": self.moments / self._shard,
             "average (EMA)": average,
         }
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipelines.train.adamw import LeanAdamW
 from pipelines.train.config import OptimizerSettings, ScheduleSettings
 
 MOMENTUM = 0.95
@@ -34,7 +35,8 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizers:
 
     Muon (Jordan et al. 2024; torch.optim.Muon) takes the weights of the backbone's linear layers, with steps as
     large as AdamW's (Liu et al. 2025, arXiv 2502.16982): so `lr` means the same for both. AdamW takes the others, or
-    all; fused: the foreach kind would plan every step anew over sharded tensors.
+    all; fused: the foreach kind would plan every step anew over sharded tensors. `LeanAdamW` stands in for it where
+    something is stored in fewer bits or elsewhere.
     """
     hidden = _hidden(model) if settings.kind == "muon" else set()
     rest: list[dict[str, Any]] = []
@@ -45,7 +47,7 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizers:
             groups += [{**group, "params": parameters}] if parameters else []
     made: list[torch.optim.Optimizer] = []
     if rest:
-        made.append(torch.optim.AdamW(rest, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True))
+        made.append(_adamw(model, rest, settings))
     if inner:
         made.append(torch.optim.Muon(inner, lr=settings.lr, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw"))
     return Optimizers(made)
@@ -78,6 +80,16 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
 
+def _adamw(model: nn.Module, groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.Optimizer:
+    common: dict[str, Any] = {"lr": settings.lr, "betas": settings.betas, "eps": settings.eps}
+    eight_bit = settings.states == "8bit"
+    wide = all(parameter.dtype == torch.float32 for group in groups for parameter in group["params"])
+    if wide and not eight_bit and not settings.offload:
+        return torch.optim.AdamW(groups, **common, fused=True)
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
+    return LeanAdamW(groups, names, **common, eight_bit=eight_bit, offload=settings.offload)
+
+
 def _hidden(model: nn.Module) -> set[Tensor]:
     """The weights of linear layers inside the backbone's layers: matrices between hidden states."""
     return {
@@ -91,6 +103,8 @@ def _state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Ten
     def zeros() -> Tensor:
         return torch.zeros_like(parameter, memory_format=torch.preserve_format)
 
+    if isinstance(optimizer, LeanAdamW):
+        return optimizer.new_state(parameter)
     if isinstance(optimizer, torch.optim.Muon):
         return {"momentum_buffer": zeros()}
     step = torch.zeros((), dtype=torch.float32, device=parameter.device)

@@ -210,7 +210,7 @@ def _materialize(
     for tensor in tensors.values():
         local_part(tensor).zero_()
     for name in order:
-        fill(name, local_part(tensors[name]), _rows(tensors[name]))
+        fill(name, local_part(tensors[name]), held_rows(tensors[name]))
 
 
 def _added(name: str) -> bool:
@@ -221,7 +221,7 @@ def _added(name: str) -> bool:
 @torch.no_grad()
 def write_rows(parameter: Tensor, numbers: Iterable[int], rows: Tensor) -> None:
     """Write whole rows, the i-th of `rows` [n, ...] at the i-th of `numbers`; a rank writes those it holds."""
-    part, (first, last) = local_part(parameter), _rows(parameter)
+    part, (first, last) = local_part(parameter), held_rows(parameter)
     for number, row in zip(numbers, rows, strict=True):
         if first <= number < last:
             part[number - first].copy_(row)
@@ -232,7 +232,7 @@ def local_part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _rows(tensor: Tensor) -> tuple[int, int]:
+def held_rows(tensor: Tensor) -> tuple[int, int]:
     """The rows [first, last) of a tensor that this rank holds."""
     if not isinstance(tensor, DTensor):
         return 0, len(tensor)

@@ -31,6 +31,7 @@ from sigma_model.model import SigmaModel, widths
 from sigma_model.weights import init_model
 
 WORK = Work(text=2000, patch=8000, latent=12000, target=8000, answer=50, pictures=5, pairs=10**8, pixels=5 * 2**20)
+KINDS = ("float32", "bfloat16")
 PLANNED = Planned(packs=1000, samples=4000, looked_at=1, work=WORK)
 
 
@@ -53,8 +54,9 @@ def bytes_of(*tensors: Tensor) -> int:
         {"lora": {"rank": 4}, "freeze": {"und": True, "except_attribute_tokens": True}},
         {"ema": None},
         {"freeze": {"patterns": ["lm_head"]}},
+        {"optimizer": {"states": "8bit"}},
     ],
-    ids=["all", "und frozen", "attribute tokens", "lora", "lora, tokens", "no average", "pattern"],
+    ids=["all", "und frozen", "attribute tokens", "lora", "lora, tokens", "no average", "pattern", "8 bits"],
 )
 def test_states_on_one_cpu_are_as_many_bytes_as_estimated(given: dict[str, Any]) -> None:
     config = settings(**given)
@@ -90,6 +92,15 @@ def test_sharding_divides_the_states_and_offloading_moves_them() -> None:
     assert "optimiser" not in moved.memory
     assert moved.host == sum(shared.memory[part] for part in ("parameters", "gradients", "optimiser", "average (EMA)"))
     assert alone.host == 0
+    moments = estimate(settings(optimizer={"offload": True}), tiny_config(), PLANNED, ranks=4)
+    assert "optimiser" not in moments.memory
+    assert (moments.host, moments.memory["parameters"]) == (shared.memory["optimiser"], shared.memory["parameters"])
+
+
+def test_bfloat16_masters_halve_parameters_and_gradients_and_nothing_that_is_added_up() -> None:
+    wide, narrow = (estimate(settings(model={"master": kind}), tiny_config(), PLANNED, ranks=1) for kind in KINDS)
+    for part, factor in (("parameters", 2), ("gradients", 2), ("optimiser", 1), ("average (EMA)", 1)):
+        assert wide.memory[part] == factor * narrow.memory[part]
 
 
 def test_on_a_gpu_what_learns_is_float32_and_the_rest_as_it_computes() -> None:
