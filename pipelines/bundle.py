@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from pipelines.run_folder import refuse_run
 from sigma_data.errors import ConfigError
 from sigma_data.sequence import Geometry
 from sigma_data.text import TOKENIZER_FILES, TextEncoder
@@ -75,19 +76,24 @@ class Blueprint:
     geometry: Geometry
 
 
-def read_blueprint(where: str, *, base: str | None = None, vision: bool = True) -> Blueprint:
+def read_blueprint(
+    where: str, *, base: str | None = None, vision: bool = True, max_latent_size: int | None = None
+) -> Blueprint:
     """Read the configuration and the tokenizer of a preset, or of a directory in the released layout.
 
     Files that the directory lacks are taken from `base`. Without `vision` pictures are latents alone.
-    Raises ConfigError.
+    `max_latent_size` is a larger latent grid than the model has. Raises ConfigError.
     """
     directory = _directory(where)
+    refuse_run(directory)
     if (directory / ADAPTER_CONFIG).exists():
         raise ConfigError(
             f"{directory}: is a LoRA adapter and no model: export the run without --adapter, and use what that writes"
         )
     places = (directory,) if base is None else (directory, _directory(base))
     config = ModelConfig.from_directory(directory, base=places[-1])
+    if max_latent_size is not None:
+        config = config.with_grid(max_latent_size)
     words = next((place for place in places if any((place / name).exists() for name in TOKENIZER_FILES)), places[-1])
     return Blueprint(
         directory=directory,

@@ -51,6 +51,7 @@ class _Model(_Part):
     path: ModelPath = "tiny"
     base: ModelPath | None = None
     vision: bool = True
+    max_latent_size: int | None = None
 
 
 class _Loader(_Part):
@@ -88,7 +89,8 @@ def run_plan(options: PlanOptions) -> dict[str, Any]:
         typed=typed,
         data={"corpora": [{"path": corpus} for corpus in options.corpora]} if options.corpora else None,
     )
-    blueprint = read_blueprint(config.model.path, base=config.model.base, vision=config.model.vision)
+    model = config.model
+    blueprint = read_blueprint(model.path, base=model.base, vision=model.vision, max_latent_size=model.max_latent_size)
     start = time.perf_counter()
     planner = open_planner(config.data, blueprint, cache=config.loader.cache, quiet=options.quiet)
     opened = time.perf_counter() - start

@@ -254,6 +254,20 @@ class Planner:
                 found.append(Unfit(corpus.title, index.ids[row].decode(), total, reason))
         return tuple(found)
 
+    def kinds(self) -> dict[Family, dict[Kind, int]]:
+        """Tokens of the samples that epochs show, each sample once and whole, by family and kind."""
+        totals: dict[Family, Integers] = {}
+        for part, count in zip(self.parts, self.counts, strict=True):
+            if not count:
+                continue
+            table = self._tables[part.corpus]
+            chosen = np.zeros(len(table.total), np.bool_)
+            chosen[part.rows] = True
+            segments = np.repeat(chosen, np.diff(table.first))
+            tokens = np.bincount(table.kind[segments], table.length[segments], len(Kind)).astype(np.int64)
+            totals[part.family] = totals.get(part.family, 0) + tokens
+        return {family: {kind: int(n[kind]) for kind in Kind if n[kind]} for family, n in totals.items()}
+
     def plan(self, epoch: int) -> Plan:
         """The plan of an epoch; the last one asked for is kept."""
         if self._last is None or self._last.epoch != epoch:

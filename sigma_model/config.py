@@ -221,6 +221,24 @@ class ModelConfig(_Strict):
         """The same model, saying where its weights have the attribute tokens."""
         return self.model_copy(update={"attribute_rows": AttributeRows(**rows)})
 
+    def with_grid(self, side: int) -> ModelConfig:
+        """The same model for images as large as `side` latent patches a side, more than it was released for.
+
+        The longest side that images are brought to grows with the grid, and the most pixels with its square; the
+        vision encoder, whose positions are learnt, sees them at the sizes it knows. Raises ConfigError for fewer.
+        """
+        old, rule = self.latent.grid, self.vae_rule
+        if side < old:
+            raise ConfigError(
+                f"model.max_latent_size {side} is below the model's own {old}: leave it out; smaller images need no "
+                "smaller grid"
+            )
+        longest = rule.max_size * side // old // rule.stride * rule.stride
+        larger = replace(rule, max_size=longest, max_pixels=round(rule.max_pixels * (side / old) ** 2))
+        return self.model_copy(
+            update={"latent": self.latent.model_copy(update={"grid": side}), "vae_rule": larger if side > old else rule}
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """All of it by name: what peft asks the `config` of a model for."""
         return self.model_dump(mode="json")

@@ -23,6 +23,7 @@ from sigma_model.config import ModelConfig, refuse_shadow, weight_files
 from sigma_model.fresh import fresh_tensor
 from sigma_model.model import SigmaModel
 from sigma_model.model_files import refuse_wrapped
+from sigma_model.positions import extended_table, may_extend
 from sigma_model.weight_names import PATCH_EMBEDDING, PROJECTION, unwrapped
 from sigma_model.weight_names import our_name as our_name
 from sigma_model.weight_names import released_name as released_name
@@ -34,6 +35,7 @@ CHUNK = 16 * 1024 * 1024
 """Bytes read or written at once where they change type or device on the way."""
 
 _EMBEDDINGS, _HEAD = released_name("backbone.embed.weight"), released_name("lm_head.weight")
+_POSITIONS = released_name("latent_positions")
 _AVERAGED_STEPS = "n_averaged"
 """What torch's AveragedModel stores beside the weights; its number is of no use here."""
 
@@ -84,6 +86,7 @@ class Checkpoint:
         if config is not None and config.language.tie_word_embeddings and _EMBEDDINGS in self.tensors:
             self.tensors.setdefault(_HEAD, self.tensors[_EMBEDDINGS])
         self._buffer = torch.empty(CHUNK, dtype=torch.uint8)
+        self._grid = 0
 
     @property
     def where(self) -> str:
@@ -93,7 +96,11 @@ class Checkpoint:
 
     def check(self, wanted: Mapping[str, torch.Size]) -> None:
         """Raise ConfigError unless the files hold these tensors, no other, in these shapes and of a floating type."""
-        check_names(wanted, {name: stored.shape for name, stored in self.tensors.items()}, where=self.where)
+        shapes = {name: stored.shape for name, stored in self.tensors.items()}
+        table = wanted.get(_POSITIONS)
+        if table is not None and may_extend(shapes.get(_POSITIONS, ()), table):  # a larger grid than was released
+            shapes[_POSITIONS], self._grid = tuple(table), math.isqrt(table[0])
+        check_names(wanted, shapes, where=self.where)
         for name, stored in self.tensors.items():
             if stored.dtype not in DTYPES:
                 kinds = ", ".join(DTYPES)
@@ -115,8 +122,14 @@ class Checkpoint:
     ) -> Tensor:
         """Read one tensor, or its `rows` [first, last) alone; a convolution comes as the matrix that a model has.
 
-        Memory: the result, and no more than `CHUNK` on the way (a convolution is copied once).
+        The table of latents' positions comes as large as `check` wanted it. Memory: the result, and no more than
+        `CHUNK` on the way (a convolution is copied once, such a table twice). Raises ConfigError as `extended_table`.
         """
+        if name == _POSITIONS and self._grid:
+            grid, self._grid = self._grid, 0
+            table = extended_table(self.read(name, dtype=torch.float32), grid, where=self.where)
+            self._grid = grid
+            return table[slice(*rows) if rows is not None else slice(None)].to(device=device, dtype=dtype)
         stored = self.tensors[name]
         source = DTYPES[stored.dtype]
         shape, start = list(stored.shape), stored.start

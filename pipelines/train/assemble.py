@@ -15,12 +15,14 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-from pipelines.bundle import Blueprint, Bundle, read_blueprint
+from pipelines.bundle import Blueprint, Bundle
 from pipelines.planner import open_planner
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.checks import check_autoencoder, check_optimizer, check_out, check_shards, has_weights
 from pipelines.train.config import TrainConfig
+from pipelines.train.consistency import check_learning, check_projection
 from pipelines.train.ema import Ema
+from pipelines.train.flops import parameters_of
 from pipelines.train.heldout import HeldOut, heldout_planner
 from pipelines.train.lora import init_lora
 from pipelines.train.optimizer import Optimizers, make_optimizer
@@ -32,6 +34,7 @@ from pipelines.train.parallel import (
     parallelize,
     write_rows,
 )  # fmt: skip
+from pipelines.train.start import start_blueprint
 from pipelines.train.token_rows import TokenRows, rows_learn
 from pipelines.train.tokens import Likeness, attribute_numbers, choose_learning, likeness_of, start_rows
 from sigma_data.errors import ConfigError
@@ -153,7 +156,7 @@ class Run:
 
 def assemble(config: TrainConfig, world: World, *, quiet: bool = False) -> Run:
     """Put a run together and resume it where there is a checkpoint. Raises SigmaError for what does not fit."""
-    blueprint = read_blueprint(config.model.path, base=config.model.base, vision=config.model.vision)
+    blueprint = start_blueprint(config)
     shape, encoder = training_config(blueprint.config, config), blueprint.encoder
     check_out(config.out)
     check_optimizer(config, world.size)
@@ -165,6 +168,9 @@ def assemble(config: TrainConfig, world: World, *, quiet: bool = False) -> Run:
     if world.rank == 0:
         for index in planner.indexes:
             check_shards(index)
+    learning = parameters_of(shape, config.freeze, config.lora).learning
+    check_learning(config, learning, planner.kinds())
+    check_projection(config, learning, released=blueprint.config.attribute_projection)
     held, note = heldout_planner(config, planner)
     if config.validation.every and note and world.rank == 0:
         sys.stderr.write(f"train: validation: {note}: set validation.split, or validation.every=0\n")

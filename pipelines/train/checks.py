@@ -12,7 +12,7 @@ from pipelines.train.show import counted
 from sigma_data.errors import ConfigError, CorpusError
 from sigma_data.files import Place
 from sigma_data.index import CorpusIndex
-from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, weight_files
+from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, preset_directory, weight_files
 from sigma_model.latents import Vae
 
 
@@ -51,7 +51,7 @@ def has_weights(config: TrainConfig, blueprint: Blueprint) -> bool:
     """Whether there are weights to start from; a preset may have none. Raises ConfigError where there must be some."""
     if weight_files(blueprint.directory):
         return True
-    if config.model.path not in PRESETS:
+    if blueprint.directory.parent != preset_directory(PRESETS[0]).parent:
         raise ConfigError(f"{blueprint.directory}: has no weights: {' or '.join(WEIGHT_FILES)} must lie there")
     return False
 

@@ -44,10 +44,12 @@ def train(
     """Train, or go on where the run was stopped: the same command on a laptop and on 64 GPUs."""
     from pipelines.settings import dump_settings, load_settings
     from pipelines.train.config import TrainConfig
+    from pipelines.train.consistency import check_settings
     from pipelines.train.show import result_line
     from sigma_data.files import dump_json
 
     chosen = load_settings(TrainConfig, config, settings or [])
+    check_settings(chosen)
     if print_config:
         sys.stdout.write(dump_settings(chosen))
         return
@@ -76,7 +78,14 @@ def export(
     run: Annotated[Path, path_argument(help="A run: the folder `sigma train` wrote to.")],
     out: Annotated[Path, path_option("--out", "-o", help="Folder to write, a new one.", show_default=False)],
     step: Annotated[int | None, typer.Option(min=0, help="Which checkpoint; by default the newest.")] = None,
-    ema: Annotated[bool, typer.Option("--ema/--raw", help="The averaged weights, or those of the last step.")] = True,
+    ema: Annotated[
+        bool | None,
+        typer.Option(
+            "--ema/--raw",
+            help="The averaged weights, or those of the last step; by default the average, if the run keeps one.",
+            show_default=False,
+        ),
+    ] = None,
     adapter: Annotated[
         bool, typer.Option("--adapter", help="What LoRA learnt alone, for peft; otherwise it is merged.")
     ] = False,
@@ -87,12 +96,17 @@ def export(
     dtype: Annotated[
         Numbers, typer.Option(help="Type of the weights; auto is that of the weights the run started from.")
     ] = Numbers.AUTO,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="model.path=DIR or model.base=DIR, where the run's base has moved.", show_default=False),
+    ] = None,
 ) -> None:
     """Export a run's checkpoint to a directory in the released layout, for `sigma generate --model`."""
     from pipelines.bundle import DType
     from pipelines.train.export import export_run
 
-    written = export_run(
-        run, out, step=step, ema=ema, adapter=adapter, released_names=released_names, dtype=DType(dtype)
-    )
-    sys.stdout.write(f"{written}\n")
+    made = export_run(
+        run, out, step=step, ema=ema, adapter=adapter, released_names=released_names, dtype=DType(dtype),
+        overrides=tuple(settings or ()),
+    )  # fmt: skip
+    sys.stdout.write(f"{made}\n")

@@ -10,6 +10,8 @@ from sigma_data.loader import LoaderSettings
 from sigma_data.path_settings import LocalPath, ModelPath
 from sigma_data.plan import PlanSettings
 
+START = "start"
+"""Folder, in that of a run, of the model that `from_run` was exported to."""
 Below1 = Annotated[float, Field(ge=0, lt=1)]
 _PASSES = 64
 """Packs whose gradients may add up in bfloat16: a summand of 1/64 of the sum still has three of its eight bits."""
@@ -27,6 +29,11 @@ class ModelSettings(Strict):
 
     path: ModelPath = "tiny"
     """A directory in the released layout (BAGEL's, SIGMA's), or a preset, which starts from random weights."""
+    from_run: ModelPath | None = None
+    """Start from what another run has learnt, instead of `path`: its folder, or FOLDER@STEP for an older checkpoint.
+    Optimiser, schedule and data begin anew. It is exported to OUT/start first, and may be removed afterwards."""
+    from_weights: Literal["auto", "ema", "raw"] = "auto"
+    """Of `from_run`: the averaged weights, or those of the step; auto is the average, if that run keeps one."""
     base: ModelPath | None = None
     """Where to find files that `path` lacks, as SIGMA's weights alone do."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -42,6 +49,9 @@ class ModelSettings(Strict):
     token_init: Literal["keep", "words"] = "keep"
     """What the rows of the fifteen attribute tokens start from in a new run: as they are in the weights, or the mean of
     the rows of their words, `style` for `<style>`. A resumed run has its own."""
+    max_latent_size: int | None = Field(None, ge=1)
+    """Latent patches a side of the largest image, e.g. 128 for 2048 pixels; by default the model's own (64 for BAGEL:
+    1024 pixels). Positions past the released table follow from its formula; an export has the larger table."""
     attention: Literal["auto", "flex", "sdpa", "flash"] = "auto"
     seed: int = 0
     """Draws the weights of a preset."""
@@ -204,6 +214,11 @@ class TrainConfig(Strict):
     checkpoint: CheckpointSettings = CheckpointSettings()
     validation: ValidationSettings = ValidationSettings()
     log: LogSettings = LogSettings()
+
+    @property
+    def start(self) -> str:
+        """The directory, or preset, whose weights the run starts from."""
+        return self.model.path if self.model.from_run is None else str(self.out / START)
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:

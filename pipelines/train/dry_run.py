@@ -13,22 +13,32 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.bundle import Blueprint, read_blueprint
+from pipelines.bundle import Blueprint
 from pipelines.planner import open_planner
 from pipelines.train.assemble import CHECKPOINTS, training_config
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.checks import check_autoencoder, check_optimizer, check_out, check_shards, has_weights
 from pipelines.train.config import TrainConfig
+from pipelines.train.consistency import (
+    Epoch,
+    check_learning,
+    check_machine,
+    check_projection,
+    check_settings,
+    warnings,
+)
 from pipelines.train.estimate import Estimate, Planned, estimate
 from pipelines.train.flops import parameters_of
 from pipelines.train.heldout import heldout_planner
 from pipelines.train.parallel import World
 from pipelines.train.show import aligned, counted, size
+from pipelines.train.start import start_blueprint
 from pipelines.train.token_rows import ROWS, TABLE
 from pipelines.train.tokens import Likeness, check_token_init, likeness_of
 from sigma_data.errors import ConfigError
 from sigma_data.loader import check_state
 from sigma_data.plan import Planner
+from sigma_model.attention import flash_available
 from sigma_model.config import ModelConfig
 from sigma_model.model import SigmaModel
 from sigma_model.weights import Checkpoint, expected
@@ -97,6 +107,8 @@ class DryRun:
     free: int
     resumed: Resumed | None
     estimate: Estimate
+    warnings: tuple[str, ...] = ()
+    """What is possible and hardly meant, and what this machine could not carry out."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -111,7 +123,8 @@ class DryRun:
         rows += [("corpus", _corpus(one)) for one in self.corpora]
         rows += [("held out", self._held_out()), ("epoch", self._epoch()), ("writes to", self._writes())]
         rows.append(("reckoned for", f"{counted(self.estimate.ranks, 'GPU')}; --ranks N for another number"))
-        return f"{aligned(rows)}\n{self._unfit()}\n{self.estimate.show()}\n"
+        told = "".join(f"warning: {line}\n" for line in self.warnings)
+        return f"{aligned(rows)}\n{self._unfit()}\n{self.estimate.show()}\n{told}"
 
     def _weights(self) -> str:
         if self.weights is None:
@@ -165,10 +178,11 @@ def dry_run(config: TrainConfig, *, ranks: int = 1, quiet: bool = False) -> DryR
     Indexes of corpora that are not there yet are made, with progress unless `quiet`; nothing else is written.
     Raises SigmaError for what would stop the run.
     """
+    check_settings(config)
     _check_ranks(config, ranks)
     check_optimizer(config, ranks)
     free = check_out(config.out)
-    blueprint = read_blueprint(config.model.path, base=config.model.base, vision=config.model.vision)
+    blueprint = start_blueprint(config)
     shape = training_config(blueprint.config, config)
     vae = check_autoencoder(blueprint, shape)
     weights = _check_weights(config, blueprint, shape)
@@ -178,11 +192,16 @@ def dry_run(config: TrainConfig, *, ranks: int = 1, quiet: bool = False) -> DryR
     tokens = likeness_of(config, blueprint.directory, shape, blueprint.encoder, learn=learn)
     planner = open_planner(config.data, blueprint, cache=config.loader.cache, quiet=quiet)
     sizes = [check_shards(index) for index in planner.indexes]
+    kinds = planner.kinds()
+    check_learning(config, learning, kinds)
+    check_projection(config, learning, released=blueprint.config.attribute_projection)
     held, not_held_out = heldout_planner(config, planner)
     resumed = _resumed(config, planner)
     plan = planner.plan(0)
     drawn = np.bincount(plan.draws.corpus, minlength=len(sizes)).tolist()
     planned = Planned.of(planner, stride=shape.vae.downsample)
+    whole = estimate(config, shape, planned, ranks=ranks)
+    epoch = Epoch(kinds, len(plan.draws.row), len(plan), len(planner.unfit))
     return DryRun(
         model=blueprint.directory.resolve().name,
         weights=weights,
@@ -200,8 +219,19 @@ def dry_run(config: TrainConfig, *, ranks: int = 1, quiet: bool = False) -> DryR
         out=str(config.out),
         free=free,
         resumed=resumed,
-        estimate=estimate(config, shape, planned, ranks=ranks),
+        estimate=whole,
+        warnings=(*warnings(config, epoch, steps=whole.steps, ranks=ranks), *_here(config)),
     )
+
+
+def _here(config: TrainConfig) -> list[str]:
+    """Why this machine could not train with these settings; another one may."""
+    on_gpu = torch.cuda.is_available()
+    try:
+        check_machine(config, on_gpu=on_gpu, flash=on_gpu and flash_available())
+    except ConfigError as error:
+        return [f"on this machine: {error}"]
+    return []
 
 
 def _check_ranks(config: TrainConfig, ranks: int) -> None:

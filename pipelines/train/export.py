@@ -7,25 +7,29 @@ run did, and what was learnt is read over it in place: never is there a second c
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from pipelines.bundle import Blueprint, DType, read_blueprint
+from pipelines.bundle import Blueprint, DType
+from pipelines.run_folder import run_of
 from pipelines.settings import load_settings
-from pipelines.train.assemble import CHECKPOINTS, training_config
+from pipelines.train.assemble import CHECKPOINTS, origin_of, training_config
 from pipelines.train.checkpoint import Checkpointer
-from pipelines.train.config import TrainConfig
+from pipelines.train.config import CheckpointSettings, TrainConfig
 from pipelines.train.history import CONFIG
 from pipelines.train.lora import merge_lora, save_adapter
 from pipelines.train.parallel import World
+from pipelines.train.start import located, start_blueprint
 from pipelines.train.token_rows import merge_token_rows
 from pipelines.train.tokens import attribute_numbers, choose_learning
 from sigma_data.errors import ConfigError
 from sigma_data.files import disk_error
 from sigma_data.tokenizer_files import write_tokenizer
-from sigma_model.config import VAE_FILE, WEIGHT_FILES, find_file, weight_files
+from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, find_file, weight_files
 from sigma_model.model import SigmaModel
 from sigma_model.weights import DTYPES, Checkpoint, export_model, init_model, load_model
 
@@ -38,24 +42,28 @@ def export_run(
     out: Path,
     *,
     step: int | None = None,
-    ema: bool = True,
+    ema: bool | None = True,
     adapter: bool = False,
     released_names: bool = False,
     dtype: DType = DType.AUTO,
+    overrides: Sequence[str] = (),
 ) -> Path:
     """Export the checkpoint of `step`, or the newest one, of the run in folder `run`; returns `out`.
 
-    With `ema` the averages become `ema.safetensors`, otherwise the weights as they are `model.safetensors`; LoRA is
-    merged into them, and the attribute tokens' own rows into the embeddings. `adapter` writes what LoRA learnt alone,
-    and these rows, for peft, under our names or the released ones. `dtype` auto is that of the weights the run started
-    from, or float32 where it started from none; an adapter's stays as it is. Every number is rounded once, but those
-    of layers with LoRA twice where `dtype` is narrower than what the run started from. `out` appears by rename, whole.
-    Memory: one copy of the model, and its largest tensor twice.
+    With `ema` the averages become `ema.safetensors`, otherwise the weights as they are `model.safetensors`; None is the
+    averages, if the run keeps them. LoRA is merged into them, and the attribute tokens' own rows into the embeddings.
+    `adapter` writes what LoRA learnt alone, and these rows, for peft, under our names or released ones. `dtype` auto
+    is that of the weights the run started from, or float32 where it started from none; an adapter's stays as it is.
+    `overrides` are model.path=DIR and model.base=DIR, where the run's base has moved. Every number is rounded once, but
+    those of layers with LoRA twice where `dtype` is narrower than what the run started from. `out` appears by rename,
+    whole. Memory: one copy of the model, and its largest tensor twice.
 
     Raises ConfigError where the run has no such checkpoint, averages or LoRA, or something lies at `out`, and
     BuildError where `out` cannot be written.
     """
-    config = load_settings(TrainConfig, run / CONFIG, ())
+    config = located(load_settings(TrainConfig, _settings_of(run), _moved(overrides)), run)
+    if ema is None:
+        ema = config.ema is not None
     if ema and config.ema is None:
         raise ConfigError(f"{run}: keeps no averages (ema is null): export its weights with --raw")
     if adapter and config.lora is None:
@@ -70,20 +78,20 @@ def export_run(
     if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
         raise ConfigError(f"--out {out}: is there already: choose another folder")
 
-    blueprint = read_blueprint(config.model.path, base=config.model.base)
+    blueprint = _base(config, run)
     vae = find_file(VAE_FILE, *blueprint.places)
     if not vae.is_file():
         raise ConfigError(f"{vae}: is not there any more, and belongs to the export: put it back")
     started = _started_type(blueprint)
     written = _NUMBERS.get(dtype, started)
     model = _starting(config, blueprint, max(started, written, key=lambda kind: kind.itemsize))
-    _read_learnt(model, checkpointer, chosen, config, ema=ema)
+    _read_learnt(model, checkpointer, chosen, config, blueprint, ema=ema)
 
     temporary = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
         if adapter:
-            save_adapter(model, temporary, base=config.model.path, dtype=_NUMBERS.get(dtype), released=released_names)
+            save_adapter(model, temporary, base=config.start, dtype=_NUMBERS.get(dtype), released=released_names)
         else:
             merge_lora(model)
             merge_token_rows(model)
@@ -97,6 +105,44 @@ def export_run(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
+
+
+def newest(run: Path) -> int:
+    """The step of a run's newest complete checkpoint. Raises ConfigError where it has none."""
+    alone = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"), mesh=None)
+    step = Checkpointer(run / CHECKPOINTS, alone, CheckpointSettings()).latest()
+    if step is None:
+        raise ConfigError(f"{run / CHECKPOINTS}: holds no complete checkpoint")
+    return step
+
+
+def _settings_of(run: Path) -> Path:
+    """The settings of a run. Raises ConfigError where one of its checkpoints is named instead."""
+    found = run_of(run)
+    if found is not None and found[0] != run.absolute():
+        at = f" --step {found[1]}" if found[1] is not None else ""
+        raise ConfigError(f"{run}: is a part of a run: name the run, `sigma export {shlex.quote(str(found[0]))}{at}`")
+    return run / CONFIG
+
+
+def _moved(overrides: Sequence[str]) -> Sequence[str]:
+    """Settings that an export may be given. Raises ConfigError for others, which would make another model of it."""
+    for override in overrides:
+        if override.partition("=")[0] not in ("model.path", "model.base"):
+            raise ConfigError(f"{override}: an export takes model.path=DIR and model.base=DIR alone, where they moved")
+    return overrides
+
+
+def _base(config: TrainConfig, run: Path) -> Blueprint:
+    """What the run started from. Raises ConfigError where it is not there any more."""
+    try:
+        return start_blueprint(config.model_copy(update={"model": config.model.model_copy(update={"vision": True})}))
+    except ConfigError as error:
+        if config.model.path in PRESETS or Path(config.start).is_dir() or config.model.from_run is not None:
+            raise
+        raise ConfigError(
+            f"{error}: the run {run} started from there; where it lies elsewhere now, add model.path=DIR"
+        ) from None
 
 
 def _started_type(blueprint: Blueprint) -> torch.dtype:
@@ -118,11 +164,19 @@ def _starting(config: TrainConfig, blueprint: Blueprint, dtype: torch.dtype) -> 
     return model
 
 
-def _read_learnt(model: SigmaModel, checkpointer: Checkpointer, step: int, config: TrainConfig, *, ema: bool) -> None:
+def _read_learnt(
+    model: SigmaModel, checkpointer: Checkpointer, step: int, config: TrainConfig, blueprint: Blueprint, *, ema: bool
+) -> None:
     """Replace what learns by what a checkpoint holds, in the type it is held in."""
     learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     master = _NUMBERS[DType(config.model.master)]
     for parameter in learning.values():
         kind = torch.float32 if ema or config.lora is not None else master
         parameter.data = torch.empty(parameter.shape, dtype=kind)  # the old memory is given back one by one
-    checkpointer.load(step, {"ema" if ema else "model": learning}, part=True)
+    extra = checkpointer.load(step, {"ema" if ema else "model": learning}, part=True)
+    before, now = extra.get("origin", {}).get("model.path"), origin_of(config, blueprint)["model.path"]
+    if before is not None and before != now:
+        raise ConfigError(
+            f"{blueprint.directory}: holds other weights than those that the run was trained from: name theirs with "
+            "model.path=DIR"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +59,7 @@ def result_line(result: Mapping[str, Any]) -> str:
     then = (
         f"saved at step {result['checkpoint']:,}, where the same command goes on"
         if result["stopped"]
-        else f"`sigma export {out} --out DIR` writes a model that `sigma generate --model DIR` takes"
+        else f"`sigma export {shlex.quote(out)} --out DIR` writes a model that `sigma generate --model DIR` takes"
     )
     return f"{out}: {result['steps']:,} of {counted(result['of'], 'step')}{skipped}; {then}\n"
 

@@ -22,6 +22,7 @@ from pipelines.folder_lock import LOCK, FolderLock
 from pipelines.train.assemble import Run, assemble, compute_dtype, computes_otherwise
 from pipelines.train.checks import check_out
 from pipelines.train.config import TrainConfig
+from pipelines.train.consistency import Epoch, check_machine, check_settings, warnings
 from pipelines.train.flops import Work, peak_flops, training_flops, work_of
 from pipelines.train.history import record_settings
 from pipelines.train.logs import Meter, RunLog
@@ -29,12 +30,14 @@ from pipelines.train.losses import loss_names
 from pipelines.train.optimizer import learning_rate
 from pipelines.train.parallel import all_reduce_sum, start_world, stop_world, together
 from pipelines.train.show import Start, start_lines
+from pipelines.train.start import take_start
 from pipelines.train.step import Stepped, Stepper
 from sigma_data.errors import SigmaError, TrainError
 from sigma_data.files import disk_error
 from sigma_data.loader import Loaded, Loader
 from sigma_data.sample import Family
 from sigma_data.skips import SkipLog
+from sigma_model.attention import flash_available
 
 _OF_STEP = ("loss", "norm", "lr", "skipped", "epoch", "pack", "memory")
 _TOLD = ("val/picture", "val/text", "val_ema/picture", "val_ema/text")
@@ -49,10 +52,14 @@ def train(config: TrainConfig, *, quiet: bool = False) -> dict[str, Any]:
     """
     # Longer than anything that one rank does alone while the others wait: an index to be made, a slow disk.
     patience = max(3600.0, config.loader.timeout + 300)
+    check_settings(config)
+    on_gpu = torch.cuda.is_available()
+    check_machine(config, on_gpu=on_gpu, flash=on_gpu and flash_available())
     world = start_world(config.parallel, mixed=computes_otherwise(config), timeout_s=patience)
     run = lock = None
     try:
         lock = together(world, lambda: _lock(config.out) if world.rank == 0 else None)
+        config = take_start(config, world)
         run = assemble(config, world, quiet=quiet or world.rank != 0)
         return Trainer(run, quiet=quiet).run()
     except OSError as error:
@@ -110,6 +117,7 @@ class Trainer:
         began, stopped = run.step, False
         if not self._quiet:
             sys.stderr.write(start_lines(self._start()))
+            sys.stderr.writelines(f"train: warning: {line}\n" for line in self._warnings())
         if began >= self._total:  # nothing is written: records say what happened
             if not self._quiet:
                 done = f"train: all {self._total:,} steps are done already; to go on, set more steps, or epochs\n"
@@ -193,6 +201,13 @@ class Trainer:
             tokens=tokens.show() if tokens is not None else "",
             warning=tokens.warning if tokens is not None else "",
         )
+
+    def _warnings(self) -> list[str]:
+        """What is possible and hardly meant, a line each."""
+        run = self._run
+        plan = run.planner.plan(run.position.epoch)
+        epoch = Epoch(run.planner.kinds(), len(plan.draws.row), len(plan), len(run.planner.unfit))
+        return warnings(run.config, epoch, steps=self._total, ranks=run.world.size)
 
     def _read(self, packs: Iterator[Loaded]) -> list[Loaded]:
         """This rank's packs of a step. Raises LoaderError, CorpusError."""

@@ -1,0 +1,204 @@
+"""Settings of a run held against each other, against the machine, and against what the data can teach.
+
+What cannot be is refused before any work is done, naming both settings and what to change. What can be but is hardly
+meant is a warning: a dry run prints it, and so do the first lines of a run. docs/training.md lists all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.train.config import ModelSettings, TrainConfig
+from pipelines.train.optimizer import learning_rate
+from pipelines.train.show import counted
+from sigma_data.errors import ConfigError
+from sigma_data.sample import Family
+from sigma_data.sequence import Kind
+
+Tokens = Mapping[Family, Mapping[Kind, int]]
+
+_LOSSES = {"picture": Kind.TARGET, "text": Kind.ANSWER}
+_SLOW = 1e-9
+"""A learning rate below this moves a float32 weight of usual size by less than its rounding in any run."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch shows a run. `tokens`: as `Planner.kinds` has them, `left_out`: samples that no pack holds."""
+
+    tokens: Tokens
+    samples: int
+    packs: int
+    left_out: int = 0
+
+
+def check_settings(config: TrainConfig) -> None:
+    """Raise ConfigError, naming both, for settings that exclude or contradict one another whatever the data is."""
+    optimizer, schedule, loss = config.optimizer, config.schedule, config.loss
+    if not loss.picture and not loss.text:
+        raise ConfigError("loss.picture and loss.text are both 0, so nothing can be learnt: give one of them a weight")
+    if schedule.kind != "constant" and schedule.min_lr > optimizer.lr:
+        raise ConfigError(
+            f"schedule.min_lr {schedule.min_lr:g} is above optimizer.lr {optimizer.lr:g}, so the rate would rise where "
+            f"schedule.kind={schedule.kind} lets it fall: lower schedule.min_lr, or raise optimizer.lr"
+        )
+    if optimizer.kind == "muon" and config.freeze.llm:
+        raise ConfigError(
+            "optimizer.kind=muon steps the matrices of the language model's layers, and freeze.llm leaves none that "
+            "learns: set optimizer.kind=adamw, or freeze less"
+        )
+    model = config.model
+    if model.from_run is not None and (model.path != ModelSettings().path or model.base is not None):
+        raise ConfigError(
+            f"model.from_run and model.{'base' if model.path == ModelSettings().path else 'path'} both say where to "
+            "start: leave one of them out"
+        )
+    if model.from_run is None and model.from_weights != "auto":
+        raise ConfigError(
+            f"model.from_weights={model.from_weights} belongs to model.from_run: set that, or leave it out"
+        )
+    out = _absolute(str(config.out))
+    for corpus in config.data.corpora:
+        if "://" not in corpus.path and out == _absolute(corpus.path):
+            raise ConfigError(
+                f"out and data.corpora both name {corpus.path}: a run has a folder of its own, change out"
+            )
+    for name, place in (("path", model.path), ("from_run", model.from_run)):
+        if place is not None and out == _absolute(place.partition("@")[0]):
+            raise ConfigError(f"out and model.{name} both name {place}: a run has a folder of its own, change out")
+
+
+def check_machine(config: TrainConfig, *, on_gpu: bool, flash: bool) -> None:
+    """Raise ConfigError for settings that this machine cannot carry out. `flash`: flash-attn is there and loads."""
+    attention = config.model.attention
+    if attention == "flash" and not on_gpu:
+        raise ConfigError("model.attention=flash needs a GPU, and this machine has none: set model.attention=auto")
+    if attention == "flash" and not flash:
+        raise ConfigError(
+            "model.attention=flash needs the flash-attn package, which is not there or does not load: install it, or "
+            "set model.attention=auto"
+        )
+    if attention == "flash" and config.model.dtype == "float32":
+        raise ConfigError(
+            "model.attention=flash computes in half precision, and model.dtype is float32: set model.dtype=bfloat16, "
+            "or model.attention=auto"
+        )
+    if attention == "flex" and not on_gpu:
+        raise ConfigError(
+            "model.attention=flex has no backward pass on a CPU, and this machine has no GPU: set model.attention=auto"
+        )
+    for name, wanted in (("offload", config.parallel.offload), ("compile", config.parallel.compile)):
+        if wanted and not on_gpu:
+            raise ConfigError(f"parallel.{name} needs a GPU, and this run has none: leave it out")
+
+
+def check_learning(config: TrainConfig, learning: Collection[str], tokens: Tokens) -> None:
+    """Raise ConfigError where no loss that has a weight and samples reaches any parameter that learns.
+
+    `learning`: names of the parameters that learn, as `SigmaModel` has them. `tokens`: as `Planner.kinds` has them.
+    """
+    weights = {name: getattr(config.loss, name) for name in _LOSSES}
+    held = {name: sum(kinds.get(kind, 0) for kinds in tokens.values()) for name, kind in _LOSSES.items()}
+    answers = {"picture": "with an image", "text": "in words"}
+    active = [name for name in _LOSSES if weights[name] and held[name]]
+    if not active:
+        missing, other = ("text", "picture") if weights["text"] else ("picture", "text")
+        raise ConfigError(
+            f"loss.{other}=0 leaves the {missing} loss, and no sample of data.corpora is answered {answers[missing]}, "
+            f"so nothing can be learnt: give loss.{other} a weight, or train on samples that are"
+        )
+    if not any(_reached(name, loss, tokens) for name in learning for loss in active):
+        only = " and ".join(f"loss.{name}" for name in active)
+        where = "lora.targets and freeze" if config.lora is not None else "freeze"
+        raise ConfigError(
+            f"{only} reaches nothing that learns ({sorted(learning)[0]} and {len(learning) - 1:,} more get no gradient "
+            f"from it), so nothing can be learnt: change {where}, or give the other loss a weight and samples"
+        )
+
+
+def check_projection(config: TrainConfig, learning: Collection[str], *, released: bool) -> None:
+    """Raise ConfigError where an attribute projection that is not `released`, so zero, does not learn."""
+    if config.model.attribute_projection and not released and not any("attribute_projection" in n for n in learning):
+        why = "lora trains additions alone" if config.lora is not None else "freeze.patterns holds it"
+        more = "add lora.train=['attribute_projection']" if config.lora is not None else "freeze less"
+        raise ConfigError(
+            f"model.attribute_projection starts at zero and must learn, but {why}: {more}, or leave the projection out"
+        )
+
+
+def warnings(config: TrainConfig, epoch: Epoch, *, steps: int, ranks: int) -> list[str]:
+    """What is possible and hardly meant, a line each; `steps` are the whole run's."""
+    return [*_of_data(config, epoch, steps, ranks), *_of_schedule(config, steps), *_of_conditions(config)]
+
+
+def _of_data(config: TrainConfig, epoch: Epoch, steps: int, ranks: int) -> list[str]:
+    found = []
+    for name, kind in _LOSSES.items():
+        silent = sorted(family.value for family, kinds in epoch.tokens.items() if kinds.get(kind))
+        if silent and not getattr(config.loss, name):
+            found.append(f"loss.{name}=0: {', '.join(silent)} samples that need it teach nothing, or only in part")
+    if epoch.left_out:
+        found.append(
+            f"data.budget {config.data.budget:,}: {counted(epoch.left_out, 'sample')} of "
+            f"{epoch.left_out + epoch.samples:,} fit into no pack and are left out"
+        )
+    a_step = ranks * config.accumulate
+    if a_step > epoch.packs:
+        found.append(f"a step takes {counted(a_step, 'pack')}, and an epoch has {epoch.packs:,}: lower accumulate")
+    if config.loader.latent_cache and steps * a_step <= epoch.packs:
+        found.append("loader.latent_cache: the run is over within an epoch, in which no image comes twice")
+    return found
+
+
+def _of_schedule(config: TrainConfig, steps: int) -> list[str]:
+    found = []
+    optimizer, schedule = config.optimizer, config.schedule
+    if schedule.warmup and schedule.warmup >= steps:
+        most = learning_rate(max(0, steps - 1), steps, optimizer, schedule)
+        found.append(
+            f"schedule.warmup {schedule.warmup:,} is not over within {counted(steps, 'step')}: the rate ends at "
+            f"{most:.3g} and never reaches optimizer.lr {optimizer.lr:g}, so little is learnt: shorten the warm-up"
+        )
+    if optimizer.lr < _SLOW:
+        found.append(f"optimizer.lr {optimizer.lr:g} is so small that hardly any weight will change")
+    if optimizer.spike is not None and optimizer.spike < optimizer.clip:
+        found.append(
+            f"optimizer.spike {optimizer.spike:g} is below optimizer.clip {optimizer.clip:g}: steps that would be "
+            "clipped are skipped"
+        )
+    if config.ema is not None and (start := config.ema.decay**steps) > 0.5:
+        found.append(
+            f"ema.decay {config.ema.decay:g} over {counted(steps, 'step')}: {100 * start:.0f} % of the average is "
+            "still what it started from, and `sigma export` takes the average: lower ema.decay, or export --raw"
+        )
+    if config.validation.every > steps:
+        found.append(f"validation.every {config.validation.every:,}: only once, for there are {steps:,} steps")
+    return found
+
+
+def _of_conditions(config: TrainConfig) -> list[str]:
+    shown = {"text": "instructions", "latent": "references as latents", "patch": "references as ViT patches"}
+    return [
+        f"data.dropout.{name}=1: no {what} are ever shown"
+        for name, what in shown.items()
+        if getattr(config.data.dropout, name) == 1 and (name != "patch" or config.model.vision)
+    ]
+
+
+def _reached(name: str, loss: str, tokens: Tokens) -> bool:
+    """Whether a loss gives a parameter a gradient. An image's passes through all but the text head.
+
+    A text's passes through the head, through the understanding expert and what feeds it; through the generation
+    expert only where a sample has latents.
+    """
+    if loss == "picture":
+        return not name.startswith("lm_head")
+    generating = name.startswith(("latent_in", "latent_out", "time_embedder")) or ".gen." in name or "norm_gen" in name
+    latents = any(kinds.get(Kind.ANSWER) and kinds.get(Kind.LATENT) for kinds in tokens.values())
+    return not generating or (latents and not name.startswith("latent_out"))
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()
