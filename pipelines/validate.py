@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.engine import Crashed, LocalEngine
 from pipelines.progress import Pass
+from sigma_data.archives import archive_fault, is_repacked, rebuild_advice
 from sigma_data.checks import Examination, examine
 from sigma_data.corpus import COMMIT, INDEXES, MANIFEST, QUARANTINE, WORK, Corpus, file_digest, open_corpus
 from sigma_data.errors import CorpusError
@@ -70,8 +71,10 @@ def validate_corpus(path: Path, *, deep: bool, workers: int, quiet: bool = False
     Raises CorpusError where the folder does not exist.
     """
     result = Validation(path, deep)
-    if not path.is_dir():
+    if not path.exists():
         raise CorpusError(f"{path}: no such folder")
+    if not path.is_dir():
+        open_corpus(path)  # says what that file is
     try:
         corpus = open_corpus(path)
     except CorpusError as error:
@@ -243,6 +246,9 @@ def _shard_problems(task: ShardTask) -> Iterator[Problem]:
     if size != task.entry["bytes"]:
         yield Problem("wrong_size", task.shard, f"{size:,} bytes where {task.entry['bytes']:,} were written")
     rows = task.rows.to_pylist()
+    if fault := _other_archive(task, path, rows):
+        yield fault
+        return
     yield from _structure(task, path, rows)
     if task.deep:
         if file_digest(path)[1] != task.entry["sha256"]:
@@ -251,9 +257,19 @@ def _shard_problems(task: ShardTask) -> Iterator[Problem]:
             yield from _sample_problems(task, path, row)
 
 
-def _structure(task: ShardTask, path: Path, rows: list[dict[str, Any]]) -> Iterator[Problem]:
-    """Walk the headers and compare them with the manifest, member by member."""
-    expected = [
+def _other_archive(task: ShardTask, path: Path, rows: list[dict[str, Any]]) -> Problem | None:
+    """The one thing to say where a file is no shard of ours, or one that another tool has packed anew."""
+    with path.open("rb") as file:
+        if message := archive_fault(file.read(512), str(path)):
+            return Problem("not_a_shard", task.shard, message)
+    if is_repacked(path, {name: (offset, size) for name, offset, size in _expected(rows)}):
+        return Problem("packed_anew", task.shard, rebuild_advice(task.folder))
+    return None
+
+
+def _expected(rows: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
+    """(name, offset, size) of every member that the manifest has."""
+    return [
         (f"{row['id']}.{suffix}", offset, size)
         for row in rows
         for suffix, offset, size in [
@@ -261,6 +277,11 @@ def _structure(task: ShardTask, path: Path, rows: list[dict[str, Any]]) -> Itera
             *((image["member"], image["offset"], image["size"]) for image in row["images"]),
         ]
     ]
+
+
+def _structure(task: ShardTask, path: Path, rows: list[dict[str, Any]]) -> Iterator[Problem]:
+    """Walk the headers and compare them with the manifest, member by member."""
+    expected = _expected(rows)
     names = {name for name, _, _ in expected}
     seen: dict[str, int] = {}
     misplaced: list[str] = []

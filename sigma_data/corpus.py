@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from sigma_data.archives import folder_hint
 from sigma_data.errors import CorpusError, ShardError
 from sigma_data.fingerprint import SIGNATURE_BYTES
 from sigma_data.limits import Limits, Severity
@@ -257,11 +258,11 @@ def open_corpus(path: str | Path) -> Corpus:
     path = Path(path)
     commit_file = path / COMMIT
     if not path.is_dir():
-        raise CorpusError(f"{path}: no such folder")
+        raise CorpusError(f"{path}: not a corpus{folder_hint(path)}" if path.exists() else f"{path}: no such folder")
     if not commit_file.is_file():
         if (path / WORK).is_dir():
             raise CorpusError(f"{path}: the build of this corpus has not finished; run the same command again")
-        raise CorpusError(f"{path}: not a corpus (it has no {COMMIT})")
+        raise CorpusError(f"{path}: not a corpus (it has no {COMMIT}){folder_hint(path)}")
     try:
         text = commit_file.read_text("utf-8")
         commit = json.loads(text)

@@ -171,7 +171,7 @@ class Place:
         Raises SourceError where it cannot be opened; what is returned raises LostError where it cannot be read on.
         """
         root = Path(self.uri)
-        alone = self._is_file()
+        alone = self._is_file(location)
         name = self.uri if alone else f"{self.uri.rstrip('/')}/{location}"
         try:
             if self.remote:
@@ -266,9 +266,12 @@ class Place:
                 return None
         return found
 
-    def _is_file(self) -> bool:
+    def _is_file(self, location: str) -> bool:
+        """Whether this place is the file itself."""
         if not self.remote:
             return Path(self.uri).is_file()
+        if posixpath.basename(self._root) != location:  # asked first: to HTTP every folder is a file
+            return False
         with reaching(self.uri):
             return bool(self._fs.isfile(self._root))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from pipelines.bundle import Blueprint
 from pipelines.train.config import TrainConfig
 from pipelines.train.show import counted
+from sigma_data.archives import shard_fault
 from sigma_data.errors import ConfigError, CorpusError
 from sigma_data.files import Place
 from sigma_data.index import CorpusIndex
@@ -66,6 +67,8 @@ def check_shards(index: CorpusIndex) -> tuple[int, int]:
         name = (missing or other)[0]
         fault = "is not there" if missing else f"has {int(found[name]):,} bytes, and {committed[name]:,} were committed"
         more = len(missing) + len(other) - 1
+        if other and (local := Place(index.uri).local) and (what := shard_fault(local / name, index.uri)):
+            fault = f"{fault}; {what}"
         others = f" ({counted(more, 'other shard')} besides)" if more else ""
         raise CorpusError(f"{index.uri}/{name}: {fault}{others}: copy the corpus there again, or build it anew")
     return len(committed), sum(committed.values())

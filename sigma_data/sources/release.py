@@ -15,6 +15,8 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import field_validator
 
+from sigma_data.archives import archive_of
+from sigma_data.corpus import COMMIT
 from sigma_data.errors import SourceError
 from sigma_data.files import Place
 from sigma_data.instruction import canonical, parse
@@ -106,7 +108,11 @@ class ReleaseReader(Reader):
 
     def fragments(self) -> list[Fragment]:
         found: list[Fragment] = []
+        if self.place.exists(COMMIT):
+            raise SourceError(f"{self.path}: is a corpus that sigma has built: read it with webdataset:")
         for location, stamp in self.place.files(".parquet"):
+            if fault := archive_of(location):  # named itself
+                raise SourceError(f"{self.path}: {fault}")
             try:
                 with self.place.open(location) as stream:
                     groups = group_rows(_open(stream, size_of(stamp)))
@@ -123,7 +129,9 @@ class ReleaseReader(Reader):
                     found.append(Fragment(location, part, stamp, rows=row - first_row))
                     start, first_row = index + 1, row
         if not found:
-            raise SourceError(f"{self.path}: no .parquet file below this place")
+            others = ((location, archive_of(location)) for location, _ in self.place.files(""))
+            hint = next((f", but {location}: it {fault}" for location, fault in others if fault), "")
+            raise SourceError(f"{self.path}: no .parquet file below this place{hint}")
         return found
 
     def read(self, fragment: Fragment) -> Iterator[Sample | Rejection]:

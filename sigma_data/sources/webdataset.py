@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, ClassVar, Literal, cast
 
+from sigma_data.archives import ARCHIVES, archive_fault, foreign_message, foreign_tar, repacked
 from sigma_data.corpus import COMMIT, WORK, is_shard_name
 from sigma_data.errors import SourceError
 from sigma_data.files import Place
 from sigma_data.record import RecordError, decode
 from sigma_data.sample import Family, Rejection, Sample
-from sigma_data.shard import Member, ShardFault, group_members, read_members, read_range
+from sigma_data.shard import BLOCK, Member, ShardFault, group_members, header, read_members, read_range
 from sigma_data.sources.base import Fragment, Reader, ReaderOptions
 
 MAX_MEMBER_BYTES = 256 * 2**20
@@ -62,8 +63,28 @@ class WebdatasetReader(Reader):
             if wanted is None or location.split("/")[-2:-1] == [wanted]
         ]
         if not found:
-            raise SourceError(f"{self.path}: no .tar file below this place")
+            raise SourceError(f"{self.path}: no .tar file below this place{'' if listed else self._hint()}")
+        for fragment in found if self.place.local else found[:1]:  # each takes a request where it is remote
+            self._refuse_foreign(fragment.location)
         return found
+
+    def _hint(self) -> str:
+        """What is there instead of tars."""
+        for location, _ in self.place.files(""):
+            if location.lower().endswith((*ARCHIVES, ".parquet")):
+                with self.place.open(location) as file:
+                    fault = archive_fault(file.read(BLOCK), location)
+                return f", but {location}: it {fault}" if fault else ""
+        return ""
+
+    def _refuse_foreign(self, location: str) -> None:
+        """Raise SourceError for what is not a shard of ours at all; one that is damaged is read up to the damage."""
+        with self.place.open(location) as file:
+            fault = archive_fault(file.read(BLOCK), location)
+            if fault is None and (kinds := foreign_tar(file)):
+                fault = foreign_message(kinds)
+        if fault:
+            raise SourceError(f"{self.path}: {location} {fault}")
 
     def _hold_against_commits(self, locations: list[str]) -> None:
         """Where shards lie in a corpus, it must be finished and have all of them and no others."""
@@ -91,7 +112,8 @@ class WebdatasetReader(Reader):
         tail = fragment.location.split("/")[-2:]
         split = tail[0] if self.options.splits == "keep" and is_shard_name("/".join(tail)) else None
         with self.place.open(fragment.location) as file:
-            members = read_members(file)
+            packed_anew = repacked(file) if self.place.local or _begins_oddly(file) else None
+            members = read_members(file) if packed_anew is None else iter(packed_anew)
             index = 0
             fault: ShardFault | None = None
 
@@ -128,6 +150,16 @@ class WebdatasetReader(Reader):
             return sample
         except (RecordError, ShardFault) as error:
             return Rejection(self.name, location, row, "bad_record", str(error))
+
+
+def _begins_oddly(file: IO[bytes]) -> bool:
+    """Whether a tar does not begin as we write them. The headers of a remote one are read once, not twice."""
+    try:
+        first = next(read_members(file), None)
+    except ShardFault:
+        return True
+    file.seek(0)
+    return first is None or file.read(BLOCK) != header(first.name, first.size)
 
 
 READER = WebdatasetReader
