@@ -92,6 +92,9 @@ import webdataset as wds
 samples = wds.WebDataset("{first_shard}", shardshuffle=False).decode("pil")
 ```
 
+Both take a path for a pattern or a URL: where the name of this folder, or of one above it, holds brackets, stars, `?`,
+`#` or colons, rename it before you read it so (`sigma` itself takes every name as it is).
+
 A sample is `KEY.json` and one member a picture: `KEY.ref_01.jpg`, ..., `KEY.target.jpg`. The JSON's `images` gives each
 picture's number, member and role; its `turns` hold the instructions, in which `<image_1>` stands where picture 1
 belongs and an attribute token such as `<style>` before the phrase it governs. `manifest.parquet` has a row a sample,

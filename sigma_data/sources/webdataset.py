@@ -64,8 +64,7 @@ class WebdatasetReader(Reader):
         ]
         if not found:
             raise SourceError(f"{self.path}: no .tar file below this place{'' if listed else self._hint()}")
-        for fragment in found if self.place.local else found[:1]:  # each takes a request where it is remote
-            self._refuse_foreign(fragment.location)
+        self._refuse_foreign([fragment.location for fragment in found])
         return found
 
     def _hint(self) -> str:
@@ -77,14 +76,18 @@ class WebdatasetReader(Reader):
                 return f", but {location}: it {fault}" if fault else ""
         return ""
 
-    def _refuse_foreign(self, location: str) -> None:
-        """Raise SourceError for what is not a shard of ours at all; one that is damaged is read up to the damage."""
-        with self.place.open(location) as file:
-            fault = archive_fault(file.read(BLOCK), location)
-            if fault is None and (kinds := foreign_tar(file)):
-                fault = foreign_message(kinds)
-        if fault:
-            raise SourceError(f"{self.path}: {location} {fault}")
+    def _refuse_foreign(self, locations: list[str]) -> None:
+        """Raise SourceError where none of the tars is a shard of ours; one among shards becomes a rejection."""
+        first = ""
+        for location in locations:
+            with self.place.open(location) as file:
+                fault = archive_fault(file.read(BLOCK), location)
+                if fault is None and (kinds := foreign_tar(file)):
+                    fault = foreign_message(kinds)
+            if fault is None:
+                return
+            first = first or f"{location} {fault}"
+        raise SourceError(f"{self.path}: {first}")
 
     def _hold_against_commits(self, locations: list[str]) -> None:
         """Where shards lie in a corpus, it must be finished and have all of them and no others."""
@@ -112,17 +115,20 @@ class WebdatasetReader(Reader):
         tail = fragment.location.split("/")[-2:]
         split = tail[0] if self.options.splits == "keep" and is_shard_name("/".join(tail)) else None
         with self.place.open(fragment.location) as file:
+            if fault := archive_fault(file.read(BLOCK), fragment.location):
+                yield Rejection(self.name, fragment.location, None, "shard_bad_header", f"the file {fault}")
+                return
             packed_anew = repacked(file) if self.place.local or _begins_oddly(file) else None
             members = read_members(file) if packed_anew is None else iter(packed_anew)
             index = 0
-            fault: ShardFault | None = None
+            damage: ShardFault | None = None
 
             def until_fault() -> Iterator[Member]:
-                nonlocal fault
+                nonlocal damage
                 try:
                     yield from members
                 except ShardFault as found:
-                    fault = found
+                    damage = found
 
             for group in group_members(until_fault()):
                 record = self._record(file, group, fragment.location, index)
@@ -131,8 +137,8 @@ class WebdatasetReader(Reader):
                     yield record
                 elif self.options.family in (None, record.family):
                     yield replace(record, split=split)
-            if fault is not None:
-                yield Rejection(self.name, fragment.location, None, f"shard_{fault.code}", str(fault))
+            if damage is not None:
+                yield Rejection(self.name, fragment.location, None, f"shard_{damage.code}", str(damage))
 
     def _record(self, file: IO[bytes], group: list[Member], location: str, row: int) -> Sample | Rejection:
         try:

@@ -208,3 +208,15 @@ def test_a_shard_that_is_damaged_is_not_taken_for_foreign(small_corpus: Path, tm
         file = written(tmp_path / "editing-00000.tar", shard.read_bytes()[:cut])
         assert len(open_source(f"webdataset:{file}").fragments()) == 1
     assert archive_fault(shard.read_bytes()[:512], str(shard)) is None
+
+
+def test_something_foreign_among_our_shards_is_a_rejection_that_says_what_it_is(
+    small_corpus: Path, tmp_path: Path
+) -> None:
+    shutil.copy(next(small_corpus.rglob("*.tar")), tmp_path / "editing-00000.tar")
+    written(tmp_path / "editing-00001.tar", gzip.compress(b"x" * 2000))
+    reader = open_source(f"webdataset:{tmp_path}")
+    records = [record for fragment in reader.fragments() for record in reader.read(fragment)]
+    (rejection,) = [record for record in records if not isinstance(record, Sample)]
+    assert "is compressed by gzip" in rejection.message
+    assert len(records) > 1
