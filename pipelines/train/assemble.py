@@ -17,6 +17,7 @@ import torch
 
 from pipelines.bundle import Blueprint, Bundle
 from pipelines.planner import open_planner
+from pipelines.train.agreement import compare
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.checks import check_autoencoder, check_optimizer, check_out, check_shards, has_weights
 from pipelines.train.config import TrainConfig
@@ -32,6 +33,7 @@ from pipelines.train.parallel import (
     init_weights_sharded,
     load_weights_sharded,
     parallelize,
+    together,
     write_rows,
 )  # fmt: skip
 from pipelines.train.start import start_blueprint
@@ -156,18 +158,17 @@ class Run:
 
 def assemble(config: TrainConfig, world: World, *, quiet: bool = False) -> Run:
     """Put a run together and resume it where there is a checkpoint. Raises SigmaError for what does not fit."""
-    blueprint = start_blueprint(config)
+    blueprint = together(world, lambda: _checked_blueprint(config, world))
     shape, encoder = training_config(blueprint.config, config), blueprint.encoder
-    check_out(config.out)
-    check_optimizer(config, world.size)
     trained = has_weights(config, blueprint)
-    check_autoencoder(blueprint, shape)
     planner = first_on_rank0(
         world, lambda: open_planner(config.data, blueprint, cache=config.loader.cache, quiet=quiet)
     )
-    if world.rank == 0:
-        for index in planner.indexes:
-            check_shards(index)
+    together(world, lambda: [check_shards(index) for index in planner.indexes] if world.rank == 0 else [])
+    origin = origin_of(config, blueprint)
+    if world.store is not None:
+        facts = {**origin, **read_facts(blueprint, planner)}
+        compare(world.store, rank=world.rank, size=world.size, stage="files", facts=facts)
     learning = parameters_of(shape, config.freeze, config.lora).learning
     check_learning(config, learning, planner.kinds())
     check_projection(config, learning, released=blueprint.config.attribute_projection)
@@ -198,11 +199,38 @@ def assemble(config: TrainConfig, world: World, *, quiet: bool = False) -> Run:
         dataset=datasets[0],
         heldout=heldout,
         checkpointer=Checkpointer(config.out / CHECKPOINTS, world, config.checkpoint),
-        origin=origin_of(config, blueprint),
+        origin=origin,
         tokens=likeness_of(config, blueprint.directory, shape, encoder, learn=rows_learn(model)),
     )
     run.resume()
     return run
+
+
+def _checked_blueprint(config: TrainConfig, world: World) -> Blueprint:
+    """The model's description, once all that can be seen without its weights has been looked at."""
+    blueprint = start_blueprint(config)
+    check_out(config.out)
+    check_optimizer(config, world.size)
+    has_weights(config, blueprint)
+    check_autoencoder(blueprint, training_config(blueprint.config, config))
+    return blueprint
+
+
+def read_facts(blueprint: Blueprint, planner: Planner) -> dict[str, str]:
+    """What a rank has read besides the weights, to be compared with the others: model files, corpora, packs."""
+    digest = hashlib.sha256()
+    plan = planner.plan(0)
+    for array in (plan.draws.corpus, plan.draws.row, plan.draws.round, plan.lengths, plan.fills):
+        digest.update(array.tobytes())
+    with find_file(VAE_FILE, *blueprint.places).open("rb") as file:
+        vae = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "the model's configuration": hashlib.sha256(blueprint.config.model_dump_json().encode()).hexdigest()[:12],
+        "the tokenizer": blueprint.encoder.digest[:12],
+        "the autoencoder": vae[:12],
+        **{f"corpus {number}": f"of manifest {index.digest[:12]}" for number, index in enumerate(planner.indexes, 1)},
+        "the plan of the packs": digest.hexdigest()[:12],
+    }
 
 
 def origin_of(config: TrainConfig, blueprint: Blueprint) -> dict[str, str]:
@@ -253,12 +281,9 @@ def training_config(released: ModelConfig, config: TrainConfig) -> ModelConfig:
 
 def first_on_rank0(world: World, act: Callable[[], _Value]) -> _Value:
     """Do something on rank 0 while the others wait, then on them: what it leaves behind is made once."""
-    value: _Value | None = None
-    for turn in (True, False):
-        if (world.rank == 0) == turn:
-            value = act()
-        barrier(world)
-    return cast(_Value, value)
+    value = together(world, lambda: act() if world.rank == 0 else None)
+    others = together(world, lambda: act() if world.rank != 0 else None)
+    return cast(_Value, value if world.rank == 0 else others)
 
 
 def build_model(config: TrainConfig, blueprint: Blueprint, shape: ModelConfig, world: World) -> SigmaModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -42,6 +43,8 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")] = False,
 ) -> None:
     """Train, or go on where the run was stopped: the same command on a laptop and on 64 GPUs."""
+    # Before torch is loaded: what its network code warns of we say ourselves, in a line.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from pipelines.settings import dump_settings, load_settings
     from pipelines.train.config import TrainConfig
     from pipelines.train.consistency import check_settings
@@ -63,7 +66,9 @@ def train(
         seen = look(chosen, ranks=ranks or (nproc or default_nproc()) * nnodes, quiet=as_json)
         sys.stdout.write(dump_json(seen.as_dict()) if as_json else seen.show())
         return
-    result = launch(chosen, Launch(nproc=nproc or default_nproc(), nnodes=nnodes, rdzv=rdzv), quiet=as_json)
+    said = nproc is not None or nnodes > 1 or rdzv is not None
+    where = Launch(nproc=nproc or default_nproc(), nnodes=nnodes, rdzv=rdzv, chosen=said)
+    result = launch(chosen, where, quiet=as_json)
     if result is None:  # another machine has rank 0
         return
     if as_json:

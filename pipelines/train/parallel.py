@@ -11,9 +11,10 @@ pack has no pictures or no answers (a sum over nothing serves): what one rank re
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -22,14 +23,18 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import HashStore, Store  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.utils.checkpoint import checkpoint
 
+from pipelines.train.agreement import compare
 from pipelines.train.config import ParallelSettings
 from pipelines.train.lora import is_lora
+from pipelines.train.started import Started, by_launcher
 from pipelines.train.token_rows import ROWS
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_model.fresh import fresh_tensor
@@ -38,6 +43,9 @@ from sigma_model.weight_names import released_name
 from sigma_model.weights import Checkpoint, assign
 
 _Value = TypeVar("_Value")
+
+_COME = timedelta(minutes=10)
+"""How long ranks that are up wait for the place where they meet."""
 
 _threads_before: list[int] = []
 """What `stop_world` gives back: the process's threads before `start_world` set others; empty where it did not."""
@@ -58,21 +66,31 @@ class World:
     mesh: DeviceMesh | None
     offload: bool = False
     """Parameters lie in the memory of the CPU, though the device is a GPU."""
+    store: Store | None = field(default=None, compare=False, repr=False)
+    """What all ranks share; None where there are no others."""
 
 
 def start_world(
-    settings: ParallelSettings, *, device: str = "auto", timeout_s: float = 600, mixed: bool = False
+    settings: ParallelSettings,
+    *,
+    device: str = "auto",
+    timeout_s: float = 600,
+    mixed: bool = False,
+    facts: Mapping[str, str] | None = None,
 ) -> World:
     """Join the ranks that torch's launcher started, or start a world of one where there is no launcher.
 
     `device`: auto, cpu or cuda; auto is a GPU where there is one. `timeout_s` seconds is how long ranks wait for
     one another. `mixed` says that the model computes in another type than its parameters have: in one process, too,
-    that is FSDP's work. `stop_world` undoes what this does to the process. Raises ConfigError where the settings do
-    not fit the ranks or the machine.
+    that is FSDP's work. `facts` are compared over the ranks, as `agreement.compare` does. `stop_world` undoes what
+    this does to the process. Raises ConfigError where the settings do not fit the ranks or the machine, and where
+    ranks cannot meet or differ.
     """
-    rank, size, local_rank = (
-        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-    )
+    started = by_launcher() or Started(0, 1, 0)
+    rank, size, local_rank = started.rank, started.size, started.local_rank
+    store = _met(size)
+    if facts is not None and size > 1:
+        compare(store, rank=rank, size=size, stage="settings", facts=facts)
     on_gpu = torch.cuda.is_available() if device == "auto" else device == "cuda"
     if on_gpu and local_rank >= torch.cuda.device_count():
         count = torch.cuda.device_count()
@@ -89,13 +107,11 @@ def start_world(
     chosen = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(chosen)
-    # A store of one's own only where there is no launcher, which has one for all.
-    alone = None if "RANK" in os.environ else dist.HashStore()  # type: ignore[attr-defined]
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        store=alone,
-        rank=-1 if alone is None else 0,
-        world_size=-1 if alone is None else 1,
+        store=store,
+        rank=rank,
+        world_size=size,
         timeout=timedelta(seconds=timeout_s),
     )
     mesh = None
@@ -106,7 +122,28 @@ def start_world(
     if settings.threads is not None:
         _threads_before.append(torch.get_num_threads())
         torch.set_num_threads(settings.threads)
-    return World(rank, size, local_rank, chosen, mesh, offload=settings.offload)
+    return World(rank, size, local_rank, chosen, mesh, offload=settings.offload, store=store if size > 1 else None)
+
+
+def _met(size: int) -> Store:
+    """The store of all ranks, at the place that the launcher named. Raises ConfigError where it is not reached."""
+    if size == 1:
+        return HashStore()
+    try:
+        store: Store
+        store, _, _ = next(rendezvous("env://", timeout=_COME))
+    except (RuntimeError, ValueError, OSError) as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise ConfigError(
+            f"the ranks cannot meet at MASTER_ADDR:MASTER_PORT, {place} ({first_line(error)}): is it rank 0's machine, "
+            "and the port free there and open to the others?"
+        ) from None
+    return store
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the pages that torch adds."""
+    return str(error).strip().partition("\n")[0].rstrip(". ")[:200]
 
 
 def stop_world() -> None:
@@ -276,13 +313,22 @@ def together(world: World, act: Callable[[], _Value]) -> _Value:
         mine = error
     if world.size > 1:
         told: list[Any] = [None] * world.size
-        dist.all_gather_object(told, mine and (type(mine), str(mine)))
+        dist.all_gather_object(told, mine and (type(mine), str(mine), socket.gethostname()))
         if mine is not None:
             raise mine
-        for fault in filter(None, told):
-            kind, text = fault
-            raise kind(text)
+        for rank, fault in enumerate(told):
+            if fault is not None:
+                kind, text, host = fault
+                raise kind(f"rank {rank} ({host}): {text}")
     return cast(_Value, value)
+
+
+def from_rank0(world: World, act: Callable[[], _Value]) -> _Value:
+    """What rank 0 finds out, on all ranks."""
+    told = [act() if world.rank == 0 else None]
+    if world.size > 1:
+        dist.broadcast_object_list(told, src=0)
+    return cast(_Value, told[0])
 
 
 def barrier(world: World) -> None:

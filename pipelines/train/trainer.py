@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from pipelines.folder_lock import LOCK, FolderLock
+from pipelines.train.agreement import facts_of
 from pipelines.train.assemble import Run, assemble, compute_dtype, computes_otherwise
 from pipelines.train.checks import check_out
 from pipelines.train.config import TrainConfig
@@ -28,11 +29,11 @@ from pipelines.train.history import record_settings
 from pipelines.train.logs import Meter, RunLog
 from pipelines.train.losses import loss_names
 from pipelines.train.optimizer import learning_rate
-from pipelines.train.parallel import all_reduce_sum, start_world, stop_world, together
+from pipelines.train.parallel import World, all_reduce_sum, from_rank0, start_world, stop_world, together
 from pipelines.train.show import Start, start_lines
 from pipelines.train.start import take_start
 from pipelines.train.step import Stepped, Stepper
-from sigma_data.errors import SigmaError, TrainError
+from sigma_data.errors import ConfigError, SigmaError, TrainError
 from sigma_data.files import disk_error
 from sigma_data.loader import Loaded, Loader
 from sigma_data.sample import Family
@@ -41,24 +42,29 @@ from sigma_model.attention import flash_available
 
 _OF_STEP = ("loss", "norm", "lr", "skipped", "epoch", "pack", "memory")
 _TOLD = ("val/picture", "val/text", "val_ema/picture", "val_ema/text")
+_SEEN = 60.0
+"""Seconds that a shared folder may take to show a new file on other machines."""
 SKIPPED = "skipped-{rank}.jsonl"
 """Samples with bad pictures that a rank has met."""
 
 
-def train(config: TrainConfig, *, quiet: bool = False) -> dict[str, Any]:
+def train(config: TrainConfig, *, quiet: bool = False, machines: int | None = None) -> dict[str, Any]:
     """Train, resuming where the folder has a checkpoint; returns what came of it.
 
-    Raises SigmaError for what a user can mend.
+    `machines` is how many this rank was told of, which all must agree on, as on all else they read. Raises SigmaError
+    for what a user can mend.
     """
     # Longer than anything that one rank does alone while the others wait: an index to be made, a slow disk.
     patience = max(3600.0, config.loader.timeout + 300)
     check_settings(config)
     on_gpu = torch.cuda.is_available()
     check_machine(config, on_gpu=on_gpu, flash=on_gpu and flash_available())
-    world = start_world(config.parallel, mixed=computes_otherwise(config), timeout_s=patience)
+    facts = facts_of(config, **{"--nnodes": machines or "left to the launcher"})
+    world = start_world(config.parallel, mixed=computes_otherwise(config), timeout_s=patience, facts=facts)
     run = lock = None
     try:
         lock = together(world, lambda: _lock(config.out) if world.rank == 0 else None)
+        _check_shared(config.out, world)
         config = take_start(config, world)
         run = assemble(config, world, quiet=quiet or world.rank != 0)
         return Trainer(run, quiet=quiet).run()
@@ -82,6 +88,22 @@ def _lock(out: Path) -> FolderLock:
         return FolderLock(out / LOCK, "training", otherwise="choose another place with out=")
     except OSError as error:
         raise disk_error(error, out, option="out=") from None
+
+
+def _check_shared(out: Path, world: World) -> None:
+    """Raise ConfigError, on all ranks, where one does not see the folder that rank 0 has locked."""
+    if world.size == 1:
+        return
+    token = from_rank0(world, lambda: (out / LOCK).read_text("utf-8"))
+
+    def look() -> None:
+        deadline = time.monotonic() + _SEEN
+        while not (out / LOCK).exists() or (out / LOCK).read_text("utf-8") != token:
+            if time.monotonic() > deadline:
+                raise ConfigError(f"{out}: is not the folder that rank 0 writes to: all machines must share it")
+            time.sleep(0.2)
+
+    together(world, look)
 
 
 def _refused(error: OSError, out: Path) -> bool:

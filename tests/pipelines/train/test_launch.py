@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import yaml
 from training_runs import lines, settings_of, steps_saved
 
 from pipelines.train.config import TrainConfig
-from pipelines.train.launch import Launch, launch
+from pipelines.train.launch import Launch, _free_port, _told_by, launch
 from sigma_data.errors import ConfigError
 
 MANY = 100_000
@@ -96,6 +98,58 @@ def test_several_machines_need_a_place_to_meet(tmp_path: Path) -> None:
     config = TrainConfig.model_validate(settings_of(tmp_path, tmp_path))
     with pytest.raises(ConfigError, match=r"--nnodes 2: name a place where all machines meet with --rdzv HOST:PORT"):
         launch(config, Launch(nnodes=2))
+
+
+def config_of(folder: Path) -> TrainConfig:
+    return TrainConfig.model_validate(settings_of(folder, folder))
+
+
+@pytest.mark.parametrize("place", ["node1", "node1:", ":29400", "node1:port", "node1:0", "node1:70000", "http://a:1x"])
+def test_a_place_to_meet_is_host_and_port(place: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="write HOST:PORT"):
+        launch(config_of(tmp_path), Launch(nnodes=2, rdzv=place))
+    assert Launch(rdzv="[::1]:29400").place() == ("::1", 29400)
+
+
+def test_a_machine_that_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"--rdzv nowhere\.invalid:29400: there is no machine nowhere\.invalid"):
+        launch(config_of(tmp_path), Launch(nnodes=2, rdzv="nowhere.invalid:29400"))
+    monkeypatch.setattr("pipelines.train.launch._is_here", lambda *_: False)
+    with pytest.raises(ConfigError, match=r"cannot be reached \(Connection refused\), for 0 s: is the command running"):
+        launch(config_of(tmp_path), Launch(nnodes=2, rdzv=f"127.0.0.1:{_free_port()}", wait_s=0.2))
+
+
+def test_machines_that_do_not_come_and_a_port_of_another_program_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.train.launch._ANSWER", 3.0)
+    with pytest.raises(ConfigError, match=r"not all 2 machines came within 2 s: run the same command"):
+        launch(config_of(tmp_path), Launch(nnodes=2, rdzv=f"127.0.0.1:{_free_port()}", wait_s=2), quiet=True)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        place = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=r"another program has that port") as error:
+            launch(config_of(tmp_path), Launch(nnodes=2, rdzv=place, wait_s=2), quiet=True)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("exitcode", "message", "cause"),
+    [
+        (-signal.SIGSEGV, "Signal 11 received", "it was ended by SIGSEGV"),
+        (3, "To enable traceback see: https://", "it ended without a word, with exit code 3"),
+        (
+            1,
+            {"message": "RuntimeError: closed by peer\nException raised from\nframe #0"},
+            "RuntimeError: closed by peer;",
+        ),
+    ],
+)
+def test_whatever_a_rank_dies_of_is_one_line(exitcode: int, message: Any, cause: str) -> None:
+    failure = types.SimpleNamespace(exitcode=exitcode, message=message)
+    error = _told_by(types.SimpleNamespace(get_first_failure=lambda: (1, failure)))
+    assert str(error).startswith(f"rank 1 failed: {cause}") and "\n" not in str(error)
 
 
 @pytest.mark.slow

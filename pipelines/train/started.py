@@ -1,0 +1,105 @@
+"""Who has started this process: `sigma` itself, or a launcher such as torchrun that has numbered it among others.
+
+A launcher is one whose variables are all there and fit one another. Variables that are left over, from a scheduler's
+script, an interactive session, an image, are no launcher: they are set aside, and that is said.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sigma_data.errors import ConfigError
+
+_RANK, _SIZE, _LOCAL, _ADDRESS, _PORT = "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"
+_NEEDED = (_RANK, _SIZE, _ADDRESS, _PORT)
+_TORCHRUN = "TORCHELASTIC_RUN_ID"
+
+
+@dataclass(frozen=True)
+class Started:
+    """This process's place among those that a launcher has started."""
+
+    rank: int
+    size: int
+    local_rank: int
+
+
+def by_launcher(variables: Mapping[str, str] = os.environ) -> Started | None:
+    """The place that a launcher gave this process; None where there is no launcher.
+
+    Raises ConfigError where its variables contradict one another, or say that there are others and not where.
+    """
+    there = {name: variables[name] for name in _NEEDED if variables.get(name, "").strip()}
+    if len(there) < len(_NEEDED):
+        missing = [name for name in _NEEDED if name not in there]
+        if _RANK in there and _SIZE in there and (_whole(there[_SIZE]) or 0) > 1:
+            raise ConfigError(
+                f"{_said(there)} say that a launcher started this process as one of {there[_SIZE]}, but not where they "
+                f"meet ({' and '.join(missing)} missing): set what is missing, or unset {_RANK} and {_SIZE}, or give "
+                "--nproc"
+            )
+        return None
+    local = variables.get(_LOCAL, "0")
+    rank, size, local_rank, port = map(_whole, (there[_RANK], there[_SIZE], local, there[_PORT]))
+    if rank is None or size is None or local_rank is None or port is None or rank >= size or not 0 < port < 2**16:
+        told = {**there, **({_LOCAL: local} if _LOCAL in variables else {})}
+        raise ConfigError(
+            f"{_said(told)} do not fit together as a launcher sets them: unset {' '.join(told)}, or give --nproc"
+        )
+    return Started(rank, size, local_rank)
+
+
+def settle(*, chosen: bool, nproc: int) -> Started | None:
+    """Who starts the ranks: a launcher that has done so already, or, for None, this process.
+
+    `chosen`: the user said how many (--nproc, --nnodes or --rdzv), which counts more than variables do. What is set
+    aside is said on standard error. Raises ConfigError as `by_launcher` does, and where torchrun has started several
+    of us and each was told to start more.
+    """
+    left = [name for name in (_RANK, _SIZE, _LOCAL) if name in os.environ]
+    if not chosen:
+        started = by_launcher()
+        if started is None and left:
+            _say(f"{_said({name: os.environ[name] for name in left})} {_are(left)} no launcher's, and set aside")
+        return started
+    if _TORCHRUN in os.environ and (_whole(os.environ.get(_SIZE, "")) or 0) > 1:
+        raise ConfigError(
+            f"torchrun has started this process as one of {os.environ[_SIZE]}, and --nproc would start more in each: "
+            "leave out --nproc, --nnodes and --rdzv, or start sigma without torchrun"
+        )
+    if left:
+        told = _said({name: os.environ[name] for name in left})
+        _say(f"--nproc {nproc} counts: {told} {_are(left)} set by something else, and set aside")
+    return None
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Without the variables of any launcher, so that nothing reads them."""
+    names = [name for name in os.environ if name in (*_NEEDED, _LOCAL) or name.startswith("TORCHELASTIC_")]
+    before = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
+def _whole(text: str) -> int | None:
+    """A number as launchers write it; None for anything else."""
+    return int(text) if text.strip().isascii() and text.strip().isdigit() else None
+
+
+def _said(values: Mapping[str, str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _are(names: list[str]) -> str:
+    return "are" if len(names) > 1 else "is"
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"train: {line}\n")

@@ -1,0 +1,88 @@
+"""Who starts the ranks: a launcher whose variables are complete, or we; what is left over is set aside and said."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from pipelines.train.started import Started, alone, by_launcher, settle
+from sigma_data.errors import ConfigError
+
+WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+SCHEDULERS = {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0", "OMPI_COMM_WORLD_RANK": "0",
+              "OMPI_COMM_WORLD_SIZE": "2", "PMI_RANK": "1"}  # fmt: skip
+
+
+@pytest.fixture
+def variables(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in (*WHOLE, "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_a_complete_set_is_a_launcher() -> None:
+    assert by_launcher(WHOLE) == Started(1, 2, 1)
+    assert by_launcher({name: value for name, value in WHOLE.items() if name != "LOCAL_RANK"}) == Started(1, 2, 0)
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        {}, {"RANK": "0"}, {"WORLD_SIZE": "2"}, {"RANK": "abc"}, {"LOCAL_RANK": "7"}, {"RANK": "0", "WORLD_SIZE": "1"},
+        {"RANK": "0", "WORLD_SIZE": ""}, {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}, SCHEDULERS,
+        {"RANK": "0", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}, {"RANK": "0", "WORLD_SIZE": "many"},
+    ],
+)  # fmt: skip
+def test_what_is_left_over_is_no_launcher_and_is_said(
+    left: dict[str, str], variables: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert by_launcher(left) is None
+    for name, value in left.items():
+        variables.setenv(name, value)
+    assert settle(chosen=False, nproc=1) is None
+    counted = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name in left]
+    told = capsys.readouterr().err
+    assert told.count("\n") == bool(counted) and all(f"{name}={left[name]}" in told for name in counted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"RANK": "abc"}, "RANK=abc"),
+        ({"RANK": "2"}, "RANK=2 WORLD_SIZE=2"),
+        ({"RANK": "-1"}, "RANK=-1"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE=0"),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK=x"),
+        ({"MASTER_PORT": "0"}, "MASTER_PORT=0"),
+        ({"MASTER_PORT": "http"}, "MASTER_PORT=http"),
+        ({"MASTER_ADDR": ""}, "MASTER_ADDR missing"),
+        ({"MASTER_ADDR": "", "MASTER_PORT": ""}, "MASTER_ADDR and MASTER_PORT missing"),
+    ],
+)
+def test_a_launcher_that_contradicts_itself_is_refused_in_a_line(changes: dict[str, str], named: str) -> None:
+    with pytest.raises(ConfigError, match=named) as error:
+        by_launcher(WHOLE | changes)
+    assert "\n" not in str(error.value) and "unset" in str(error.value)
+
+
+@pytest.mark.parametrize("left", [WHOLE, WHOLE | {"RANK": "0", "WORLD_SIZE": "1"}, {"RANK": "abc"}])
+def test_nproc_counts_more_than_variables_and_says_so(
+    left: dict[str, str], variables: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in left.items():
+        variables.setenv(name, value)
+    assert settle(chosen=True, nproc=2) is None
+    told = capsys.readouterr().err
+    assert told.startswith("train: --nproc 2 counts: RANK=") and told.count("\n") == 1
+    with alone():
+        assert not set(WHOLE) & set(os.environ)
+    assert {name: os.environ.get(name) for name in left} == left
+
+
+def test_torchrun_and_nproc_at_once_are_refused(variables: pytest.MonkeyPatch) -> None:
+    for name, value in (WHOLE | {"TORCHELASTIC_RUN_ID": "none"}).items():
+        variables.setenv(name, value)
+    with pytest.raises(ConfigError, match="leave out --nproc"):
+        settle(chosen=True, nproc=2)
+    assert settle(chosen=False, nproc=2) == Started(1, 2, 1)
