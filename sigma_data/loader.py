@@ -7,6 +7,8 @@ matters, and stopping anywhere loses nothing.
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 import time
 from collections import deque
@@ -23,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sigma_data.batch import Item, PackedBatch, Widths, collate
+from sigma_data.changes import changed, shown
 from sigma_data.content import Bytes, Content, decode_content
 from sigma_data.errors import ConfigError, CorpusError, SequenceError
 from sigma_data.images import DEFAULT_MAX_PIXELS, ImageFault
@@ -343,14 +346,39 @@ def check_state(state: Mapping[str, Any], planner: Planner) -> Position:
     if digest == planner.digest:
         return position
     changes = [
-        f"{name} was {saved.get(name, 'not there')} and is {planner.fields.get(name, 'not there')}"
+        line
         for name in sorted({*saved, *planner.fields})
         if saved.get(name) != planner.fields.get(name)
+        for line in _changes(name, saved.get(name), planner.fields.get(name))
     ]
     raise ConfigError(
         f"the data is not what the checkpoint was trained on: {'; '.join(changes) or 'the saved plan is damaged'}: "
         "resume with the settings and the corpora it was started with, or start a new run"
     )
+
+
+_DIGESTS = {"tokenizer": "the tokenizer is another", "version": "packs were planned by another version of sigma"}
+
+
+def _changes(name: str, was: str | None, now: str | None) -> list[str]:
+    """What differs in a field of a plan, in words. Values are JSON, as `Planner.fields` has them."""
+    if was is None or now is None:
+        return [f"{name} was {'not there' if was is None else 'there'} and is {'there' if was is None else 'gone'}"]
+    if name in _DIGESTS:
+        return [_DIGESTS[name]]
+    before, after = json.loads(was), json.loads(now)
+    if name == "geometry":
+        before, after = (dict(re.findall(r"(\w+)=([^,()]+)", str(value))) for value in (before, after))
+        return [f"the model's {line}" for line in changed(before, after)]
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return [f"{name} was {shown(before)} and is {shown(after)}"]
+    differ = [key for key in dict.fromkeys([*before, *after]) if before.get(key) != after.get(key)]
+    told = [f"{name} holds other samples than then" for key in differ if key == "manifest"]
+    rest = [key for key in differ if key != "manifest"]
+    if rest:
+        was_, is_ = (", ".join(f"{key} {shown(side.get(key))}" for key in rest) for side in (before, after))
+        told.append(f"{name} was {was_} and is {is_}")
+    return told
 
 
 def _load(dataset: PackDataset, ticket: Ticket, place: Place) -> Loaded:

@@ -7,6 +7,7 @@ that no rank ever holds what is not its own.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -29,7 +30,6 @@ from pipelines.train.lora import init_lora
 from pipelines.train.optimizer import Optimizers, make_optimizer
 from pipelines.train.parallel import (
     World,
-    barrier,
     init_weights_sharded,
     load_weights_sharded,
     parallelize,
@@ -39,6 +39,7 @@ from pipelines.train.parallel import (
 from pipelines.train.start import start_blueprint
 from pipelines.train.token_rows import TokenRows, rows_learn
 from pipelines.train.tokens import Likeness, attribute_numbers, choose_learning, likeness_of, start_rows
+from sigma_data.changes import shown
 from sigma_data.errors import ConfigError
 from sigma_data.files import disk_error
 from sigma_data.loader import START, Loader, PackDataset, Position, check_state
@@ -53,6 +54,10 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in that of a run."""
+
+
+_SINCE = frozenset({"optimizer.kind", "ema", "model.master"})
+"""Parts of an origin that checkpoints of older versions do not have."""
 
 
 @dataclass
@@ -250,6 +255,9 @@ def origin_of(config: TrainConfig, blueprint: Blueprint) -> dict[str, str]:
         "model.attribute_projection": str(config.model.attribute_projection),
         "freeze": config.freeze.model_dump_json(exclude=_unset(config)),
         "lora": config.lora.model_dump_json() if config.lora is not None else "none",
+        "optimizer.kind": config.optimizer.kind,
+        "ema": "kept" if config.ema is not None else "none",
+        "model.master": config.model.master,
     }
 
 
@@ -260,16 +268,30 @@ def _unset(config: TrainConfig) -> set[str]:
 
 def check_origin(saved: Mapping[str, str], found: Mapping[str, str]) -> None:
     """Raise ConfigError, naming what differs, where a checkpoint belongs to another model than the run's."""
-    changes = [
-        f"{name} was {saved.get(name, 'not there')} and is {found.get(name, 'not there')}"
-        for name in sorted({*saved, *found})
-        if saved.get(name) != found.get(name)
-    ]
+    changes = []
+    for name in sorted({*saved, *found}):
+        was, now = saved.get(name), found.get(name)
+        if was == now or (was is None and name in _SINCE):
+            continue
+        if name == "model.path" and not any("random" in (value or "random") for value in (was, now)):
+            changes.append("the weights at model.path are other ones than the run started from")
+        else:
+            changes.append(f"{name} was {_words(was)} and is {_words(now)}")
     if changes:
         raise ConfigError(
             f"the model is not the one that the checkpoint was trained from: {'; '.join(changes)}: resume with the "
-            "settings and weights it was started with, or choose another `out`"
+            "settings and weights it was started with, or choose another `out` for a new run"
         )
+
+
+def _words(value: str | None) -> str:
+    """A part of an origin, which may be settings as JSON, as a person reads it: what is set, without what is not."""
+    if value is None:
+        return "not there"
+    if not value.startswith("{"):
+        return value
+    there = {name: one for name, one in json.loads(value).items() if one not in (False, None, [], "")}
+    return ", ".join(name if one is True else f"{name} {shown(one)}" for name, one in there.items()) or "nothing"
 
 
 def training_config(released: ModelConfig, config: TrainConfig) -> ModelConfig:
