@@ -1,4 +1,4 @@
-"""Quantised weights for generating: the linear layers of both experts in 4 or 8 bits, everything else as it is.
+"""Quantised weights: the linear layers of both experts in 4 or 8 bits, everything else as it is.
 
 NF4 and INT8 are bitsandbytes', FP8 (e4m3, weights alone) is torchao's; both come with the extra `quant`. Embeddings,
 norms, the text head, the vision encoder with its connector, what leads latents in and out, the time embedder and the
@@ -8,8 +8,9 @@ autoencoder keep the type the model computes in: they are a tenth of BAGEL's par
 from __future__ import annotations
 
 import logging
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -38,12 +39,31 @@ class Quantization(StrEnum):
 
 _LIBRARY = {Quantization.NF4: "bitsandbytes", Quantization.INT8: "bitsandbytes", Quantization.FP8: "torchao"}
 
+_BLOCK = 64
+"""Numbers that share a scale of NF4."""
+
 _QUANTISED = re.compile(r"^backbone\.layers\.\d+\.(und|gen)\.(q|k|v|o|mlp\.(gate|up|down))$")
 
 
 def quantised(model: nn.Module) -> list[str]:
     """The layers whose weights are quantised, by our names."""
     return [name for name, _ in model.named_modules() if _QUANTISED.match(name)]
+
+
+def is_quantised(name: str) -> bool:
+    """Whether a parameter of this name is a weight that is quantised."""
+    path, _, leaf = name.rpartition(".")
+    return leaf == "weight" and _QUANTISED.match(path) is not None
+
+
+def stored_bytes(kind: Quantization, shape: Sequence[int]) -> float:
+    """Bytes of a weight [out, in]: of its numbers and of their scales.
+
+    NF4: half a byte each, a byte for each 64 (their scale, quantised), 4 for each 256 of these. INT8 and FP8: a byte
+    each, 4 for each row.
+    """
+    size = math.prod(shape)
+    return size * (1 / 2 + 1 / _BLOCK + 4 / (_BLOCK * 256)) if kind is Quantization.NF4 else size + 4 * shape[0]
 
 
 def load_quantized(
@@ -76,18 +96,44 @@ def load_quantized(
             path = name.removesuffix(".weight")
             linear = model.get_submodule(path)
             assert isinstance(linear, nn.Linear)
-            try:
-                model.set_submodule(path, convert(linear))
-            except (RuntimeError, NotImplementedError, ImportError) as error:
-                reason = " ".join(str(error).split())[:200]
-                raise ConfigError(f"{kind} weights cannot be made on {device}: {_LIBRARY[kind]}: {reason}") from None
+            model.set_submodule(path, quantise(linear, kind, convert))
     if PROJECTION in wanted and PROJECTION not in checkpoint.tensors:
         assign(model, PROJECTION, torch.zeros(wanted[PROJECTION], dtype=dtype, device=device))
     return model.eval().requires_grad_(False)
 
 
-def converter(kind: Quantization) -> Callable[[nn.Linear], nn.Module]:
-    """What makes a linear layer a quantised one. Raises ConfigError where its library is missing."""
+def quantise(linear: nn.Linear, kind: Quantization, convert: Callable[[nn.Linear], nn.Module]) -> nn.Module:
+    """A linear layer as `convert`, of `converter`, makes it. Raises ConfigError where it cannot on this device."""
+    try:
+        return convert(linear)
+    except (RuntimeError, NotImplementedError, ImportError) as error:
+        reason, device = " ".join(str(error).split())[:200], linear.weight.device
+        raise ConfigError(f"{kind} weights cannot be made on {device}: {_LIBRARY[kind]}: {reason}") from None
+
+
+def restored(layer: nn.Module, dtype: torch.dtype) -> torch.Tensor:
+    """The weight [out, in] that a quantised layer stands for, made anew in `dtype`.
+
+    NF4 and FP8 are restored in the type they were quantised from, and rounded from there. An INT8 layer must not have
+    computed yet: it hides its scales then.
+    """
+    weight: Any = layer.weight
+    if (state := getattr(weight, "quant_state", None)) is not None:
+        from bitsandbytes.functional import dequantize_4bit
+
+        whole: torch.Tensor = dequantize_4bit(weight.data, state)
+        return whole.to(dtype)
+    if getattr(weight, "SCB", None) is not None:
+        return weight.CB.to(dtype, copy=True).mul_((weight.SCB / 127)[:, None])  # type: ignore[no-any-return]
+    whole = weight.dequantize()
+    return whole.to(dtype)
+
+
+def converter(kind: Quantization, *, setting: str = "--quantize") -> Callable[[nn.Linear], nn.Module]:
+    """What makes a linear layer a quantised one.
+
+    Raises ConfigError where its library is missing; `setting` is where the user asked for it.
+    """
     library = _LIBRARY[kind]
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # of kernels for other machines
@@ -106,13 +152,16 @@ def converter(kind: Quantization) -> Callable[[nn.Linear], nn.Module]:
         return fp8
     except ImportError:
         raise ConfigError(
-            f"--quantize {kind}: needs {library}, which is not installed: pip install 'sigma-multimodal[quant]'"
+            f"{setting} {kind}: needs {library}, which is not installed: pip install 'sigma-multimodal[quant]'"
         ) from None
     finally:
         logging.disable(before)
 
 
 def _nf4(library: Any, linear: nn.Linear) -> nn.Module:
+    if linear.weight.device.type == "cpu" and linear.in_features % _BLOCK:
+        # bitsandbytes 0.50 quantises blocks across rows there, and restores them as if each row began a new one.
+        raise RuntimeError(f"restores rows of {linear.in_features} numbers wrongly here, not being a multiple of 64")
     layer = _empty_safe(library.nn.Linear4bit)(
         linear.in_features,
         linear.out_features,

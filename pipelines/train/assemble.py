@@ -18,11 +18,12 @@ import torch
 
 from pipelines.bundle import Blueprint, Bundle
 from pipelines.planner import open_planner
+from pipelines.train import qlora
 from pipelines.train.agreement import compare
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.checks import check_autoencoder, check_optimizer, check_out, check_shards, has_weights
 from pipelines.train.config import TrainConfig
-from pipelines.train.consistency import check_learning, check_projection
+from pipelines.train.consistency import check_learning, check_projection, check_quantized
 from pipelines.train.ema import Ema
 from pipelines.train.flops import parameters_of
 from pipelines.train.heldout import HeldOut, heldout_planner
@@ -47,6 +48,7 @@ from sigma_data.plan import Planner
 from sigma_model.config import VAE_FILE, ModelConfig, find_file, weight_files
 from sigma_model.latents import Vae
 from sigma_model.model import SigmaModel, widths
+from sigma_model.quantize import Quantization
 
 _Value = TypeVar("_Value")
 
@@ -175,6 +177,7 @@ def assemble(config: TrainConfig, world: World, *, quiet: bool = False) -> Run:
         facts = {**origin, **read_facts(blueprint, planner)}
         compare(world.store, rank=world.rank, size=world.size, stage="files", facts=facts)
     learning = parameters_of(shape, config.freeze, config.lora).learning
+    check_quantized(config, learning)
     check_learning(config, learning, planner.kinds())
     check_projection(config, learning, released=blueprint.config.attribute_projection)
     held, note = heldout_planner(config, planner)
@@ -258,6 +261,7 @@ def origin_of(config: TrainConfig, blueprint: Blueprint) -> dict[str, str]:
         "optimizer.kind": config.optimizer.kind,
         "ema": "kept" if config.ema is not None else "none",
         "model.master": config.model.master,
+        **({"model.quantize": config.model.quantize} if config.model.quantize is not None else {}),
     }
 
 
@@ -311,7 +315,8 @@ def first_on_rank0(world: World, act: Callable[[], _Value]) -> _Value:
 def build_model(config: TrainConfig, blueprint: Blueprint, shape: ModelConfig, world: World) -> SigmaModel:
     """The network of a run, spread over the ranks, with its starting weights.
 
-    What learns is kept in `model.master`, with LoRA in float32; what is frozen in the type that layers compute in.
+    What learns is kept in `model.master`, with LoRA in float32; what is frozen in the type that layers compute in, or
+    as `model.quantize` says.
     """
     compute = compute_dtype(config, world.device)
     master = torch.float32 if config.lora is not None else _DTYPES[config.model.master]
@@ -319,12 +324,19 @@ def build_model(config: TrainConfig, blueprint: Blueprint, shape: ModelConfig, w
         model = SigmaModel(shape)
     ids = attribute_numbers(blueprint.encoder.attribute_ids)
     choose_learning(model, config, ids)
+    kind, apart = config.model.quantize, dict[str, torch.Size]()
+    if kind is not None:
+        apart = qlora.take_out(model)
     parallelize(model, world, config.parallel, dtype=compute)
-    if weight_files(blueprint.directory):
-        vision = config.model.vision
-        load_weights_sharded(model, blueprint.directory, world, dtype=compute, learning=master, vision=vision)
+    vision, seed = config.model.vision, config.model.seed
+    directory = blueprint.directory if weight_files(blueprint.directory) else None
+    if directory is not None:
+        load_weights_sharded(model, directory, world, dtype=compute, learning=master, vision=vision, apart=apart)
     else:
-        init_weights_sharded(model, config.model.seed, world, dtype=compute, learning=master)
+        init_weights_sharded(model, seed, world, dtype=compute, learning=master)
+    if kind is not None:
+        read = qlora.reader(model, directory, dtype=compute, device=world.device, vision=vision, seed=seed)
+        qlora.fill(model, Quantization(kind), read)
     if config.lora is not None:
         init_lora(model, seed=config.model.seed)
     embed, init = model.backbone.embed, config.model.token_init

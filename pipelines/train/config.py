@@ -41,6 +41,9 @@ class ModelSettings(Strict):
     master: Literal["float32", "bfloat16"] = "float32"
     """Of the parameters that learn, which a step rounds at random where it is bfloat16, so that small steps are not
     lost; with LoRA all that learns is float32. Frozen ones are kept in `dtype`."""
+    quantize: Literal["nf4", "int8", "fp8"] | None = None
+    """Keep the frozen weights of both experts' linear layers in 4 or 8 bits, under LoRA (QLoRA). They are turned into
+    `dtype`, one at a time, to compute with; needs bitsandbytes, or for fp8 torchao."""
     vision: bool = True
     """Show references to the vision encoder, too; without, the run and its export have none, even if `path` has."""
     attribute_projection: bool = False

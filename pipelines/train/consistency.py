@@ -16,6 +16,7 @@ from pipelines.train.show import counted
 from sigma_data.errors import ConfigError
 from sigma_data.sample import Family
 from sigma_data.sequence import Kind
+from sigma_model.quantize import Quantization, converter, is_quantised
 
 Tokens = Mapping[Family, Mapping[Kind, int]]
 
@@ -50,6 +51,16 @@ def check_settings(config: TrainConfig) -> None:
             "learns: set optimizer.kind=adamw, or freeze less"
         )
     model = config.model
+    if model.quantize is not None and config.lora is None:
+        raise ConfigError(
+            f"model.quantize={model.quantize} keeps weights in too few bits to learn, and without lora they would have "
+            "to: add lora, or leave model.quantize out"
+        )
+    if model.quantize is not None and config.parallel.offload:
+        raise ConfigError(
+            f"model.quantize={model.quantize} keeps its weights on the GPU, and parallel.offload would have them in "
+            "the memory of the CPU: leave one of them out"
+        )
     if model.from_run is not None and (model.path != ModelSettings().path or model.base is not None):
         raise ConfigError(
             f"model.from_run and model.{'base' if model.path == ModelSettings().path else 'path'} both say where to "
@@ -92,6 +103,8 @@ def check_machine(config: TrainConfig, *, on_gpu: bool, flash: bool) -> None:
     for name, wanted in (("offload", config.parallel.offload), ("compile", config.parallel.compile)):
         if wanted and not on_gpu:
             raise ConfigError(f"parallel.{name} needs a GPU, and this run has none: leave it out")
+    if config.model.quantize is not None:
+        converter(Quantization(config.model.quantize), setting="model.quantize")  # names a library that is not there
 
 
 def check_learning(config: TrainConfig, learning: Collection[str], tokens: Tokens) -> None:
@@ -115,6 +128,15 @@ def check_learning(config: TrainConfig, learning: Collection[str], tokens: Token
         raise ConfigError(
             f"{only} reaches nothing that learns ({sorted(learning)[0]} and {len(learning) - 1:,} more get no gradient "
             f"from it), so nothing can be learnt: change {where}, or give the other loss a weight and samples"
+        )
+
+
+def check_quantized(config: TrainConfig, learning: Collection[str]) -> None:
+    """Raise ConfigError where a weight that is kept in few bits would have to learn; `learning` as above."""
+    if config.model.quantize is not None and (both := sorted(name for name in learning if is_quantised(name))):
+        raise ConfigError(
+            f"lora.train matches {both[0]}, which model.quantize={config.model.quantize} keeps in too few bits to "
+            "learn: narrow the pattern, or give the layer an addition by lora.targets"
         )
 
 

@@ -24,6 +24,7 @@ from pipelines.train.consistency import (
     check_learning,
     check_machine,
     check_projection,
+    check_quantized,
     check_settings,
     warnings,
 )
@@ -193,6 +194,7 @@ def dry_run(config: TrainConfig, *, ranks: int = 1, quiet: bool = False) -> DryR
     planner = open_planner(config.data, blueprint, cache=config.loader.cache, quiet=quiet)
     sizes = [check_shards(index) for index in planner.indexes]
     kinds = planner.kinds()
+    check_quantized(config, learning)
     check_learning(config, learning, kinds)
     check_projection(config, learning, released=blueprint.config.attribute_projection)
     held, not_held_out = heldout_planner(config, planner)

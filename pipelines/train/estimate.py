@@ -21,6 +21,7 @@ from sigma_data.plan import Planner
 from sigma_data.segment_table import SegmentTable, segment_table
 from sigma_data.sequence import Kind
 from sigma_model.config import ModelConfig
+from sigma_model.quantize import Quantization, is_quantised, stored_bytes
 
 DEVICES = ("NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3")
 """For which hours are told."""
@@ -217,12 +218,18 @@ class Memory:
         self._c = {"auto": 2 if on_gpu else 4, "float32": 4, "bfloat16": 2}[config.model.dtype]
         master = {"float32": 4, "bfloat16": 2}[config.model.master]
         sizes = {name: math.prod(shape) for name, shape in parameters.shapes.items()}
-        self._sizes = sizes
         self.learning = sum(sizes[name] for name in parameters.learning)
         self.learning_bytes = self.learning * (4 if config.lora is not None else master)
         eight_bit = config.optimizer.states == "8bit"
         self.moments = sum(moment_bytes(parameters.shapes[name], eight_bit=eight_bit) for name in parameters.learning)
-        self._frozen_bytes = (sum(sizes.values()) - self.learning) * self._c
+        kind = Quantization(config.model.quantize) if config.model.quantize is not None else None
+        few = [name for name in sizes if kind is not None and is_quantised(name)]
+        self._quantised = sum((stored_bytes(kind, parameters.shapes[name]) for name in few if kind is not None), 0.0)
+        self._restored = max((sizes[name] for name in few), default=0) * (
+            self._c + (8 if kind is Quantization.FP8 else 0)
+        )
+        self._sizes = {name: size for name, size in sizes.items() if name not in few}
+        self._frozen_bytes = (sum(self._sizes.values()) - self.learning) * self._c
         self._fsdp = ranks > 1 or master != self._c or config.parallel.offload
         scale = config.data.budget / max(1, work.tokens)
         self._counts: dict[str, float] = {name: count * scale for name, count in asdict(work).items()}
@@ -238,6 +245,7 @@ class Memory:
             "activations": kept * self._c,
             "a layer computed again": once * self._c,
             "gradients within a layer": self._backward() * self._c,
+            **({"a weight restored": self._restored} if self._quantised else {}),
             "logits": self._counts["answer"] * self._model.language.vocab_size * (8 + self._c),
             "autoencoder": self._autoencoder(),
             "encoding a picture": self._encoding(),
@@ -246,10 +254,13 @@ class Memory:
     def peak(self) -> float:
         """The most at one time: pictures are encoded before there are activations."""
         parts = self.parts()
-        fleeting = ("gathered layers", "activations", "a layer computed again", "gradients within a layer", "logits")
+        fleeting = (
+            "gathered layers", "activations", "a layer computed again", "gradients within a layer", "logits",
+            "a weight restored",
+        )  # fmt: skip
         encoding = parts.pop("encoding a picture")
         stays = sum(size for part, size in parts.items() if part not in fleeting)
-        return stays + max(encoding, sum(parts[part] for part in fleeting))
+        return stays + max(encoding, sum(parts.get(part, 0) for part in fleeting))
 
     def host(self) -> float:
         """Bytes that offloading puts into the CPU's memory."""
@@ -262,15 +273,16 @@ class Memory:
         return self._config.parallel.offload or (self._config.optimizer.offload and part == "optimiser")
 
     def _states(self) -> dict[str, float]:
-        """What is kept from step to step, each divided by the ranks that share a copy.
+        """What is kept from step to step, each divided by the ranks that share a copy, but for quantised weights.
 
         Parameters: m each that learns, c each frozen one. Gradients m, two moments 8, average 4 each that learns;
-        moments of 8 bits are 2 and 8 for 256 of a row.
+        moments of 8 bits are 2 and 8 for 256 of a row. Quantised weights as `stored_bytes` says, whole on every rank.
         """
         learning = self.learning_bytes / self._shard
         average = 4 * self.learning / self._shard if self._config.ema is not None else 0
         return {
             "parameters": learning + self._frozen_bytes / self._shard,
+            **({"quantised weights": self._quantised} if self._quantised else {}),
             "gradients": learning,
             "optimiser": self.moments / self._shard,
             "average (EMA)": average,

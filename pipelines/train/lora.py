@@ -42,7 +42,11 @@ class LoraLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         a, b = self.lora_A.weight.to(input.dtype), self.lora_B.weight.to(input.dtype)
-        return super().forward(input) + F.linear(F.linear(input, a), b) * (self.alpha / self.rank)
+        return self.base(input) + F.linear(F.linear(input, a), b) * (self.alpha / self.rank)
+
+    def base(self, input: Tensor) -> Tensor:
+        """What the layer gives without its addition."""
+        return super().forward(input)
 
     def merge(self) -> nn.Linear:
         """The plain linear layer that computes the same; takes over this one's weight and changes it."""

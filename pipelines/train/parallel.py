@@ -187,24 +187,28 @@ def load_weights_sharded(
     dtype: torch.dtype,
     learning: torch.dtype | None = None,
     vision: bool = True,
+    apart: Mapping[str, torch.Size] = {},
 ) -> None:
     """Fill a parallelized model on the meta device from a released directory; a rank reads its own rows alone.
 
     All becomes `dtype`, but what learns `learning` where that is given. Low-rank additions keep their type and become
     zero: `init_lora` draws them. The attribute tokens' own rows become zero, too: `write_rows` fills them. `vision` as
-    in `load_model`. Memory: this rank's share, and its rows of one tensor more. Raises ConfigError as
+    in `load_model`; `apart`: names and shapes of what the files hold and the model has not, for the caller to read.
+    Memory: this rank's share, and its rows of one tensor more. Raises ConfigError as
     `sigma_model.weights.load_weights` does, before any data is read.
     """
     stored = Checkpoint(Path(directory), vision=vision, config=model.config)
     wanted = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if not _added(name)}
-    stored.check({released_name(name): tensor.shape for name, tensor in wanted.items()})
+    shapes = {**apart, **{name: tensor.shape for name, tensor in wanted.items()}}
+    stored.check({released_name(name): shape for name, shape in shapes.items()})
     ours = {released_name(name): name for name in wanted}
 
     def read(name: str, part: Tensor, rows: tuple[int, int]) -> None:
         part.copy_(stored.read(released_name(name), dtype=part.dtype, device=part.device, rows=rows))
 
     # An attribute projection, which files may lack, is not in their order, and stays zero then.
-    _materialize(model, world, dtype, learning, [ours[name] for name in stored.in_order()], read)
+    order = [ours[name] for name in stored.in_order() if name in ours]
+    _materialize(model, world, dtype, learning, order, read)
 
 
 def init_weights_sharded(

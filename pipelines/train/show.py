@@ -31,6 +31,8 @@ class Start:
     tokens: str = ""
     """How alike the attribute tokens' rows are; empty where they are drawn at random."""
     warning: str = ""
+    quantised: str = ""
+    """What the frozen weights of both experts' linear layers are kept in, where that is fewer bits."""
 
 
 def start_lines(start: Start) -> str:
@@ -39,9 +41,10 @@ def start_lines(start: Start) -> str:
     share = "all" if start.learning == start.parameters else f"{start.learning:,}"
     corpora = ", ".join(f"{name} ({counted(samples, 'sample')})" for name, samples in start.corpora.items())
     held = f"{counted(start.held_out, 'pack')} held out" if start.held_out else "no validation"
+    few = f", linear layers of both experts in {start.quantised}" if start.quantised else ""
     packs = counted(start.accumulate * start.ranks, "pack")
     rows = [
-        ("model", f"{start.model}, {whence}; {start.parameters:,} parameters, {share} learn"),
+        ("model", f"{start.model}, {whence}; {start.parameters:,} parameters, {share} learn{few}"),
         *([("attribute tokens", start.tokens)] if start.tokens else ()),
         *([("warning", start.warning)] if start.warning else ()),
         ("data", f"{corpora}; an epoch is {counted(start.packs, 'pack')} of at most {start.budget:,} tokens; {held}"),

@@ -30,6 +30,7 @@ from pipelines.train.logs import Meter, RunLog
 from pipelines.train.losses import loss_names
 from pipelines.train.optimizer import learning_rate
 from pipelines.train.parallel import World, all_reduce_sum, from_rank0, start_world, stop_world, together
+from pipelines.train.qlora import hidden
 from pipelines.train.show import Start, start_lines
 from pipelines.train.start import take_start
 from pipelines.train.step import Stepped, Stepper
@@ -208,8 +209,9 @@ class Trainer:
         return Start(
             model=run.bundle.name,
             trained=run.bundle.trained,
-            parameters=sum(parameter.numel() for parameter in parameters),
+            parameters=sum(parameter.numel() for parameter in parameters) + hidden(run.bundle.model),
             learning=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+            quantised=config.model.quantize or "",
             corpora={corpus.title: count for corpus, count in zip(config.data.corpora, samples, strict=True)},
             packs=len(plan),
             budget=config.data.budget,

@@ -104,6 +104,13 @@ def test_what_a_library_cannot_do_is_a_sentence(weights: Path, monkeypatch: pyte
         load_quantized(weights, Quantization.NF4, config=preset("tiny"), dtype=torch.float32)
 
 
+def test_rows_that_bitsandbytes_would_restore_wrongly_on_a_cpu_are_refused() -> None:
+    pytest.importorskip("bitsandbytes")
+    convert = quantize.converter(Quantization.NF4)
+    with pytest.raises(ConfigError, match="nf4 weights cannot be made on cpu: bitsandbytes: restores rows of 96"):
+        quantize.quantise(nn.Linear(96, 160), Quantization.NF4, convert)
+
+
 @pytest.mark.parametrize("kind", Quantization)
 def test_a_library_that_is_not_installed_is_named_with_the_extra(
     kind: Quantization, weights: Path, monkeypatch: pytest.MonkeyPatch

@@ -18,7 +18,7 @@ from sigma_model.config import preset
 from sigma_model.weights import released_name
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-NAMES = ("quickstart", "sigma-bagel-7b", "sigma-bagel-7b-frozen", "sigma-lora", "sgt-bagel")
+NAMES = ("quickstart", "sigma-bagel-7b", "sigma-bagel-7b-frozen", "sigma-lora", "sigma-qlora", "sgt-bagel")
 
 
 def config(name: str) -> TrainConfig:
@@ -80,7 +80,7 @@ def test_the_recipe_trains_every_parameter_of_the_language_model() -> None:
     assert {released_name(name) for name in parameters.learning} == set(released) - vision - fixed
 
 
-@pytest.mark.parametrize("name", ["sigma-bagel-7b-frozen", "sigma-lora"])
+@pytest.mark.parametrize("name", ["sigma-bagel-7b-frozen", "sigma-lora", "sigma-qlora"])
 def test_a_recipe_that_freezes_the_embeddings_trains_the_attribute_tokens_rows(name: str) -> None:
     settings = config(name)
     parameters = parameters_of(preset("bagel-7b-mot"), settings.freeze, settings.lora)
@@ -105,6 +105,15 @@ def test_lora_is_for_one_gpu_and_trains_the_generation_experts_additions_and_the
     assert settings.parallel.shard is None
     assert settings.parallel.checkpointing == "full"
     assert settings.data.budget < 30_000
+
+
+def test_qlora_is_lora_over_weights_of_few_bits() -> None:
+    plain, few = config("sigma-lora"), config("sigma-qlora")
+    assert few.model.quantize == "nf4"
+    assert (few.lora, few.freeze, few.optimizer, few.schedule) == (
+        plain.lora, plain.freeze, plain.optimizer, plain.schedule,
+    )  # fmt: skip
+    assert few.data.budget < plain.data.budget
 
 
 def test_sgt_mixes_segmentation_and_understanding_two_to_one_and_learns_text() -> None:
