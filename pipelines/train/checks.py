@@ -67,7 +67,7 @@ def check_shards(index: CorpusIndex) -> tuple[int, int]:
         name = (missing or other)[0]
         fault = "is not there" if missing else f"has {int(found[name]):,} bytes, and {committed[name]:,} were committed"
         more = len(missing) + len(other) - 1
-        if other and (local := Place(index.uri).local) and (what := shard_fault(local / name, index.uri)):
+        if not missing and (local := Place(index.uri).local) and (what := shard_fault(local / name, index.uri)):
             fault = f"{fault}; {what}"
         others = f" ({counted(more, 'other shard')} besides)" if more else ""
         raise CorpusError(f"{index.uri}/{name}: {fault}{others}: copy the corpus there again, or build it anew")

@@ -222,9 +222,9 @@ def test_images_stored_as_paths_are_read_behind_fsspec(tmp_path: Path) -> None:
 
     data = by_path(tmp_path, "a.jpg") and (tmp_path / "deep" / "chunk_0.parquet").read_bytes()
     files = fsspec.filesystem("memory")
-    files.pipe("/bucket/deep/chunk_0.parquet", data)
-    files.pipe("/bucket/a.jpg", IMAGES[0][0])
-    reader = open_source("release:memory://bucket")
+    files.pipe("/named-images/deep/chunk_0.parquet", data)
+    files.pipe("/named-images/a.jpg", IMAGES[0][0])
+    reader = open_source("release:memory://named-images")
     (made,) = [record for fragment in reader.fragments() for record in reader.read(fragment)]
     assert isinstance(made, Sample)
     assert made.images[0].data == IMAGES[0][0]
