@@ -86,10 +86,10 @@ def start_world(
     this does to the process. Raises ConfigError where the settings do not fit the ranks or the machine, and where
     ranks cannot meet or differ.
     """
-    started = by_launcher() or Started(0, 1, 0)
+    started = by_launcher(meeting=False) or Started(0, 1, 0)
     rank, size, local_rank = started.rank, started.size, started.local_rank
-    store = _met(size)
-    if facts is not None and size > 1:
+    store = _met(size) if started.meets else None
+    if facts is not None and store is not None and size > 1:
         compare(store, rank=rank, size=size, stage="settings", facts=facts)
     on_gpu = torch.cuda.is_available() if device == "auto" else device == "cuda"
     if on_gpu and local_rank >= torch.cuda.device_count():
@@ -104,6 +104,8 @@ def start_world(
     if size % shard:
         fitting = ", ".join(str(count) for count in range(1, size + 1) if size % count == 0)
         raise ConfigError(f"parallel.shard: {shard} does not divide the {size} ranks: choose one of {fitting}")
+    if not started.meets:
+        by_launcher()  # raises, saying what is missing
     chosen = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(chosen)

@@ -21,15 +21,18 @@ _TORCHRUN = "TORCHELASTIC_RUN_ID"
 
 @dataclass(frozen=True)
 class Started:
-    """This process's place among those that a launcher has started."""
+    """This process's place among those that a launcher has started; `meets`: whether it was told where they meet."""
 
     rank: int
     size: int
     local_rank: int
+    meets: bool = True
 
 
-def by_launcher(variables: Mapping[str, str] = os.environ) -> Started | None:
+def by_launcher(variables: Mapping[str, str] = os.environ, *, meeting: bool = True) -> Started | None:
     """The place that a launcher gave this process; None where there is no launcher.
+
+    Without `meeting`, where the ranks meet may be missing: what does not fit the ranks is said before that.
 
     Raises ConfigError where its variables contradict one another, or say that there are others and not where.
     """
@@ -37,6 +40,9 @@ def by_launcher(variables: Mapping[str, str] = os.environ) -> Started | None:
     if len(there) < len(_NEEDED):
         missing = [name for name in _NEEDED if name not in there]
         if _RANK in there and _SIZE in there and (_whole(there[_SIZE]) or 0) > 1:
+            rank, size = _whole(there[_RANK]), _whole(there[_SIZE])
+            if not meeting and rank is not None and size is not None and rank < size:
+                return Started(rank, size, _whole(variables.get(_LOCAL, "0")) or 0, meets=False)
             raise ConfigError(
                 f"{_said(there)} say that a launcher started this process as one of {there[_SIZE]}, but not where they "
                 f"meet ({' and '.join(missing)} missing): set what is missing, or unset {_RANK} and {_SIZE}, or give "
