@@ -31,7 +31,8 @@ def refuse_run(path: Path) -> None:
     if found is None:
         return
     run, step = found
-    shown = path if step is None and path.name != RUN_CHECKPOINTS else path.parent.parent if step else path.parent
+    above = path.parent if step is None else path.parent.parent
+    shown = path if step is None and path.name != RUN_CHECKPOINTS else above
     out = f"{shown}-model"
     what = "is the folder of a training run" if run == path.absolute() else "is a checkpoint of a training run"
     at = "" if step is None else f" --step {step}"

@@ -123,7 +123,7 @@ def _validated(model: type[Model], values: dict[str, Any], origins: Sequence[_Or
                 continue
             place, message = in_words(first, model)
             missing = first["type"] == "missing" and place == first["loc"]
-            raise ConfigError(f"{_where(origins, place, missing=missing)}: {message}") from None
+            raise ConfigError(f"{_where(origins, place, message, missing=missing)}: {message}") from None
         if (truth := _truth_as_number(values, settings)) is not None:
             raise ConfigError(f"{_where(origins, truth)}: needs a number, not {str(_at(values, truth)).lower()}")
         return settings
@@ -194,9 +194,17 @@ def _origin(origins: Sequence[_Origin], place: Place) -> _Origin | None:
     return None
 
 
-def _where(origins: Sequence[_Origin], place: Place, *, missing: bool = False) -> str:
+def _named_in(message: str, origins: Sequence[_Origin]) -> _Origin | None:
+    """The last word or option that set what a message about several settings names."""
+    names = set(re.findall(r"[a-z_]+(?:\.[a-z_]+)*", message))
+    return next((one for one in reversed(origins) if one.place and ".".join(one.place) in names), None)
+
+
+def _where(origins: Sequence[_Origin], place: Place, message: str = "", *, missing: bool = False) -> str:
     """A setting as a user finds it: its file and line, the word that set it, or the option."""
     file = next((origin for origin in origins if origin.is_file), None)
+    if not place and not missing and (origin := _named_in(message, origins)) is not None:
+        return origin.label
     if not place or missing:
         name = name_of(place)
         label = file.label if file is not None else "settings"

@@ -164,6 +164,11 @@ def _refuse(
             fits, reason = rules[name]
             if not fits(value, config):
                 raise ConfigError(f"{where}: {name} is {_short(value)}: {reason}")
+        elif name in sizes and isinstance(value, bool) != (name == "tie_word_embeddings") and value is not None:
+            kind = "true or false" if name == "tie_word_embeddings" else "a number"
+            raise ConfigError(f"{where}: {name} is {_short(value)}: it must be {kind}")
+        elif name in sizes and isinstance(value, list | dict):
+            raise ConfigError(f"{where}: {name} is {_short(value)}: it must be a number")
         elif name not in sizes and name not in harmless:
             raise ConfigError(
                 f"{where}: {name} ({_short(value)}) is no key that is known here, and may change what the model "

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -23,7 +23,7 @@ from pipelines.train.agreement import compare
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.checks import check_autoencoder, check_optimizer, check_out, check_shards, has_weights
 from pipelines.train.config import TrainConfig
-from pipelines.train.consistency import check_learning, check_projection, check_quantized
+from pipelines.train.consistency import check_learning, check_projection, check_quantized, model_warnings
 from pipelines.train.ema import Ema
 from pipelines.train.flops import parameters_of
 from pipelines.train.heldout import HeldOut, heldout_planner
@@ -88,6 +88,8 @@ class Run:
     """What a checkpoint leaves out, and a resumed run must have as before: by name, as `origin_of` says."""
     tokens: Likeness | None = None
     """Of the rows that the attribute tokens started from."""
+    warnings: Sequence[str] = ()
+    """What is possible of the model and hardly meant, a line each."""
 
     def state(self) -> dict[str, dict[str, Any]]:
         """What a checkpoint holds: what learns, and what the optimiser and the average know of it."""
@@ -176,7 +178,8 @@ def assemble(config: TrainConfig, world: World, *, quiet: bool = False) -> Run:
     if world.store is not None:
         facts = {**origin, **read_facts(blueprint, planner)}
         compare(world.store, rank=world.rank, size=world.size, stage="files", facts=facts)
-    learning = parameters_of(shape, config.freeze, config.lora).learning
+    parameters = parameters_of(shape, config.freeze, config.lora)
+    learning = parameters.learning
     check_quantized(config, learning)
     check_learning(config, learning, planner.kinds())
     check_projection(config, learning, released=blueprint.config.attribute_projection)
@@ -193,8 +196,6 @@ def assemble(config: TrainConfig, world: World, *, quiet: bool = False) -> Run:
     heldout = None if held is None else HeldOut(config, world, held, datasets[-1])
     vae = Vae.load(find_file(VAE_FILE, *blueprint.places), shape.vae, device=world.device)
     model = build_model(config, blueprint, shape, world)
-    if config.lora is not None and not trained and world.rank == 0:
-        sys.stderr.write("train: lora: on random weights, whose output layer is zero and stays so, nothing is learnt\n")
     bundle = Bundle(blueprint.directory.name, model, vae, encoder, blueprint.geometry, trained=trained)
     ema = Ema(model.named_parameters(), config.ema.decay) if config.ema is not None else None
     run = Run(
@@ -209,6 +210,7 @@ def assemble(config: TrainConfig, world: World, *, quiet: bool = False) -> Run:
         checkpointer=Checkpointer(config.out / CHECKPOINTS, world, config.checkpoint),
         origin=origin,
         tokens=likeness_of(config, blueprint.directory, shape, encoder, learn=rows_learn(model)),
+        warnings=model_warnings(config, parameters, trained=trained),
     )
     run.resume()
     return run

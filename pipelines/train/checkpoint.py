@@ -105,10 +105,11 @@ class Checkpointer:
         """
         self.finish()
 
-        def newest() -> int | None:
-            return max((step for step, path in self._folders().items() if _read_marker(path) is not None), default=None)
+        return self._on_rank0(lambda: max(self.complete(), default=None))
 
-        return self._on_rank0(newest)
+    def complete(self) -> list[int]:
+        """Steps of the checkpoints that are complete and undamaged, the oldest first; one rank may ask alone."""
+        return sorted(step for step, path in self._folders().items() if _read_marker(path) is not None)
 
     def read_extra(self, step: int) -> dict[str, Any]:
         """What was saved beside the tensors of a checkpoint. Raises ConfigError where it is incomplete or damaged."""

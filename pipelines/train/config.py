@@ -69,7 +69,7 @@ class OptimizerSettings(Strict):
     lr: float = Field(2e-5, gt=0, allow_inf_nan=False)
     betas: tuple[Below1, Below1] = (0.9, 0.95)
     eps: float = Field(1e-15, gt=0, allow_inf_nan=False)
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Not for norms, biases and embeddings."""
     states: Literal["float32", "8bit"] = "float32"
     """Of AdamW's two moments. 8bit: in blocks of 256 numbers, rounded at random; those of vectors stay float32."""
@@ -77,7 +77,7 @@ class OptimizerSettings(Strict):
     """Keep AdamW's moments in the memory of the CPU; a step streams them through the GPU."""
     clip: float = Field(1.0, gt=0, allow_inf_nan=False)
     """Largest norm of the gradient; a longer one is scaled down."""
-    spike: float | None = Field(None, gt=0)
+    spike: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Skip a step whose gradient norm, before clipping, is above this."""
     max_bad_steps: Positive = 10
     """Skipped steps in a row after which the run stops."""
@@ -89,15 +89,15 @@ class ScheduleSettings(Strict):
     kind: Literal["constant", "cosine", "linear"] = "cosine"
     warmup: int = Field(0, ge=0)
     """Steps over which the rate rises from zero."""
-    min_lr: float = Field(1e-7, ge=0)
+    min_lr: float = Field(1e-7, ge=0, allow_inf_nan=False)
     """Where cosine and linear end."""
 
 
 class LossSettings(Strict):
     """How the two losses add up; each is an average over all tokens of an optimiser step, on all ranks."""
 
-    picture: float = Field(1.0, ge=0)
-    text: float = Field(0.25, ge=0)
+    picture: float = Field(1.0, ge=0, allow_inf_nan=False)
+    text: float = Field(0.25, ge=0, allow_inf_nan=False)
     reweight_text: bool = True
     """Weight a text's tokens by length^-1/2, as BAGEL does."""
     timestep_shift: float = Field(1.0, gt=0, allow_inf_nan=False)
@@ -126,7 +126,7 @@ class LoraSettings(Strict):
     """Train low-rank additions to linear layers instead of the weights."""
 
     rank: Positive = 16
-    alpha: float = Field(32.0, gt=0)
+    alpha: float = Field(32.0, gt=0, allow_inf_nan=False)
     dropout: Literal[0] = 0
     """There is none: a resumed run must repeat itself to the bit."""
     targets: tuple[str, ...] = (r"layers\.\d+\.gen\.(q|k|v|o|mlp\.(gate|up|down))$",)
@@ -226,7 +226,8 @@ class TrainConfig(Strict):
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("set either steps or epochs")
+            said = "both set: leave one out, or set it to null" if self.steps is not None else "neither set: set one"
+            raise ValueError(f"steps and epochs are {said}")
         return self
 
     @model_validator(mode="after")

@@ -6,13 +6,19 @@ meant is a warning: a dry run prints it, and so do the first lines of a run. doc
 
 from __future__ import annotations
 
+import importlib.util
+import math
+import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.run_folder import RUN_CONFIG
 from pipelines.train.config import ModelSettings, TrainConfig
+from pipelines.train.flops import Parameters
 from pipelines.train.optimizer import learning_rate
 from pipelines.train.show import counted
+from sigma_data.corpus import COMMIT
 from sigma_data.errors import ConfigError
 from sigma_data.sample import Family
 from sigma_data.sequence import Kind
@@ -70,15 +76,17 @@ def check_settings(config: TrainConfig) -> None:
         raise ConfigError(
             f"model.from_weights={model.from_weights} belongs to model.from_run: set that, or leave it out"
         )
-    out = _absolute(str(config.out))
-    for corpus in config.data.corpora:
-        if "://" not in corpus.path and out == _absolute(corpus.path):
-            raise ConfigError(
-                f"out and data.corpora both name {corpus.path}: a run has a folder of its own, change out"
-            )
-    for name, place in (("path", model.path), ("from_run", model.from_run)):
-        if place is not None and out == _absolute(place.partition("@")[0]):
-            raise ConfigError(f"out and model.{name} both name {place}: a run has a folder of its own, change out")
+    out = _real(str(config.out))
+    places: list[tuple[str, str | None]] = [
+        ("data.corpora", corpus.path) for corpus in config.data.corpora if "://" not in corpus.path
+    ]
+    places += [("model.path", model.path), ("model.base", model.base), ("model.from_run", model.from_run)]
+    for name, place in places:
+        there = _real(place.partition("@")[0]) if place is not None else None
+        if there == out:
+            raise ConfigError(f"out and {name} both name {place}: a run has a folder of its own, change out")
+        if there is not None and there in out.parents and _is_whole(there):
+            raise ConfigError(f"out lies in {place}, which {name} names: a run has a folder of its own, change out")
 
 
 def check_machine(config: TrainConfig, *, on_gpu: bool, flash: bool) -> None:
@@ -105,6 +113,8 @@ def check_machine(config: TrainConfig, *, on_gpu: bool, flash: bool) -> None:
             raise ConfigError(f"parallel.{name} needs a GPU, and this run has none: leave it out")
     if config.model.quantize is not None:
         converter(Quantization(config.model.quantize), setting="model.quantize")  # names a library that is not there
+    if config.log.wandb is not None and importlib.util.find_spec("wandb") is None:
+        raise ConfigError("log.wandb: the wandb package is not installed: run `pip install wandb`, or set it to null")
 
 
 def check_learning(config: TrainConfig, learning: Collection[str], tokens: Tokens) -> None:
@@ -152,7 +162,38 @@ def check_projection(config: TrainConfig, learning: Collection[str], *, released
 
 def warnings(config: TrainConfig, epoch: Epoch, *, steps: int, ranks: int) -> list[str]:
     """What is possible and hardly meant, a line each; `steps` are the whole run's."""
-    return [*_of_data(config, epoch, steps, ranks), *_of_schedule(config, steps), *_of_conditions(config)]
+    return [*_of_data(config, epoch, steps, ranks), *_of_schedule(config, steps), *_of_conditions(config, epoch)]
+
+
+def model_warnings(config: TrainConfig, parameters: Parameters, *, trained: bool) -> list[str]:
+    """What is possible of the model's parameters and hardly meant, a line each.
+
+    `trained`: there are weights to start from; otherwise they are random.
+    """
+    found = []
+    shapes, addition = parameters.shapes, ".lora_A.weight"
+    own = {name: shape for name, shape in shapes.items() if ".lora_" not in name}
+    held = sum(math.prod(shape) for name, shape in own.items() if name not in parameters.learning)
+    if not trained and held:
+        every = sum(math.prod(shape) for shape in own.values())
+        found.append(
+            f"{'lora' if config.lora is not None else 'freeze'}: {held:,} of {every:,} parameters stay random, for "
+            f"model.path {config.model.path} has no weights: start from trained weights, or train all"
+        )
+    sides = [
+        (min(shape[1], shapes[f"{name.removesuffix(addition)}.lora_B.weight"][0]), name.removesuffix(addition))
+        for name, shape in shapes.items()
+        if name.endswith(addition)
+    ]
+    if config.lora is not None and sides and config.lora.rank >= min(sides)[0]:
+        side, name = min(sides)
+        found.append(
+            f"lora.rank {config.lora.rank:,} is not below the smaller side of {name}, {side:,}: LoRA then has more "
+            "parameters than the weight itself: lower lora.rank, or train without LoRA"
+        )
+    if config.freeze.vit and not config.model.vision:
+        found.append("freeze.vit: the run has no vision encoder, for model.vision is false")
+    return found
 
 
 def _of_data(config: TrainConfig, epoch: Epoch, steps: int, ranks: int) -> list[str]:
@@ -192,21 +233,32 @@ def _of_schedule(config: TrainConfig, steps: int) -> list[str]:
         )
     if config.ema is not None and (start := config.ema.decay**steps) > 0.5:
         found.append(
-            f"ema.decay {config.ema.decay:g} over {counted(steps, 'step')}: {100 * start:.0f} % of the average is "
+            f"ema.decay {config.ema.decay} over {counted(steps, 'step')}: {100 * start:.0f} % of the average is "
             "still what it started from, and `sigma export` takes the average: lower ema.decay, or export --raw"
         )
     if config.validation.every > steps:
         found.append(f"validation.every {config.validation.every:,}: only once, for there are {steps:,} steps")
+    if config.checkpoint.every > steps:
+        found.append(f"checkpoint.every {config.checkpoint.every:,}: only at the end, for there {_are(steps)}")
+    if config.log.every > steps:
+        found.append(f"log.every {config.log.every:,}: only the last step, for there {_are(steps)}")
     return found
 
 
-def _of_conditions(config: TrainConfig) -> list[str]:
+def _of_conditions(config: TrainConfig, epoch: Epoch) -> list[str]:
     shown = {"text": "instructions", "latent": "references as latents", "patch": "references as ViT patches"}
-    return [
+    found = [
         f"data.dropout.{name}=1: no {what} are ever shown"
         for name, what in shown.items()
         if getattr(config.data.dropout, name) == 1 and (name != "patch" or config.model.vision)
     ]
+    asked = sorted(family.value for family, kinds in epoch.tokens.items() if kinds.get(Kind.ANSWER))
+    if asked and not config.model.vision:
+        found.append(
+            f"model.vision=false: {', '.join(asked)} samples are answered in words without their images, which the "
+            "vision encoder alone is shown"
+        )
+    return found
 
 
 def _reached(name: str, loss: str, tokens: Tokens) -> bool:
@@ -222,5 +274,15 @@ def _reached(name: str, loss: str, tokens: Tokens) -> bool:
     return not generating or (latents and not name.startswith("latent_out"))
 
 
-def _absolute(path: str) -> Path:
-    return Path(path).expanduser().absolute()
+def _are(steps: int) -> str:
+    return f"{'is' if steps == 1 else 'are'} {counted(steps, 'step')}"
+
+
+def _real(path: str) -> Path:
+    """A folder by its one name: without `..`, links and a slash at the end."""
+    return Path(os.path.realpath(Path(path).expanduser()))
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder is a corpus, a model or a run; another may hold all of them side by side."""
+    return any((folder / name).exists() for name in (COMMIT, "llm_config.json", RUN_CONFIG))

@@ -26,6 +26,7 @@ from pipelines.train.consistency import (
     check_projection,
     check_quantized,
     check_settings,
+    model_warnings,
     warnings,
 )
 from pipelines.train.estimate import Estimate, Planned, estimate
@@ -187,7 +188,8 @@ def dry_run(config: TrainConfig, *, ranks: int = 1, quiet: bool = False) -> DryR
     shape = training_config(blueprint.config, config)
     vae = check_autoencoder(blueprint, shape)
     weights = _check_weights(config, blueprint, shape)
-    learning = parameters_of(shape, config.freeze, config.lora).learning
+    parameters = parameters_of(shape, config.freeze, config.lora)
+    learning = parameters.learning
     learn = not learning.isdisjoint((ROWS, TABLE))
     check_token_init(config, learn=learn)
     tokens = likeness_of(config, blueprint.directory, shape, blueprint.encoder, learn=learn)
@@ -222,7 +224,11 @@ def dry_run(config: TrainConfig, *, ranks: int = 1, quiet: bool = False) -> DryR
         free=free,
         resumed=resumed,
         estimate=whole,
-        warnings=(*warnings(config, epoch, steps=whole.steps, ranks=ranks), *_here(config)),
+        warnings=(
+            *warnings(config, epoch, steps=whole.steps, ranks=ranks),
+            *model_warnings(config, parameters, trained=weights is not None),
+            *_here(config),
+        ),
     )
 
 

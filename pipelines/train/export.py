@@ -107,13 +107,18 @@ def export_run(
     return out
 
 
-def newest(run: Path) -> int:
-    """The step of a run's newest complete checkpoint. Raises ConfigError where it has none."""
+def complete_step(run: Path, step: int | None) -> int:
+    """The step asked for, or that of the newest complete checkpoint. Raises ConfigError where there is none such."""
     alone = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"), mesh=None)
-    step = Checkpointer(run / CHECKPOINTS, alone, CheckpointSettings()).latest()
-    if step is None:
+    steps = Checkpointer(run / CHECKPOINTS, alone, CheckpointSettings()).complete()
+    if not steps:
         raise ConfigError(f"{run / CHECKPOINTS}: holds no complete checkpoint")
-    return step
+    if step is not None and step not in steps:
+        raise ConfigError(
+            f"{run / CHECKPOINTS}: holds no complete checkpoint of step {step:,}; there are "
+            f"{', '.join(map(str, steps))}"
+        )
+    return steps[-1] if step is None else step
 
 
 def _settings_of(run: Path) -> Path:

@@ -66,7 +66,11 @@ def start_blueprint(config: TrainConfig) -> Blueprint:
     """
     model = config.model
     if model.from_run is not None and not (config.out / START / TAKEN).exists():
-        before = source_config(source(config)[0])
+        from pipelines.train.export import complete_step
+
+        run, step = source(config)
+        before = source_config(run)
+        complete_step(run, step)
         changes = {
             "vision": model.vision and before.model.vision,
             "max_latent_size": model.max_latent_size or before.model.max_latent_size,
@@ -88,7 +92,7 @@ def located(config: TrainConfig, run: Path) -> TrainConfig:
 
 
 def _export(config: TrainConfig, start: Path) -> None:
-    from pipelines.train.export import export_run, newest
+    from pipelines.train.export import complete_step, export_run
 
     if (start / TAKEN).exists():
         return
@@ -96,7 +100,7 @@ def _export(config: TrainConfig, start: Path) -> None:
     before = source_config(run)
     weights = config.model.from_weights
     ema = before.ema is not None if weights == "auto" else weights == "ema"
-    chosen = newest(run) if step is None else step
+    chosen = complete_step(run, step)
     if start.exists():  # left by an export that was cut off before it was whole
         shutil.rmtree(start)
     export_run(run, start, step=chosen, ema=ema)

@@ -231,7 +231,7 @@ class Trainer:
         run = self._run
         plan = run.planner.plan(run.position.epoch)
         epoch = Epoch(run.planner.kinds(), len(plan.draws.row), len(plan), len(run.planner.unfit))
-        return warnings(run.config, epoch, steps=self._total, ranks=run.world.size)
+        return [*warnings(run.config, epoch, steps=self._total, ranks=run.world.size), *run.warnings]
 
     def _read(self, packs: Iterator[Loaded]) -> list[Loaded]:
         """This rank's packs of a step. Raises LoaderError, CorpusError."""

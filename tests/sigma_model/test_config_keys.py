@@ -193,3 +193,18 @@ def test_an_activation_is_taken_only_if_it_computes_what_the_model_computes(name
             with pytest.raises(ConfigError, match="hidden_act"):
                 ModelConfig.from_directory(tiny)
         shutil.copy(preset_directory("tiny") / file, tiny / file)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("rms_norm_eps", True, "rms_norm_eps is True: it must be a number"),
+        ("rope_theta", True, "rope_theta is True: it must be a number"),
+        ("num_hidden_layers", True, "num_hidden_layers is True: it must be a number"),
+        ("hidden_size", [64], r"hidden_size is \[64\]: it must be a number"),
+        ("tie_word_embeddings", "false", "tie_word_embeddings is 'false': it must be true or false"),
+    ],
+)
+def test_a_size_of_another_type_is_not_taken_for_a_number(tiny: Path, name: str, value: Any, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        ModelConfig.from_directory(change(tiny, "llm_config.json", {name: value}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pipelines.train.consistency import (
     check_machine,
     check_projection,
     check_settings,
+    model_warnings,
     warnings,
 )
 from pipelines.train.dry_run import dry_run
@@ -50,11 +52,26 @@ def learning_of(settings: TrainConfig) -> frozenset[str]:
         ({"model": {"from_run": "run@3"}}, "out and model.from_run both name"),
         ({"model": {"path": "run"}}, "out and model.path both name run"),
         ({"out": "corpus"}, "out and data.corpora both name corpus"),
+        ({"out": "runs/../corpus/"}, "out and data.corpora both name corpus"),
+        ({"model": {"path": "a", "base": "run/."}}, "out and model.base both name run"),
     ],
 )
 def test_settings_that_contradict_one_another_are_refused_by_both_names(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         check_settings(config(**changes))
+
+
+def test_a_run_does_not_lie_inside_a_corpus_or_a_link_to_one(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (tmp_path / "link").symlink_to(corpus)
+    with pytest.raises(ConfigError, match="out and data.corpora both name"):
+        check_settings(config(out=tmp_path / "link", data={"corpora": str(corpus)}))
+    inside = config(out=tmp_path / "link" / "run", data={"corpora": str(corpus)})
+    check_settings(inside)  # a folder beside others, as far as one can see
+    (corpus / "corpus.json").write_text("{}")
+    with pytest.raises(ConfigError, match="out lies in .*corpus, which data.corpora names"):
+        check_settings(inside)
 
 
 def test_settings_that_agree_pass() -> None:
@@ -64,7 +81,8 @@ def test_settings_that_agree_pass() -> None:
     for path in (Path(__file__).parents[3] / "configs").glob("*.yaml"):
         settings = load_settings(TrainConfig, path, [])
         check_settings(settings)
-        check_machine(settings, on_gpu=True, flash=False)
+        without = settings.model.model_copy(update={"quantize": None})  # its library need not be installed here
+        check_machine(settings.model_copy(update={"model": without}), on_gpu=True, flash=False)
         assert warnings(settings, Epoch({}, 10**6, 10**5), steps=50_000, ranks=8) == []
 
 
@@ -77,14 +95,17 @@ def test_settings_that_agree_pass() -> None:
         ({"model": {"attention": "flex"}}, False, False, "model.attention=flex has no backward pass on a CPU"),
         ({"parallel": {"compile": True}}, False, False, "parallel.compile needs a GPU"),
         ({"parallel": {"offload": True}}, False, False, "parallel.offload needs a GPU"),
+        ({"log": {"wandb": "project"}}, True, True, "log.wandb: the wandb package is not installed"),
     ],
 )
 def test_what_a_machine_cannot_do_is_refused_with_the_reason(
-    changes: dict[str, Any], on_gpu: bool, flash: bool, told: str
+    changes: dict[str, Any], on_gpu: bool, flash: bool, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=told):
         check_machine(config(**changes), on_gpu=on_gpu, flash=flash)
-    check_machine(config(**{**changes, "model": {"attention": "sdpa"}, "parallel": {}}), on_gpu=False, flash=False)
+    without = {**changes, "model": {"attention": "sdpa"}, "parallel": {}, "log": {}}
+    check_machine(config(**without), on_gpu=False, flash=False)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +156,10 @@ def test_a_new_projection_must_learn() -> None:
         ({"optimizer": {"spike": 0.5}}, 100, "optimizer.spike 0.5 is below optimizer.clip 1"),
         ({}, 100, "ema.decay 0.9999 over 100 steps: 99 % of the average is still what it started from"),
         ({"validation": {"every": 500}}, 20, "validation.every 500: only once"),
+        ({"checkpoint": {"every": 500}}, 1, "checkpoint.every 500: only at the end, for there is 1 step"),
+        ({"log": {"every": 50}}, 20, "log.every 50: only the last step, for there are 20 steps"),
+        ({"model": {"vision": False}}, 100, "model.vision=false: understanding samples are answered in words without"),
+        ({"ema": {"decay": 0.99999999}}, 100, "ema.decay 0.99999999 over"),
         ({"loss": {"picture": 0}}, 100, "loss.picture=0: editing samples that need it teach nothing"),
         ({"data": {"corpora": "c", "dropout": {"text": 1}}}, 100, "data.dropout.text=1: no instructions are ever"),
         ({"loader": {"latent_cache": 1000}}, 5, "loader.latent_cache: the run is over within an epoch"),
@@ -145,6 +170,45 @@ def test_a_new_projection_must_learn() -> None:
 def test_what_hardly_learns_is_warned_of(changes: dict[str, Any], steps: int, told: str) -> None:
     epoch = Epoch(IMAGES | WORDS, samples=40, packs=10, left_out=3)
     assert told in "\n".join(warnings(config(**changes), epoch, steps=steps, ranks=1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "trained", "told"),
+    [
+        ({"lora": {"rank": 1000}}, True, "lora.rank 1,000 is not below the smaller side of backbone.layers.0.gen."),
+        ({"lora": {}}, False, "lora: 2,217,248 of 2,217,248 parameters stay random, for model.path tiny has no"),
+        ({"freeze": {"und": True}}, False, "freeze: "),
+        ({"freeze": {"vit": True}, "model": {"vision": False}}, True, "freeze.vit: the run has no vision encoder"),
+        ({}, False, ""),
+        ({"lora": {"rank": 8}}, True, ""),
+    ],
+)
+def test_what_the_model_is_hardly_meant_for_is_warned_of(changes: dict[str, Any], trained: bool, told: str) -> None:
+    settings = config(**changes)
+    found = model_warnings(settings, parameters_of(preset("tiny"), settings.freeze, settings.lora), trained=trained)
+    assert (told in "\n".join(found)) if told else not found
+
+
+@pytest.mark.parametrize(
+    "name", ["optimizer.weight_decay", "optimizer.spike", "schedule.min_lr", "loss.picture", "loss.text", "lora.alpha"]
+)
+def test_no_number_of_a_run_may_be_infinite(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("{out: run, steps: 1, data: {corpora: c}}")
+    with pytest.raises(ConfigError, match=f"{name}=inf: needs a finite number"):
+        load_settings(TrainConfig, file, [f"{name}=inf"])
+
+
+def test_a_word_that_contradicts_the_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("{out: run, steps: 1, data: {corpora: c}}")
+    with pytest.raises(ConfigError, match="^epochs=2: steps and epochs are both set: leave one out"):
+        load_settings(TrainConfig, file, ["epochs=2"])
+    with pytest.raises(ConfigError, match="^steps=null: steps and epochs are neither set"):
+        load_settings(TrainConfig, file, ["steps=null"])
+    file.write_text("{out: run, steps: 1, accumulate: 99, model: {master: bfloat16}, data: {corpora: c}}")
+    with pytest.raises(ConfigError, match="run.yaml: accumulate: gradients of 99 packs"):
+        load_settings(TrainConfig, file, ["out=other"])
 
 
 def test_a_dry_run_refuses_and_warns_as_the_run_does(training_corpus: Path, tmp_path: Path) -> None:

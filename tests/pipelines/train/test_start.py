@@ -88,6 +88,14 @@ def test_a_dry_run_looks_at_a_run_to_start_from_and_writes_nothing(
         dry_run(TrainConfig.model_validate(settings), quiet=True)
 
 
+def test_a_dry_run_knows_that_the_checkpoint_to_start_from_is_not_there(
+    first: Path, training_corpus: Path, tmp_path: Path
+) -> None:
+    settings = training_runs.settings_of(tmp_path / "run", training_corpus, model={"from_run": f"{first}@3"})
+    with pytest.raises(ConfigError, match="holds no complete checkpoint of step 3; there are 2, 4"):
+        dry_run(TrainConfig.model_validate(settings), quiet=True)
+
+
 @pytest.mark.parametrize("part", ["", "checkpoints", "checkpoints/step-00000002"])
 def test_a_run_taken_for_a_model_is_told_how_to_make_one(first: Path, tmp_path: Path, part: str) -> None:
     assert (RUN_CONFIG, RUN_CHECKPOINTS) == (CONFIG, CHECKPOINTS)
