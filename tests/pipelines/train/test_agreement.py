@@ -78,7 +78,9 @@ def test_two_ranks_that_were_given_different_things_stop_before_the_first_step(
         {"out": tmp_path / "elsewhere"},
         {"data": {"corpora": [{"path": str(other)}], "budget": 400}},  # the same corpus at another place
     ]
-    first, second = ranks.run(refused, 2, settings, changes, timeout_s=120)
+    # Each has a store of its own: in one, a group may read the addresses of the group before it.
+    told = [ranks.run(refused, 2, settings, [change], timeout_s=120) for change in changes]
+    first, second = [rank[0] for rank, _ in told], [rank[0] for _, rank in told]
     assert first[0] == second[0]
     assert "optimizer.lr is 1e-06 on rank 1 (" in first[0] and "and 0.001 on rank 0 (" in first[0]
     assert "missing: no such folder" in second[1] and first[1].startswith("rank 1 (") and "no such folder" in first[1]
