@@ -123,7 +123,8 @@ def build_dataset(
 
         refused = [vars(file) for file in refused_files(result.corpus.quarantine)]
         _print_json({"corpus": str(out), "fresh": result.fresh, "peak_worker_bytes": result.peak_worker_bytes,
-                     **result.corpus.sums, "refused_files": refused})  # fmt: skip
+                     **result.corpus.sums, "warnings": result.corpus.warnings,
+                     "refused_files": refused})  # fmt: skip
     else:
         from pipelines.show import build_summary
 

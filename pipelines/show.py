@@ -36,6 +36,8 @@ def build_summary(corpus: Corpus, *, fresh: bool) -> str:
         f"+ duplicates {sums['duplicates']:>10,}",
         "",
     ]
+    if warnings := dict(corpus.warnings):
+        lines[-1:] = [f"warnings, of samples written: {_counts(warnings)} (sigma checks says what they mean)", ""]
     if refused := refused_lines(refused_files(corpus.quarantine)):
         lines += [*refused, "(--strict-files makes this an error)", ""]
     for name, count in sums["families"].items():

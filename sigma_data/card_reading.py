@@ -6,8 +6,9 @@ from collections import Counter
 
 import polars as pl
 
+from sigma_data.corpus import count_warnings
 from sigma_data.image_remarks import REMARKS
-from sigma_data.other_readers import CODES
+from sigma_data.other_readers import CODES, LARGE
 
 READ_IMAGE = """\
 import io
@@ -52,6 +53,22 @@ This reads all of them as `sigma` does:
 {snippet}```
 
 It takes the bytes, which `.decode()` without "pil" leaves alone in webdataset, and `Image(decode=False)` in `datasets`.
+"""
+
+_LARGE = """
+## PNGs with large metadata
+
+Samples with an image that has more text, or a larger colour profile, than Pillow opens by default: {count:,} (code
+`{code}` in the column `warnings`). Pillow raises a ValueError for it, and so do `datasets`, webdataset and
+`read_image`, unless its bounds are raised first, once in each process:
+
+```python
+from PIL import PngImagePlugin
+
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = 2**30
+```
+
+Or build the corpus with `--store shown`, which stores such images without their metadata.
 """
 
 _SHOWN = """
@@ -99,13 +116,15 @@ again.load_state_dict(state)
 
 def different_images(manifest: pl.DataFrame) -> str:
     """The sections on images that others show differently, or that are stored as shown; empty where there are none."""
-    warned = Counter(manifest["warnings"].explode().drop_nulls().to_list())
+    warned = count_warnings(manifest)
     columns = manifest.select(pl.col("images").explode()).drop_nulls().unnest("images")
     stored = Counter(columns["reencoded"].drop_nulls().to_list())
     text = ""
-    if different := [code for code in CODES if warned[code]]:
+    if different := [code for code in CODES if code in warned and code != LARGE]:
         rows = "\n".join(f"| `{code}` | {warned[code]:,} | {REMARKS[code]} |" for code in different)
         text += _DIFFERENT.format(rows=rows, snippet=READ_IMAGE)
+    if LARGE in warned:
+        text += _LARGE.format(count=warned[LARGE], code=LARGE)
     if shown := [code for code in CODES if stored[code]]:
         text += _SHOWN.format(rows="\n".join(f"| `{code}` | {stored[code]:,} |" for code in shown))
     return text

@@ -172,6 +172,11 @@ class Corpus:
         """The records that were not written."""
         return self._table(QUARANTINE, quarantine_schema())
 
+    @cached_property
+    def warnings(self) -> Mapping[str, int]:
+        """Code -> samples with that warning, the most frequent first. Reads nothing else of the manifest."""
+        return count_warnings(self._table(MANIFEST, manifest_schema(), ["warnings"]))
+
     def read(self, shard: str, offset: int, size: int) -> bytes:
         """Bytes of a shard by range, as the manifest gives them."""
         with (self.path / shard).open("rb") as file:
@@ -190,7 +195,7 @@ class Corpus:
         except (OSError, RecordError, ShardError) as error:
             raise CorpusError(f"{where} cannot be read ({error}); run sigma validate") from None
 
-    def _table(self, name: str, schema: pa.Schema) -> pl.DataFrame:
+    def _table(self, name: str, schema: pa.Schema, columns: list[str] | None = None) -> pl.DataFrame:
         import polars as pl
 
         path = self.path / name
@@ -199,11 +204,11 @@ class Corpus:
             # Before a reader sees it: damage would make it fail in many ways, or not at all.
             if file_digest(path) != (entry["bytes"], entry["sha256"]):
                 raise CorpusError(f"{path}: is not the file that was committed; run sigma validate")
-            table = pl.read_parquet(literal(path), glob=False)
+            table = pl.read_parquet(literal(path), columns=columns, glob=False)
         except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise CorpusError(f"{path}: cannot be read ({reason}); run sigma validate") from None
-        expected = pl.DataFrame(pl.from_arrow(schema.empty_table())).schema
+        expected = pl.DataFrame(pl.from_arrow(schema.empty_table())).select(columns or pl.all()).schema
         if name == MANIFEST:
             table = _with_value_ranges(table)
         if wrong := [column for column, kind in expected.items() if table.schema.get(column) != kind]:
@@ -280,6 +285,12 @@ def open_corpus(path: str | Path) -> Corpus:
     if lacking := sorted({MANIFEST, QUARANTINE, CARD, REPORT} - set(commit["files"])):
         raise CorpusError(f"{commit_file}: does not name {', '.join(lacking)}")
     return Corpus(path, commit)
+
+
+def count_warnings(manifest: pl.DataFrame) -> dict[str, int]:
+    """Code -> samples with that warning, the most frequent first; of the manifest only `warnings` is looked at."""
+    codes = manifest["warnings"].explode().drop_nulls().str.extract("^([^:]*)").alias("code").to_frame()
+    return dict(codes.group_by("code").len().sort(["len", "code"], descending=[True, False]).iter_rows())
 
 
 def is_shard_name(name: str) -> bool:

@@ -185,8 +185,8 @@ class Place:
     def beside(self, location: str, path: str, limit: int) -> bytes:
         """The content of a file that a file of this place names by a path of its own.
 
-        A relative path counts from the folder of `location`, else from this place, else from the folder in
-        which this place lies (for it may begin with this place's name). Raises ValueError, saying why, where
+        A relative path counts from the folder of `location`, else from this place, else from a folder around it
+        (for it may begin with names of this place: who wrote it stood outside). Raises ValueError, saying why, where
         no such file lies there, where it lies outside this place, links followed, or where it has more than
         `limit` bytes, and SourceError where a remote place fails.
         """
@@ -197,9 +197,12 @@ class Place:
         root = Path(self.uri)
         root = (root.parent if root.is_file() else root).resolve()
         try:
-            tried = [(folder / path).resolve() for folder in (root / Path(location).parent, root, root.parent)]
-            inside = [there for there in tried if there.is_relative_to(root)]
-            for there in inside:
+            inside = False
+            for folder in (root / Path(location).parent, root, *root.parents):
+                there = (folder / path).resolve()
+                if not there.is_relative_to(root):
+                    continue
+                inside = True
                 if there.is_file():
                     with there.open("rb") as file:
                         return _at_most(file.read(limit + 1), limit)

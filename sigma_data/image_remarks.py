@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sigma_data.other_readers import DEEP, TRANSPARENT, TURNED, differences
+from sigma_data.other_readers import DEEP, LARGE, TRANSPARENT, TURNED, differences
 
 if TYPE_CHECKING:
     from sigma_data.images import ImageFacts
@@ -15,6 +15,7 @@ REMARKS: dict[str, str] = {
     DEEP: "Stored with more than 8 bits a value: other readers clip it at 255",
     TRANSPARENT: "Stored with transparency, shown on white: other readers drop it",
     TURNED: "Stored on its side or mirrored, shown upright: webdataset and Megatron-Energon leave it as it lies",
+    LARGE: "A PNG with more text or a larger profile than Pillow opens by default: other readers fail on it",
 }
 """Code -> what it says."""
 
@@ -27,5 +28,6 @@ def remarks(facts: ImageFacts) -> dict[str, str]:
         DEEP: f"has {facts.mode} values, shown by the range {facts.value_range}; other readers clip them at 255",
         TRANSPARENT: "is transparent in places and shown on white; other readers drop the transparency",
         TURNED: f"is turned upright by its orientation {facts.orientation}; webdataset and Megatron-Energon do not",
+        LARGE: "has more text or a larger profile than Pillow opens by default, so other readers fail on it",
     }
     return {code: told[code] for code in (facts.tone, *differences(facts)) if code is not None}

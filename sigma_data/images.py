@@ -26,7 +26,7 @@ from sigma_data.image_formats import MEMBER_EXTENSIONS as MEMBER_EXTENSIONS
 from sigma_data.image_formats import ImageFault as ImageFault
 from sigma_data.image_formats import sniff as sniff
 from sigma_data.other_readers import Store, is_transparent, stored_as_shown
-from sigma_data.png_metadata import readable
+from sigma_data.png_metadata import is_large, readable
 from sigma_data.tone import Tone, tone_of
 from sigma_data.value_range import NoRangeError, ValueRange, is_deep, range_of, to_8bit
 
@@ -52,7 +52,8 @@ class ImageFacts:
     `width` and `height` are those of the upright picture (EXIF orientation applied); `sha256` is of
     the encoded bytes; `signature` is the perceptual one of `sigma_data.fingerprint`; `coarse` is a
     checksum of the pixels as decoded for it, and `orientation` the EXIF one. `value_range` is what a deep image
-    is shown by, `tone` says of one that shows next to nothing, `transparent` whether the background shows through.
+    is shown by, `tone` says of one that shows next to nothing, `transparent` whether the background shows through,
+    `large_metadata` whether Pillow refuses the file for its texts or profile.
     """
 
     format: str
@@ -67,6 +68,7 @@ class ImageFacts:
     value_range: ValueRange | None = None
     tone: Tone | None = None
     transparent: bool = False
+    large_metadata: bool = False
 
     @property
     def extension(self) -> str:
@@ -136,6 +138,7 @@ def probe(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS, sha256: s
         value_range=found,
         tone=tone_of(blocks),
         transparent=is_transparent(image),
+        large_metadata=image.format == "PNG" and is_large(data),
     )
 
 

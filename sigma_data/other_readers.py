@@ -1,7 +1,8 @@
 """What other readers make of an image's bytes, where that is not the image that we show and train on.
 
 webdataset's and Megatron-Energon's decoders and HF `datasets` open an image with Pillow and convert it to RGB. That
-clips deep values at 255, drops transparency, and (all but HF `datasets`) leaves the image as it lies in the file.
+clips deep values at 255, drops transparency, and (all but HF `datasets`) leaves the image as it lies in the file. A PNG
+with large metadata Pillow does not open at all, unless its bounds are raised.
 """
 
 from __future__ import annotations
@@ -19,20 +20,24 @@ Store = Literal["auto", "original", "shown"]
 """Which bytes a corpus holds where others would see another image: `original` keeps what came, `shown` stores the image
 as we show it, an upright RGB PNG of 8 bits; `auto` does that for deep images alone."""
 
-CODES = DEEP, TRANSPARENT, TURNED = "deep_image", "transparent_image", "turned_image"
+DEEP, TRANSPARENT, TURNED, LARGE = "deep_image", "transparent_image", "turned_image", "large_metadata"
+CODES = (DEEP, TRANSPARENT, TURNED, LARGE)
 
 _ROWS = 256
 
 
 def differences(facts: ImageFacts) -> tuple[str, ...]:
     """Why other readers see another image, by code; empty where they do not."""
-    found = {DEEP: is_deep(facts.mode), TRANSPARENT: facts.transparent, TURNED: facts.orientation != 1}
+    found = {
+        DEEP: is_deep(facts.mode), TRANSPARENT: facts.transparent, TURNED: facts.orientation != 1,
+        LARGE: facts.large_metadata,
+    }  # fmt: skip
     return tuple(code for code, differs in found.items() if differs)
 
 
 def stored_as_shown(facts: ImageFacts, store: Store) -> str | None:
     """Why an image is stored as we show it, by code; None where its own bytes are stored."""
-    wanted = {"auto": (DEEP,), "original": (), "shown": (DEEP, TRANSPARENT, TURNED)}[store]
+    wanted = {"auto": (DEEP,), "original": (), "shown": CODES}[store]
     return next((code for code in differences(facts) if code in wanted), None)
 
 

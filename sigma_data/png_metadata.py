@@ -21,6 +21,11 @@ _ORIENTED = frozenset({b"XML:com.adobe.xmp", b"Raw profile type exif"})
 """Texts in which Pillow looks for an orientation: unpacked instead of left out, so that the image stays upright."""
 
 
+def is_large(data: bytes) -> bool:
+    """Whether Pillow refuses the PNG for its metadata."""
+    return readable(data) is not data
+
+
 def readable(data: bytes) -> bytes:
     """The PNG itself where Pillow reads its metadata, else one without the chunks that it would refuse."""
     pieces: list[bytes] = []

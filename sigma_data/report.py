@@ -18,9 +18,10 @@ import polars as pl
 
 from sigma_data.charts import Chart, bars, file_size, histogram, number, percent
 from sigma_data.checks import RULES
+from sigma_data.corpus import count_warnings
 from sigma_data.images import thumbnail
 from sigma_data.instruction import ATTRIBUTES, Attribute, Placeholder, Text, parse
-from sigma_data.other_readers import DEEP, TRANSPARENT, TURNED
+from sigma_data.other_readers import DEEP, LARGE, TRANSPARENT, TURNED
 from sigma_data.portrait import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.refused import refused_files
 from sigma_data.sample import FAMILY_RULES, Family
@@ -63,6 +64,7 @@ _REENCODED = {
     DEEP: "More than 8 bits a value: stored as the 8 bits that are shown; value_range in the manifest has the scale",
     TRANSPARENT: "Transparent: stored as shown, on white",
     TURNED: "On its side or mirrored: stored upright",
+    LARGE: "A PNG with more text or a larger profile than Pillow opens by default: stored without them",
 }
 """Why an image was re-encoded, by the manifest's code."""
 
@@ -284,11 +286,9 @@ def _rejects(quarantine: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _warnings(manifest: pl.DataFrame) -> list[dict[str, Any]]:
-    noted = manifest["warnings"].explode().drop_nulls().to_list()
-    counts = Counter(text.partition(":")[0] for text in noted)
     return [
         {"code": printable(code), "count": count, "summary": _summary(code)}
-        for code, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+        for code, count in count_warnings(manifest).items()
     ]
 
 

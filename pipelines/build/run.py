@@ -239,6 +239,8 @@ def finish_shards(
 
 def _nothing_left(plan: Plan, config: BuildConfig) -> BuildError:
     sums = sums_of(plan)
+    if not plan.read:
+        return BuildError(f"{', '.join(config.sources)}: there is no record in it")
     codes = ", ".join(f"{code} {count}" for code, count in sums["codes"].items())
     example = plan.out["message"][0] if len(plan.out) else ""
     return BuildError(

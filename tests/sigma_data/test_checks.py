@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
+from PIL.PngImagePlugin import PngInfo
 
 from sigma_data.checks import RULES, Examination, examine
 from sigma_data.images import load, probe
@@ -165,7 +166,14 @@ CASES: dict[str, tuple[Callable[[], Sample], Callable[[], Sample]]] = {
     "deep_image": (lambda: first_picture(deep(1)), lambda: first_picture(encoded(pixels(4).convert("L")))),
     "transparent_image": (lambda: first_picture(faded(254)), lambda: first_picture(faded(255))),
     "turned_image": (lambda: first_picture(turned(3)), lambda: first_picture(turned(1))),
+    "large_metadata": (lambda: first_picture(with_text(2**20 + 1)), lambda: first_picture(with_text(2**20))),
 }  # fmt: skip
+
+
+def with_text(size: int) -> bytes:
+    info = PngInfo()
+    info.add_text("workflow", "x" * size, zip=True)
+    return encoded(pixels(4), "PNG", pnginfo=info)
 
 
 def test_every_rule_has_a_case() -> None:

@@ -411,3 +411,15 @@ def test_files_without_a_row_give_no_records_and_no_error(tmp_path: Path) -> Non
         pass  # not even a row group
     assert records(tmp_path) == []
     assert records(tmp_path / "chunk_2.parquet") == []
+
+
+def test_a_path_written_from_a_folder_above_the_source_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "set"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "a.jpg").write_bytes(b"jpeg")
+    rows = [[{"bytes": None, "path": "data/set/images/a.jpg"}, {"bytes": b"x", "path": None}]]
+    table = pa.table({"image_list": pa.array(rows, pa.list_(STRUCT)), "instruction_list": [[["Make it red"]]]})
+    pq.write_table(table, folder / "chunk_0.parquet")
+    (one,) = records(folder)
+    assert isinstance(one, Sample)
+    assert one.images[0].data == b"jpeg"
