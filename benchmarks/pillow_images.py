@@ -1,7 +1,7 @@
 """Pillow's own test images as rows of a release: is each one's verdict Pillow's, its size that of HF `datasets`?
 
-    pip download --no-binary pillow --no-deps pillow==12.3.0 -d /tmp/pillow
-    python benchmarks/pillow_images.py /tmp/pillow/pillow-12.3.0.tar.gz
+    pip download --no-binary pillow --no-deps pillow==12.3.0 -d pillow
+    python benchmarks/pillow_images.py pillow/pillow-12.3.0.tar.gz
 
 Every file below Tests/images is the target of a row; a corpus is built from them, with the rules about what suits
 training relaxed. A file of a known format must be written exactly where Pillow decodes it in full, no file may stop
