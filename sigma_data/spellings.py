@@ -57,6 +57,12 @@ def settle(text: str, images: int) -> str:
     angle brackets only in a text without angle ones, where they are not what an image is to show. Attribute
     tokens are settled in angle brackets. All other text stays to the letter.
     """
+    while (settled := _settle_once(text, images)) != text:  # an escape before what was settled belongs to it
+        text = settled
+    return text
+
+
+def _settle_once(text: str, images: int) -> str:
     found = [item for item in _find(text) if not _is_ours(text[item.start : item.end])]
     numbers = [item.number for item in found if item.number is not None]
     sure = all(1 <= number <= images for number in numbers)

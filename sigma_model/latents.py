@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from sigma_data.batch import unit_range
 from sigma_data.errors import ConfigError
 from sigma_model.config import VaeConfig
+from sigma_model.quiet_imports import quiet_imports
 from sigma_model.vae_names import is_pointwise, released_to_diffusers
 
 TILE = 1024
@@ -31,7 +32,8 @@ class Vae(nn.Module):
 
     def __init__(self, config: VaeConfig, *, tile: int = TILE) -> None:
         super().__init__()
-        from diffusers import AutoencoderKL
+        with quiet_imports():
+            from diffusers import AutoencoderKL
 
         if tile % config.downsample or tile < 4 * config.downsample:
             raise ConfigError(f"tile {tile}: must be a multiple of {config.downsample}, and at least four times that")

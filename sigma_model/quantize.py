@@ -7,7 +7,6 @@ autoencoder keep the type the model computes in: they are a tenth of BAGEL's par
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from torch import nn
 from sigma_data.errors import ConfigError
 from sigma_model.config import ModelConfig
 from sigma_model.model import SigmaModel
+from sigma_model.quiet_imports import quiet_imports
 from sigma_model.weight_names import PROJECTION, released_name
 from sigma_model.weights import Checkpoint, assign, expected
 
@@ -135,15 +135,15 @@ def converter(kind: Quantization, *, setting: str = "--quantize") -> Callable[[n
     Raises ConfigError where its library is missing; `setting` is where the user asked for it.
     """
     library = _LIBRARY[kind]
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # of kernels for other machines
     try:
         if library == "bitsandbytes":
-            import bitsandbytes
+            with quiet_imports():
+                import bitsandbytes
 
             made = {Quantization.NF4: _nf4, Quantization.INT8: _int8}[kind]
             return lambda linear: made(bitsandbytes, linear)
-        from torchao.quantization import Float8WeightOnlyConfig, quantize_
+        with quiet_imports():
+            from torchao.quantization import Float8WeightOnlyConfig, quantize_
 
         def fp8(linear: nn.Linear) -> nn.Module:
             quantize_(linear, Float8WeightOnlyConfig())
@@ -154,8 +154,6 @@ def converter(kind: Quantization, *, setting: str = "--quantize") -> Callable[[n
         raise ConfigError(
             f"{setting} {kind}: needs {library}, which is not installed: pip install 'sigma-multimodal[quant]'"
         ) from None
-    finally:
-        logging.disable(before)
 
 
 def _nf4(library: Any, linear: nn.Linear) -> nn.Module:

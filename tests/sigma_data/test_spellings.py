@@ -136,6 +136,8 @@ foreign = st.lists(
 @given(foreign, st.integers(0, 4))
 @example("[image_1][image_2]", 2)
 @example("&lt;image_1&gt;[image_1]", 1)
+@example("\\＜img＞<|image_1|>＜/img＞", 1)
+@example("\\\\\\<|image_1|>", 1)
 def test_what_is_settled_stays_settled_and_reads_back(text: str, images: int) -> None:
     """A corpus that is exported and built again has the same words."""
     once = read(text, images)

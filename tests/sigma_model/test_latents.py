@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -287,3 +289,10 @@ def test_the_presets_autoencoder_gives_pictures_of_the_world_back_and_its_latent
     assert psnr >= PRESET_PSNR
     spread = torch.stack(latents)
     assert abs(spread.mean()) < 0.15 and 0.85 < spread.std() < 1.15
+
+
+def test_libraries_that_are_imported_with_it_say_nothing() -> None:
+    """diffusers imports the quantisation libraries, which log what they miss; a command prints its own lines only."""
+    code = "from sigma_model.config import VaeConfig; from sigma_model.latents import Vae; Vae(VaeConfig(ch=32))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
