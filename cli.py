@@ -20,7 +20,7 @@ from pipelines.generate_cli import generate
 from pipelines.options import model_option, path_argument, path_option
 from pipelines.quickstart.command import quickstart
 from pipelines.train.command import INTERRUPTED, export, train
-from sigma_data.paths import one_line
+from sigma_data.storage.paths import one_line
 
 app = typer.Typer(
     name="sigma",
@@ -325,7 +325,7 @@ def _print(text: str) -> None:
 
 
 def _print_json(value: Any) -> None:
-    from sigma_data.files import finite
+    from sigma_data.storage.files import finite
 
     sys.stdout.write(json.dumps(finite(value), indent=1, ensure_ascii=False, default=str) + "\n")
 

@@ -80,7 +80,7 @@ def generate(
     )  # fmt: skip
     result = run_generate(options)
     if as_json:
-        from sigma_data.files import finite
+        from sigma_data.storage.files import finite
 
         sys.stdout.write(json.dumps(finite(result), indent=1, ensure_ascii=False, default=str) + "\n")
     else:

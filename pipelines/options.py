@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from sigma_data.paths import local_path, model_path
+from sigma_data.storage.paths import local_path, model_path
 
 
 def path_option(*names: str, help: str, **more: Any) -> Any:

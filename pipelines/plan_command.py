@@ -17,10 +17,10 @@ from pipelines.planner import open_planner
 from pipelines.settings import load_settings
 from pipelines.train.show import counted
 from sigma_data.errors import ConfigError
-from sigma_data.path_settings import LocalPath, ModelPath
 from sigma_data.plan import Planner, PlanSettings
 from sigma_data.sample import Family
 from sigma_data.sequence import Kind
+from sigma_data.storage.path_settings import LocalPath, ModelPath
 
 _LISTED = 20
 """Samples without a pack that are printed; --json has all."""

@@ -26,12 +26,12 @@ from pipelines.engine import Crashed, LocalEngine
 from pipelines.progress import Pass
 from sigma_data.corpus import Corpus, file_digest, open_corpus
 from sigma_data.errors import BuildError, ConfigError, CorpusError
-from sigma_data.files import disk_error, dump_json, write_atomic
 from sigma_data.instruction import renumber
-from sigma_data.paths import literal
 from sigma_data.sample import Family, Sample
 from sigma_data.shard import ShardFault, read_range
 from sigma_data.sources.release import SPLIT_COLUMN
+from sigma_data.storage.files import disk_error, dump_json, write_atomic
+from sigma_data.storage.paths import literal
 
 _RELEASE_ROWS, _RELEASE_GROUP = 300, 10
 """Rows a file and rows a row group in the release."""

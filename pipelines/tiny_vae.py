@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from sigma_data.errors import ConfigError, SigmaError
-from sigma_data.files import disk_error, dump_json, write_atomic
 from sigma_data.sample import Sample
 from sigma_data.sources import open_source
+from sigma_data.storage.files import disk_error, dump_json, write_atomic
 from sigma_model.config import SIGMA_FILE, VAE_FILE, VaeConfig, preset_directory
 from sigma_model.latents import Vae
 

@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from sigma_data.files import LFS_MESSAGE, is_lfs_pointer
-from sigma_data.paths import one_line
 from sigma_data.record import KEY, MEMBER
 from sigma_data.shard import BLOCK, Member, header
+from sigma_data.storage.files import LFS_MESSAGE, is_lfs_pointer
+from sigma_data.storage.paths import one_line
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar.zst", ".tzst", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.lz4", ".zip", ".7z")
 """Endings of archives that are unpacked before anything reads them."""

@@ -21,10 +21,10 @@ from sigma_data.archives import folder_hint
 from sigma_data.errors import CorpusError, ShardError
 from sigma_data.fingerprint import SIGNATURE_BYTES
 from sigma_data.limits import Limits, Severity
-from sigma_data.paths import literal
 from sigma_data.record import KEY, SCHEMA_VERSION, RecordError, decode
 from sigma_data.sample import Family, Sample
 from sigma_data.shard import read_range
+from sigma_data.storage.paths import literal
 
 if TYPE_CHECKING:
     import polars as pl

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sigma_data.files import LFS_MESSAGE
+from sigma_data.storage.files import LFS_MESSAGE
 
 EXTENSIONS: dict[str, str] = {
     "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif",

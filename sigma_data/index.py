@@ -24,10 +24,10 @@ import numpy.typing as npt
 from sigma_data.chance import Words, names
 from sigma_data.corpus import COMMIT, INDEXES, MANIFEST, Corpus, file_digest, open_corpus
 from sigma_data.errors import CorpusError, SourceError
-from sigma_data.files import Place, with_temporary, write_atomic
 from sigma_data.indexing import Progress, write_arrays
-from sigma_data.paths import local_path
-from sigma_data.paths import place as place_of
+from sigma_data.storage.files import Place, with_temporary, write_atomic
+from sigma_data.storage.paths import local_path
+from sigma_data.storage.paths import place as place_of
 from sigma_data.text import TextEncoder
 
 _VERSION = 1

@@ -20,10 +20,10 @@ import numpy.typing as npt
 from sigma_data.corpus import MANIFEST, Corpus, file_digest, images_type, manifest_schema
 from sigma_data.errors import CorpusError, SequenceError
 from sigma_data.instruction import Text
-from sigma_data.paths import literal
 from sigma_data.record import KEY
 from sigma_data.sample import Family, Image, Sample, Source, Turn
 from sigma_data.sequence import Kind, Piece, outline
+from sigma_data.storage.paths import literal
 from sigma_data.text import TextEncoder
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sigma_data.chance import mixed, names
 from sigma_data.errors import ConfigError
 from sigma_data.index import CorpusIndex
-from sigma_data.path_settings import PlacePath
 from sigma_data.sample import Family
+from sigma_data.storage.path_settings import PlacePath
 
 Integers = npt.NDArray[np.int64]
 

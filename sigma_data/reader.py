@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from sigma_data.errors import CorpusError, SourceError
-from sigma_data.files import Place
 from sigma_data.index import CorpusIndex
-from sigma_data.paths import is_uri
 from sigma_data.record import RecordError, decode, stored_order
 from sigma_data.sample import Sample
 from sigma_data.shard_cache import ShardCache
+from sigma_data.storage.files import Place
+from sigma_data.storage.paths import is_uri
 
 _OPEN_SHARDS = 64
 """Descriptors a reader keeps; a plan works in few shards at a time."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sigma_data.errors import ConfigError, CorpusError
-from sigma_data.files import Place
+from sigma_data.storage.files import Place
 
 _SPACE = ".space"
 """The file whose lock is held while shards are counted, and space is promised or used."""

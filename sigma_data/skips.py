@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sigma_data.errors import LoaderError
-from sigma_data.files import append, disk_error, dump_line
+from sigma_data.storage.files import append, disk_error, dump_line
 
 _FEW = 10
 """So many skips are borne whatever their share: at the start one would be too many."""

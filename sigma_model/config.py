@@ -307,7 +307,7 @@ class ModelConfig(_Strict):
 
     def write(self, directory: str | Path) -> None:
         """Write the three JSON files of the released layout."""
-        from sigma_data.files import dump_json, write_atomic
+        from sigma_data.storage.files import dump_json, write_atomic
 
         root = Path(directory)
         root.mkdir(parents=True, exist_ok=True)

@@ -110,7 +110,7 @@ class Vae(nn.Module):
         """Write the weights as they are, under the released names and shapes."""
         from safetensors.torch import save
 
-        from sigma_data.files import write_atomic
+        from sigma_data.storage.files import write_atomic
 
         state = self.autoencoder.state_dict()
         shapes = self.shapes()

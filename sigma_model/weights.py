@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sigma_data.errors import ConfigError
-from sigma_data.files import with_temporary
+from sigma_data.storage.files import with_temporary
 from sigma_model.config import ModelConfig, refuse_shadow, weight_files
 from sigma_model.fresh import fresh_tensor
 from sigma_model.model import SigmaModel

@@ -27,12 +27,12 @@ from sigma_data.corpus import (
     manifest_schema,
     quarantine_schema,
 )
-from sigma_data.files import disk_error, dump_json, with_temporary, write_atomic
-from sigma_data.paths import literal
 from sigma_data.record import SCHEMA_VERSION
 from sigma_data.report import render_report
 from sigma_data.shard import read_range
 from sigma_data.sources import Fragment, open_source
+from sigma_data.storage.files import disk_error, dump_json, with_temporary, write_atomic
+from sigma_data.storage.paths import literal
 
 _THUMBNAILS_A_CODE = 24
 """Thumbnails that the quarantine keeps for each code."""

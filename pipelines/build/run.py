@@ -19,8 +19,8 @@ from pipelines.progress import Pass
 from sigma_data.corpus import Corpus, open_corpus
 from sigma_data.errors import BuildError, ConfigError, SourceError
 from sigma_data.refused import refused_files
-from sigma_data.remote import LostError
 from sigma_data.sources import Fragment, Reader, has_options, open_source
+from sigma_data.storage.remote import LostError
 
 Located = tuple[str, Fragment]  # source string, fragment
 

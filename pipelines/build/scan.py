@@ -22,16 +22,16 @@ from pipelines.batched import batched
 from sigma_data.checks import Examination, examine
 from sigma_data.corpus import images_type
 from sigma_data.errors import SourceError
-from sigma_data.files import disk_error, with_temporary
 from sigma_data.images import ImageFacts, ImageFault, reencode, thumbnail
 from sigma_data.limits import Limits, Severity
 from sigma_data.other_readers import Store
-from sigma_data.paths import literal
 from sigma_data.prober import Prober
 from sigma_data.record import encode, member_names, stored_order
 from sigma_data.sample import Image, Rejection, Sample
 from sigma_data.shard import member_size
 from sigma_data.sources import Fragment, open_source
+from sigma_data.storage.files import disk_error, with_temporary
+from sigma_data.storage.paths import literal
 
 _BATCH = 64
 _THUMBNAIL = 160

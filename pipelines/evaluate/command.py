@@ -118,7 +118,7 @@ def evaluate(
     from pipelines.generate import Order, Settings
     from pipelines.generate_command import parse_size
     from pipelines.train.launch import default_nproc
-    from sigma_data.files import dump_json
+    from sigma_data.storage.files import dump_json
     from sigma_model.guidance import Guidance
     from sigma_model.quantize import Quantization
 

@@ -21,7 +21,7 @@ from pipelines.bundle import Bundle
 from pipelines.evaluate.item import Item, Result
 from pipelines.generate import Order, Request, Settings, answer_in_words, lay_out, make_pictures
 from sigma_data.errors import ConfigError, SigmaError
-from sigma_data.files import disk_error, dump_json
+from sigma_data.storage.files import disk_error, dump_json
 
 GENERATED = "generated"
 _INDEX = "batch.json"

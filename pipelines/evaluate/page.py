@@ -31,9 +31,9 @@ from pipelines.evaluate.published import NOTE
 from pipelines.evaluate.tables import Table, definitions, figure, interval, metrics
 from pipelines.evaluate.thumbnails import Thumbnail, thumbnails
 from sigma_data.charts import number
-from sigma_data.files import finite
 from sigma_data.portrait import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.report import parts
+from sigma_data.storage.files import finite
 
 PICTURE_BYTES = 36_000_000
 """What all thumbnails may weigh; base64 makes 48 MB of it."""

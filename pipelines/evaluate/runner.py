@@ -29,8 +29,8 @@ from pipelines.evaluate.report import REPORT, write_report
 from pipelines.generate import sigma_version
 from pipelines.progress import Pass
 from sigma_data.errors import ConfigError
-from sigma_data.files import disk_error
-from sigma_data.paths import local_path
+from sigma_data.storage.files import disk_error
+from sigma_data.storage.paths import local_path
 from sigma_model.config import weight_files
 from sigma_model.quantize import Quantization
 

@@ -27,7 +27,7 @@ def quickstart(
     from pipelines.engine import default_workers
     from pipelines.quickstart.run import quickstart as run
     from pipelines.quickstart.stages import QuickstartOptions
-    from sigma_data.files import dump_json
+    from sigma_data.storage.files import dump_json
 
     result = run(
         QuickstartOptions(

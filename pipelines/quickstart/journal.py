@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from pipelines.folder_lock import LOCK, FolderLock
 from sigma_data.errors import ConfigError
-from sigma_data.files import disk_error, dump_json, write_atomic
+from sigma_data.storage.files import disk_error, dump_json, write_atomic
 
 JOURNAL = "quickstart.json"
 

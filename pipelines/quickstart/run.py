@@ -16,7 +16,7 @@ from typing import Any
 
 from pipelines.quickstart.journal import Journal
 from pipelines.quickstart.stages import QuickstartOptions, Stages
-from sigma_data.files import disk_error
+from sigma_data.storage.files import disk_error
 
 
 def quickstart(options: QuickstartOptions) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import yaml
 
 from pipelines.quickstart.journal import Facts
 from sigma_data.errors import ConfigError, CorpusError
-from sigma_data.files import disk_error, write_atomic
+from sigma_data.storage.files import disk_error, write_atomic
 
 if TYPE_CHECKING:
     from pipelines.evaluate.generating import Generation

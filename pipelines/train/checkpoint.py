@@ -36,7 +36,7 @@ from torch.utils.serialization import config
 from pipelines.train.config import CheckpointSettings
 from pipelines.train.parallel import World
 from sigma_data.errors import ConfigError, TrainError
-from sigma_data.files import dump_json, write_atomic
+from sigma_data.storage.files import dump_json, write_atomic
 from sigma_model.weights import counted
 
 MARKER = "complete.json"

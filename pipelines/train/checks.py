@@ -11,8 +11,8 @@ from pipelines.train.config import TrainConfig
 from pipelines.train.show import counted
 from sigma_data.archives import shard_fault
 from sigma_data.errors import ConfigError, CorpusError
-from sigma_data.files import Place
 from sigma_data.index import CorpusIndex
+from sigma_data.storage.files import Place
 from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, preset_directory, weight_files
 from sigma_model.latents import Vae
 

@@ -49,7 +49,7 @@ def train(
     from pipelines.train.config import TrainConfig
     from pipelines.train.consistency import check_settings
     from pipelines.train.show import result_line
-    from sigma_data.files import dump_json
+    from sigma_data.storage.files import dump_json
 
     chosen = load_settings(TrainConfig, config, settings or [])
     check_settings(chosen)

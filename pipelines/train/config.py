@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from sigma_data.loader import LoaderSettings
-from sigma_data.path_settings import LocalPath, ModelPath
 from sigma_data.plan import PlanSettings
+from sigma_data.storage.path_settings import LocalPath, ModelPath
 
 START = "start"
 """Folder, in that of a run, of the model that `from_run` was exported to."""

@@ -18,7 +18,7 @@ from pipelines.generate import sigma_version
 from pipelines.settings import dump_settings
 from pipelines.train.config import TrainConfig
 from sigma_data.changes import changed, flat
-from sigma_data.files import disk_error, dump_line, write_atomic
+from sigma_data.storage.files import disk_error, dump_line, write_atomic
 
 CONFIG = "config.yaml"
 """The settings of the newest trained steps, in the folder of the run."""

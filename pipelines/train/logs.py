@@ -26,7 +26,7 @@ from pipelines.train.board import Board
 from pipelines.train.config import LogSettings
 from pipelines.train.flops import Work
 from sigma_data.errors import ConfigError
-from sigma_data.files import append, disk_error, dump_line, write_atomic
+from sigma_data.storage.files import append, disk_error, dump_line, write_atomic
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

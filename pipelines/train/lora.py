@@ -21,7 +21,7 @@ from pipelines.train.config import LoraSettings
 from pipelines.train.freeze import matching
 from pipelines.train.token_rows import ROWS, TokenRows
 from sigma_data.errors import ConfigError
-from sigma_data.files import dump_json, write_atomic
+from sigma_data.storage.files import dump_json, write_atomic
 from sigma_model.model import SigmaModel
 from sigma_model.weights import released_name, write_tensors
 

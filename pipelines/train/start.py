@@ -17,7 +17,7 @@ from pipelines.settings import load_settings
 from pipelines.train.config import START, TrainConfig
 from pipelines.train.parallel import World, together
 from sigma_data.errors import ConfigError
-from sigma_data.files import dump_json, write_atomic
+from sigma_data.storage.files import dump_json, write_atomic
 
 TAKEN = "run.json"
 """In OUT/start: the run, the step and the weights that it was made from."""

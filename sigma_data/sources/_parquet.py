@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any
 
 from sigma_data.errors import SourceError
-from sigma_data.files import LFS_MESSAGE, is_lfs_pointer
+from sigma_data.storage.files import LFS_MESSAGE, is_lfs_pointer
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -18,7 +18,6 @@ from pydantic import field_validator
 from sigma_data.archives import archive_of
 from sigma_data.corpus import COMMIT
 from sigma_data.errors import SourceError
-from sigma_data.files import Place
 from sigma_data.instruction import canonical, parse
 from sigma_data.sample import Family, Image, Rejection, Sample, Source, Turn, sample_id
 from sigma_data.sources._parquet import (
@@ -36,6 +35,7 @@ from sigma_data.sources._parquet import (
 )
 from sigma_data.sources.base import Fragment, Reader, ReaderOptions
 from sigma_data.spellings import settle
+from sigma_data.storage.files import Place
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -18,8 +18,8 @@ from pipelines.train.config import TrainConfig
 from pipelines.validate import validate_corpus
 from sigma_data.corpus import open_corpus
 from sigma_data.errors import ConfigError
-from sigma_data.paths import is_uri, local_path, model_path, one_line, place
 from sigma_data.sources import open_source, source_spec
+from sigma_data.storage.paths import is_uri, local_path, model_path, one_line, place
 
 NAMES = [
     "run [v1]", "a*b", "50%", "%3F", "x{1..3}", "q?x", "w??t", "q?x=1", "name #2", "a:b", "a::b", "s3:x", "a=b&c",

@@ -17,7 +17,7 @@ import pipelines.build.run as run
 import pipelines.build.write as write
 from pipelines.validate import validate_corpus
 from sigma_data.errors import BuildError, ConfigError
-from sigma_data.files import Place
+from sigma_data.storage.files import Place
 
 
 def source(folder: Path, rows: int = 12) -> Path:

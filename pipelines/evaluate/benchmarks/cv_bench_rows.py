@@ -20,7 +20,7 @@ from typing import Any
 
 from pipelines.evaluate.choice_letter import choice_letter
 from sigma_data.errors import ConfigError
-from sigma_data.paths import literal
+from sigma_data.storage.paths import literal
 
 TASKS = ("Count", "Relation", "Depth", "Distance")
 TYPES = ("2D", "3D")

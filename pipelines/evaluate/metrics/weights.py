@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.evaluate.metrics.base import Unavailable
 from sigma_data.errors import ConfigError
-from sigma_data.paths import local_path
+from sigma_data.storage.paths import local_path
 
 DEFAULTS: Mapping[str, str] = {
     "clip": "openai/clip-vit-large-patch14",

@@ -13,8 +13,8 @@ from training_runs import run, settings_of
 from pipelines.train.config import LogSettings
 from pipelines.train.logs import METRICS, TENSORBOARD, TEXTS, RunLog
 from pipelines.train.losses import loss_names
-from sigma_data.files import dump_json, dump_line
 from sigma_data.sample import Family
+from sigma_data.storage.files import dump_json, dump_line
 
 COLUMNS = ("loss", "norm", "lr", "skipped", "epoch", "memory", "picture", "val/picture")
 STEPS = 8

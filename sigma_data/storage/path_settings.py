@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from sigma_data.errors import ConfigError
-from sigma_data.paths import local_path, model_path, place
+from sigma_data.storage.paths import local_path, model_path, place
 
 
 def _checked(read: Callable[[str], Any]) -> BeforeValidator:

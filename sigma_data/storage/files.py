@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from sigma_data.errors import BuildError, SourceError
-from sigma_data.paths import is_uri, place
-from sigma_data.remote import LostError, Stream, connect, reaching, reason
+from sigma_data.storage.paths import is_uri, place
+from sigma_data.storage.remote import LostError, Stream, connect, reaching, reason
 
 
 def write_atomic(path: Path, content: bytes | str, *, durable: bool = False, scratch: Path | None = None) -> None:
