@@ -40,9 +40,9 @@ from peers import AHEAD, PEERS, WORKERS, Delivery, Place, Stream, by_torch, webd
 
 from sigma_data.batch import Widths, unit_range
 from sigma_data.corpus import open_corpus
+from sigma_data.images.resample import several
+from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE
 from sigma_data.index import CorpusIndex, open_index
-from sigma_data.pixels import several
-from sigma_data.resize import VAE_RULE, VIT_RULE
 from sigma_data.segment_table import segment_table
 from sigma_data.text import TextEncoder
 from sigma_model.config import preset_directory

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE, VQA_RULE
 from sigma_data.index import CorpusIndex
 from sigma_data.indexing import _DTYPES
-from sigma_data.resize import VAE_RULE, VIT_RULE, VQA_RULE
 from sigma_data.sample import FAMILY_RULES, Family
 from sigma_data.sequence import Geometry, Kind
 

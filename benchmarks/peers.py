@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sigma_data.batch import unit_range
 from sigma_data.corpus import open_corpus
-from sigma_data.resize import VAE_RULE, VIT_RULE
+from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE
 
 WORKERS = 2
 AHEAD = 2

@@ -28,7 +28,7 @@ from pipelines.build.config import BuildConfig
 from pipelines.build.run import build
 from sigma_data.corpus import QUARANTINE
 from sigma_data.errors import ConfigError
-from sigma_data.images import PILLOW_MAX_PIXELS, ImageFault, sniff
+from sigma_data.images.decode import PILLOW_MAX_PIXELS, ImageFault, sniff
 
 _RELAXED = ("too_small", "extreme_aspect", "over_budget", "target_equals_reference")
 

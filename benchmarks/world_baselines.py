@@ -34,8 +34,8 @@ from pipelines.evaluate.runner import Evaluation, limited
 from pipelines.evaluate.tables import figure, interval
 from pipelines.progress import Pass
 from sigma_data.errors import ConfigError, SigmaError
-from sigma_data.images import load
-from sigma_data.pixels import resized
+from sigma_data.images.decode import load
+from sigma_data.images.resample import resized
 from sigma_model.config import VAE_FILE, find_file
 from sigma_model.latents import Vae
 

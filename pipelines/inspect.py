@@ -12,7 +12,7 @@ import polars as pl
 
 from sigma_data.corpus import Corpus, open_corpus
 from sigma_data.errors import ConfigError
-from sigma_data.images import PILLOW_MAX_PIXELS, ImageFacts, ImageFault, probe
+from sigma_data.images.decode import PILLOW_MAX_PIXELS, ImageFacts, ImageFault, probe
 from sigma_data.sample import FAMILY_RULES, Family, Sample
 from sigma_data.storage.files import disk_error, with_temporary
 

@@ -18,7 +18,7 @@ from sigma_data.archives import archive_fault, is_repacked, rebuild_advice
 from sigma_data.checks import Examination, examine
 from sigma_data.corpus import COMMIT, INDEXES, MANIFEST, QUARANTINE, WORK, Corpus, file_digest, open_corpus
 from sigma_data.errors import CorpusError
-from sigma_data.fingerprint import SIGNATURE_BYTES, components, near_pairs
+from sigma_data.images.fingerprint import SIGNATURE_BYTES, components, near_pairs
 from sigma_data.limits import Limits, Severity
 from sigma_data.record import RecordError, decode, encode, stored_order
 from sigma_data.shard import ShardFault, block, read_members, read_range

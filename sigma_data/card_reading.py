@@ -7,8 +7,8 @@ from collections import Counter
 import polars as pl
 
 from sigma_data.corpus import count_warnings
-from sigma_data.image_remarks import REMARKS
-from sigma_data.other_readers import CODES, LARGE
+from sigma_data.images.image_warnings import REMARKS
+from sigma_data.images.reader_differences import CODES, LARGE
 
 READ_IMAGE = """\
 import io
@@ -34,7 +34,7 @@ def read_image(data, value_range=None):
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
 """
-"""Reads the bytes of any image of a corpus as `sigma_data.images.load` does."""
+"""Reads the bytes of any image of a corpus as `sigma_data.images.decode.load` does."""
 
 _DIFFERENT = """
 ## Images that other readers show differently

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 
-from sigma_data.image_remarks import REMARKS, remarks
-from sigma_data.images import ImageFacts, ImageFault, probe, same_pixels
+from sigma_data.images.decode import ImageFacts, ImageFault, probe, same_pixels
+from sigma_data.images.image_warnings import REMARKS, remarks
 from sigma_data.instruction import ATTRIBUTES, Instruction, parse
 from sigma_data.lengths import count_tokens
 from sigma_data.limits import Limits, Severity

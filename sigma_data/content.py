@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sigma_data.images import DEFAULT_MAX_PIXELS
-from sigma_data.pixels import Size, patchify, several
+from sigma_data.images.decode import DEFAULT_MAX_PIXELS
+from sigma_data.images.resample import Size, patchify, several
 from sigma_data.sequence import Kind, Segment
 
 Bytes = npt.NDArray[np.uint8]

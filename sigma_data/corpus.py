@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from sigma_data.archives import folder_hint
 from sigma_data.errors import CorpusError, ShardError
-from sigma_data.fingerprint import SIGNATURE_BYTES
+from sigma_data.images.fingerprint import SIGNATURE_BYTES
 from sigma_data.limits import Limits, Severity
 from sigma_data.record import KEY, SCHEMA_VERSION, RecordError, decode
 from sigma_data.sample import Family, Sample

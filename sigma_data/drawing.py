@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from PIL import Image, ImageDraw, ImageFont
 
-from sigma_data.images import ImageFault, load, open_image
+from sigma_data.images.decode import ImageFault, load, open_image
 from sigma_data.instruction import Attribute, Part, Placeholder, Text, parse
 from sigma_data.portrait import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.sample import Sample, Turn

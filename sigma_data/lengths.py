@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sigma_data.images import ImageFacts
-from sigma_data.resize import VAE_RULE, VIT_RULE, ResizeRule
+from sigma_data.images.decode import ImageFacts
+from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE, ResizeRule
 from sigma_data.sample import Sample
 
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from sigma_data.images import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
+from sigma_data.images.decode import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
 
 
 class Severity(StrEnum):

@@ -28,7 +28,7 @@ from sigma_data.batch import Item, PackedBatch, Widths, collate
 from sigma_data.changes import changed, shown
 from sigma_data.content import Bytes, Content, decode_content
 from sigma_data.errors import ConfigError, CorpusError, SequenceError
-from sigma_data.images import DEFAULT_MAX_PIXELS, ImageFault
+from sigma_data.images.decode import DEFAULT_MAX_PIXELS, ImageFault
 from sigma_data.index import CorpusIndex
 from sigma_data.mixture import Strict
 from sigma_data.plan import Entry, Planner, Recipe, Ticket

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sigma_data.images import ImageFacts, ImageFault, open_image, probe
+from sigma_data.images.decode import ImageFacts, ImageFault, open_image, probe
 from sigma_data.instruction import Attribute, Part, Placeholder, Text, parse
 from sigma_data.sample import Image as Picture
 from sigma_data.sample import Sample, Turn

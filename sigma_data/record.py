@@ -14,9 +14,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sigma_data.images import MEMBER_EXTENSIONS, ImageFacts
+from sigma_data.images.decode import MEMBER_EXTENSIONS, ImageFacts
+from sigma_data.images.value_range import Rule, ValueRange
 from sigma_data.sample import Family, Image, Sample, Source, Turn
-from sigma_data.value_range import Rule, ValueRange
 
 SCHEMA_VERSION = 1
 

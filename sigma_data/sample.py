@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sigma_data.value_range import ValueRange
+from sigma_data.images.value_range import ValueRange
 
 
 class Family(StrEnum):
@@ -66,7 +66,7 @@ class Image:
     """One encoded picture; `number` counts from 1 inside its sample.
 
     `data` is what the source holds, so it may be None or not a picture at all: saying so is the
-    job of `sigma_data.images.probe`. `missing` says why there is no data, where the source knows. `value_range`
+    job of `sigma_data.images.decode.probe`. `missing` says why there is no data, where the source knows. `value_range`
     is what a deep image is shown by, known once it was decoded; it stays where only the 8 bits that are shown
     are stored.
     """

@@ -13,8 +13,8 @@ from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from sigma_data.errors import SequenceError
+from sigma_data.images.resize_rule import ResizeRule
 from sigma_data.instruction import Attribute, Part, Placeholder, Text, parse
-from sigma_data.resize import ResizeRule
 from sigma_data.sample import Sample, Turn
 
 Size = tuple[int, int]

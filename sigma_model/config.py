@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from sigma_data.errors import ConfigError
-from sigma_data.resize import VAE_RULE, VIT_RULE, VQA_RULE, ResizeRule
+from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE, VQA_RULE, ResizeRule
 from sigma_model.config_keys import language_values, vision_values
 from sigma_model.model_files import LLM_FILE, VIT_FILE, read_json, released_shapes
 from sigma_model.model_files import SIGMA_FILE as SIGMA_FILE

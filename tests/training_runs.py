@@ -18,7 +18,7 @@ from pipelines.train.assemble import CHECKPOINTS
 from pipelines.train.checkpoint import MARKER
 from pipelines.train.config import TrainConfig
 from pipelines.train.trainer import train
-from sigma_data.images import probe
+from sigma_data.images.decode import probe
 from sigma_data.record import encode, member_names
 from sigma_data.sample import Family, Image, Sample, Source, Turn, sample_id
 from sigma_data.shard import END, block

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pipelines.build.config import BuildConfig
 from pipelines.build.scan import OK, REJECTED, scan_schema
 from sigma_data.errors import ConfigError
-from sigma_data.fingerprint import SIGNATURE_BYTES, choose_split, components, near_pairs, unit
+from sigma_data.images.fingerprint import SIGNATURE_BYTES, choose_split, components, near_pairs, unit
 from sigma_data.sample import Family
 from sigma_data.shard import BLOCK, END, member_size
 

@@ -22,10 +22,10 @@ from pipelines.batched import batched
 from sigma_data.checks import Examination, examine
 from sigma_data.corpus import images_type
 from sigma_data.errors import SourceError
-from sigma_data.images import ImageFacts, ImageFault, reencode, thumbnail
+from sigma_data.images.decode import ImageFacts, ImageFault, reencode, thumbnail
+from sigma_data.images.probe_cache import Prober
+from sigma_data.images.reader_differences import Store
 from sigma_data.limits import Limits, Severity
-from sigma_data.other_readers import Store
-from sigma_data.prober import Prober
 from sigma_data.record import encode, member_names, stored_order
 from sigma_data.sample import Image, Rejection, Sample
 from sigma_data.shard import member_size

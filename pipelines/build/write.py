@@ -20,8 +20,8 @@ from typing import Any, Self
 from pipelines.build.scan import read_scan
 from sigma_data.corpus import file_digest
 from sigma_data.errors import BuildError, SourceError
-from sigma_data.images import ImageFault, probe, reencode
-from sigma_data.other_readers import Store
+from sigma_data.images.decode import ImageFault, probe, reencode
+from sigma_data.images.reader_differences import Store
 from sigma_data.sample import Rejection, Sample
 from sigma_data.shard import ShardFault, block, read_members
 from sigma_data.sources import Fragment, open_source

@@ -21,7 +21,7 @@ from pipelines.evaluate.benchmarks import Benchmark
 from pipelines.evaluate.item import Result, Score
 from pipelines.evaluate.metrics.base import Metric, SetMetric, chunks
 from sigma_data.errors import ConfigError
-from sigma_data.images import ImageFault
+from sigma_data.images.decode import ImageFault
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
 
 SCORES = "scores"

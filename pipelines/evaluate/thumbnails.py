@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from sigma_data.images import thumbnail
+from sigma_data.images.decode import thumbnail
 
 LONGEST_SIDE = 256
 _LADDER = ((LONGEST_SIDE, 80), (224, 75), (192, 75), (160, 70), (128, 70), (104, 65), (80, 60), (56, 50))

@@ -238,7 +238,7 @@ class Stages:
     def _lay_out_example(self) -> Facts:
         """Write a question's references as files; returns what asks it, but for the places, which may be moved."""
         from pipelines.evaluate.benchmarks import open_benchmark
-        from sigma_data.images import probe
+        from sigma_data.images.decode import probe
 
         items = open_benchmark(f"world:{self.corpus}").items()
         item = next((item for item in items if item.family == EXAMPLE), items[0])

@@ -17,7 +17,7 @@ from pipelines.train.losses import LossTable
 from pipelines.train.parallel import World, all_reduce_sum, callable_in_parts
 from pipelines.train.step import forward
 from sigma_data.errors import ConfigError, SigmaError
-from sigma_data.images import ImageFault, load
+from sigma_data.images.decode import ImageFault, load
 from sigma_data.loader import PackDataset
 from sigma_data.plan import Dropout, Entry, Plan, Planner, PlanSettings
 from sigma_data.sample import Sample

@@ -16,7 +16,7 @@ from pipelines.evaluate.aggregate import aggregate
 from pipelines.evaluate.benchmarks.world import WorldBenchmark
 from pipelines.evaluate.item import Item, Result
 from sigma_data.errors import ConfigError
-from sigma_data.images import load
+from sigma_data.images.decode import load
 
 FOLDER = str(Path(__file__).parents[2] / "benchmarks")
 

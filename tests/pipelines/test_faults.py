@@ -563,7 +563,7 @@ def jpeg_in_a_png_member(row: dict[str, Any], named: Members) -> None:
 
 
 def jpeg_in_a_png_member_that_the_manifest_admits(row: dict[str, Any], named: Members) -> None:
-    from sigma_data.images import probe
+    from sigma_data.images.decode import probe
 
     jpeg_in_a_png_member(row, named)
     facts = probe(named[2][1])
@@ -725,7 +725,7 @@ def test_a_picture_that_the_manifest_has_twice_is_found(corpus: Path) -> None:
 
 def _leak(corpus: Path, picture: Callable[[bytes], bytes]) -> None:
     """Put a picture of a training sample into a test sample, with facts that are all true."""
-    from sigma_data.images import probe
+    from sigma_data.images.decode import probe
 
     test = next(row for row in corpora.read_manifest(corpus) if row["split"] == "test")
     donor = next(data for name, data in members(corpus / SHARD) if name.endswith(".target.bmp"))

@@ -18,8 +18,8 @@ from pipelines.inspect import inspect_sample
 from pipelines.validate import validate_corpus
 from sigma_data.card_reading import READ_IMAGE
 from sigma_data.corpus import MANIFEST, Corpus, open_corpus
-from sigma_data.images import load
-from sigma_data.pixels import resized
+from sigma_data.images.decode import load
+from sigma_data.images.resample import resized
 
 RAMP = np.tile(np.linspace(0, 1, 120, dtype=np.float32), (80, 1))
 COLOURS = corpora.pixels(5, 120, 80)

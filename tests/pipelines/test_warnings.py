@@ -17,7 +17,7 @@ from cli import app
 from pipelines.show import build_summary
 from pipelines.validate import validate_corpus
 from sigma_data.errors import BuildError
-from sigma_data.images import probe
+from sigma_data.images.decode import probe
 
 
 def source(folder: Path, *images: bytes) -> str:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from sigma_data.fingerprint import (
+from sigma_data.images.decode import load, probe
+from sigma_data.images.fingerprint import (
     GRID,
     MAX_COLOUR_STEP,
     MAX_EDGE_BITS,
@@ -26,7 +27,6 @@ from sigma_data.fingerprint import (
     signature,
     unit,
 )
-from sigma_data.images import load, probe
 
 HASH, EDGES = 8, 30
 PHOTOS = 24

@@ -19,9 +19,9 @@ from corpora import encoded, png_chunk
 from corpora import pixels as picture
 from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, features
 
-from sigma_data.images import ImageFault, load, probe, reencode, sniff, thumbnail
-from sigma_data.pixels import resized
-from sigma_data.png_metadata import MAX_CHUNK, MAX_TEXT, readable
+from sigma_data.images.decode import ImageFault, load, probe, reencode, sniff, thumbnail
+from sigma_data.images.png_metadata import MAX_CHUNK, MAX_TEXT, readable
+from sigma_data.images.resample import resized
 
 AVIF = pytest.mark.skipif(not features.check("avif"), reason="this Pillow is built without AVIF")
 
@@ -284,7 +284,7 @@ def test_a_lab_picture_is_re_encoded_to_the_same_bytes_at_any_time() -> None:
     assert first[1] == "mode"
     program = (
         "import sys, time, datetime\n"
-        "from sigma_data.images import probe, reencode, thumbnail\n"
+        "from sigma_data.images.decode import probe, reencode, thumbnail\n"
         "data = sys.stdin.buffer.read()\n"
         "time.sleep(1.1)\n"  # the profile that Pillow makes holds seconds
         "sys.stdout.buffer.write(reencode(data, probe(data), max_side=None)[0] + thumbnail(data, 32))\n"
@@ -361,7 +361,7 @@ def test_what_a_library_prints_is_in_the_fault_and_not_on_the_terminal(tmp_path:
     (tmp_path / "broken.tif").write_bytes(data)
     program = (
         "import sys\n"
-        "from sigma_data.images import ImageFault, probe\n"
+        "from sigma_data.images.decode import ImageFault, probe\n"
         "try:\n"
         "    probe(open(sys.argv[1], 'rb').read())\n"
         "except ImageFault as fault:\n"

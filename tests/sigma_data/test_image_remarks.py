@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from sigma_data.image_remarks import REMARKS, remarks
-from sigma_data.images import probe
+from sigma_data.images.decode import probe
+from sigma_data.images.image_warnings import REMARKS, remarks
 
 
 def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) -> bytes:

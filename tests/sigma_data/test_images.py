@@ -17,9 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
 
-from sigma_data.fingerprint import SIGNATURE_BYTES, near
-from sigma_data.images import EXTENSIONS, ImageFault, load, open_image, probe, reencode, same_pixels, sniff, thumbnail
-from sigma_data.resize import VAE_RULE, VIT_RULE, ResizeRule
+from sigma_data.images.decode import (
+    EXTENSIONS,
+    ImageFault,
+    load,
+    open_image,
+    probe,
+    reencode,
+    same_pixels,
+    sniff,
+    thumbnail,
+)
+from sigma_data.images.fingerprint import SIGNATURE_BYTES, near
+from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE, ResizeRule
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "resize.json").read_text("utf-8"))
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load_file
 
-from sigma_data.images import ImageFault, load, to_rgb
-from sigma_data.pixels import patchify, resized, several
-from sigma_data.resize import VAE_RULE, VIT_RULE, ResizeRule
+from sigma_data.images.decode import ImageFault, load, to_rgb
+from sigma_data.images.resample import patchify, resized, several
+from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE, ResizeRule
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SMALL = ResizeRule(max_size=128, min_size=32, stride=8)
@@ -134,7 +134,7 @@ def test_a_photograph_far_too_large_is_decoded_at_a_fraction_its_largest_use_all
         decoded.append(image.size)
         return to_rgb(image)
 
-    monkeypatch.setattr("sigma_data.pixels.to_rgb", spy)
+    monkeypatch.setattr("sigma_data.images.resample.to_rgb", spy)
     for orientation in (1, 6):
         data = turned(photograph(1201, 901), orientation)
         for sizes in ([(60, 45), (190, 140)], [(60, 45), (80, 60)], [(60, 45)], [(40, 30)]):
@@ -157,7 +157,7 @@ def test_several_sizes_come_from_one_decode(kind: str, monkeypatch: pytest.Monke
     data = encoded(photograph(500, 375), kind)
     sizes = [(128, 96), (140, 98), (128, 96)]
     decoded = []
-    monkeypatch.setattr("sigma_data.pixels.to_rgb", lambda image: decoded.append(1) or to_rgb(image))
+    monkeypatch.setattr("sigma_data.images.resample.to_rgb", lambda image: decoded.append(1) or to_rgb(image))
     results = several(data, sizes)
     assert len(decoded) == 1
     assert [result.shape for result in results] == [(96, 128, 3), (98, 140, 3), (96, 128, 3)]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import sigma_data.prober
-from sigma_data.images import DEFAULT_MAX_PIXELS, ImageFault, probe
-from sigma_data.prober import Prober
+import sigma_data.images.probe_cache
+from sigma_data.images.decode import DEFAULT_MAX_PIXELS, ImageFault, probe
+from sigma_data.images.probe_cache import Prober
 
 
 def picture(seed: int) -> bytes:
@@ -28,7 +28,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seen.append(len(data or b""))
         return probe(data, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sigma_data.prober, "probe", counting)
+    monkeypatch.setattr(sigma_data.images.probe_cache, "probe", counting)
     return seen
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sigma_data.resize import VAE_RULE, VIT_RULE, VQA_RULE, ResizeRule
+from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE, VQA_RULE, ResizeRule
 
 RULES = (VAE_RULE, VIT_RULE, VQA_RULE, ResizeRule(max_size=64, min_size=32, stride=16), ResizeRule(16, 4, 4, 99))
 sides = st.one_of(st.integers(1, 5000), st.sampled_from([1, 7, 223, 224, 518, 980, 1023, 1024, 1025, 4096, 30_000]))

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sigma_data.images import ImageFault, load, probe, reencode, thumbnail
-from sigma_data.pixels import resized
-from sigma_data.value_range import Rule, ValueRange
+from sigma_data.images.decode import ImageFault, load, probe, reencode, thumbnail
+from sigma_data.images.resample import resized
+from sigma_data.images.value_range import Rule, ValueRange
 
 RAMP = np.tile(np.linspace(0, 1, 160, dtype=np.float32), (120, 1))
 

@@ -19,7 +19,7 @@ from pipelines.evaluate.benchmarks.base import Benchmark, share
 from pipelines.evaluate.benchmarks.geneval_rules import Detection, correct
 from pipelines.evaluate.item import Item, Result, Score
 from sigma_data.errors import ConfigError
-from sigma_data.images import ImageFault, load
+from sigma_data.images.decode import ImageFault, load
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 

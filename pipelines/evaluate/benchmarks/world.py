@@ -24,7 +24,7 @@ from pipelines.evaluate.benchmarks.world_pixels import Grid, cells, distance, me
 from pipelines.evaluate.benchmarks.world_scenes import ATTRIBUTES, agrees, alternatives, before, redraw
 from pipelines.evaluate.item import Item, Result, Score
 from sigma_data.errors import ConfigError
-from sigma_data.images import ImageFault, load
+from sigma_data.images.decode import ImageFault, load
 from sigma_data.sample import Family, Sample
 from sigma_data.world.draw import render
 

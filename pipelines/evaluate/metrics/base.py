@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipelines.evaluate.item import Item, Result
-from sigma_data.images import load
+from sigma_data.images.decode import load
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -90,7 +90,7 @@ def answer_of(result: Result) -> bytes:
 def at_size(picture: bytes, size: tuple[int, int]) -> Image.Image:
     """The picture as RGB at `size` (width, height): Pillow's bicubic filter, antialiased.
 
-    Not the resampling of `sigma_data.pixels`, which serves the model: scores must not change with it.
+    Not the resampling of `sigma_data.images.resample`, which serves the model: scores must not change with it.
     """
     image = load(picture)
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)

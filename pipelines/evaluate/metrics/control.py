@@ -14,7 +14,7 @@ from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.base import Floats, Metric, Pixels, at_size, chunks, picture_of
 from pipelines.evaluate.metrics.edges import canny, f1
 from pipelines.evaluate.metrics.weights import pretrained
-from sigma_data.images import load
+from sigma_data.images.decode import load
 
 if TYPE_CHECKING:
     from torch import Tensor

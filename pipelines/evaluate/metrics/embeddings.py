@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipelines.evaluate.metrics.base import Floats, chunks
 from pipelines.evaluate.metrics.weights import pretrained, unusable
-from sigma_data.images import load
+from sigma_data.images.decode import load
 
 if TYPE_CHECKING:
     from torch import Tensor

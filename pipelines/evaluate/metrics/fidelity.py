@@ -17,7 +17,7 @@ from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.base import Metric, answer_of, chunks, picture_of, pixel_pair
 from pipelines.evaluate.metrics.weights import EXTRA, directory, loading, package
 from sigma_data.errors import ConfigError
-from sigma_data.images import ImageFault, load
+from sigma_data.images.decode import ImageFault, load
 
 if TYPE_CHECKING:
     from torch import Tensor

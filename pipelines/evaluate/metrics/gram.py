@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.base import Metric, chunks, picture_of
 from pipelines.evaluate.metrics.weights import pretrained
-from sigma_data.images import load
+from sigma_data.images.decode import load
 
 if TYPE_CHECKING:
     from torch import Tensor

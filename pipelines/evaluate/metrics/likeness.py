@@ -14,7 +14,7 @@ from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.base import Floats, Metric, answer_of, picture_of
 from pipelines.evaluate.metrics.embeddings import Clip, Dino
 from pipelines.evaluate.metrics.weights import brief, fetched, unusable
-from sigma_data.images import load
+from sigma_data.images.decode import load
 from sigma_data.instruction import parse
 from sigma_data.sample import Family
 

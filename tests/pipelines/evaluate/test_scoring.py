@@ -16,7 +16,7 @@ from pipelines.evaluate.benchmarks import Benchmark
 from pipelines.evaluate.item import Item, Result, Score
 from pipelines.evaluate.metrics.base import Metric, SetMetric
 from sigma_data.errors import ConfigError
-from sigma_data.images import ImageFault, load
+from sigma_data.images.decode import ImageFault, load
 
 
 class Brightness(Metric):

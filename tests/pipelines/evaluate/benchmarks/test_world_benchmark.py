@@ -19,7 +19,7 @@ from pipelines.evaluate.benchmarks.world_pixels import GRID, cells, distance, la
 from pipelines.evaluate.benchmarks.world_scenes import alternatives, redraw
 from pipelines.evaluate.item import Item, Result
 from sigma_data.errors import ConfigError
-from sigma_data.images import load
+from sigma_data.images.decode import load
 from sigma_data.instruction import parse
 from sigma_data.sample import Sample
 from sigma_data.sources import open_source

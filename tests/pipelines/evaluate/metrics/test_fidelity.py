@@ -20,7 +20,7 @@ from pipelines.evaluate.metrics.fid import Fid
 from pipelines.evaluate.metrics.fidelity import Psnr, Ssim
 from pipelines.evaluate.metrics.registry import make_metrics
 from sigma_data.errors import ConfigError
-from sigma_data.images import ImageFault
+from sigma_data.images.decode import ImageFault
 
 
 def noisy(seed: int, strength: float) -> Image.Image:

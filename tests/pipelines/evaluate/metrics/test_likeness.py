@@ -20,7 +20,7 @@ from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.base import Metric
 from pipelines.evaluate.metrics.registry import make_metrics
 from sigma_data.errors import ConfigError
-from sigma_data.images import ImageFault
+from sigma_data.images.decode import ImageFault
 from sigma_data.sample import Family
 from sigma_data.world.sampling import draw_sample
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 
-from sigma_data.images import ImageFacts, ImageFault, probe
+from sigma_data.images.decode import ImageFacts, ImageFault, probe
 
 
 class Prober:
-    """`sigma_data.images.probe` with the facts of the last `capacity` different pictures at hand.
+    """`sigma_data.images.decode.probe` with the facts of the last `capacity` different pictures at hand.
 
     Pictures are the same where their SHA-256 is, so remembering changes no result. An entry takes
     about a kilobyte.

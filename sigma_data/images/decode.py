@@ -18,17 +18,17 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from sigma_data.decoder_noise import captured_stderr
-from sigma_data.encode import encode, rgb_profile
-from sigma_data.fingerprint import GRID, alike, signature
-from sigma_data.image_formats import EXTENSIONS as EXTENSIONS
-from sigma_data.image_formats import MEMBER_EXTENSIONS as MEMBER_EXTENSIONS
-from sigma_data.image_formats import ImageFault as ImageFault
-from sigma_data.image_formats import sniff as sniff
-from sigma_data.other_readers import Store, is_transparent, stored_as_shown
-from sigma_data.png_metadata import is_large, readable
-from sigma_data.tone import Tone, tone_of
-from sigma_data.value_range import NoRangeError, ValueRange, is_deep, range_of, to_8bit
+from sigma_data.images.decoder_output import captured_stderr
+from sigma_data.images.encode import encode, rgb_profile
+from sigma_data.images.fingerprint import GRID, alike, signature
+from sigma_data.images.formats import EXTENSIONS as EXTENSIONS
+from sigma_data.images.formats import MEMBER_EXTENSIONS as MEMBER_EXTENSIONS
+from sigma_data.images.formats import ImageFault as ImageFault
+from sigma_data.images.formats import sniff as sniff
+from sigma_data.images.near_blank import Tone, tone_of
+from sigma_data.images.png_metadata import is_large, readable
+from sigma_data.images.reader_differences import Store, is_transparent, stored_as_shown
+from sigma_data.images.value_range import NoRangeError, ValueRange, is_deep, range_of, to_8bit
 
 _MODES = frozenset((
     "1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "F", "I", "I;16", "I;16B", "I;16L",
@@ -50,7 +50,7 @@ class ImageFacts:
     """What one decode tells about a picture.
 
     `width` and `height` are those of the upright picture (EXIF orientation applied); `sha256` is of
-    the encoded bytes; `signature` is the perceptual one of `sigma_data.fingerprint`; `coarse` is a
+    the encoded bytes; `signature` is the perceptual one of `sigma_data.images.fingerprint`; `coarse` is a
     checksum of the pixels as decoded for it, and `orientation` the EXIF one. `value_range` is what a deep image
     is shown by, `tone` says of one that shows next to nothing, `transparent` whether the background shows through,
     `large_metadata` whether Pillow refuses the file for its texts or profile.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sigma_data.other_readers import DEEP, LARGE, TRANSPARENT, TURNED, differences
+from sigma_data.images.reader_differences import DEEP, LARGE, TRANSPARENT, TURNED, differences
 
 if TYPE_CHECKING:
-    from sigma_data.images import ImageFacts
+    from sigma_data.images.decode import ImageFacts
 
 REMARKS: dict[str, str] = {
     "near_black": "A picture at least 98 % of which is darker than level 16 of 255, with nothing light on it",

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
-from sigma_data.value_range import is_deep
+from sigma_data.images.value_range import is_deep
 
 if TYPE_CHECKING:
-    from sigma_data.images import ImageFacts
+    from sigma_data.images.decode import ImageFacts
 
 Store = Literal["auto", "original", "shown"]
 """Which bytes a corpus holds where others would see another image: `original` keeps what came, `shown` stores the image

@@ -6,7 +6,7 @@ import io
 
 from PIL import Image
 
-from sigma_data.png_metadata import MAX_CHUNK
+from sigma_data.images.png_metadata import MAX_CHUNK
 
 _MOST_PROFILE = {"JPEG": 255 * 65_519, "PNG": MAX_CHUNK - 1}
 """Bytes of a colour profile that the format can hold and every reader takes."""

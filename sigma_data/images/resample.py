@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sigma_data.images import (
+from sigma_data.images.decode import (
     DEFAULT_MAX_PIXELS,
     ImageFault,
     fault_of,
@@ -24,7 +24,7 @@ from sigma_data.images import (
     quiet,
     to_rgb,
 )
-from sigma_data.resize import ResizeRule
+from sigma_data.images.resize_rule import ResizeRule
 
 _Number = TypeVar("_Number", np.uint8, np.float32)
 
