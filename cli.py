@@ -119,7 +119,7 @@ def build_dataset(
         quiet=as_json,
     )  # fmt: skip
     if as_json:
-        from sigma_data.refused import refused_files
+        from sigma_data.corpus.refused_files import refused_files
 
         refused = [vars(file) for file in refused_files(result.corpus.quarantine)]
         _print_json({"corpus": str(out), "fresh": result.fresh, "peak_worker_bytes": result.peak_worker_bytes,

@@ -39,7 +39,7 @@ from mix import GEOMETRY
 from peers import AHEAD, PEERS, WORKERS, Delivery, Place, Stream, by_torch, webdataset
 
 from sigma_data.batch import Widths, unit_range
-from sigma_data.corpus import open_corpus
+from sigma_data.corpus.corpus import open_corpus
 from sigma_data.images.resample import several
 from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE
 from sigma_data.index import CorpusIndex, open_index

@@ -26,7 +26,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from sigma_data.batch import unit_range
-from sigma_data.corpus import open_corpus
+from sigma_data.corpus.corpus import open_corpus
 from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE
 
 WORKERS = 2

@@ -26,7 +26,7 @@ from PIL import Image
 
 from pipelines.build.config import BuildConfig
 from pipelines.build.run import build
-from sigma_data.corpus import QUARANTINE
+from sigma_data.corpus.corpus import QUARANTINE
 from sigma_data.errors import ConfigError
 from sigma_data.images.decode import PILLOW_MAX_PIXELS, ImageFault, sniff
 

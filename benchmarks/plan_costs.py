@@ -66,7 +66,7 @@ def write_corpus(out: Path, samples: int) -> None:
 
     from pipelines.build.config import BuildConfig
     from pipelines.build.run import build
-    from sigma_data.corpus import COMMIT, MANIFEST, manifest_schema
+    from sigma_data.corpus.corpus import COMMIT, MANIFEST, manifest_schema
 
     build(BuildConfig(sources=("world:600?size=64&format=jpg",), splits={"train": 1.0}), out, workers=2, quiet=True)
     schema = manifest_schema()

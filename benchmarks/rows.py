@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from sigma_data.checks import examine
-from sigma_data.limits import Limits
+from sigma_data.corpus.check_limits import Limits
+from sigma_data.corpus.checks import examine
 from sigma_data.sample import Sample
 from sigma_data.sources import open_source
 

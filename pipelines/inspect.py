@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from sigma_data.corpus import Corpus, open_corpus
+from sigma_data.corpus.corpus import Corpus, open_corpus
 from sigma_data.errors import ConfigError
 from sigma_data.images.decode import PILLOW_MAX_PIXELS, ImageFacts, ImageFault, probe
 from sigma_data.sample import FAMILY_RULES, Family, Sample

@@ -24,11 +24,11 @@ from pipelines.build.workspace import Workspace, refuse_overlap
 from pipelines.build.write import ShardFiles, preallocate
 from pipelines.engine import Crashed, LocalEngine
 from pipelines.progress import Pass
-from sigma_data.corpus import Corpus, file_digest, open_corpus
+from sigma_data.corpus.corpus import Corpus, file_digest, open_corpus
+from sigma_data.corpus.shard import ShardFault, read_range
 from sigma_data.errors import BuildError, ConfigError, CorpusError
 from sigma_data.instruction import renumber
 from sigma_data.sample import Family, Sample
-from sigma_data.shard import ShardFault, read_range
 from sigma_data.sources.release import SPLIT_COLUMN
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
 from sigma_data.storage.paths import literal

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sigma_data.checks import RULES
-from sigma_data.corpus import REPORT, Corpus
-from sigma_data.refused import refused_files, refused_lines
+from sigma_data.corpus.checks import RULES
+from sigma_data.corpus.corpus import REPORT, Corpus
+from sigma_data.corpus.refused_files import refused_files, refused_lines
 from sigma_data.sample import FAMILY_RULES, Family
 
 if TYPE_CHECKING:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.engine import Crashed, LocalEngine
 from pipelines.progress import Pass
-from sigma_data.archives import archive_fault, is_repacked, rebuild_advice
-from sigma_data.checks import Examination, examine
-from sigma_data.corpus import COMMIT, INDEXES, MANIFEST, QUARANTINE, WORK, Corpus, file_digest, open_corpus
+from sigma_data.corpus.archives import archive_fault, is_repacked, rebuild_advice
+from sigma_data.corpus.check_limits import Limits, Severity
+from sigma_data.corpus.checks import Examination, examine
+from sigma_data.corpus.corpus import COMMIT, INDEXES, MANIFEST, QUARANTINE, WORK, Corpus, file_digest, open_corpus
+from sigma_data.corpus.record import RecordError, decode, encode, stored_order
+from sigma_data.corpus.shard import ShardFault, block, read_members, read_range
 from sigma_data.errors import CorpusError
 from sigma_data.images.fingerprint import SIGNATURE_BYTES, components, near_pairs
-from sigma_data.limits import Limits, Severity
-from sigma_data.record import RecordError, decode, encode, stored_order
-from sigma_data.shard import ShardFault, block, read_members, read_range
 from sigma_data.storage.files import dump_json
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ class CorpusError(SigmaError):
 
 
 class ShardError(CorpusError):
-    """A tar is not the strict shard that `sigma_data.shard` writes."""
+    """A tar is not the strict shard that `sigma_data.corpus.shard` writes."""
 
 
 class BuildError(SigmaError):

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from sigma_data.corpus import MANIFEST, Corpus, file_digest, images_type, manifest_schema
+from sigma_data.corpus.corpus import MANIFEST, Corpus, file_digest, images_type, manifest_schema
+from sigma_data.corpus.record import KEY
 from sigma_data.errors import CorpusError, SequenceError
 from sigma_data.instruction import Text
-from sigma_data.record import KEY
 from sigma_data.sample import Family, Image, Sample, Source, Turn
 from sigma_data.sequence import Kind, Piece, outline
 from sigma_data.storage.paths import literal

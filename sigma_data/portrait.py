@@ -57,7 +57,7 @@ def draw(sample: Sample, *, width: int = 1280) -> Image.Image:
 def describe(sample: Sample, facts: Mapping[int, ImageFacts] | None = None) -> RichText:
     """The sample in words, coloured for a terminal; `str()` of it reads as well without colours.
 
-    `facts` are those of `sigma_data.checks.examine`; without them the pictures' headers are read.
+    `facts` are those of `sigma_data.corpus.checks.examine`; without them the pictures' headers are read.
     """
     from rich.text import Text as RichText
 

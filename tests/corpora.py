@@ -20,8 +20,8 @@ from PIL import Image
 from pipelines.build.config import BuildConfig
 from pipelines.build.run import BuildResult
 from pipelines.build.run import build as run_build
-from sigma_data.corpus import COMMIT, MANIFEST, QUARANTINE, file_digest, manifest_schema, quarantine_schema
-from sigma_data.shard import read_members
+from sigma_data.corpus.corpus import COMMIT, MANIFEST, QUARANTINE, file_digest, manifest_schema, quarantine_schema
+from sigma_data.corpus.shard import read_members
 from sigma_data.storage.files import dump_json
 
 KINDS = ("jpeg", "png", "webp", "gif", "bmp", "tiff")

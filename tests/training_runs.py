@@ -18,10 +18,10 @@ from pipelines.train.assemble import CHECKPOINTS
 from pipelines.train.checkpoint import MARKER
 from pipelines.train.config import TrainConfig
 from pipelines.train.trainer import train
+from sigma_data.corpus.record import encode, member_names
+from sigma_data.corpus.shard import END, block
 from sigma_data.images.decode import probe
-from sigma_data.record import encode, member_names
 from sigma_data.sample import Family, Image, Sample, Source, Turn, sample_id
-from sigma_data.shard import END, block
 
 CLOCK = ("tokens_per_second", "samples_per_second", "data_wait", "checkpoint_stall", "tflops", "memory")
 """Figures that no two runs share."""

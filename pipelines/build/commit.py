@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 
 from pipelines.build.config import BuildConfig
 from pipelines.build.plan import Plan
-from sigma_data.card import render_card
-from sigma_data.corpus import (
+from sigma_data.corpus.corpus import (
     CARD,
     COMMIT,
     MANIFEST,
@@ -27,9 +26,10 @@ from sigma_data.corpus import (
     manifest_schema,
     quarantine_schema,
 )
-from sigma_data.record import SCHEMA_VERSION
+from sigma_data.corpus.dataset_card import render_card
+from sigma_data.corpus.record import SCHEMA_VERSION
+from sigma_data.corpus.shard import read_range
 from sigma_data.report import render_report
-from sigma_data.shard import read_range
 from sigma_data.sources import Fragment, open_source
 from sigma_data.storage.files import disk_error, dump_json, with_temporary, write_atomic
 from sigma_data.storage.paths import literal

@@ -8,10 +8,10 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from sigma_data.checks import RULES
+from sigma_data.corpus.check_limits import Limits, Severity
+from sigma_data.corpus.checks import RULES
+from sigma_data.corpus.record import SCHEMA_VERSION
 from sigma_data.images.reader_differences import Store
-from sigma_data.limits import Limits, Severity
-from sigma_data.record import SCHEMA_VERSION
 from sigma_data.sample import Family
 
 BUILD_VERSION = 2

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from pipelines.build.config import BuildConfig
 from pipelines.build.scan import OK, REJECTED, scan_schema
+from sigma_data.corpus.shard import BLOCK, END, member_size
 from sigma_data.errors import ConfigError
 from sigma_data.images.fingerprint import SIGNATURE_BYTES, choose_split, components, near_pairs, unit
 from sigma_data.sample import Family
-from sigma_data.shard import BLOCK, END, member_size
 
 _COLUMNS = [name for name in scan_schema().names if name != "json"]
 

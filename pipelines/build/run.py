@@ -16,9 +16,9 @@ from pipelines.build.workspace import Workspace, refuse_overlap
 from pipelines.build.write import FinishTask, WriteTask, finish_shard, preallocate, write_fragment
 from pipelines.engine import Crashed, LocalEngine
 from pipelines.progress import Pass
-from sigma_data.corpus import Corpus, open_corpus
+from sigma_data.corpus.corpus import Corpus, open_corpus
+from sigma_data.corpus.refused_files import refused_files
 from sigma_data.errors import BuildError, ConfigError, SourceError
-from sigma_data.refused import refused_files
 from sigma_data.sources import Fragment, Reader, has_options, open_source
 from sigma_data.storage.remote import LostError
 

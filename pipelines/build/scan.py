@@ -19,16 +19,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.batched import batched
-from sigma_data.checks import Examination, examine
-from sigma_data.corpus import images_type
+from sigma_data.corpus.check_limits import Limits, Severity
+from sigma_data.corpus.checks import Examination, examine
+from sigma_data.corpus.corpus import images_type
+from sigma_data.corpus.record import encode, member_names, stored_order
+from sigma_data.corpus.shard import member_size
 from sigma_data.errors import SourceError
 from sigma_data.images.decode import ImageFacts, ImageFault, reencode, thumbnail
 from sigma_data.images.probe_cache import Prober
 from sigma_data.images.reader_differences import Store
-from sigma_data.limits import Limits, Severity
-from sigma_data.record import encode, member_names, stored_order
 from sigma_data.sample import Image, Rejection, Sample
-from sigma_data.shard import member_size
 from sigma_data.sources import Fragment, open_source
 from sigma_data.storage.files import disk_error, with_temporary
 from sigma_data.storage.paths import literal

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from pipelines.build.plan import Unstable
 from pipelines.folder_lock import FolderLock
-from sigma_data.corpus import CARD, COMMIT, MANIFEST, QUARANTINE, REPORT, WORK, is_shard_name, open_corpus
+from sigma_data.corpus.corpus import CARD, COMMIT, MANIFEST, QUARANTINE, REPORT, WORK, is_shard_name, open_corpus
 from sigma_data.errors import ConfigError, CorpusError
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
 

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipelines.build.scan import read_scan
-from sigma_data.corpus import file_digest
+from sigma_data.corpus.corpus import file_digest
+from sigma_data.corpus.shard import ShardFault, block, read_members
 from sigma_data.errors import BuildError, SourceError
 from sigma_data.images.decode import ImageFault, probe, reencode
 from sigma_data.images.reader_differences import Store
 from sigma_data.sample import Rejection, Sample
-from sigma_data.shard import ShardFault, block, read_members
 from sigma_data.sources import Fragment, open_source
 from sigma_data.storage.files import disk_error, write_atomic
 from sigma_data.storage.remote import LostError

@@ -104,7 +104,7 @@ class Stages:
     def stages(self) -> list[Stage]:
         """All stages in their order."""
         from pipelines.evaluate.report import REPORT
-        from sigma_data.corpus import COMMIT
+        from sigma_data.corpus.corpus import COMMIT
         from sigma_model.config import WEIGHT_FILES
 
         averages, raw = WEIGHT_FILES

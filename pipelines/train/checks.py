@@ -9,7 +9,7 @@ from pathlib import Path
 from pipelines.bundle import Blueprint
 from pipelines.train.config import TrainConfig
 from pipelines.train.show import counted
-from sigma_data.archives import shard_fault
+from sigma_data.corpus.archives import shard_fault
 from sigma_data.errors import ConfigError, CorpusError
 from sigma_data.index import CorpusIndex
 from sigma_data.storage.files import Place

@@ -18,7 +18,7 @@ from pipelines.train.config import ModelSettings, TrainConfig
 from pipelines.train.flops import Parameters
 from pipelines.train.optimizer import learning_rate
 from pipelines.train.show import counted
-from sigma_data.corpus import COMMIT
+from sigma_data.corpus.corpus import COMMIT
 from sigma_data.errors import ConfigError
 from sigma_data.sample import Family
 from sigma_data.sequence import Kind

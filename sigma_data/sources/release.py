@@ -15,8 +15,9 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import field_validator
 
-from sigma_data.archives import archive_of
-from sigma_data.corpus import COMMIT
+from sigma_data.corpus.archives import archive_of
+from sigma_data.corpus.corpus import COMMIT
+from sigma_data.corpus.foreign_spellings import settle
 from sigma_data.errors import SourceError
 from sigma_data.instruction import canonical, parse
 from sigma_data.sample import Family, Image, Rejection, Sample, Source, Turn, sample_id
@@ -34,7 +35,6 @@ from sigma_data.sources._parquet import (
     stream_rows,
 )
 from sigma_data.sources.base import Fragment, Reader, ReaderOptions
-from sigma_data.spellings import settle
 from sigma_data.storage.files import Place
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, ClassVar, Literal, cast
 
-from sigma_data.archives import ARCHIVES, archive_fault, foreign_message, foreign_tar, repacked
-from sigma_data.corpus import COMMIT, WORK, is_shard_name
+from sigma_data.corpus.archives import ARCHIVES, archive_fault, foreign_message, foreign_tar, repacked
+from sigma_data.corpus.corpus import COMMIT, WORK, is_shard_name
+from sigma_data.corpus.record import RecordError, decode
+from sigma_data.corpus.shard import BLOCK, Member, ShardFault, group_members, header, read_members, read_range
 from sigma_data.errors import SourceError
-from sigma_data.record import RecordError, decode
 from sigma_data.sample import Family, Rejection, Sample
-from sigma_data.shard import BLOCK, Member, ShardFault, group_members, header, read_members, read_range
 from sigma_data.sources.base import Fragment, Reader, ReaderOptions
 from sigma_data.storage.files import Place
 

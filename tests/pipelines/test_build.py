@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipelines.validate import validate_corpus
-from sigma_data.corpus import open_corpus
+from sigma_data.corpus.corpus import open_corpus
 from sigma_data.errors import BuildError, ConfigError, SigmaError, SourceError
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pipelines.engine import Crashed, LocalEngine
+from sigma_data.corpus.shard import ShardFault
 from sigma_data.errors import BuildError, SourceError
-from sigma_data.shard import ShardFault
 
 
 def square(number: int) -> int:

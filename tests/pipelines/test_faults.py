@@ -20,8 +20,8 @@ import pytest
 
 import cli
 from pipelines.validate import Validation, validate_corpus
-from sigma_data.corpus import COMMIT, MANIFEST, QUARANTINE
-from sigma_data.shard import BLOCK, END, block, header, member_size, padded
+from sigma_data.corpus.corpus import COMMIT, MANIFEST, QUARANTINE
+from sigma_data.corpus.shard import BLOCK, END, block, header, member_size, padded
 
 Members = list[tuple[str, bytes]]
 members = corpora.members

@@ -25,10 +25,10 @@ import pytest
 from pipelines.inspect import inspect_corpus, inspect_sample
 from pipelines.reshard import Selection, export_release, reshard
 from pipelines.validate import validate_corpus
-from sigma_data.corpus import COMMIT, MANIFEST, open_corpus
+from sigma_data.corpus.corpus import COMMIT, MANIFEST, open_corpus
+from sigma_data.corpus.shard import BLOCK, END, header
 from sigma_data.errors import CorpusError, SigmaError
 from sigma_data.images.decode import ImageFault, load, probe, thumbnail
-from sigma_data.shard import BLOCK, END, header
 
 _PATIENCE = 60  # seconds a test may take before it counts as a hang
 

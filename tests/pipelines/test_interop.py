@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image as PilImage
 
-from sigma_data.corpus import Corpus, open_corpus
+from sigma_data.corpus.corpus import Corpus, open_corpus
 
 
 @pytest.fixture(scope="module")

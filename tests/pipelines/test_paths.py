@@ -16,7 +16,7 @@ from pipelines.reshard import Selection, export_release, reshard
 from pipelines.settings import load_settings
 from pipelines.train.config import TrainConfig
 from pipelines.validate import validate_corpus
-from sigma_data.corpus import open_corpus
+from sigma_data.corpus.corpus import open_corpus
 from sigma_data.errors import ConfigError
 from sigma_data.sources import open_source, source_spec
 from sigma_data.storage.paths import is_uri, local_path, model_path, one_line, place

@@ -17,11 +17,11 @@ import pytest
 from pipelines.build.config import BuildConfig
 from pipelines.build.plan import Plan, make_plan
 from pipelines.build.scan import ScanTask, scan_fragment, scan_schema
+from sigma_data.corpus.check_limits import Limits
+from sigma_data.corpus.shard import BLOCK, END, member_size
 from sigma_data.errors import ConfigError
 from sigma_data.images.fingerprint import SIGNATURE_BYTES, near
-from sigma_data.limits import Limits
 from sigma_data.sample import Family
-from sigma_data.shard import BLOCK, END, member_size
 from sigma_data.sources import open_source
 
 HALVES = {"train": 50.0, "test": 50.0}

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from cli import app
 from pipelines.build.scan import ScanTask, crashed_fragment, read_scan
 from pipelines.show import build_summary
-from sigma_data.corpus import REPORT
+from sigma_data.corpus.check_limits import Limits
+from sigma_data.corpus.corpus import REPORT
+from sigma_data.corpus.refused_files import refused_files
 from sigma_data.errors import SourceError
-from sigma_data.limits import Limits
-from sigma_data.refused import refused_files
 from sigma_data.sources import Fragment
 from tests.corpora import adds_up, build, make_release, release_row, write_parquet
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.reshard import Selection, export_release, reshard
 from pipelines.validate import validate_corpus
-from sigma_data.corpus import open_corpus
+from sigma_data.corpus.corpus import open_corpus
 from sigma_data.errors import ConfigError, CorpusError
 
 

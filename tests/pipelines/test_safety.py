@@ -13,7 +13,7 @@ from pipelines.build.config import BuildConfig
 from pipelines.reshard import Selection, export_release, reshard
 from pipelines.settings import load_settings
 from pipelines.validate import validate_corpus
-from sigma_data.corpus import open_corpus
+from sigma_data.corpus.corpus import open_corpus
 from sigma_data.errors import ConfigError, SigmaError, SourceError
 
 WORLD = "world:12?size=64"

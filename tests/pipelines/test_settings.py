@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pipelines.build.config import BuildConfig
 from pipelines.settings import dump_settings, load_settings
 from pipelines.train.config import TrainConfig
-from sigma_data.checks import RULES
+from sigma_data.corpus.check_limits import Severity
+from sigma_data.corpus.checks import RULES
 from sigma_data.errors import ConfigError
-from sigma_data.limits import Severity
 from sigma_data.sample import Family
 
 

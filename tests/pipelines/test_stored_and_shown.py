@@ -16,8 +16,8 @@ from PIL import Image
 
 from pipelines.inspect import inspect_sample
 from pipelines.validate import validate_corpus
-from sigma_data.card_reading import READ_IMAGE
-from sigma_data.corpus import MANIFEST, Corpus, open_corpus
+from sigma_data.corpus.corpus import MANIFEST, Corpus, open_corpus
+from sigma_data.corpus.dataset_card_usage import READ_IMAGE
 from sigma_data.images.decode import load
 from sigma_data.images.resample import resized
 
@@ -172,7 +172,7 @@ def test_a_corpus_from_before_there_were_ranges_opens_validates_and_trains(relea
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from sigma_data.corpus import images_type, manifest_schema
+    from sigma_data.corpus.corpus import images_type, manifest_schema
     from sigma_data.index import open_index
     from sigma_data.text import TextEncoder
     from sigma_model.config import preset_directory

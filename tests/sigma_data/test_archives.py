@@ -16,8 +16,8 @@ import pytest
 
 from pipelines.train.checks import check_shards
 from pipelines.validate import validate_corpus
-from sigma_data.archives import archive_fault
-from sigma_data.corpus import open_corpus
+from sigma_data.corpus.archives import archive_fault
+from sigma_data.corpus.corpus import open_corpus
 from sigma_data.errors import CorpusError, SourceError
 from sigma_data.index import open_index
 from sigma_data.sample import Sample

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
 
-from sigma_data.checks import RULES, Examination, examine
+from sigma_data.corpus.check_limits import Limits, Severity
+from sigma_data.corpus.checks import RULES, Examination, examine
+from sigma_data.corpus.token_estimate import count_tokens
 from sigma_data.images.decode import load, probe
-from sigma_data.lengths import count_tokens
-from sigma_data.limits import Limits, Severity
 from sigma_data.sample import FAMILY_RULES, Family, Image, Sample, Source, Turn
 
 LIMITS = Limits()

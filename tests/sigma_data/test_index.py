@@ -22,7 +22,7 @@ import pytest
 from planning import Counter, mixed_corpus
 
 from pipelines.validate import validate_corpus
-from sigma_data.corpus import COMMIT, INDEXES, MANIFEST, open_corpus
+from sigma_data.corpus.corpus import COMMIT, INDEXES, MANIFEST, open_corpus
 from sigma_data.errors import CorpusError
 from sigma_data.index import CorpusIndex, open_index
 from sigma_data.sample import Family

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from training_data import changed, dataset_of, index_of, interleaved, planned, print_of, tiny
 
 from sigma_data.content import decode_content
-from sigma_data.corpus import open_corpus
+from sigma_data.corpus.corpus import open_corpus
 from sigma_data.errors import ConfigError, CorpusError, LoaderError
 from sigma_data.index import CorpusIndex
 from sigma_data.loader import START, Loader, LoaderSettings, PackDataset, Position, check_state

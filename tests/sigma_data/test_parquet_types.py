@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sigma_data.checks import examine
-from sigma_data.limits import Limits
+from sigma_data.corpus.check_limits import Limits
+from sigma_data.corpus.checks import examine
 from sigma_data.sample import Rejection, Sample
 from sigma_data.sources import open_source
 from sigma_data.sources._parquet import bare, plain

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from sigma_data.checks import examine
+from sigma_data.corpus.check_limits import Limits
+from sigma_data.corpus.checks import examine
 from sigma_data.instruction import ATTRIBUTES
-from sigma_data.limits import Limits
 from sigma_data.portrait import TARGET_COLOUR, TOKEN_COLOURS, describe, draw, printable
 from sigma_data.sample import Family, Image, Sample, Source, Turn
 

@@ -16,7 +16,7 @@ from corpora import build
 from training_data import changed, index_of
 
 from sigma_data import reader as reader_module
-from sigma_data.corpus import Corpus, open_corpus
+from sigma_data.corpus.corpus import Corpus, open_corpus
 from sigma_data.errors import CorpusError
 from sigma_data.index import CorpusIndex
 from sigma_data.reader import ShardReader

@@ -11,8 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sigma_data.corpus.record import (
+    KEY,
+    MEMBER,
+    SCHEMA_VERSION,
+    RecordError,
+    decode,
+    encode,
+    member_names,
+    stored_order,
+)
 from sigma_data.images.decode import EXTENSIONS, ImageFacts
-from sigma_data.record import KEY, MEMBER, SCHEMA_VERSION, RecordError, decode, encode, member_names, stored_order
 from sigma_data.sample import Family, Image, Sample, Source, Turn
 
 

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sigma_data.errors import ShardError
-from sigma_data.shard import (
+from sigma_data.corpus.shard import (
     BLOCK,
     END,
     Member,
@@ -24,6 +23,7 @@ from sigma_data.shard import (
     read_members,
     read_range,
 )
+from sigma_data.errors import ShardError
 
 SUFFIXES = ("json", "ref_01.jpg", "ref_02.png", "ref_100.webp", "target.jpg", "target_02.tif")
 

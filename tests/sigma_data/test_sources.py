@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
+from sigma_data.corpus.record import encode, member_names, stored_order
+from sigma_data.corpus.shard import END, block
 from sigma_data.errors import ConfigError, SigmaError, SourceError
 from sigma_data.images.decode import probe
-from sigma_data.record import encode, member_names, stored_order
 from sigma_data.sample import Family, Image, Rejection, Sample, Source, Turn
-from sigma_data.shard import END, block
 from sigma_data.sources import Reader, names, open_source
 
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sigma_data.checks import examine
+from sigma_data.corpus.check_limits import Limits
+from sigma_data.corpus.checks import examine
+from sigma_data.corpus.foreign_spellings import leftovers, settle
 from sigma_data.instruction import ATTRIBUTES, canonical, parse
-from sigma_data.limits import Limits
 from sigma_data.sample import Family, Image, Sample, Source, Turn
-from sigma_data.spellings import leftovers, settle
 from tests.corpora import picture
 from tests.sigma_data.test_instruction import ORDINARY, texts
 

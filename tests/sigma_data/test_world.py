@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sigma_data import instruction
-from sigma_data.checks import examine
+from sigma_data.corpus.check_limits import Limits
+from sigma_data.corpus.checks import examine
 from sigma_data.errors import ConfigError
 from sigma_data.images.decode import fingerprint, probe
 from sigma_data.instruction import ATTRIBUTES, Attribute, canonical, parse
-from sigma_data.limits import Limits
 from sigma_data.sample import FAMILY_RULES, Family, Sample
 from sigma_data.sources import open_source
 from sigma_data.world.casting import busy

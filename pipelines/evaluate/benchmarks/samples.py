@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.evaluate.item import Item
-from sigma_data.corpus import COMMIT, open_corpus
+from sigma_data.corpus.corpus import COMMIT, open_corpus
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import Instruction, parse, renumber
 from sigma_data.sample import Family, Sample, Turn

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from sigma_data.corpus.record import KEY, MEMBER
 from sigma_data.errors import ShardError
-from sigma_data.record import KEY, MEMBER
 
 BLOCK = 512
 END = bytes(2 * BLOCK)

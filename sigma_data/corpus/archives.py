@@ -14,8 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO
 
-from sigma_data.record import KEY, MEMBER
-from sigma_data.shard import BLOCK, Member, header
+from sigma_data.corpus.record import KEY, MEMBER
+from sigma_data.corpus.shard import BLOCK, Member, header
 from sigma_data.storage.files import LFS_MESSAGE, is_lfs_pointer
 from sigma_data.storage.paths import one_line
 

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 
+from sigma_data.corpus.check_limits import Limits, Severity
+from sigma_data.corpus.foreign_spellings import leftovers
+from sigma_data.corpus.token_estimate import count_tokens
 from sigma_data.images.decode import ImageFacts, ImageFault, probe, same_pixels
 from sigma_data.images.image_warnings import REMARKS, remarks
 from sigma_data.instruction import ATTRIBUTES, Instruction, parse
-from sigma_data.lengths import count_tokens
-from sigma_data.limits import Limits, Severity
 from sigma_data.sample import FAMILY_RULES, Family, Sample
-from sigma_data.spellings import leftovers
 
 _FINDINGS_A_RULE = 100
 """More findings of one rule are not listed: a text of a million bad placeholders says nothing more."""

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from sigma_data.archives import folder_hint
+from sigma_data.corpus.archives import folder_hint
+from sigma_data.corpus.check_limits import Limits, Severity
+from sigma_data.corpus.record import KEY, SCHEMA_VERSION, RecordError, decode
+from sigma_data.corpus.shard import read_range
 from sigma_data.errors import CorpusError, ShardError
 from sigma_data.images.fingerprint import SIGNATURE_BYTES
-from sigma_data.limits import Limits, Severity
-from sigma_data.record import KEY, SCHEMA_VERSION, RecordError, decode
 from sigma_data.sample import Family, Sample
-from sigma_data.shard import read_range
 from sigma_data.storage.paths import literal
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 import yaml
 
-from sigma_data.card_reading import SURPRISES, different_images
+from sigma_data.corpus.dataset_card_usage import SURPRISES, different_images
 from sigma_data.sample import FAMILY_RULES, Family
 
 _STRING, _NUMBER = "string", "int64"

@@ -1,0 +1,1 @@
+"""A prepared corpus: its manifest, shards, records, checks and data set card."""
