@@ -18,7 +18,7 @@ from packs import Delimiters, branches, pack, sample
 from torch import Tensor
 
 from sigma_data.batch import PackedBatch, TokenTags
-from sigma_data.sequence import Segment
+from sigma_data.sequence.layout import Segment
 from sigma_model.attention import Attention, Backend, attention_for, visible
 from sigma_model.config import LanguageConfig, ModelConfig, preset
 from sigma_model.embed import rotary

@@ -44,7 +44,7 @@ from sigma_data.images.resample import several
 from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE
 from sigma_data.index import CorpusIndex, open_index
 from sigma_data.segment_table import segment_table
-from sigma_data.text import TextEncoder
+from sigma_data.sequence.tokenizer import TextEncoder
 from sigma_model.config import preset_directory
 
 PEER_AIM, BARE_AIM = 1.5, 0.8

@@ -20,7 +20,7 @@ from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE, VQA_RULE
 from sigma_data.index import CorpusIndex
 from sigma_data.indexing import _DTYPES
 from sigma_data.sample import FAMILY_RULES, Family
-from sigma_data.sequence import Geometry, Kind
+from sigma_data.sequence.layout import Geometry, Kind
 
 GEOMETRY = Geometry(VAE_RULE, VIT_RULE, VQA_RULE, latent_grid=64, patch_grid=70, max_tokens=32_768)
 """BAGEL's."""

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from sigma_data.batch import PackedBatch, TokenTags
-from sigma_data.sequence import Segment
+from sigma_data.sequence.layout import Segment
 from sigma_model.attention import SdpaAttention, block_mask, visible
 from sigma_model.backbone import Backbone, same_for_all
 from sigma_model.config import LanguageConfig, ModelConfig, preset

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from sigma_data.batch import Item, PackedBatch, Widths, collate
-from sigma_data.sequence import Kind, Segment, without_references, without_text
+from sigma_data.sequence.layout import Kind, Segment, without_references, without_text
 from sigma_model.generate import Context
 
 Grid = tuple[int, int]

@@ -113,7 +113,7 @@ def _plan(folder: Path) -> dict[str, float]:
 
 def _index(corpus: Path) -> dict[str, float]:
     from sigma_data.index import open_index
-    from sigma_data.text import TextEncoder
+    from sigma_data.sequence.tokenizer import TextEncoder
     from sigma_model.config import preset_directory
 
     encoder = TextEncoder.load(preset_directory("tiny"))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sigma_data.batch import Item, PackedBatch, collate
 from sigma_data.images.resample import patchify
-from sigma_data.sequence import Kind, Segment
+from sigma_data.sequence.layout import Kind, Segment
 from sigma_model.config import ModelConfig
 from sigma_model.generate import Context
 from sigma_model.model import widths

@@ -11,8 +11,8 @@ import torch
 
 from pipelines.run_folder import refuse_run
 from sigma_data.errors import ConfigError
-from sigma_data.sequence import Geometry
-from sigma_data.text import TOKENIZER_FILES, TextEncoder
+from sigma_data.sequence.layout import Geometry
+from sigma_data.sequence.tokenizer import TOKENIZER_FILES, TextEncoder
 from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, preset_directory, weight_files
 from sigma_model.latents import Vae
 from sigma_model.model import SigmaModel, geometry

@@ -29,9 +29,9 @@ from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.images.decode import ImageFault, probe
 from sigma_data.instruction import ATTRIBUTES, parse
 from sigma_data.sample import Family, Image, Sample, Source, Turn
-from sigma_data.sequence import Geometry, Segment, layout, text_first, without_references, without_text
+from sigma_data.sequence.layout import Geometry, Segment, layout, text_first, without_references, without_text
+from sigma_data.sequence.tokenizer import TextEncoder
 from sigma_data.storage.files import disk_error, with_temporary
-from sigma_data.text import TextEncoder
 from sigma_model.generate import Context, decode_text, sample_latents
 from sigma_model.guidance import Guidance
 from sigma_model.latents import from_tokens

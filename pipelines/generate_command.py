@@ -16,9 +16,9 @@ from pipelines.bundle import Bundle, DType, load_bundle
 from pipelines.generate import Request, Settings, answer_in_words, check_prompt, lay_out, make_pictures, write_picture
 from pipelines.progress import Pass
 from sigma_data.errors import ConfigError
-from sigma_data.sequence import Geometry
+from sigma_data.sequence.layout import Geometry
+from sigma_data.sequence.tokenizer import TextEncoder
 from sigma_data.storage.files import disk_error
-from sigma_data.text import TextEncoder
 from sigma_model.guidance import Guidance, Rescale
 from sigma_model.quantize import Quantization
 

@@ -19,7 +19,7 @@ from pipelines.train.show import counted
 from sigma_data.errors import ConfigError
 from sigma_data.plan import Planner, PlanSettings
 from sigma_data.sample import Family
-from sigma_data.sequence import Kind
+from sigma_data.sequence.layout import Kind
 from sigma_data.storage.path_settings import LocalPath, ModelPath
 
 _LISTED = 20

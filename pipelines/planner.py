@@ -9,7 +9,7 @@ from pipelines.bundle import Blueprint
 from pipelines.progress import Pass
 from sigma_data.index import CorpusIndex, open_index
 from sigma_data.plan import Planner, PlanSettings
-from sigma_data.text import TextEncoder
+from sigma_data.sequence.tokenizer import TextEncoder
 
 
 def open_planner(

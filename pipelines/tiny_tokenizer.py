@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from sigma_data.errors import SigmaError
 from sigma_data.instruction import Part, Placeholder, Text, parse
+from sigma_data.sequence.tokenizer import CONTROL, TextEncoder
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
-from sigma_data.text import CONTROL, TextEncoder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sigma_data.sequence import Kind, Segment
+from sigma_data.sequence.layout import Kind, Segment
 
 
 class Specials(Protocol):
-    """The four delimiter ids (`sigma_data.text.TextEncoder` has them)."""
+    """The four delimiter ids (`sigma_data.sequence.tokenizer.TextEncoder` has them)."""
 
     @property
     def bos(self) -> int: ...

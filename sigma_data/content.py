@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sigma_data.images.decode import DEFAULT_MAX_PIXELS
 from sigma_data.images.resample import Size, patchify, several
-from sigma_data.sequence import Kind, Segment
+from sigma_data.sequence.layout import Kind, Segment
 
 Bytes = npt.NDArray[np.uint8]
 

@@ -25,10 +25,10 @@ from sigma_data.chance import Words, names
 from sigma_data.corpus.corpus import COMMIT, INDEXES, MANIFEST, Corpus, file_digest, open_corpus
 from sigma_data.errors import CorpusError, SourceError
 from sigma_data.indexing import Progress, write_arrays
+from sigma_data.sequence.tokenizer import TextEncoder
 from sigma_data.storage.files import Place, with_temporary, write_atomic
 from sigma_data.storage.paths import local_path
 from sigma_data.storage.paths import place as place_of
-from sigma_data.text import TextEncoder
 
 _VERSION = 1
 _META = "index.json"

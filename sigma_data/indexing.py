@@ -22,9 +22,9 @@ from sigma_data.corpus.record import KEY
 from sigma_data.errors import CorpusError, SequenceError
 from sigma_data.instruction import Text
 from sigma_data.sample import Family, Image, Sample, Source, Turn
-from sigma_data.sequence import Kind, Piece, outline
+from sigma_data.sequence.layout import Kind, Piece, outline
+from sigma_data.sequence.tokenizer import TextEncoder
 from sigma_data.storage.paths import literal
-from sigma_data.text import TextEncoder
 
 if TYPE_CHECKING:
     import pyarrow as pa

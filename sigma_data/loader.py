@@ -34,12 +34,12 @@ from sigma_data.mixture import Strict
 from sigma_data.plan import Entry, Planner, Recipe, Ticket
 from sigma_data.reader import ShardReader, shard_of
 from sigma_data.sample import Family, Sample
-from sigma_data.sequence import Geometry, Kind, Segment, Size, layout
+from sigma_data.sequence.layout import Geometry, Kind, Segment, Size, layout
+from sigma_data.sequence.tokenizer import TextEncoder
 from sigma_data.shard_cache import ShardCache
 from sigma_data.skips import Skip
 from sigma_data.storage.path_settings import LocalPath
 from sigma_data.storage.paths import is_uri
-from sigma_data.text import TextEncoder
 from sigma_data.workers import Place, Workers
 
 _FAMILIES = tuple(Family)

@@ -24,7 +24,7 @@ from sigma_data.mixture import CorpusSettings, Draws, Mixture, Part, Strict, dra
 from sigma_data.packing import pack_windows
 from sigma_data.sample import Family
 from sigma_data.segment_table import SegmentTable, segment_table, why_unfit
-from sigma_data.sequence import Geometry, Kind
+from sigma_data.sequence.layout import Geometry, Kind
 
 Integers = npt.NDArray[np.int64]
 

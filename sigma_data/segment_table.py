@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from sigma_data.errors import SequenceError
 from sigma_data.index import CorpusIndex
-from sigma_data.sequence import Geometry, Kind
+from sigma_data.sequence.layout import Geometry, Kind
 
 Integers = npt.NDArray[np.int64]
 

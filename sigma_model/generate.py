@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sigma_data.batch import Item, Specials, collate, grid_places
-from sigma_data.sequence import Kind, Segment
+from sigma_data.sequence.layout import Kind, Segment
 from sigma_model.attention import Backend, spans_of
 from sigma_model.cache import Cache, cached_attention, prefill
 from sigma_model.guidance import Guidance, combine

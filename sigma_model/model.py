@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma_data.batch import PackedBatch, Widths
-from sigma_data.sequence import Geometry
+from sigma_data.sequence.layout import Geometry
 from sigma_model.attention import Backend, attention_for
 from sigma_model.backbone import Backbone, same_for_all
 from sigma_model.config import ModelConfig

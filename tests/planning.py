@@ -20,7 +20,7 @@ from sigma_data.index import CorpusIndex, open_index
 from sigma_data.instruction import Text
 from sigma_data.plan import Planner, PlanSettings
 from sigma_data.sample import Family
-from sigma_data.sequence import Geometry, Kind
+from sigma_data.sequence.layout import Geometry, Kind
 
 BAGEL = Geometry(VAE_RULE, VIT_RULE, VQA_RULE, latent_grid=64, patch_grid=70, max_tokens=32_768)
 

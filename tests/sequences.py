@@ -21,7 +21,7 @@ from sigma_data.batch import Item, PackedBatch, collate
 from sigma_data.images.resize_rule import ResizeRule
 from sigma_data.instruction import ATTRIBUTES, Attribute, Part, Placeholder, Text
 from sigma_data.sample import Family, Image, Sample, Source, Turn
-from sigma_data.sequence import Geometry, Kind, Segment, Size, layout
+from sigma_data.sequence.layout import Geometry, Kind, Segment, Size, layout
 from sigma_model.config import LanguageConfig, LatentConfig, ModelConfig, VaeConfig, VisionConfig
 from sigma_model.model import SigmaModel, geometry, widths
 from sigma_model.weights import init_model

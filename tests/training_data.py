@@ -15,9 +15,9 @@ from sigma_data.batch import PackedBatch, Widths
 from sigma_data.index import CorpusIndex, open_index
 from sigma_data.loader import Loaded, PackDataset
 from sigma_data.plan import Planner, PlanSettings
-from sigma_data.sequence import Geometry
+from sigma_data.sequence.layout import Geometry
+from sigma_data.sequence.tokenizer import TextEncoder
 from sigma_data.shard_cache import ShardCache
-from sigma_data.text import TextEncoder
 from sigma_model.config import ModelConfig, preset_directory
 from sigma_model.model import geometry, widths
 

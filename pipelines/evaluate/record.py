@@ -19,8 +19,8 @@ from pipelines.evaluate.item import Item
 from pipelines.evaluate.questions import Asked
 from pipelines.folder_lock import LOCK, FolderLock
 from sigma_data.errors import ConfigError
+from sigma_data.sequence.tokenizer import TOKENIZER_FILES
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
-from sigma_data.text import TOKENIZER_FILES
 from sigma_model.config import VAE_FILE, find_file, weight_files
 
 SETTINGS = "settings.json"

@@ -21,7 +21,7 @@ from pipelines.train.show import counted
 from sigma_data.corpus.corpus import COMMIT
 from sigma_data.errors import ConfigError
 from sigma_data.sample import Family
-from sigma_data.sequence import Kind
+from sigma_data.sequence.layout import Kind
 from sigma_model.quantize import Quantization, converter, is_quantised
 
 Tokens = Mapping[Family, Mapping[Kind, int]]

@@ -19,7 +19,7 @@ from pipelines.train.flops import Parameters, Work, parameters_of, peak_flops, t
 from pipelines.train.token_rows import ROWS
 from sigma_data.plan import Planner
 from sigma_data.segment_table import SegmentTable, segment_table
-from sigma_data.sequence import Kind
+from sigma_data.sequence.layout import Kind
 from sigma_model.config import ModelConfig
 from sigma_model.quantize import Quantization, is_quantised, stored_bytes
 

@@ -27,8 +27,8 @@ from pipelines.train.start import located, start_blueprint
 from pipelines.train.token_rows import merge_token_rows
 from pipelines.train.tokens import attribute_numbers, choose_learning
 from sigma_data.errors import ConfigError
+from sigma_data.sequence.tokenizer_files import write_tokenizer
 from sigma_data.storage.files import disk_error
-from sigma_data.tokenizer_files import write_tokenizer
 from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, find_file, weight_files
 from sigma_model.model import SigmaModel
 from sigma_model.weights import DTYPES, Checkpoint, export_model, init_model, load_model

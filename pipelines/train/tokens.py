@@ -19,7 +19,7 @@ from pipelines.train.lora import add_lora
 from pipelines.train.token_rows import TABLE, add_token_rows, rows_learn
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES
-from sigma_data.text import TextEncoder
+from sigma_data.sequence.tokenizer import TextEncoder
 from sigma_model.config import ModelConfig, weight_files
 from sigma_model.fresh import fresh_tensor
 from sigma_model.model import SigmaModel

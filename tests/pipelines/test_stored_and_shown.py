@@ -174,7 +174,7 @@ def test_a_corpus_from_before_there_were_ranges_opens_validates_and_trains(relea
 
     from sigma_data.corpus.corpus import images_type, manifest_schema
     from sigma_data.index import open_index
-    from sigma_data.text import TextEncoder
+    from sigma_data.sequence.tokenizer import TextEncoder
     from sigma_model.config import preset_directory
 
     corpora.make_release(tmp_path / "plain", 6)

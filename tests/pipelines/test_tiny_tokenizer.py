@@ -14,7 +14,7 @@ import pytest
 from pipelines.tiny_tokenizer import END_OF_TEXT, WORDS, instructions, main, measure
 from sigma_data.instruction import Placeholder, parse
 from sigma_data.sample import Family
-from sigma_data.text import CONTROL, TextEncoder
+from sigma_data.sequence.tokenizer import CONTROL, TextEncoder
 from sigma_data.world import draw_sample
 from sigma_data.world.families import RECIPES
 from sigma_model.config import preset, preset_directory

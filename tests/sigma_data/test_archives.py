@@ -21,8 +21,8 @@ from sigma_data.corpus.corpus import open_corpus
 from sigma_data.errors import CorpusError, SourceError
 from sigma_data.index import open_index
 from sigma_data.sample import Sample
+from sigma_data.sequence.tokenizer import TextEncoder
 from sigma_data.sources import open_source
-from sigma_data.text import TextEncoder
 from sigma_model.config import preset_directory
 
 FORMATS = {"pax": tarfile.PAX_FORMAT, "gnu": tarfile.GNU_FORMAT, "ustar": tarfile.USTAR_FORMAT}

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from sigma_data.batch import PackedBatch, Run, TokenTags, collate, unit_range
 from sigma_data.sample import Turn
-from sigma_data.sequence import Kind, Segment
+from sigma_data.sequence.layout import Kind, Segment
 from sigma_model.model import widths
 
 some_batches = settings(max_examples=40, deadline=None)

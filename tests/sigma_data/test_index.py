@@ -26,7 +26,7 @@ from sigma_data.corpus.corpus import COMMIT, INDEXES, MANIFEST, open_corpus
 from sigma_data.errors import CorpusError
 from sigma_data.index import CorpusIndex, open_index
 from sigma_data.sample import Family
-from sigma_data.text import TextEncoder
+from sigma_data.sequence.tokenizer import TextEncoder
 from sigma_model.config import preset_directory
 
 TESTS = Path(__file__).parents[1]

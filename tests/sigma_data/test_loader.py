@@ -35,7 +35,7 @@ from sigma_data.index import CorpusIndex
 from sigma_data.loader import START, Loader, LoaderSettings, PackDataset, Position, check_state
 from sigma_data.plan import Entry, Planner, Ticket
 from sigma_data.reader import ShardReader
-from sigma_data.sequence import Kind, layout
+from sigma_data.sequence.layout import Kind, layout
 from sigma_data.shard_cache import ShardCache
 from sigma_data.skips import Skip, SkipLog
 

@@ -23,7 +23,7 @@ from sequences import Case, case, cases, tiny_geometry
 from sigma_data.errors import ConfigError
 from sigma_data.plan import Planner, PlanSettings, Recipe
 from sigma_data.sample import Family
-from sigma_data.sequence import Kind, layout
+from sigma_data.sequence.layout import Kind, layout
 
 GOLDEN = "c49878ed08b48ecee4a20ecc9fdfb5543dbaa8ede581bf884d044eab93822f82"
 GOLDEN_SETTINGS: dict[str, Any] = {"budget": 12_000, "window": 16, "seed": 5, "open_shards": 2}

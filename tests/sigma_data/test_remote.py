@@ -20,11 +20,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 from sigma_data.errors import ConfigError, CorpusError, SigmaError, SourceError
 from sigma_data.index import open_index
 from sigma_data.sample import Sample
+from sigma_data.sequence.tokenizer import TextEncoder
 from sigma_data.sources import open_source
 from sigma_data.storage.files import Place
 from sigma_data.storage.paths import literal
 from sigma_data.storage.remote import LostError, reason
-from sigma_data.text import TextEncoder
 from sigma_model.config import preset_directory
 
 

@@ -17,7 +17,7 @@ from sigma_data.errors import SequenceError
 from sigma_data.index import CorpusIndex
 from sigma_data.sample import Turn
 from sigma_data.segment_table import segment_table, why_unfit
-from sigma_data.sequence import Geometry, layout
+from sigma_data.sequence.layout import Geometry, layout
 
 GEOMETRIES = {
     "tiny": tiny_geometry(),

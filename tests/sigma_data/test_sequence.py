@@ -29,7 +29,7 @@ from sigma_data.errors import SequenceError
 from sigma_data.images.resize_rule import ResizeRule
 from sigma_data.instruction import Placeholder, parse
 from sigma_data.sample import Turn
-from sigma_data.sequence import Geometry, Kind, Segment, layout, without_references, without_text
+from sigma_data.sequence.layout import Geometry, Kind, Segment, layout, without_references, without_text
 from sigma_model.model import widths
 
 TEXT, LATENT, PATCH, TARGET, ANSWER = Kind.TEXT, Kind.LATENT, Kind.PATCH, Kind.TARGET, Kind.ANSWER

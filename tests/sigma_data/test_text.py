@@ -20,7 +20,7 @@ from small_tokenizers import QWEN_ADDED, qwen_directory, trained
 
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES, Attribute, Part, Placeholder, Text, parse
-from sigma_data.text import CONTROL, Encoded, TextEncoder
+from sigma_data.sequence.tokenizer import CONTROL, Encoded, TextEncoder
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "sigma_model" / "presets" / "tiny"
@@ -90,7 +90,7 @@ def test_an_id_beyond_the_embedding_table_is_an_error_that_names_the_token(qwen:
 def test_qwen25s_vocabulary_without_its_configuration_still_gets_qwen25s_ids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sigma_data.text._QWEN25_WORDS", 400)  # stands for 151,643
+    monkeypatch.setattr("sigma_data.sequence.tokenizer._QWEN25_WORDS", 400)  # stands for 151,643
     encoder = TextEncoder.load(qwen_directory(tmp_path, files=["vocab.json", "merges.txt"], added=()))
     shift = 151643 - 400
     assert {token: number + shift for token, number in ids_of(encoder).items()} == {
@@ -398,7 +398,7 @@ def test_the_digest_does_not_depend_on_what_decides_no_id() -> None:
 
 
 def test_another_process_has_the_same_digest() -> None:
-    code = f"from sigma_data.text import TextEncoder; print(TextEncoder.load({str(TINY)!r}, 2000).digest)"
+    code = f"from sigma_data.sequence.tokenizer import TextEncoder; print(TextEncoder.load({str(TINY)!r}, 2000).digest)"
     environment = {**os.environ, "PYTHONHASHSEED": "5", "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
     assert result.stdout.strip() == tiny().digest

@@ -14,8 +14,8 @@ from small_tokenizers import QWEN_ADDED, qwen_directory
 from pipelines.bundle import read_blueprint
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES, Attribute, Text
-from sigma_data.text import _QWEN25_ADDED, TextEncoder
-from sigma_data.tokenizer_files import write_tokenizer
+from sigma_data.sequence.tokenizer import _QWEN25_ADDED, TextEncoder
+from sigma_data.sequence.tokenizer_files import write_tokenizer
 from sigma_model.config import ModelConfig, preset_directory
 
 TOKENS = [f"<{name}>" for name in ATTRIBUTES]
@@ -112,7 +112,7 @@ def test_rows_with_a_gap_before_them_are_read_right_too(tmp_path: Path) -> None:
 
 def like_qwen25(folder: Path, extra: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Qwen2.5's tokenizer with 400 words instead of 151,643, and tokens added behind its own."""
-    monkeypatch.setattr("sigma_data.text._QWEN25_WORDS", 400)
+    monkeypatch.setattr("sigma_data.sequence.tokenizer._QWEN25_WORDS", 400)
     return qwen_directory(folder, files=FILES[0], added=(*_QWEN25_ADDED, *extra))
 
 

@@ -21,7 +21,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from sigma_data.batch import Item, PackedBatch, Widths, collate
 from sigma_data.errors import ConfigError
 from sigma_data.sample import Turn
-from sigma_data.sequence import Kind, Segment
+from sigma_data.sequence.layout import Kind, Segment
 from sigma_model import attention
 from sigma_model.attention import (
     Attention,

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sigma_data.batch import Item, PackedBatch, collate, unit_range
 from sigma_data.sample import Turn
-from sigma_data.sequence import Kind, Segment, without_references, without_text
+from sigma_data.sequence.layout import Kind, Segment, without_references, without_text
 from sigma_model.attention import Backend
 from sigma_model.generate import Branches, Context, Sampler, decode_text, sample_latents, times
 from sigma_model.guidance import Guidance, Rescale

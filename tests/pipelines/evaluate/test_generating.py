@@ -20,7 +20,7 @@ from pipelines.evaluate.generating import Generation, batches, clean, generate, 
 from pipelines.evaluate.item import Item
 from pipelines.generate import Order, Request, Settings, lay_out, make_pictures
 from sigma_data.errors import ConfigError, SigmaError
-from sigma_data.sequence import Kind, Segment
+from sigma_data.sequence.layout import Kind, Segment
 
 FEW = Generation(batch=2, settings=Settings(steps=4))
 

@@ -24,7 +24,7 @@ from pipelines.train.dry_run import dry_run
 from pipelines.train.flops import parameters_of
 from sigma_data.errors import ConfigError
 from sigma_data.sample import Family
-from sigma_data.sequence import Kind
+from sigma_data.sequence.layout import Kind
 from sigma_model.config import preset
 
 IMAGES = {Family.EDITING: {Kind.TEXT: 9, Kind.LATENT: 9, Kind.TARGET: 9}}

@@ -28,7 +28,7 @@ from pipelines.train.lora import add_lora, is_lora, merge_lora
 from pipelines.train.optimizer import make_optimizer
 from pipelines.train.parallel import World, start_world, stop_world
 from sigma_data.errors import BuildError, ConfigError
-from sigma_data.text import TOKENIZER_FILES
+from sigma_data.sequence.tokenizer import TOKENIZER_FILES
 from sigma_model.config import ModelConfig, preset, preset_directory
 from sigma_model.weights import Checkpoint, export_model, init_model, load_model
 

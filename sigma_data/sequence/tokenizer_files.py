@@ -12,8 +12,8 @@ from typing import Any
 
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES
+from sigma_data.sequence.tokenizer import CONTROL, TOKENIZER_FILES, TextEncoder, open_tokenizer
 from sigma_data.storage.files import dump_json, write_atomic
-from sigma_data.text import CONTROL, TOKENIZER_FILES, TextEncoder, open_tokenizer
 
 _PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 

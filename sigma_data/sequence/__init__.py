@@ -1,0 +1,1 @@
+"""A sample as the model's sequence: its layout in segments, and the tokenizer."""
