@@ -42,8 +42,8 @@ from sigma_data.batch import Widths, unit_range
 from sigma_data.corpus.corpus import open_corpus
 from sigma_data.images.resample import several
 from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE
-from sigma_data.index import CorpusIndex, open_index
-from sigma_data.segment_table import segment_table
+from sigma_data.planning.index import CorpusIndex, open_index
+from sigma_data.planning.segment_table import segment_table
 from sigma_data.sequence.tokenizer import TextEncoder
 from sigma_model.config import preset_directory
 
@@ -61,8 +61,8 @@ WIDTHS = Widths(latent=64, patch=588, latent_grid=64, patch_grid=70)
 def ours(place: Place) -> Stream:
     """The loader of this project."""
     from sigma_data.loader import Loader, LoaderSettings, PackDataset
-    from sigma_data.mixture import CorpusSettings
-    from sigma_data.plan import Dropout, Planner, PlanSettings
+    from sigma_data.planning.mixture import CorpusSettings
+    from sigma_data.planning.plan import Dropout, Planner, PlanSettings
 
     encoder, index = _index(place[0])
     nothing = Dropout(text=0, latent=0, patch=0)

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE, VQA_RULE
-from sigma_data.index import CorpusIndex
-from sigma_data.indexing import _DTYPES
+from sigma_data.planning.index import CorpusIndex
+from sigma_data.planning.index_writer import _DTYPES
 from sigma_data.sample import FAMILY_RULES, Family
 from sigma_data.sequence.layout import Geometry, Kind
 

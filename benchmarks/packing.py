@@ -1,7 +1,7 @@
 """How full packs are, and what is lost: python benchmarks/packing.py [--samples N] [--plan N ...] [--index N].
 
 The six-family mix (benchmarks/mix.py) in packs of 30,000 tokens, conditions dropped at SIGMA's rates, four ways:
-  ours        sigma_data.plan: best fit over windows of 512 samples
+  ours        sigma_data.planning.plan: best fit over windows of 512 samples
   reference   how BAGEL's and SIGMA's released loaders pack, at the settings of SIGMA's training script. Samples come
               one by one in random order. One that is longer alone than a pack's maximum is skipped. One that does not
               fit the open pack goes into a buffer of 50; where that is full the pack is closed and the sample
@@ -34,9 +34,9 @@ import numpy.typing as npt
 from mix import GEOMETRY, write_index
 from plan_costs import measure_index, measure_plan
 
-from sigma_data.mixture import CorpusSettings
-from sigma_data.plan import Planner, PlanSettings
-from sigma_data.segment_table import segment_table
+from sigma_data.planning.mixture import CorpusSettings
+from sigma_data.planning.plan import Planner, PlanSettings
+from sigma_data.planning.segment_table import segment_table
 
 Integers = npt.NDArray[np.int64]
 

@@ -91,9 +91,9 @@ def _copied(row: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def _plan(folder: Path) -> dict[str, float]:
-    from sigma_data.index import CorpusIndex
-    from sigma_data.mixture import CorpusSettings
-    from sigma_data.plan import Planner, PlanSettings
+    from sigma_data.planning.index import CorpusIndex
+    from sigma_data.planning.mixture import CorpusSettings
+    from sigma_data.planning.plan import Planner, PlanSettings
 
     start = time.perf_counter()
     settings = PlanSettings(corpora=(CorpusSettings(path=str(folder)),))
@@ -112,7 +112,7 @@ def _plan(folder: Path) -> dict[str, float]:
 
 
 def _index(corpus: Path) -> dict[str, float]:
-    from sigma_data.index import open_index
+    from sigma_data.planning.index import open_index
     from sigma_data.sequence.tokenizer import TextEncoder
     from sigma_model.config import preset_directory
 

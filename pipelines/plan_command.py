@@ -17,7 +17,7 @@ from pipelines.planner import open_planner
 from pipelines.settings import load_settings
 from pipelines.train.show import counted
 from sigma_data.errors import ConfigError
-from sigma_data.plan import Planner, PlanSettings
+from sigma_data.planning.plan import Planner, PlanSettings
 from sigma_data.sample import Family
 from sigma_data.sequence.layout import Kind
 from sigma_data.storage.path_settings import LocalPath, ModelPath

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pipelines.bundle import Blueprint
 from pipelines.progress import Pass
-from sigma_data.index import CorpusIndex, open_index
-from sigma_data.plan import Planner, PlanSettings
+from sigma_data.planning.index import CorpusIndex, open_index
+from sigma_data.planning.plan import Planner, PlanSettings
 from sigma_data.sequence.tokenizer import TextEncoder
 
 

@@ -25,13 +25,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sigma_data.batch import Item, PackedBatch, Widths, collate
-from sigma_data.changes import changed, shown
 from sigma_data.content import Bytes, Content, decode_content
 from sigma_data.errors import ConfigError, CorpusError, SequenceError
 from sigma_data.images.decode import DEFAULT_MAX_PIXELS, ImageFault
-from sigma_data.index import CorpusIndex
-from sigma_data.mixture import Strict
-from sigma_data.plan import Entry, Planner, Recipe, Ticket
+from sigma_data.planning.index import CorpusIndex
+from sigma_data.planning.mixture import Strict
+from sigma_data.planning.plan import Entry, Planner, Recipe, Ticket
+from sigma_data.planning.settings_diff import changed, shown
 from sigma_data.reader import ShardReader, shard_of
 from sigma_data.sample import Family, Sample
 from sigma_data.sequence.layout import Geometry, Kind, Segment, Size, layout

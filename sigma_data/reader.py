@@ -14,7 +14,7 @@ from typing import Any
 
 from sigma_data.corpus.record import RecordError, decode, stored_order
 from sigma_data.errors import CorpusError, SourceError
-from sigma_data.index import CorpusIndex
+from sigma_data.planning.index import CorpusIndex
 from sigma_data.sample import Sample
 from sigma_data.shard_cache import ShardCache
 from sigma_data.storage.files import Place

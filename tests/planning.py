@@ -16,9 +16,9 @@ from sigma_data.corpus.check_limits import Limits
 from sigma_data.corpus.corpus import CARD, MANIFEST, QUARANTINE, REPORT, file_digest
 from sigma_data.corpus.record import SCHEMA_VERSION, stored_order
 from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE, VQA_RULE
-from sigma_data.index import CorpusIndex, open_index
 from sigma_data.instruction import Text
-from sigma_data.plan import Planner, PlanSettings
+from sigma_data.planning.index import CorpusIndex, open_index
+from sigma_data.planning.plan import Planner, PlanSettings
 from sigma_data.sample import Family
 from sigma_data.sequence.layout import Geometry, Kind
 

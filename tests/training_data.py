@@ -12,9 +12,9 @@ import numpy as np
 from torch import Tensor
 
 from sigma_data.batch import PackedBatch, Widths
-from sigma_data.index import CorpusIndex, open_index
 from sigma_data.loader import Loaded, PackDataset
-from sigma_data.plan import Planner, PlanSettings
+from sigma_data.planning.index import CorpusIndex, open_index
+from sigma_data.planning.plan import Planner, PlanSettings
 from sigma_data.sequence.layout import Geometry
 from sigma_data.sequence.tokenizer import TextEncoder
 from sigma_data.shard_cache import ShardCache

@@ -26,8 +26,8 @@ import sigma_data
 import sigma_model
 from pipelines.generate import sigma_version
 from pipelines.train.config import TrainConfig
-from sigma_data.changes import flat, shown
 from sigma_data.errors import ConfigError, TrainError
+from sigma_data.planning.settings_diff import flat, shown
 from sigma_model.config import PRESETS
 
 _LIBRARIES = ("torch", "numpy", "pillow", "transformers", "tokenizers", "safetensors", "diffusers", "pyarrow")

@@ -11,7 +11,7 @@ from pipelines.train.config import TrainConfig
 from pipelines.train.show import counted
 from sigma_data.corpus.archives import shard_fault
 from sigma_data.errors import ConfigError, CorpusError
-from sigma_data.index import CorpusIndex
+from sigma_data.planning.index import CorpusIndex
 from sigma_data.storage.files import Place
 from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, preset_directory, weight_files
 from sigma_model.latents import Vae

@@ -17,8 +17,8 @@ from pipelines.train.adamw import moment_bytes
 from pipelines.train.config import TrainConfig
 from pipelines.train.flops import Parameters, Work, parameters_of, peak_flops, training_flops, vae_flops
 from pipelines.train.token_rows import ROWS
-from sigma_data.plan import Planner
-from sigma_data.segment_table import SegmentTable, segment_table
+from sigma_data.planning.plan import Planner
+from sigma_data.planning.segment_table import SegmentTable, segment_table
 from sigma_data.sequence.layout import Kind
 from sigma_model.config import ModelConfig
 from sigma_model.quantize import Quantization, is_quantised, stored_bytes

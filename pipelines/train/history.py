@@ -17,7 +17,7 @@ import yaml
 from pipelines.generate import sigma_version
 from pipelines.settings import dump_settings
 from pipelines.train.config import TrainConfig
-from sigma_data.changes import changed, flat
+from sigma_data.planning.settings_diff import changed, flat
 from sigma_data.storage.files import disk_error, dump_line, write_atomic
 
 CONFIG = "config.yaml"

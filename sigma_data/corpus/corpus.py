@@ -38,7 +38,7 @@ REPORT = "report.html"
 WORK = ".sigma"
 """Where an unfinished build keeps its state, inside the corpus; gone after the commit."""
 INDEXES = ".index"
-"""Where `sigma_data.index` keeps what training needs; no part of what the commit covers."""
+"""Where `sigma_data.planning.index` keeps what training needs; no part of what the commit covers."""
 
 _SHARD = re.compile(r"(?P<split>[A-Za-z_][A-Za-z0-9_]*)/(?P<family>[a-z]+)-[0-9]{5,}\.tar")
 _MOST = 2**50

@@ -19,7 +19,7 @@ from pipelines.validate import validate_corpus
 from sigma_data.corpus.archives import archive_fault
 from sigma_data.corpus.corpus import open_corpus
 from sigma_data.errors import CorpusError, SourceError
-from sigma_data.index import open_index
+from sigma_data.planning.index import open_index
 from sigma_data.sample import Sample
 from sigma_data.sequence.tokenizer import TextEncoder
 from sigma_data.sources import open_source

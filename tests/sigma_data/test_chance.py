@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sigma_data.chance import mixed, names, units
+from sigma_data.planning.keyed_random import mixed, names, units
 
 words = st.integers(0, 2**64 - 1)
 

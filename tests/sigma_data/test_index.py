@@ -24,7 +24,7 @@ from planning import Counter, mixed_corpus
 from pipelines.validate import validate_corpus
 from sigma_data.corpus.corpus import COMMIT, INDEXES, MANIFEST, open_corpus
 from sigma_data.errors import CorpusError
-from sigma_data.index import CorpusIndex, open_index
+from sigma_data.planning.index import CorpusIndex, open_index
 from sigma_data.sample import Family
 from sigma_data.sequence.tokenizer import TextEncoder
 from sigma_model.config import preset_directory
@@ -222,9 +222,9 @@ def process(corpus: Path, before: str = "") -> subprocess.Popen[str]:
     code = (
         f"import sys; sys.path[:0] = [{str(TESTS)!r}]\n"
         "import os, signal, pathlib, planning\n"
-        "from sigma_data.index import open_index\n"
-        "import sigma_data.index, sigma_data.indexing\n"
-        "sigma_data.indexing._CHUNK = 10\n"
+        "from sigma_data.planning.index import open_index\n"
+        "import sigma_data.planning.index, sigma_data.planning.index_writer\n"
+        "sigma_data.planning.index_writer._CHUNK = 10\n"
         f"{before}\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "print(len(open_index(sys.argv[1], planning.Counter())))\n"
@@ -238,8 +238,8 @@ def process(corpus: Path, before: str = "") -> subprocess.Popen[str]:
 
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 MOMENTS = {
-    "between chunks": f"sigma_data.index.write_arrays = lambda *a, w=sigma_data.index.write_arrays: w(*a[:3], lambda d, t: d > 50 and {KILL})",
-    "before it is complete": f"sigma_data.index.json.dumps = lambda *a, **k: {KILL}",
+    "between chunks": f"sigma_data.planning.index.write_arrays = lambda *a, w=sigma_data.planning.index.write_arrays: w(*a[:3], lambda d, t: d > 50 and {KILL})",
+    "before it is complete": f"sigma_data.planning.index.json.dumps = lambda *a, **k: {KILL}",
     "before it has its name": f"pathlib.Path.rename = lambda *a: {KILL}",
 }
 

@@ -31,9 +31,9 @@ from training_data import changed, dataset_of, index_of, interleaved, planned, p
 from sigma_data.content import decode_content
 from sigma_data.corpus.corpus import open_corpus
 from sigma_data.errors import ConfigError, CorpusError, LoaderError
-from sigma_data.index import CorpusIndex
 from sigma_data.loader import START, Loader, LoaderSettings, PackDataset, Position, check_state
-from sigma_data.plan import Entry, Planner, Ticket
+from sigma_data.planning.index import CorpusIndex
+from sigma_data.planning.plan import Entry, Planner, Ticket
 from sigma_data.reader import ShardReader
 from sigma_data.sequence.layout import Kind, layout
 from sigma_data.shard_cache import ShardCache

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sigma_data.errors import ConfigError
-from sigma_data.mixture import CorpusSettings, Mixture, Part, draw, shares, stretch
+from sigma_data.planning.mixture import CorpusSettings, Mixture, Part, draw, shares, stretch
 from sigma_data.sample import Family
 
 FAMILIES = list(Family)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sigma_data.packing import best_fit, pack_windows
+from sigma_data.planning.packing import best_fit, pack_windows
 
 lengths_and_budget = st.integers(1, 400).flatmap(
     lambda budget: st.tuples(st.lists(st.integers(1, budget), max_size=120), st.just(budget))

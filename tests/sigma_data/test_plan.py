@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from sequences import Case, case, cases, tiny_geometry
 
 from sigma_data.errors import ConfigError
-from sigma_data.plan import Planner, PlanSettings, Recipe
+from sigma_data.planning.plan import Planner, PlanSettings, Recipe
 from sigma_data.sample import Family
 from sigma_data.sequence.layout import Kind, layout
 

@@ -18,7 +18,7 @@ from training_data import changed, index_of
 from sigma_data import reader as reader_module
 from sigma_data.corpus.corpus import Corpus, open_corpus
 from sigma_data.errors import CorpusError
-from sigma_data.index import CorpusIndex
+from sigma_data.planning.index import CorpusIndex
 from sigma_data.reader import ShardReader
 from sigma_data.sample import Sample
 from sigma_data.shard_cache import ShardCache

@@ -18,7 +18,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from sigma_data.errors import ConfigError, CorpusError, SigmaError, SourceError
-from sigma_data.index import open_index
+from sigma_data.planning.index import open_index
 from sigma_data.sample import Sample
 from sigma_data.sequence.tokenizer import TextEncoder
 from sigma_data.sources import open_source

@@ -14,9 +14,9 @@ from planning import BAGEL, Counter, index_of
 from sequences import Case, case, cases, tiny_geometry
 
 from sigma_data.errors import SequenceError
-from sigma_data.index import CorpusIndex
+from sigma_data.planning.index import CorpusIndex
+from sigma_data.planning.segment_table import segment_table, why_unfit
 from sigma_data.sample import Turn
-from sigma_data.segment_table import segment_table, why_unfit
 from sigma_data.sequence.layout import Geometry, layout
 
 GEOMETRIES = {
@@ -56,8 +56,8 @@ def check(some: list[Case], index: CorpusIndex, geometry: Geometry) -> None:
 @given(some=st.lists(enlarged(), min_size=1, max_size=12), chunk=st.integers(1, 20))
 def test_random_conversations_have_the_segments_of_their_layout(some: list[Case], chunk: int) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sigma_data.segment_table._CHUNK", chunk)
-        patch.setattr("sigma_data.indexing._CHUNK", chunk)
+        patch.setattr("sigma_data.planning.segment_table._CHUNK", chunk)
+        patch.setattr("sigma_data.planning.index_writer._CHUNK", chunk)
         index = index_of(Path(folder), some)
         for geometry in GEOMETRIES.values():
             check(some, index, geometry)

@@ -20,7 +20,7 @@ from pipelines.train.trainer import train
 from sigma_data.batch import PackedBatch
 from sigma_data.errors import TrainError
 from sigma_data.loader import PackDataset
-from sigma_data.plan import Ticket
+from sigma_data.planning.plan import Ticket
 from sigma_data.workers import Place
 from sigma_model.latents import Vae
 

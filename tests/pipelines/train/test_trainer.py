@@ -35,7 +35,7 @@ from pipelines.train.parallel import World
 from pipelines.train.trainer import train
 from sigma_data.errors import BuildError, ConfigError, LoaderError, TrainError
 from sigma_data.loader import PackDataset
-from sigma_data.plan import Ticket
+from sigma_data.planning.plan import Ticket
 from sigma_data.workers import Place
 from sigma_model.weights import Checkpoint
 

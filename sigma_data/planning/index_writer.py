@@ -43,11 +43,11 @@ _DTYPES: Mapping[str, str] = {
     "image_size": "i8", "piece_first": "i8", "piece_kind": "u1", "piece_image": "i2", "piece_length": "i4",
     "words_only": "?",
 }  # fmt: skip
-"""All arrays but `ids`, which is as wide as the longest id; `sigma_data.index` says what they hold."""
+"""All arrays but `ids`, which is as wide as the longest id; `sigma_data.planning.index` says what they hold."""
 
 
 def write_arrays(corpus: Corpus, encoder: TextEncoder, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Write the arrays of a `sigma_data.index.CorpusIndex` into a folder; returns what of it is no array.
+    """Write the arrays of a `sigma_data.planning.index.CorpusIndex` into a folder; returns what of it is no array.
 
     Raises CorpusError where the manifest is not the committed one, or holds what no build writes.
     """

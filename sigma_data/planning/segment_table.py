@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sigma_data.errors import SequenceError
-from sigma_data.index import CorpusIndex
+from sigma_data.planning.index import CorpusIndex
 from sigma_data.sequence.layout import Geometry, Kind
 
 Integers = npt.NDArray[np.int64]

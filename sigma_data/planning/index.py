@@ -21,10 +21,10 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from sigma_data.chance import Words, names
 from sigma_data.corpus.corpus import COMMIT, INDEXES, MANIFEST, Corpus, file_digest, open_corpus
 from sigma_data.errors import CorpusError, SourceError
-from sigma_data.indexing import Progress, write_arrays
+from sigma_data.planning.index_writer import Progress, write_arrays
+from sigma_data.planning.keyed_random import Words, names
 from sigma_data.sequence.tokenizer import TextEncoder
 from sigma_data.storage.files import Place, with_temporary, write_atomic
 from sigma_data.storage.paths import local_path

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sigma_data.chance import mixed, names
 from sigma_data.errors import ConfigError
-from sigma_data.index import CorpusIndex
+from sigma_data.planning.index import CorpusIndex
+from sigma_data.planning.keyed_random import mixed, names
 from sigma_data.sample import Family
 from sigma_data.storage.path_settings import PlacePath
 

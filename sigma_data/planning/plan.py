@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, field_validator, model_validator
 
-from sigma_data.chance import Words, mixed, units
 from sigma_data.errors import ConfigError
-from sigma_data.index import CorpusIndex
-from sigma_data.mixture import CorpusSettings, Draws, Mixture, Part, Strict, draw, shares
-from sigma_data.packing import pack_windows
+from sigma_data.planning.index import CorpusIndex
+from sigma_data.planning.keyed_random import Words, mixed, units
+from sigma_data.planning.mixture import CorpusSettings, Draws, Mixture, Part, Strict, draw, shares
+from sigma_data.planning.packing import pack_windows
+from sigma_data.planning.segment_table import SegmentTable, segment_table, why_unfit
 from sigma_data.sample import Family
-from sigma_data.segment_table import SegmentTable, segment_table, why_unfit
 from sigma_data.sequence.layout import Geometry, Kind
 
 Integers = npt.NDArray[np.int64]

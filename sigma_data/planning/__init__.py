@@ -1,0 +1,1 @@
+"""Which samples a training step shows: index, mixture, packing, plan."""
