@@ -49,7 +49,7 @@ from pipelines.evaluate.metrics.base import Metric
 from pipelines.evaluate.metrics.registry import make_metrics
 from pipelines.evaluate.runner import EvalOptions, evaluate, limited
 from pipelines.generate import Settings
-from sigma_data.batch import Specials
+from sigma_data.loading.batch import Specials
 from sigma_model.generate import Branches, times
 from sigma_model.guidance import Guidance
 from sigma_model.model import SigmaModel

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma_data.batch import PackedBatch, Specials, TokenTags, collate, grid_places
+from sigma_data.loading.batch import PackedBatch, Specials, TokenTags, collate, grid_places
 from sigma_model.attention import Attention, dense_mask
 from sigma_model.backbone import Backbone
 from sigma_model.cache import Cache, prefill

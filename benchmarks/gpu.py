@@ -17,7 +17,7 @@ import torch
 from packs import Delimiters, branches, pack, sample
 from torch import Tensor
 
-from sigma_data.batch import PackedBatch, TokenTags
+from sigma_data.loading.batch import PackedBatch, TokenTags
 from sigma_data.sequence.layout import Segment
 from sigma_model.attention import Attention, Backend, attention_for, visible
 from sigma_model.config import LanguageConfig, ModelConfig, preset

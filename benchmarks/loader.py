@@ -2,7 +2,7 @@
 
 The same pictures, two worker processes each, delivered as float tensors in [-1, 1]: every picture at the size the
 VAE takes, every reference at the ViT's, too. Contestants:
-  ours          sigma_data.loader: planned packs of 30,000 tokens, with everything else that a training step needs
+  ours          sigma_data.loading.loader: planned packs of 30,000 tokens, with everything else that a training step needs
                 (text ids, positions, tags, noise); nothing dropped
   bare          two processes that only decode, resize and make floats, of bytes in memory; nothing is sent anywhere
   others        benchmarks/peers.py: full decode by Pillow, then resized for each use
@@ -38,10 +38,10 @@ import torch
 from mix import GEOMETRY
 from peers import AHEAD, PEERS, WORKERS, Delivery, Place, Stream, by_torch, webdataset
 
-from sigma_data.batch import Widths, unit_range
 from sigma_data.corpus.corpus import open_corpus
 from sigma_data.images.resample import several
 from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE
+from sigma_data.loading.batch import Widths, unit_range
 from sigma_data.planning.index import CorpusIndex, open_index
 from sigma_data.planning.segment_table import segment_table
 from sigma_data.sequence.tokenizer import TextEncoder
@@ -60,7 +60,7 @@ WIDTHS = Widths(latent=64, patch=588, latent_grid=64, patch_grid=70)
 
 def ours(place: Place) -> Stream:
     """The loader of this project."""
-    from sigma_data.loader import Loader, LoaderSettings, PackDataset
+    from sigma_data.loading.loader import Loader, LoaderSettings, PackDataset
     from sigma_data.planning.mixture import CorpusSettings
     from sigma_data.planning.plan import Dropout, Planner, PlanSettings
 

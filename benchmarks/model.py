@@ -25,7 +25,7 @@ from packs import Clocks, Delimiters, branches, interleave, pack, sample, speedu
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from sigma_data.batch import PackedBatch, TokenTags
+from sigma_data.loading.batch import PackedBatch, TokenTags
 from sigma_data.sequence.layout import Segment
 from sigma_model.attention import SdpaAttention, block_mask, visible
 from sigma_model.backbone import Backbone, same_for_all

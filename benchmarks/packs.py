@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sigma_data.batch import Item, PackedBatch, Widths, collate
+from sigma_data.loading.batch import Item, PackedBatch, Widths, collate
 from sigma_data.sequence.layout import Kind, Segment, without_references, without_text
 from sigma_model.generate import Context
 

@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sigma_data.batch import PackedBatch, collate
 from sigma_data.errors import SigmaError
 from sigma_data.images.resize_rule import ResizeRule
+from sigma_data.loading.batch import PackedBatch, collate
 from sigma_model.attention import block_mask, dense_mask
 from sigma_model.cache import Cache, prefill
 from sigma_model.config import VaeConfig

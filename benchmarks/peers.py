@@ -25,9 +25,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from sigma_data.batch import unit_range
 from sigma_data.corpus.corpus import open_corpus
 from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE
+from sigma_data.loading.batch import unit_range
 
 WORKERS = 2
 AHEAD = 2

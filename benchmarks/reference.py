@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sigma_data.batch import Item, PackedBatch, collate
 from sigma_data.images.resample import patchify
+from sigma_data.loading.batch import Item, PackedBatch, collate
 from sigma_data.sequence.layout import Kind, Segment
 from sigma_model.config import ModelConfig
 from sigma_model.generate import Context

@@ -33,7 +33,7 @@ from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import CheckpointSettings, OptimizerSettings, ParallelSettings
 from pipelines.train.optimizer import make_optimizer
 from pipelines.train.parallel import barrier, init_weights_sharded, parallelize, start_world, stop_world
-from sigma_data.batch import PackedBatch
+from sigma_data.loading.batch import PackedBatch
 from sigma_model.backbone import same_for_all
 from sigma_model.config import LanguageConfig, ModelConfig, preset
 from sigma_model.embed import shifted_time

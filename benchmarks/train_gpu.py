@@ -20,7 +20,7 @@ from pipelines.train.config import FreezeSettings, OptimizerSettings, ParallelSe
 from pipelines.train.flops import peak_flops, training_flops, work_of
 from pipelines.train.optimizer import make_optimizer
 from pipelines.train.parallel import World, clip_grad_norm, init_weights_sharded, parallelize, start_world, stop_world
-from sigma_data.batch import PackedBatch, collate
+from sigma_data.loading.batch import PackedBatch, collate
 from sigma_data.sequence.layout import Segment
 from sigma_model.config import ModelConfig, preset
 from sigma_model.experts import Layer

@@ -23,11 +23,11 @@ from PIL import PngImagePlugin
 from torch import Tensor
 
 from pipelines.bundle import Bundle
-from sigma_data.batch import Item
-from sigma_data.content import decode_content
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.images.decode import ImageFault, probe
 from sigma_data.instruction import ATTRIBUTES, parse
+from sigma_data.loading.batch import Item
+from sigma_data.loading.decode_sample import decode_content
 from sigma_data.sample import Family, Image, Sample, Source, Turn
 from sigma_data.sequence.layout import Geometry, Segment, layout, text_first, without_references, without_text
 from sigma_data.sequence.tokenizer import TextEncoder

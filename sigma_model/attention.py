@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from sigma_data.batch import PackedBatch, Run, TokenTags
 from sigma_data.errors import ConfigError
+from sigma_data.loading.batch import PackedBatch, Run, TokenTags
 
 BLOCK = 128
 """Tokens a side of a block of flex attention."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sigma_data.batch import PackedBatch
+from sigma_data.loading.batch import PackedBatch
 from sigma_model.attention import Attention, Backend, FullAttention, attention_for
 from sigma_model.config import LanguageConfig
 from sigma_model.model import SigmaModel

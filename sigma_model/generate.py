@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sigma_data.batch import Item, Specials, collate, grid_places
+from sigma_data.loading.batch import Item, Specials, collate, grid_places
 from sigma_data.sequence.layout import Kind, Segment
 from sigma_model.attention import Backend, spans_of
 from sigma_model.cache import Cache, cached_attention, prefill

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigma_data.batch import unit_range
 from sigma_data.errors import ConfigError
+from sigma_data.loading.batch import unit_range
 from sigma_model.config import VaeConfig
 from sigma_model.quiet_imports import quiet_imports
 from sigma_model.vae_names import is_pointwise, released_to_diffusers

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma_data.batch import PackedBatch, Widths
+from sigma_data.loading.batch import PackedBatch, Widths
 from sigma_data.sequence.layout import Geometry
 from sigma_model.attention import Backend, attention_for
 from sigma_model.backbone import Backbone, same_for_all

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma_data.batch import unit_range
+from sigma_data.loading.batch import unit_range
 from sigma_model.attention import Attention, FullAttention, spans_of
 from sigma_model.config import VisionConfig
 

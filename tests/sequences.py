@@ -17,9 +17,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sigma_data.batch import Item, PackedBatch, collate
 from sigma_data.images.resize_rule import ResizeRule
 from sigma_data.instruction import ATTRIBUTES, Attribute, Part, Placeholder, Text
+from sigma_data.loading.batch import Item, PackedBatch, collate
 from sigma_data.sample import Family, Image, Sample, Source, Turn
 from sigma_data.sequence.layout import Geometry, Kind, Segment, Size, layout
 from sigma_model.config import LanguageConfig, LatentConfig, ModelConfig, VaeConfig, VisionConfig

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sigma_data.batch import PackedBatch, Widths
-from sigma_data.loader import Loaded, PackDataset
+from sigma_data.loading.batch import PackedBatch, Widths
+from sigma_data.loading.loader import Loaded, PackDataset
+from sigma_data.loading.shard_cache import ShardCache
 from sigma_data.planning.index import CorpusIndex, open_index
 from sigma_data.planning.plan import Planner, PlanSettings
 from sigma_data.sequence.layout import Geometry
 from sigma_data.sequence.tokenizer import TextEncoder
-from sigma_data.shard_cache import ShardCache
 from sigma_model.config import ModelConfig, preset_directory
 from sigma_model.model import geometry, widths
 

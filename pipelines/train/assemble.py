@@ -41,7 +41,7 @@ from pipelines.train.start import start_blueprint
 from pipelines.train.token_rows import TokenRows, rows_learn
 from pipelines.train.tokens import Likeness, attribute_numbers, choose_learning, likeness_of, start_rows
 from sigma_data.errors import ConfigError
-from sigma_data.loader import START, Loader, PackDataset, Position, check_state
+from sigma_data.loading.loader import START, Loader, PackDataset, Position, check_state
 from sigma_data.planning.plan import Planner
 from sigma_data.planning.settings_diff import shown
 from sigma_data.storage.files import disk_error

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sigma_data.loader import LoaderSettings
+from sigma_data.loading.loader import LoaderSettings
 from sigma_data.planning.plan import PlanSettings
 from sigma_data.storage.path_settings import LocalPath, ModelPath
 

@@ -38,7 +38,7 @@ from pipelines.train.start import start_blueprint
 from pipelines.train.token_rows import ROWS, TABLE
 from pipelines.train.tokens import Likeness, check_token_init, likeness_of
 from sigma_data.errors import ConfigError
-from sigma_data.loader import check_state
+from sigma_data.loading.loader import check_state
 from sigma_data.planning.plan import Planner
 from sigma_model.attention import flash_available
 from sigma_model.config import ModelConfig

@@ -21,8 +21,8 @@ from pipelines.train.config import FreezeSettings, LoraSettings
 from pipelines.train.freeze import apply_freeze
 from pipelines.train.lora import add_lora
 from pipelines.train.token_rows import add_token_rows
-from sigma_data.batch import PackedBatch, Run
 from sigma_data.instruction import ATTRIBUTES
+from sigma_data.loading.batch import PackedBatch, Run
 from sigma_model.config import ModelConfig, VaeConfig, VisionConfig
 from sigma_model.model import SigmaModel
 

@@ -18,7 +18,7 @@ from pipelines.train.parallel import World, all_reduce_sum, callable_in_parts
 from pipelines.train.step import forward
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.images.decode import ImageFault, load
-from sigma_data.loader import PackDataset
+from sigma_data.loading.loader import PackDataset
 from sigma_data.planning.plan import Dropout, Entry, Plan, Planner, PlanSettings
 from sigma_data.sample import Sample
 from sigma_model.guidance import Guidance

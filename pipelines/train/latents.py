@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from sigma_data.batch import PackedBatch
+from sigma_data.loading.batch import PackedBatch
 from sigma_model.latents import Vae
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sigma_data.batch import PackedBatch
 from sigma_data.instruction import ATTRIBUTES
+from sigma_data.loading.batch import PackedBatch
 from sigma_data.sample import Family
 from sigma_model.model import Output
 

@@ -19,8 +19,8 @@ from pipelines.train.latents import LatentCache
 from pipelines.train.losses import LossTable, Weights
 from pipelines.train.optimizer import Optimizers
 from pipelines.train.parallel import World, all_reduce_sum, clip_grad_norm
-from sigma_data.batch import PackedBatch
-from sigma_data.loader import Loaded
+from sigma_data.loading.batch import PackedBatch
+from sigma_data.loading.loader import Loaded
 from sigma_model.attention import Backend
 from sigma_model.latents import Vae
 from sigma_model.model import Output, SigmaModel

@@ -35,9 +35,9 @@ from pipelines.train.show import Start, start_lines
 from pipelines.train.start import take_start
 from pipelines.train.step import Stepped, Stepper
 from sigma_data.errors import ConfigError, SigmaError, TrainError
-from sigma_data.loader import Loaded, Loader
+from sigma_data.loading.loader import Loaded, Loader
+from sigma_data.loading.skip_log import SkipLog
 from sigma_data.sample import Family
-from sigma_data.skips import SkipLog
 from sigma_data.storage.files import disk_error
 from sigma_model.attention import flash_available
 

@@ -27,7 +27,7 @@ from sequences import (  # noqa: F401
 )
 from torch import Tensor
 
-from sigma_data.batch import PackedBatch, Run, TokenTags, collate, unit_range
+from sigma_data.loading.batch import PackedBatch, Run, TokenTags, collate, unit_range
 from sigma_data.sample import Turn
 from sigma_data.sequence.layout import Kind, Segment
 from sigma_model.model import widths

@@ -28,16 +28,16 @@ from sequences import one_thread  # noqa: F401
 from torch.utils.data import DataLoader
 from training_data import changed, dataset_of, index_of, interleaved, planned, print_of, tiny
 
-from sigma_data.content import decode_content
 from sigma_data.corpus.corpus import open_corpus
 from sigma_data.errors import ConfigError, CorpusError, LoaderError
-from sigma_data.loader import START, Loader, LoaderSettings, PackDataset, Position, check_state
+from sigma_data.loading.decode_sample import decode_content
+from sigma_data.loading.loader import START, Loader, LoaderSettings, PackDataset, Position, check_state
+from sigma_data.loading.shard_cache import ShardCache
+from sigma_data.loading.shard_reader import ShardReader
+from sigma_data.loading.skip_log import Skip, SkipLog
 from sigma_data.planning.index import CorpusIndex
 from sigma_data.planning.plan import Entry, Planner, Ticket
-from sigma_data.reader import ShardReader
 from sigma_data.sequence.layout import Kind, layout
-from sigma_data.shard_cache import ShardCache
-from sigma_data.skips import Skip, SkipLog
 
 ALONE = LoaderSettings(workers=0)
 
@@ -552,7 +552,7 @@ def test_workers_do_not_outlive_a_killed_training(method: str, built: Path, tmp_
         textwrap.dedent(f"""
             import multiprocessing, time
             from training_data import dataset_of, index_of, planned
-            from sigma_data.loader import Loader, LoaderSettings
+            from sigma_data.loading.loader import Loader, LoaderSettings
 
             if __name__ == "__main__":
                 planner = planned(index_of({str(built)!r}))

@@ -15,13 +15,13 @@ import pytest
 from corpora import build
 from training_data import changed, index_of
 
-from sigma_data import reader as reader_module
 from sigma_data.corpus.corpus import Corpus, open_corpus
 from sigma_data.errors import CorpusError
+from sigma_data.loading import shard_reader as reader_module
+from sigma_data.loading.shard_cache import ShardCache
+from sigma_data.loading.shard_reader import ShardReader
 from sigma_data.planning.index import CorpusIndex
-from sigma_data.reader import ShardReader
 from sigma_data.sample import Sample
-from sigma_data.shard_cache import ShardCache
 
 
 @pytest.fixture(scope="module")

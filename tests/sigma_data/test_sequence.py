@@ -24,10 +24,10 @@ from sequences import (  # noqa: F401
     word_ids,
 )
 
-from sigma_data.batch import collate
 from sigma_data.errors import SequenceError
 from sigma_data.images.resize_rule import ResizeRule
 from sigma_data.instruction import Placeholder, parse
+from sigma_data.loading.batch import collate
 from sigma_data.sample import Turn
 from sigma_data.sequence.layout import Geometry, Kind, Segment, layout, without_references, without_text
 from sigma_model.model import widths

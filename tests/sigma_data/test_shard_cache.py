@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sigma_data import shard_cache
 from sigma_data.errors import ConfigError, CorpusError
-from sigma_data.shard_cache import ShardCache
+from sigma_data.loading import shard_cache
+from sigma_data.loading.shard_cache import ShardCache
 
 FORK: Any = multiprocessing.get_context("fork")
 SIZES = {"a": 1000, "b": 2000, "c": 3000, "d": 4000, "e": 2500}

@@ -18,8 +18,8 @@ from sequences import SPECIALS, Case, case, cases, generator, one_thread, pack, 
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from sigma_data.batch import Item, PackedBatch, Widths, collate
 from sigma_data.errors import ConfigError
+from sigma_data.loading.batch import Item, PackedBatch, Widths, collate
 from sigma_data.sample import Turn
 from sigma_data.sequence.layout import Kind, Segment
 from sigma_model import attention

@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sigma_data.batch import unit_range
 from sigma_data.errors import ConfigError
+from sigma_data.loading.batch import unit_range
 from sigma_data.sample import Sample
 from sigma_data.sources import open_source
 from sigma_model.config import ModelConfig, VaeConfig, header_shapes, preset, preset_directory

@@ -23,7 +23,7 @@ from sequences import (  # noqa: F401
 )
 from torch import Tensor
 
-from sigma_data.batch import Item, PackedBatch, collate, unit_range
+from sigma_data.loading.batch import Item, PackedBatch, collate, unit_range
 from sigma_data.sample import Turn
 from sigma_data.sequence.layout import Kind, Segment, without_references, without_text
 from sigma_model.attention import Backend

@@ -24,7 +24,7 @@ from pipelines.train.flops import Work, parameters_of, peak_flops, training_flop
 from pipelines.train.optimizer import make_optimizer
 from pipelines.train.token_rows import add_token_rows
 from pipelines.train.tokens import choose_learning
-from sigma_data.batch import PackedBatch, collate
+from sigma_data.loading.batch import PackedBatch, collate
 from sigma_data.sample import Turn
 from sigma_model.config import LanguageConfig, ModelConfig, preset
 from sigma_model.model import SigmaModel, widths

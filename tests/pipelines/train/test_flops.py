@@ -22,7 +22,7 @@ from pipelines.train.flops import Work, peak_flops, training_flops, vae_flops, v
 from pipelines.train.freeze import apply_freeze
 from pipelines.train.lora import add_lora
 from pipelines.train.token_rows import add_token_rows
-from sigma_data.batch import Run
+from sigma_data.loading.batch import Run
 from sigma_data.sample import Turn
 from sigma_model.attention import dense_mask
 from sigma_model.config import VaeConfig

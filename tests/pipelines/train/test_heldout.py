@@ -20,7 +20,7 @@ from pipelines.train import heldout
 from pipelines.train.assemble import Run, assemble
 from pipelines.train.config import TrainConfig
 from pipelines.train.parallel import World
-from sigma_data.reader import ShardReader
+from sigma_data.loading.shard_reader import ShardReader
 
 ALONE = World(0, 1, 0, torch.device("cpu"), None)
 EVERY = {"every": 3, "packs": 3, "pictures": 2, "picture_steps": 3}

@@ -17,11 +17,11 @@ from training_runs import lines, run, same, saved, settings_of
 from pipelines.train.config import TrainConfig
 from pipelines.train.latents import LatentCache
 from pipelines.train.trainer import train
-from sigma_data.batch import PackedBatch
 from sigma_data.errors import TrainError
-from sigma_data.loader import PackDataset
+from sigma_data.loading.batch import PackedBatch
+from sigma_data.loading.loader import PackDataset
+from sigma_data.loading.workers import Place
 from sigma_data.planning.plan import Ticket
-from sigma_data.workers import Place
 from sigma_model.latents import Vae
 
 

@@ -14,8 +14,8 @@ from pipelines.train.config import FreezeSettings, LoraSettings, OptimizerSettin
 from pipelines.train.freeze import apply_freeze
 from pipelines.train.lora import add_lora, init_lora, is_lora, merge_lora, save_adapter
 from pipelines.train.optimizer import make_optimizer
-from sigma_data.batch import PackedBatch
 from sigma_data.errors import ConfigError
+from sigma_data.loading.batch import PackedBatch
 from sigma_data.sample import Turn
 from sigma_model.model import SigmaModel
 from sigma_model.weights import expected, released_name

@@ -10,8 +10,8 @@ import torch
 from sequences import FIRST_ATTRIBUTE, case, generator, one_thread, pack  # noqa: F401
 
 from pipelines.train.losses import BINS, LossTable, Weights
-from sigma_data.batch import PackedBatch
 from sigma_data.instruction import ATTRIBUTES
+from sigma_data.loading.batch import PackedBatch
 from sigma_data.sample import Family, Turn
 from sigma_model.model import Output
 

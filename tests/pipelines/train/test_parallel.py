@@ -29,8 +29,8 @@ from pipelines.train.parallel import (
     stop_world,
 )
 from pipelines.train.token_rows import add_token_rows
-from sigma_data.batch import PackedBatch
 from sigma_data.errors import ConfigError
+from sigma_data.loading.batch import PackedBatch
 from sigma_data.sample import Turn
 from sigma_model.attention import attention_for
 from sigma_model.backbone import same_for_all

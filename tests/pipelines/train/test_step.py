@@ -17,9 +17,9 @@ from pipelines.train.config import TrainConfig
 from pipelines.train.ema import Ema
 from pipelines.train.parallel import World, parallelize, start_world, stop_world
 from pipelines.train.step import Stepped, Stepper
-from sigma_data.batch import PackedBatch
 from sigma_data.instruction import ATTRIBUTES
-from sigma_data.loader import Loaded
+from sigma_data.loading.batch import PackedBatch
+from sigma_data.loading.loader import Loaded
 from sigma_data.sample import Family, Turn
 from sigma_model.model import SigmaModel
 
@@ -57,7 +57,7 @@ def split(pack_: Loaded, cases: Sequence[Case]) -> list[Loaded]:
     """The samples of `loaded(cases)`, a pack each, with the noise they have there."""
     from sequences import SPECIALS, item, tiny_config
 
-    from sigma_data.batch import collate
+    from sigma_data.loading.batch import collate
     from sigma_model.model import widths
 
     config = tiny_config()

@@ -23,9 +23,9 @@ from pipelines.train.lora import add_lora, save_adapter
 from pipelines.train.optimizer import make_optimizer
 from pipelines.train.token_rows import ROWS, TABLE, add_token_rows, merge_token_rows
 from pipelines.train.tokens import Likeness, choose_learning, start_rows
-from sigma_data.batch import PackedBatch
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES
+from sigma_data.loading.batch import PackedBatch
 from sigma_data.sample import Turn
 from sigma_model.config import preset, preset_directory
 from sigma_model.model import SigmaModel

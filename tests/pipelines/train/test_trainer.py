@@ -34,9 +34,9 @@ from pipelines.train.lora import is_lora
 from pipelines.train.parallel import World
 from pipelines.train.trainer import train
 from sigma_data.errors import BuildError, ConfigError, LoaderError, TrainError
-from sigma_data.loader import PackDataset
+from sigma_data.loading.loader import PackDataset
+from sigma_data.loading.workers import Place
 from sigma_data.planning.plan import Ticket
-from sigma_data.workers import Place
 from sigma_model.weights import Checkpoint
 
 ALONE = World(0, 1, 0, torch.device("cpu"), None)

@@ -24,23 +24,23 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sigma_data.batch import Item, PackedBatch, Widths, collate
-from sigma_data.content import Bytes, Content, decode_content
 from sigma_data.errors import ConfigError, CorpusError, SequenceError
 from sigma_data.images.decode import DEFAULT_MAX_PIXELS, ImageFault
+from sigma_data.loading.batch import Item, PackedBatch, Widths, collate
+from sigma_data.loading.decode_sample import Bytes, Content, decode_content
+from sigma_data.loading.shard_cache import ShardCache
+from sigma_data.loading.shard_reader import ShardReader, shard_of
+from sigma_data.loading.skip_log import Skip
+from sigma_data.loading.workers import Place, Workers
 from sigma_data.planning.index import CorpusIndex
 from sigma_data.planning.mixture import Strict
 from sigma_data.planning.plan import Entry, Planner, Recipe, Ticket
 from sigma_data.planning.settings_diff import changed, shown
-from sigma_data.reader import ShardReader, shard_of
 from sigma_data.sample import Family, Sample
 from sigma_data.sequence.layout import Geometry, Kind, Segment, Size, layout
 from sigma_data.sequence.tokenizer import TextEncoder
-from sigma_data.shard_cache import ShardCache
-from sigma_data.skips import Skip
 from sigma_data.storage.path_settings import LocalPath
 from sigma_data.storage.paths import is_uri
-from sigma_data.workers import Place, Workers
 
 _FAMILIES = tuple(Family)
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from sigma_data.corpus.record import RecordError, decode, stored_order
 from sigma_data.errors import CorpusError, SourceError
+from sigma_data.loading.shard_cache import ShardCache
 from sigma_data.planning.index import CorpusIndex
 from sigma_data.sample import Sample
-from sigma_data.shard_cache import ShardCache
 from sigma_data.storage.files import Place
 from sigma_data.storage.paths import is_uri
 

@@ -1,0 +1,1 @@
+"""Batches of a plan: shards read, images decoded, packs collated, in worker processes."""
