@@ -79,7 +79,7 @@ class SampleView:
         """Print the sample in words."""
         from rich.console import Console
 
-        from sigma_data.portrait import describe
+        from sigma_data.report.describe import describe
 
         console = Console()
         console.print(describe(self.sample, self.facts))
@@ -126,7 +126,7 @@ def inspect_sample(path: Path, name: str, picture: Path | None = None) -> Sample
     row = _find(corpus.manifest, name)
     sample = corpus.sample(row)
     if picture is not None:
-        from sigma_data.portrait import draw
+        from sigma_data.report.describe import draw
 
         if picture.suffix.lower() != ".png":
             raise ConfigError(f"{picture}: the picture is a PNG; choose a name that ends in .png")

@@ -29,7 +29,7 @@ from sigma_data.corpus.corpus import (
 from sigma_data.corpus.dataset_card import render_card
 from sigma_data.corpus.record import SCHEMA_VERSION
 from sigma_data.corpus.shard import read_range
-from sigma_data.report import render_report
+from sigma_data.report.report import render_report
 from sigma_data.sources import Fragment, open_source
 from sigma_data.storage.files import disk_error, dump_json, with_temporary, write_atomic
 from sigma_data.storage.paths import literal

@@ -30,9 +30,9 @@ from pipelines.evaluate.item import Item, Result, Score
 from pipelines.evaluate.published import NOTE
 from pipelines.evaluate.tables import Table, definitions, figure, interval, metrics
 from pipelines.evaluate.thumbnails import Thumbnail, thumbnails
-from sigma_data.charts import number
-from sigma_data.portrait import TARGET_COLOUR, TOKEN_COLOURS, printable
-from sigma_data.report import parts
+from sigma_data.report.charts import number
+from sigma_data.report.describe import TARGET_COLOUR, TOKEN_COLOURS, printable
+from sigma_data.report.report import parts
 from sigma_data.storage.files import finite
 
 PICTURE_BYTES = 36_000_000

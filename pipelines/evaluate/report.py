@@ -31,7 +31,7 @@ from pipelines.evaluate.page import render_page
 from pipelines.evaluate.published import NOTE, ROWS
 from pipelines.evaluate.tables import Entry, Line, Table, definitions, figure, interval, tables
 from sigma_data.errors import ConfigError
-from sigma_data.portrait import printable
+from sigma_data.report.describe import printable
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
 
 RESULTS, MARKDOWN, REPORT = "results.json", "results.md", "report.html"

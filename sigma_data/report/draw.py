@@ -1,7 +1,7 @@
 """The picture of a sample, block by block: heading, pictures in a row, wrapped words, answers.
 
 Every block knows its height before anything is painted, so that the canvas is made once and nothing
-can overflow it. The way in is `sigma_data.portrait.draw`.
+can overflow it. The way in is `sigma_data.report.describe.draw`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sigma_data.images.decode import ImageFault, load, open_image
 from sigma_data.instruction import Attribute, Part, Placeholder, Text, parse
-from sigma_data.portrait import TARGET_COLOUR, TOKEN_COLOURS, printable
+from sigma_data.report.describe import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.sample import Sample, Turn
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
@@ -29,7 +29,7 @@ _EMPTY_TURN = Turn("")
 
 
 def paint(sample: Sample, *, width: int) -> Image.Image:
-    """The picture that `sigma_data.portrait.draw` promises: blocks measured first, then painted."""
+    """The picture that `sigma_data.report.describe.draw` promises: blocks measured first, then painted."""
     width = max(width, 240)
     sheet = _Sheet(width)
     blocks: list[_Block] = [_Heading(sheet, sample)]

@@ -16,14 +16,14 @@ from typing import Any, cast
 import jinja2
 import polars as pl
 
-from sigma_data.charts import Chart, bars, file_size, histogram, number, percent
 from sigma_data.corpus.checks import RULES
 from sigma_data.corpus.corpus import count_warnings
 from sigma_data.corpus.refused_files import refused_files
 from sigma_data.images.decode import thumbnail
 from sigma_data.images.reader_differences import DEEP, LARGE, TRANSPARENT, TURNED
 from sigma_data.instruction import ATTRIBUTES, Attribute, Placeholder, Text, parse
-from sigma_data.portrait import TARGET_COLOUR, TOKEN_COLOURS, printable
+from sigma_data.report.charts import Chart, bars, file_size, histogram, number, percent
+from sigma_data.report.describe import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.sample import FAMILY_RULES, Family
 
 Read = Callable[[str, int, int], bytes]

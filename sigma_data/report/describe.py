@@ -49,7 +49,7 @@ def draw(sample: Sample, *, width: int = 1280) -> Image.Image:
     A band a turn: the pictures it may look at, an arrow, the picture it makes; below the instruction
     and, where there is one, the answer in words. Never raises for what a sample holds.
     """
-    from sigma_data.drawing import paint
+    from sigma_data.report.draw import paint
 
     return paint(sample, width=width)
 

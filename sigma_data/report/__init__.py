@@ -1,0 +1,1 @@
+"""The report of a corpus, and a sample in words and as an image."""
