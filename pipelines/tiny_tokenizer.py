@@ -82,9 +82,9 @@ def instructions(start: int, stop: int) -> Iterator[tuple[Part, ...]]:
 
     They are those of `world.draw_sample` with seed 0, but for the numbers of the placeholders.
     """
-    from sigma_data.world.dice import Dice
-    from sigma_data.world.families import RECIPES
-    from sigma_data.world.phrases import sentence
+    from sigma_data.synthetic.dice import Dice
+    from sigma_data.synthetic.families import RECIPES
+    from sigma_data.synthetic.phrases import sentence
 
     for index in range(start, stop):
         for family, recipe in RECIPES.items():

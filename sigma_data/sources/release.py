@@ -21,7 +21,8 @@ from sigma_data.corpus.foreign_spellings import settle
 from sigma_data.errors import SourceError
 from sigma_data.instruction import canonical, parse
 from sigma_data.sample import Family, Image, Rejection, Sample, Source, Turn, sample_id
-from sigma_data.sources._parquet import (
+from sigma_data.sources.base import Fragment, Reader, ReaderOptions
+from sigma_data.sources.parquet import (
     Refused,
     bare,
     element,
@@ -34,7 +35,6 @@ from sigma_data.sources._parquet import (
     size_of,
     stream_rows,
 )
-from sigma_data.sources.base import Fragment, Reader, ReaderOptions
 from sigma_data.storage.files import Place
 
 if TYPE_CHECKING:

@@ -92,7 +92,7 @@ class WorldReader(Reader):
     def sample(self, index: int) -> Sample:
         """The sample with this index."""
         # Here: listing the sources must not load the drawing code.
-        from sigma_data.world import draw_sample
+        from sigma_data.synthetic import draw_sample
 
         family = self.families[index % len(self.families)]
         drawn = draw_sample(

@@ -15,8 +15,8 @@ from pipelines.tiny_tokenizer import END_OF_TEXT, WORDS, instructions, main, mea
 from sigma_data.instruction import Placeholder, parse
 from sigma_data.sample import Family
 from sigma_data.sequence.tokenizer import CONTROL, TextEncoder
-from sigma_data.world import draw_sample
-from sigma_data.world.families import RECIPES
+from sigma_data.synthetic import draw_sample
+from sigma_data.synthetic.families import RECIPES
 from sigma_model.config import preset, preset_directory
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from sigma_data.corpus.check_limits import Limits
 from sigma_data.corpus.checks import examine
 from sigma_data.sample import Rejection, Sample
 from sigma_data.sources import open_source
-from sigma_data.sources._parquet import bare, plain
+from sigma_data.sources.parquet import bare, plain
 from tests.corpora import picture
 
 IMAGES = [[picture(seed=2 * row), picture(seed=2 * row + 1)] for row in range(3)]

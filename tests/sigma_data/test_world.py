@@ -26,16 +26,16 @@ from sigma_data.images.decode import fingerprint, probe
 from sigma_data.instruction import ATTRIBUTES, Attribute, canonical, parse
 from sigma_data.sample import FAMILY_RULES, Family, Sample
 from sigma_data.sources import open_source
-from sigma_data.world.casting import busy
-from sigma_data.world.creatures import EMOTIONS, EYES, MARKS, POSES, SPECIES, WEAR
-from sigma_data.world.dice import Colour, Dice
-from sigma_data.world.draw import render
-from sigma_data.world.families import RECIPES
-from sigma_data.world.families.selective import PAPER
-from sigma_data.world.glyphs import ICONS
-from sigma_data.world.scene import Character, Emblem, Scene, Thing, Wear
-from sigma_data.world.shapes import BROAD, OBJECTS, anchor, box
-from sigma_data.world.truth import describe
+from sigma_data.synthetic.casting import busy
+from sigma_data.synthetic.creatures import EMOTIONS, EYES, MARKS, POSES, SPECIES, WEAR
+from sigma_data.synthetic.dice import Colour, Dice
+from sigma_data.synthetic.draw import render
+from sigma_data.synthetic.families import RECIPES
+from sigma_data.synthetic.families.selective import PAPER
+from sigma_data.synthetic.glyphs import ICONS
+from sigma_data.synthetic.scene import Character, Emblem, Scene, Thing, Wear
+from sigma_data.synthetic.shapes import BROAD, OBJECTS, anchor, box
+from sigma_data.synthetic.truth import describe
 
 FAMILIES = list(RECIPES)
 indices = st.integers(0, 10**9)

@@ -26,7 +26,7 @@ from pipelines.evaluate.item import Item, Result, Score
 from sigma_data.errors import ConfigError
 from sigma_data.images.decode import ImageFault, load
 from sigma_data.sample import Family, Sample
-from sigma_data.world.draw import render
+from sigma_data.synthetic.draw import render
 
 VISIBLE = 5.0
 """Two pictures differ in a cell where its colours are farther apart than this (Delta E)."""

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from sigma_data.world.scene import Thing
-from sigma_data.world.shapes import parts
+from sigma_data.synthetic.scene import Thing
+from sigma_data.synthetic.shapes import parts
 
 GRID = 32
 """Cells along a side."""

@@ -12,11 +12,11 @@ from itertools import islice
 from typing import Any
 
 from sigma_data.sample import Family
-from sigma_data.world.casting import Draft
-from sigma_data.world.dice import Dice
-from sigma_data.world.families import RECIPES
-from sigma_data.world.scene import Scene, Thing
-from sigma_data.world.truth import describe
+from sigma_data.synthetic.casting import Draft
+from sigma_data.synthetic.dice import Dice
+from sigma_data.synthetic.families import RECIPES
+from sigma_data.synthetic.scene import Scene, Thing
+from sigma_data.synthetic.truth import describe
 
 MOST = 3
 """Alternatives tried for an attribute; more would only cost time."""
@@ -46,7 +46,7 @@ class Alternative:
 
 
 def redraw(family: str, seed: int, index: int) -> Draft:
-    """The draft that `sigma_data.world.draw_sample` made the sample from."""
+    """The draft that `sigma_data.synthetic.draw_sample` made the sample from."""
     kind = Family(family)
     return RECIPES[kind](Dice("world", seed, kind.value, index))
 

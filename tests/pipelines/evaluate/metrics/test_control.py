@@ -18,7 +18,7 @@ from pipelines.evaluate.metrics.control import Condition, EdgeF1, condition_of
 from pipelines.evaluate.metrics.edges import canny
 from pipelines.evaluate.metrics.registry import make_metrics
 from sigma_data.sample import Family
-from sigma_data.world.sampling import draw_sample
+from sigma_data.synthetic.sampling import draw_sample
 
 
 def boxes(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:

@@ -22,7 +22,7 @@ from pipelines.evaluate.metrics.registry import make_metrics
 from sigma_data.errors import ConfigError
 from sigma_data.images.decode import ImageFault
 from sigma_data.sample import Family
-from sigma_data.world.sampling import draw_sample
+from sigma_data.synthetic.sampling import draw_sample
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sigma_data.world import casting
-from sigma_data.world.casting import SLOTS, Draft, Picture
-from sigma_data.world.dice import Dice
-from sigma_data.world.families.changes import KINDS, subject
-from sigma_data.world.phrases import full
-from sigma_data.world.scene import Scene, Thing
-from sigma_data.world.shapes import OBJECTS
+from sigma_data.synthetic import casting
+from sigma_data.synthetic.casting import SLOTS, Draft, Picture
+from sigma_data.synthetic.dice import Dice
+from sigma_data.synthetic.families.changes import KINDS, subject
+from sigma_data.synthetic.phrases import full
+from sigma_data.synthetic.scene import Scene, Thing
+from sigma_data.synthetic.shapes import OBJECTS
 
 _OWN = ("remove", "add", "move", "swap", "remove", "add", "move")
 

@@ -13,9 +13,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from sigma_data.world.dice import INK, PALETTE, RGB, WHITE, Dice, mix, shift
-from sigma_data.world.polygons import Points, bar, ellipse, polygon, rectangle, star
-from sigma_data.world.scene import Backdrop
+from sigma_data.synthetic.dice import INK, PALETTE, RGB, WHITE, Dice, mix, shift
+from sigma_data.synthetic.polygons import Points, bar, ellipse, polygon, rectangle, star
+from sigma_data.synthetic.scene import Backdrop
 
 
 @dataclass(frozen=True)

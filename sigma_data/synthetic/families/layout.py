@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sigma_data.world import casting
-from sigma_data.world.casting import Draft, Picture
-from sigma_data.world.dice import Dice, colour
-from sigma_data.world.phrases import LIGHTS, article, full, listed, manner, noun, ref, scenery
-from sigma_data.world.scene import Scene
+from sigma_data.synthetic import casting
+from sigma_data.synthetic.casting import Draft, Picture
+from sigma_data.synthetic.dice import Dice, colour
+from sigma_data.synthetic.phrases import LIGHTS, article, full, listed, manner, noun, ref, scenery
+from sigma_data.synthetic.scene import Scene
 
 _MAPS = {
     "outline": ("edge map", "outline", "canny map", "line drawing"),

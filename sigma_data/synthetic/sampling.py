@@ -13,12 +13,12 @@ from PIL import Image
 
 from sigma_data.instruction import canonical
 from sigma_data.sample import Family
-from sigma_data.world.casting import Draft, Picture
-from sigma_data.world.dice import Dice
-from sigma_data.world.draw import condition, render
-from sigma_data.world.families import RECIPES
-from sigma_data.world.phrases import sentence
-from sigma_data.world.truth import describe
+from sigma_data.synthetic.casting import Draft, Picture
+from sigma_data.synthetic.dice import Dice
+from sigma_data.synthetic.draw import condition, render
+from sigma_data.synthetic.families import RECIPES
+from sigma_data.synthetic.phrases import sentence
+from sigma_data.synthetic.truth import describe
 
 
 def _png(picture: Image.Image, buffer: io.BytesIO) -> None:

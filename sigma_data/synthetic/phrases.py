@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sigma_data.world.backdrops import NAMES as PLACES
-from sigma_data.world.dice import Dice
-from sigma_data.world.scene import Backdrop, Style, Thing
-from sigma_data.world.styles import NAMES as STYLES
+from sigma_data.synthetic.backdrops import NAMES as PLACES
+from sigma_data.synthetic.dice import Dice
+from sigma_data.synthetic.scene import Backdrop, Style, Thing
+from sigma_data.synthetic.styles import NAMES as STYLES
 
 LIGHTS = {
     "golden": "golden light", "moonlit": "moonlight", "rosy": "rosy light", "dim": "dim light",

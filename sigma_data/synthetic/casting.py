@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sigma_data.world import backdrops, creatures, light, shapes, styles, textures
-from sigma_data.world.dice import INK, RGB, WHITE, Colour, Dice, colour, mix, shift
-from sigma_data.world.glyphs import ICONS, WORDS
-from sigma_data.world.scene import (
+from sigma_data.synthetic import backdrops, creatures, light, shapes, styles, textures
+from sigma_data.synthetic.dice import INK, RGB, WHITE, Colour, Dice, colour, mix, shift
+from sigma_data.synthetic.glyphs import ICONS, WORDS
+from sigma_data.synthetic.scene import (
     Backdrop,
     Character,
     Emblem,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sigma_data.sample import Family
-from sigma_data.world.casting import Draft
-from sigma_data.world.dice import Dice
-from sigma_data.world.families import compositional, editing, layout, relation, selective, stylization
+from sigma_data.synthetic.casting import Draft
+from sigma_data.synthetic.dice import Dice
+from sigma_data.synthetic.families import compositional, editing, layout, relation, selective, stylization
 
 RECIPES: dict[Family, Callable[[Dice], Draft]] = {
     Family.COMPOSITIONAL: compositional.draft,

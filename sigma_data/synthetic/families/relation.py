@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sigma_data.world import casting
-from sigma_data.world.casting import Draft, Picture
-from sigma_data.world.dice import Dice
-from sigma_data.world.families.changes import KINDS, subject
-from sigma_data.world.phrases import noun
-from sigma_data.world.scene import Scene
+from sigma_data.synthetic import casting
+from sigma_data.synthetic.casting import Draft, Picture
+from sigma_data.synthetic.dice import Dice
+from sigma_data.synthetic.families.changes import KINDS, subject
+from sigma_data.synthetic.phrases import noun
+from sigma_data.synthetic.scene import Scene
 
 _TEMPLATES = (
     "transform the {thing}[before] as in the transformation from [a] to {what}[after]",

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from sigma_data.world import casting, creatures, shapes
-from sigma_data.world.dice import Dice, colour
-from sigma_data.world.phrases import LIGHTS, WEATHERS, article, manner, scenery
-from sigma_data.world.scene import ADJECTIVES, Scene, Texture, Thing
-from sigma_data.world.styles import NAMES as STYLES
-from sigma_data.world.textures import KINDS as TEXTURES
+from sigma_data.synthetic import casting, creatures, shapes
+from sigma_data.synthetic.dice import Dice, colour
+from sigma_data.synthetic.phrases import LIGHTS, WEATHERS, article, manner, scenery
+from sigma_data.synthetic.scene import ADJECTIVES, Scene, Texture, Thing
+from sigma_data.synthetic.styles import NAMES as STYLES
+from sigma_data.synthetic.textures import KINDS as TEXTURES
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sigma_data.world import casting
-from sigma_data.world.casting import Draft, Picture
-from sigma_data.world.dice import WHITE, Dice, colour
-from sigma_data.world.phrases import ref
-from sigma_data.world.scene import Backdrop, Scene, Thing
-from sigma_data.world.textures import KINDS as TEXTURES
+from sigma_data.synthetic import casting
+from sigma_data.synthetic.casting import Draft, Picture
+from sigma_data.synthetic.dice import WHITE, Dice, colour
+from sigma_data.synthetic.phrases import ref
+from sigma_data.synthetic.scene import Backdrop, Scene, Thing
+from sigma_data.synthetic.textures import KINDS as TEXTURES
 
 _ORDER = ("first", "second", "third", "fourth")
 PAPER = Backdrop("plain", (WHITE,))

@@ -1,14 +1,14 @@
 """What is in a picture, as data: a scene holds its backdrop, things, light, weather and style.
 
 Coordinates are fractions of the picture's side, x to the right and y down, so a scene has no size.
-`sigma_data.world.truth` turns a scene into the plain values of a sample's truth.
+`sigma_data.synthetic.truth` turns a scene into the plain values of a sample's truth.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sigma_data.world.dice import RGB, Colour
+from sigma_data.synthetic.dice import RGB, Colour
 
 
 @dataclass(frozen=True)

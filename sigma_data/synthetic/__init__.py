@@ -17,6 +17,6 @@ The truth of a sample is JSON text:
 - `sources`: attribute -> number of the image that it comes from.
 """
 
-from sigma_data.world.sampling import FORMATS, Drawn, draw_sample
+from sigma_data.synthetic.sampling import FORMATS, Drawn, draw_sample
 
 __all__ = ["FORMATS", "Drawn", "draw_sample"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from functools import cache, lru_cache
 
-from sigma_data.world.polygons import Local, Points, arc, bar, ellipse, path, polygon, rectangle
-from sigma_data.world.scene import Character, Wear
+from sigma_data.synthetic.polygons import Local, Points, arc, bar, ellipse, path, polygon, rectangle
+from sigma_data.synthetic.scene import Character, Wear
 
 SPECIES = ("cat", "bear", "bunny", "robot", "alien", "frog", "penguin")
 EYES = ("round", "tall", "shiny", "dot")

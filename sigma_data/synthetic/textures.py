@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sigma_data.world.dice import RGB, Dice, turn
-from sigma_data.world.scene import Texture
+from sigma_data.synthetic.dice import RGB, Dice, turn
+from sigma_data.synthetic.scene import Texture
 
 Plane = NDArray[np.float32]
 _HALF = np.float32(0.5)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from sigma_data.world import casting, creatures, shapes
-from sigma_data.world.backdrops import backdrop
-from sigma_data.world.casting import LOW_SLOTS, SLOTS, Draft, Picture
-from sigma_data.world.dice import Dice, colour
-from sigma_data.world.phrases import LIGHTS, WEATHERS, loose, manner, noun, ref, scenery
-from sigma_data.world.scene import Emblem, Scene, Thing, Wear
+from sigma_data.synthetic import casting, creatures, shapes
+from sigma_data.synthetic.backdrops import backdrop
+from sigma_data.synthetic.casting import LOW_SLOTS, SLOTS, Draft, Picture
+from sigma_data.synthetic.dice import Dice, colour
+from sigma_data.synthetic.phrases import LIGHTS, WEATHERS, loose, manner, noun, ref, scenery
+from sigma_data.synthetic.scene import Emblem, Scene, Thing, Wear
 
 MOST_REFERENCES = 4
 

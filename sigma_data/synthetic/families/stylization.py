@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sigma_data.world import casting
-from sigma_data.world.casting import Draft, Picture
-from sigma_data.world.dice import Dice
-from sigma_data.world.phrases import LIGHTS, loose, manner, noun, ref
+from sigma_data.synthetic import casting
+from sigma_data.synthetic.casting import Draft, Picture
+from sigma_data.synthetic.dice import Dice
+from sigma_data.synthetic.phrases import LIGHTS, loose, manner, noun, ref
 
 _TEMPLATES = (
     "redraw {content} in the {style}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sigma_data.world.polygons import Points, ellipse, polygon, star
+from sigma_data.synthetic.polygons import Points, ellipse, polygon, star
 
 # Strokes on a grid 4 wide and 6 high, y down: "xy xy xy" a stroke, strokes separated by commas.
 _LETTERS = {

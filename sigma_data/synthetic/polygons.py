@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from sigma_data.world.dice import turn
+from sigma_data.synthetic.dice import turn
 
 Points = NDArray[np.float64]
 Local = tuple[str, Points]

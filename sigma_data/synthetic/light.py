@@ -10,9 +10,9 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-from sigma_data.world.dice import RGB, Dice
-from sigma_data.world.polygons import bar, ellipse, polygon
-from sigma_data.world.scene import Environment, Lighting
+from sigma_data.synthetic.dice import RGB, Dice
+from sigma_data.synthetic.polygons import bar, ellipse, polygon
+from sigma_data.synthetic.scene import Environment, Lighting
 
 TINTS: dict[str, RGB] = {
     "golden": (255, 214, 140), "moonlit": (120, 140, 210), "rosy": (255, 170, 190), "dim": (112, 108, 118),

@@ -11,13 +11,13 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sigma_data.world import backdrops, textures
-from sigma_data.world.dice import INK, RGB, WHITE, mix
-from sigma_data.world.light import relight, weather
-from sigma_data.world.polygons import Points
-from sigma_data.world.scene import Backdrop, Scene, Thing
-from sigma_data.world.shapes import Part, parts
-from sigma_data.world.styles import restyle
+from sigma_data.synthetic import backdrops, textures
+from sigma_data.synthetic.dice import INK, RGB, WHITE, mix
+from sigma_data.synthetic.light import relight, weather
+from sigma_data.synthetic.polygons import Points
+from sigma_data.synthetic.scene import Backdrop, Scene, Thing
+from sigma_data.synthetic.shapes import Part, parts
+from sigma_data.synthetic.styles import restyle
 
 XY: TypeAlias = "list[tuple[float, float]]"
 

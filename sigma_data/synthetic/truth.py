@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sigma_data.world.dice import Colour
-from sigma_data.world.light import lit
-from sigma_data.world.scene import Scene, Texture
-from sigma_data.world.shapes import anchor, box
+from sigma_data.synthetic.dice import Colour
+from sigma_data.synthetic.light import lit
+from sigma_data.synthetic.scene import Scene, Texture
+from sigma_data.synthetic.shapes import anchor, box
 
 
 def describe(scene: Scene) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from functools import lru_cache
 
 import numpy as np
 
-from sigma_data.world import creatures
-from sigma_data.world.dice import turn
-from sigma_data.world.glyphs import ICONS, strokes
-from sigma_data.world.polygons import Local, Points, arc, band, bar, ellipse, path, polygon, rectangle, star
-from sigma_data.world.scene import Thing
+from sigma_data.synthetic import creatures
+from sigma_data.synthetic.dice import turn
+from sigma_data.synthetic.glyphs import ICONS, strokes
+from sigma_data.synthetic.polygons import Local, Points, arc, band, bar, ellipse, path, polygon, rectangle, star
+from sigma_data.synthetic.scene import Thing
 
 
 @dataclass(frozen=True)

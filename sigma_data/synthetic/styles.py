@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
-from sigma_data.world.dice import INK, RGB, WHITE, Dice, mix, shift, turn
-from sigma_data.world.scene import Style
+from sigma_data.synthetic.dice import INK, RGB, WHITE, Dice, mix, shift, turn
+from sigma_data.synthetic.scene import Style
 
 Bytes = NDArray[np.uint8]
 
