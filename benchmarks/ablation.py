@@ -35,7 +35,7 @@ from pipelines.settings import load_settings
 from pipelines.train.config import TrainConfig
 from pipelines.train.export import export_run
 from sigma_data.errors import SigmaError
-from sigma_model.guidance import Guidance
+from sigma_model.sampling.guidance import Guidance
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN, LOG, MODEL, EVALUATION = "run", "train.log", "model", "evaluation"

@@ -50,9 +50,9 @@ from pipelines.evaluate.metrics.registry import make_metrics
 from pipelines.evaluate.runner import EvalOptions, evaluate, limited
 from pipelines.generate import Settings
 from sigma_data.loading.batch import Specials
-from sigma_model.generate import Branches, times
-from sigma_model.guidance import Guidance
 from sigma_model.model import SigmaModel
+from sigma_model.sampling.guidance import Guidance
+from sigma_model.sampling.sampler import Branches, times
 
 BATCH_AIM, SCORING_AIM = 3.0, 1.0
 COPIES_AIM = 1.25
@@ -172,7 +172,7 @@ def merging(
     group_mask: bool,
     progress: None,
 ) -> list[Tensor]:
-    """`sigma_model.generate.sample_latents`, request by request and branch by branch; the group mask is always on."""
+    """`sigma_model.sampling.sampler.sample_latents`, request by request and branch by branch; the group mask is always on."""
     assert group_mask
     assert progress is None
     found = []

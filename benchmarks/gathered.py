@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from sigma_data.loading.batch import PackedBatch, Specials, TokenTags, collate, grid_places
 from sigma_model.attention import Attention, dense_mask
 from sigma_model.backbone import Backbone
-from sigma_model.cache import Cache, prefill
 from sigma_model.embed import rotary, rotate
 from sigma_model.experts import Layer, Rotary
-from sigma_model.generate import Branches, Context
-from sigma_model.guidance import Guidance, combine
 from sigma_model.model import SigmaModel, widths
+from sigma_model.sampling.cache import Cache, prefill
+from sigma_model.sampling.guidance import Guidance, combine
+from sigma_model.sampling.sampler import Branches, Context
 
 
 class Gathered:

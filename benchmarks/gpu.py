@@ -23,8 +23,8 @@ from sigma_model.attention import Attention, Backend, attention_for, visible
 from sigma_model.config import LanguageConfig, ModelConfig, preset
 from sigma_model.embed import rotary
 from sigma_model.experts import Layer
-from sigma_model.generate import Sampler, times
 from sigma_model.model import SigmaModel, widths
+from sigma_model.sampling.sampler import Sampler, times
 
 TOLERANCE = 0.03
 """Relative error, in the Frobenius norm, allowed between two bfloat16 attentions."""

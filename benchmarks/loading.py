@@ -24,9 +24,9 @@ def write(folder: Path, gigabytes: float) -> None:
     """Write the checkpoint: layers of a 1.5B language model, as many as fill the size, and the tiny vision encoder."""
     import torch
 
+    from sigma_model.checkpoint_io import expected, export_model
     from sigma_model.config import preset
     from sigma_model.model import SigmaModel
-    from sigma_model.weights import expected, export_model
 
     torch.set_num_threads(2)
     tiny = preset("tiny")
@@ -48,9 +48,9 @@ def load(folder: Path, how: str, dtype_name: str) -> None:
     import torch
     from safetensors.torch import load_file
 
+    from sigma_model.checkpoint_io import load_model, our_name
     from sigma_model.config import ModelConfig
     from sigma_model.model import SigmaModel
-    from sigma_model.weights import load_model, our_name
 
     torch.set_num_threads(2)
     dtype = getattr(torch, dtype_name)

@@ -30,9 +30,9 @@ from sigma_data.sequence.layout import Segment
 from sigma_model.attention import SdpaAttention, block_mask, visible
 from sigma_model.backbone import Backbone, same_for_all
 from sigma_model.config import LanguageConfig, ModelConfig, preset
-from sigma_model.generate import Sampler
-from sigma_model.guidance import Guidance
 from sigma_model.model import SigmaModel, widths
+from sigma_model.sampling.guidance import Guidance
+from sigma_model.sampling.sampler import Sampler
 
 EXPERTS_TARGET, SAMPLING_TARGET = 1.25, 1.5
 MASK_MS, MASK_MB = 10.0, 2.0

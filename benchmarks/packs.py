@@ -15,7 +15,7 @@ import torch
 
 from sigma_data.loading.batch import Item, PackedBatch, Widths, collate
 from sigma_data.sequence.layout import Kind, Segment, without_references, without_text
-from sigma_model.generate import Context
+from sigma_model.sampling.sampler import Context
 
 Grid = tuple[int, int]
 WIDTHS = Widths(latent=64, patch=588, latent_grid=64, patch_grid=70)

@@ -27,13 +27,13 @@ from sigma_data.errors import SigmaError
 from sigma_data.images.resize_rule import ResizeRule
 from sigma_data.loading.batch import PackedBatch, collate
 from sigma_model.attention import block_mask, dense_mask
-from sigma_model.cache import Cache, prefill
+from sigma_model.checkpoint_io import load_model, released_name
 from sigma_model.config import VaeConfig
-from sigma_model.generate import Context, decode_text, sample_latents
-from sigma_model.guidance import Guidance, Rescale
-from sigma_model.latents import Vae
 from sigma_model.model import widths
-from sigma_model.weights import load_model, released_name
+from sigma_model.sampling.cache import Cache, prefill
+from sigma_model.sampling.guidance import Guidance, Rescale
+from sigma_model.sampling.sampler import Context, decode_text, sample_latents
+from sigma_model.vae import Vae
 
 TOLERANCE = 1e-4
 NORM_TOLERANCE = 1e-3

@@ -17,8 +17,8 @@ from sigma_data.images.resample import patchify
 from sigma_data.loading.batch import Item, PackedBatch, collate
 from sigma_data.sequence.layout import Kind, Segment
 from sigma_model.config import ModelConfig
-from sigma_model.generate import Context
 from sigma_model.model import widths
+from sigma_model.sampling.sampler import Context
 
 
 @dataclass(frozen=True)

@@ -35,10 +35,10 @@ from pipelines.train.optimizer import make_optimizer
 from pipelines.train.parallel import barrier, init_weights_sharded, parallelize, start_world, stop_world
 from sigma_data.loading.batch import PackedBatch
 from sigma_model.backbone import same_for_all
+from sigma_model.checkpoint_io import init_model
 from sigma_model.config import LanguageConfig, ModelConfig, preset
 from sigma_model.embed import shifted_time
 from sigma_model.model import SigmaModel
-from sigma_model.weights import init_model
 
 ROOT = Path(__file__).parent.parent
 WAIT_TARGET = 0.03

@@ -37,7 +37,7 @@ from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.images.decode import load
 from sigma_data.images.resample import resized
 from sigma_model.config import VAE_FILE, find_file
-from sigma_model.latents import Vae
+from sigma_model.vae import Vae
 
 GREY = (128, 128, 128)
 TRAINING = "train"

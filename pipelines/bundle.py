@@ -13,12 +13,12 @@ from pipelines.run_folder import refuse_run
 from sigma_data.errors import ConfigError
 from sigma_data.sequence.layout import Geometry
 from sigma_data.sequence.tokenizer import TOKENIZER_FILES, TextEncoder
+from sigma_model.checkpoint_io import init_model, load_model
 from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, preset_directory, weight_files
-from sigma_model.latents import Vae
 from sigma_model.model import SigmaModel, geometry
 from sigma_model.placement import load_placed, parse_places
-from sigma_model.quantize import Quantization, converter, load_quantized
-from sigma_model.weights import init_model, load_model
+from sigma_model.quantization import Quantization, converter, load_quantized
+from sigma_model.vae import Vae
 
 ADAPTER_CONFIG = "adapter_config.json"
 """The file by which an adapter in peft's format is told from a model."""

@@ -32,9 +32,9 @@ from sigma_data.sample import Family, Image, Sample, Source, Turn
 from sigma_data.sequence.layout import Geometry, Segment, layout, text_first, without_references, without_text
 from sigma_data.sequence.tokenizer import TextEncoder
 from sigma_data.storage.files import disk_error, with_temporary
-from sigma_model.generate import Context, decode_text, sample_latents
-from sigma_model.guidance import Guidance
-from sigma_model.latents import from_tokens
+from sigma_model.sampling.guidance import Guidance
+from sigma_model.sampling.sampler import Context, decode_text, sample_latents
+from sigma_model.vae import from_tokens
 
 METADATA_KEY = "sigma"
 """The PNG text chunk that says how a picture was made, as JSON."""

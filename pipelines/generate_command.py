@@ -19,8 +19,8 @@ from sigma_data.errors import ConfigError
 from sigma_data.sequence.layout import Geometry
 from sigma_data.sequence.tokenizer import TextEncoder
 from sigma_data.storage.files import disk_error
-from sigma_model.guidance import Guidance, Rescale
-from sigma_model.quantize import Quantization
+from sigma_model.quantization import Quantization
+from sigma_model.sampling.guidance import Guidance, Rescale
 
 
 @dataclass(frozen=True)

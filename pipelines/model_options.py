@@ -9,7 +9,7 @@ import typer
 
 
 class QuantizedTo(StrEnum):
-    """What weights are stored as, by the names of `sigma_model.quantize.Quantization`."""
+    """What weights are stored as, by the names of `sigma_model.quantization.Quantization`."""
 
     NF4 = "nf4"
     INT8 = "int8"

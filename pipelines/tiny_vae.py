@@ -28,7 +28,7 @@ from sigma_data.sample import Sample
 from sigma_data.sources import open_source
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
 from sigma_model.config import SIGMA_FILE, VAE_FILE, VaeConfig, preset_directory
-from sigma_model.latents import Vae
+from sigma_model.vae import Vae
 
 TRAIN_SEED, HELD_OUT_SEED = 1_000, 2_000
 """Seeds of the world for training and for the figures: two corpora without a sample in common."""

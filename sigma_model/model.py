@@ -19,7 +19,7 @@ from sigma_model.attention import Backend, attention_for
 from sigma_model.backbone import Backbone, same_for_all
 from sigma_model.config import ModelConfig
 from sigma_model.embed import TimeEmbedder, shifted_time, sincos_table
-from sigma_model.latents import to_tokens
+from sigma_model.vae import to_tokens
 from sigma_model.vision import Connector, VisionEncoder
 
 

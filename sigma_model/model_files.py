@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sigma_data.errors import ConfigError
-from sigma_model.weight_names import unwrapped, wrappers_in
+from sigma_model.state_dict_adapter import unwrapped, wrappers_in
 
 LLM_FILE, VIT_FILE, SIGMA_FILE = "llm_config.json", "vit_config.json", "sigma.json"
 VAE_FILE = "ae.safetensors"

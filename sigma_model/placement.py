@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from sigma_data.errors import ConfigError
 from sigma_model.attention import Attention
+from sigma_model.checkpoint_io import Checkpoint, assign, expected
 from sigma_model.config import ModelConfig
 from sigma_model.model import SigmaModel
-from sigma_model.weight_names import PROJECTION, released_name
-from sigma_model.weights import Checkpoint, assign, expected
+from sigma_model.state_dict_adapter import PROJECTION, released_name
 
 DISK, CPU = "disk", "cpu"
 

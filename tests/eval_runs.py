@@ -22,8 +22,8 @@ def save_model(folder: Path, *, seed: int = 1) -> Path:
     """The tiny preset with random weights."""
     import torch
 
+    from sigma_model.checkpoint_io import export_model, init_model
     from sigma_model.config import ModelConfig, preset_directory
-    from sigma_model.weights import export_model, init_model
 
     shutil.copytree(preset_directory("tiny"), folder)
     model = init_model(ModelConfig.from_directory(folder), seed=seed, dtype=torch.float32, device="cpu")

@@ -22,9 +22,9 @@ from sigma_data.instruction import ATTRIBUTES, Attribute, Part, Placeholder, Tex
 from sigma_data.loading.batch import Item, PackedBatch, collate
 from sigma_data.sample import Family, Image, Sample, Source, Turn
 from sigma_data.sequence.layout import Geometry, Kind, Segment, Size, layout
+from sigma_model.checkpoint_io import init_model
 from sigma_model.config import LanguageConfig, LatentConfig, ModelConfig, VaeConfig, VisionConfig
 from sigma_model.model import SigmaModel, geometry, widths
-from sigma_model.weights import init_model
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -119,8 +119,8 @@ def evaluate(
     from pipelines.generate_command import parse_size
     from pipelines.train.launch import default_nproc
     from sigma_data.storage.files import dump_json
-    from sigma_model.guidance import Guidance
-    from sigma_model.quantize import Quantization
+    from sigma_model.quantization import Quantization
+    from sigma_model.sampling.guidance import Guidance
 
     guidance = Guidance(text=text_scale, image=image_scale, interval=interval)
     settings = Settings(steps=steps, guidance=guidance, group_mask=group_mask)

@@ -32,7 +32,7 @@ from sigma_data.errors import ConfigError
 from sigma_data.storage.files import disk_error
 from sigma_data.storage.paths import local_path
 from sigma_model.config import weight_files
-from sigma_model.quantize import Quantization
+from sigma_model.quantization import Quantization
 
 USUAL_METRICS: Mapping[str, tuple[str, ...]] = {"sigma": NAMES, "world": (), "geneval": ("CLIP", "AES"), "cv-bench": ()}
 """The general metrics of a benchmark, where the user does not choose: those that its questions are scored with.

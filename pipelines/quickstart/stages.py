@@ -224,7 +224,7 @@ class Stages:
         """Pictures are made as those that a validation shows."""
         from pipelines.evaluate.generating import Generation
         from pipelines.generate import Settings
-        from sigma_model.guidance import Guidance
+        from sigma_model.sampling.guidance import Guidance
 
         asked = self._config.validation
         return Generation(

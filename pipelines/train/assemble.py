@@ -46,9 +46,9 @@ from sigma_data.planning.plan import Planner
 from sigma_data.planning.settings_diff import shown
 from sigma_data.storage.files import disk_error
 from sigma_model.config import VAE_FILE, ModelConfig, find_file, weight_files
-from sigma_model.latents import Vae
 from sigma_model.model import SigmaModel, widths
-from sigma_model.quantize import Quantization
+from sigma_model.quantization import Quantization
+from sigma_model.vae import Vae
 
 _Value = TypeVar("_Value")
 

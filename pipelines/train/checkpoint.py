@@ -37,7 +37,7 @@ from pipelines.train.config import CheckpointSettings
 from pipelines.train.parallel import World
 from sigma_data.errors import ConfigError, TrainError
 from sigma_data.storage.files import dump_json, write_atomic
-from sigma_model.weights import counted
+from sigma_model.checkpoint_io import counted
 
 MARKER = "complete.json"
 METADATA = ".metadata"

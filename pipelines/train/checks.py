@@ -14,7 +14,7 @@ from sigma_data.errors import ConfigError, CorpusError
 from sigma_data.planning.index import CorpusIndex
 from sigma_data.storage.files import Place
 from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, preset_directory, weight_files
-from sigma_model.latents import Vae
+from sigma_model.vae import Vae
 
 
 def check_out(out: Path) -> int:

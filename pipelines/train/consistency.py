@@ -22,7 +22,7 @@ from sigma_data.corpus.corpus import COMMIT
 from sigma_data.errors import ConfigError
 from sigma_data.sample import Family
 from sigma_data.sequence.layout import Kind
-from sigma_model.quantize import Quantization, converter, is_quantised
+from sigma_model.quantization import Quantization, converter, is_quantised
 
 Tokens = Mapping[Family, Mapping[Kind, int]]
 

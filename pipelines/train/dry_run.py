@@ -41,9 +41,9 @@ from sigma_data.errors import ConfigError
 from sigma_data.loading.loader import check_state
 from sigma_data.planning.plan import Planner
 from sigma_model.attention import flash_available
+from sigma_model.checkpoint_io import Checkpoint, expected
 from sigma_model.config import ModelConfig
 from sigma_model.model import SigmaModel
-from sigma_model.weights import Checkpoint, expected
 
 _LISTED = 5
 """Samples without a pack that are printed; --json has all."""

@@ -21,7 +21,7 @@ from sigma_data.planning.plan import Planner
 from sigma_data.planning.segment_table import SegmentTable, segment_table
 from sigma_data.sequence.layout import Kind
 from sigma_model.config import ModelConfig
-from sigma_model.quantize import Quantization, is_quantised, stored_bytes
+from sigma_model.quantization import Quantization, is_quantised, stored_bytes
 
 DEVICES = ("NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3")
 """For which hours are told."""
@@ -359,7 +359,7 @@ class Memory:
 
     def _autoencoder(self) -> float:
         """Its weights in float32, whole on every rank."""
-        from sigma_model.latents import Vae
+        from sigma_model.vae import Vae
 
         with torch.device("meta"):
             vae = Vae(self._model.vae)

@@ -29,9 +29,9 @@ from pipelines.train.tokens import attribute_numbers, choose_learning
 from sigma_data.errors import ConfigError
 from sigma_data.sequence.tokenizer_files import write_tokenizer
 from sigma_data.storage.files import disk_error
+from sigma_model.checkpoint_io import DTYPES, Checkpoint, export_model, init_model, load_model
 from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, find_file, weight_files
 from sigma_model.model import SigmaModel
-from sigma_model.weights import DTYPES, Checkpoint, export_model, init_model, load_model
 
 _AVERAGES, _RAW = WEIGHT_FILES
 _NUMBERS = {DType.FLOAT32: torch.float32, DType.BFLOAT16: torch.bfloat16}

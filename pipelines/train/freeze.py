@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 from pipelines.train.config import FreezeSettings
 from sigma_data.errors import ConfigError
+from sigma_model.checkpoint_io import released_name
 from sigma_model.model import SigmaModel
-from sigma_model.weights import released_name
 
 
 def apply_freeze(model: SigmaModel, settings: FreezeSettings) -> None:

@@ -21,9 +21,9 @@ from sigma_data.images.decode import ImageFault, load
 from sigma_data.loading.loader import PackDataset
 from sigma_data.planning.plan import Dropout, Entry, Plan, Planner, PlanSettings
 from sigma_data.sample import Sample
-from sigma_model.guidance import Guidance
-from sigma_model.latents import Vae
 from sigma_model.model import SigmaModel
+from sigma_model.sampling.guidance import Guidance
+from sigma_model.vae import Vae
 
 _LOOK_AT = 1000
 """Samples among which those for pictures are chosen."""

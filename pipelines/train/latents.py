@@ -12,7 +12,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from sigma_data.loading.batch import PackedBatch
-from sigma_model.latents import Vae
+from sigma_model.vae import Vae
 
 
 class LatentCache:

@@ -22,8 +22,8 @@ from pipelines.train.freeze import matching
 from pipelines.train.token_rows import ROWS, TokenRows
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import dump_json, write_atomic
+from sigma_model.checkpoint_io import released_name, write_tensors
 from sigma_model.model import SigmaModel
-from sigma_model.weights import released_name, write_tensors
 
 _LORA = re.compile(r"\.lora_[AB]\.weight$")
 _PEFT_PREFIX = "base_model.model."

@@ -37,10 +37,10 @@ from pipelines.train.lora import is_lora
 from pipelines.train.started import Started, by_launcher
 from pipelines.train.token_rows import ROWS
 from sigma_data.errors import ConfigError, SigmaError
-from sigma_model.fresh import fresh_tensor
+from sigma_model.checkpoint_io import Checkpoint, assign
+from sigma_model.initialization import fresh_tensor
 from sigma_model.model import SigmaModel
-from sigma_model.weight_names import released_name
-from sigma_model.weights import Checkpoint, assign
+from sigma_model.state_dict_adapter import released_name
 
 _Value = TypeVar("_Value")
 
@@ -197,7 +197,7 @@ def load_weights_sharded(
     zero: `init_lora` draws them. The attribute tokens' own rows become zero, too: `write_rows` fills them. `vision` as
     in `load_model`; `apart`: names and shapes of what the files hold and the model has not, for the caller to read.
     Memory: this rank's share, and its rows of one tensor more. Raises ConfigError as
-    `sigma_model.weights.load_weights` does, before any data is read.
+    `sigma_model.checkpoint_io.load_weights` does, before any data is read.
     """
     stored = Checkpoint(Path(directory), vision=vision, config=model.config)
     wanted = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if not _added(name)}
@@ -218,7 +218,7 @@ def init_weights_sharded(
 ) -> None:
     """Fill a parallelized model on the meta device with what training from scratch starts from.
 
-    The numbers are those of `sigma_model.weights.init_model`, whatever the number of ranks; types as in
+    The numbers are those of `sigma_model.checkpoint_io.init_model`, whatever the number of ranks; types as in
     `load_weights_sharded`. Memory: this rank's share, and one whole tensor more.
     """
     order = [name for name in model.state_dict(keep_vars=True) if not _added(name)]

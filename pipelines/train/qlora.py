@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipelines.train.lora import LoraLinear
-from sigma_model.fresh import fresh_tensor
+from sigma_model.checkpoint_io import Checkpoint
+from sigma_model.initialization import fresh_tensor
 from sigma_model.model import SigmaModel
-from sigma_model.quantize import Quantization, converter, quantise, quantised, restored
-from sigma_model.weight_names import released_name
-from sigma_model.weights import Checkpoint
+from sigma_model.quantization import Quantization, converter, quantise, quantised, restored
+from sigma_model.state_dict_adapter import released_name
 
 
 class Kept:

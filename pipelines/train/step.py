@@ -22,8 +22,8 @@ from pipelines.train.parallel import World, all_reduce_sum, clip_grad_norm
 from sigma_data.loading.batch import PackedBatch
 from sigma_data.loading.loader import Loaded
 from sigma_model.attention import Backend
-from sigma_model.latents import Vae
 from sigma_model.model import Output, SigmaModel
+from sigma_model.vae import Vae
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from pipelines.train.token_rows import TABLE, add_token_rows, rows_learn
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES
 from sigma_data.sequence.tokenizer import TextEncoder
+from sigma_model.checkpoint_io import Checkpoint, released_name
 from sigma_model.config import ModelConfig, weight_files
-from sigma_model.fresh import fresh_tensor
+from sigma_model.initialization import fresh_tensor
 from sigma_model.model import SigmaModel
-from sigma_model.weights import Checkpoint, released_name
 
 ALIKE = 0.99
 """Cosine of two rows from which on they are taken as nearly equal: trained words of Qwen2.5 are far below."""

@@ -25,9 +25,9 @@ from pipelines.generate import (
 )
 from pipelines.generate_command import parse_size
 from sigma_data.errors import ConfigError, SigmaError
+from sigma_model.checkpoint_io import export_model, init_model
 from sigma_model.config import ModelConfig, preset_directory
-from sigma_model.guidance import Guidance
-from sigma_model.weights import export_model, init_model
+from sigma_model.sampling.guidance import Guidance
 
 FEW = Settings(steps=4)
 

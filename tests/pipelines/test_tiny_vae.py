@@ -12,7 +12,7 @@ import torch
 
 from pipelines import tiny_vae
 from sigma_model.config import VaeConfig
-from sigma_model.latents import Vae
+from sigma_model.vae import Vae
 
 SMALL = VaeConfig(ch=8, mult=(1, 2, 2), num_res_blocks=1, z_channels=4, scale_factor=1.0, shift_factor=0.0)
 

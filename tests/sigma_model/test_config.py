@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from pipelines.bundle import load_bundle
 from sigma_data.errors import ConfigError
+from sigma_model.checkpoint_io import export_model, init_model
 from sigma_model.config import PRESETS, ModelConfig, header_shapes, preset, preset_directory
-from sigma_model.weights import export_model, init_model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from sigma_model.checkpoint_io import init_model
 from sigma_model.config import preset
 from sigma_model.embed import sincos_table
-from sigma_model.fresh import fresh_tensor
-from sigma_model.weights import init_model
+from sigma_model.initialization import fresh_tensor
 
 TINY = preset("tiny")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sequences import generator, one_thread  # noqa: F401
 from torch import Tensor
 
-from sigma_model.guidance import Guidance, Rescale, combine
+from sigma_model.sampling.guidance import Guidance, Rescale, combine
 
 examples = settings(max_examples=60, deadline=None)
 strengths = st.one_of(st.floats(1.01, 12), st.sampled_from([0.0, 0.5, 1.0]))

@@ -22,7 +22,7 @@ from sigma_data.loading.batch import unit_range
 from sigma_data.sample import Sample
 from sigma_data.sources import open_source
 from sigma_model.config import ModelConfig, VaeConfig, header_shapes, preset, preset_directory
-from sigma_model.latents import TILE, Vae, from_tokens, to_tokens
+from sigma_model.vae import TILE, Vae, from_tokens, to_tokens
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 FILE = GOLDEN / "ae.safetensors"
@@ -293,6 +293,6 @@ def test_the_presets_autoencoder_gives_pictures_of_the_world_back_and_its_latent
 
 def test_libraries_that_are_imported_with_it_say_nothing() -> None:
     """diffusers imports the quantisation libraries, which log what they miss; a command prints its own lines only."""
-    code = "from sigma_model.config import VaeConfig; from sigma_model.latents import Vae; Vae(VaeConfig(ch=32))"
+    code = "from sigma_model.config import VaeConfig; from sigma_model.vae import Vae; Vae(VaeConfig(ch=32))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

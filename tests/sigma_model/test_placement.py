@@ -12,9 +12,9 @@ from sequences import one_thread  # noqa: F401
 from pipelines.bundle import Bundle, load_bundle
 from pipelines.generate import Request, Settings, answer_in_words, make_pictures
 from sigma_data.errors import ConfigError
+from sigma_model.checkpoint_io import export_model, init_model
 from sigma_model.config import preset, preset_directory
 from sigma_model.placement import fill, parse_places, spread
-from sigma_model.weights import export_model, init_model
 
 LAYERS = preset("tiny").language.num_hidden_layers
 

@@ -14,11 +14,11 @@ from torch import nn
 from pipelines.bundle import load_bundle
 from pipelines.generate import Request, Settings, describe, make_pictures
 from sigma_data.errors import ConfigError
-from sigma_model import quantize
+from sigma_model import quantization as quantization_module
+from sigma_model.checkpoint_io import export_model, init_model, load_model
 from sigma_model.config import preset, preset_directory
 from sigma_model.model import SigmaModel
-from sigma_model.quantize import Quantization, load_quantized, quantised
-from sigma_model.weights import export_model, init_model, load_model
+from sigma_model.quantization import Quantization, load_quantized, quantised
 
 LIBRARY = {Quantization.NF4: "bitsandbytes", Quantization.INT8: "bitsandbytes", Quantization.FP8: "torchao"}
 OFF = {Quantization.NF4: 0.12, Quantization.INT8: 0.02, Quantization.FP8: 0.04}
@@ -84,7 +84,9 @@ def stand_in(linear: nn.Linear) -> nn.Module:
 
 def test_weights_are_quantised_one_by_one_as_they_are_read(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[nn.Linear] = []
-    monkeypatch.setattr(quantize, "converter", lambda _kind: lambda linear: (made.append(linear), stand_in(linear))[1])
+    monkeypatch.setattr(
+        quantization_module, "converter", lambda _kind: lambda linear: (made.append(linear), stand_in(linear))[1]
+    )
     model = load_quantized(weights, Quantization.NF4, config=preset("tiny"), dtype=torch.float32)
     plain = load_model(weights, dtype=torch.float32)
     for name in quantised(plain):
@@ -99,16 +101,16 @@ def test_what_a_library_cannot_do_is_a_sentence(weights: Path, monkeypatch: pyte
     def cannot(_linear: nn.Linear) -> nn.Module:
         raise RuntimeError("no kernel\nfor this machine")
 
-    monkeypatch.setattr(quantize, "converter", lambda _kind: cannot)
+    monkeypatch.setattr(quantization_module, "converter", lambda _kind: cannot)
     with pytest.raises(ConfigError, match=r"nf4 weights cannot be made on cpu: bitsandbytes: no kernel for this"):
         load_quantized(weights, Quantization.NF4, config=preset("tiny"), dtype=torch.float32)
 
 
 def test_rows_that_bitsandbytes_would_restore_wrongly_on_a_cpu_are_refused() -> None:
     pytest.importorskip("bitsandbytes")
-    convert = quantize.converter(Quantization.NF4)
+    convert = quantization_module.converter(Quantization.NF4)
     with pytest.raises(ConfigError, match="nf4 weights cannot be made on cpu: bitsandbytes: restores rows of 96"):
-        quantize.quantise(nn.Linear(96, 160), Quantization.NF4, convert)
+        quantization_module.quantise(nn.Linear(96, 160), Quantization.NF4, convert)
 
 
 @pytest.mark.parametrize("kind", Quantization)

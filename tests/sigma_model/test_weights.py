@@ -18,10 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sigma_data.errors import ConfigError
-from sigma_model import weights
-from sigma_model.config import ModelConfig, preset, preset_directory, weight_files
-from sigma_model.model import SigmaModel
-from sigma_model.weights import (
+from sigma_model import checkpoint_io
+from sigma_model.checkpoint_io import (
     expected,
     export_model,
     init_model,
@@ -31,6 +29,8 @@ from sigma_model.weights import (
     released_name,
     write_tensors,
 )
+from sigma_model.config import ModelConfig, preset, preset_directory, weight_files
+from sigma_model.model import SigmaModel
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 RELEASED: dict[str, list[int]] = json.loads((GOLDEN / "bagel_7b_mot_keys.json").read_text())["keys"]
@@ -165,7 +165,7 @@ def test_every_tensor_lands_where_the_model_means_it(golden: dict[str, Tensor]) 
 def test_loading_casts_as_torch_casts(
     tmp_path: Path, golden: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch, stored: torch.dtype, wanted: torch.dtype
 ) -> None:
-    monkeypatch.setattr(weights, "CHUNK", 1024)  # so that these small tensors take several chunks
+    monkeypatch.setattr(checkpoint_io, "CHUNK", 1024)  # so that these small tensors take several chunks
     folder = released(tmp_path / "model", {name: tensor.to(stored) for name, tensor in golden.items()})
     model = load_model(folder, dtype=wanted)
     for name, tensor in model.state_dict().items():
@@ -317,7 +317,7 @@ def test_no_data_is_read_before_every_name_fits(
     tmp_path: Path, golden: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = released(tmp_path / "model", golden | {"surplus": torch.zeros(2)})
-    monkeypatch.setattr(weights.Checkpoint, "read", lambda *_, **__: pytest.fail("read before the check"))
+    monkeypatch.setattr(checkpoint_io.Checkpoint, "read", lambda *_, **__: pytest.fail("read before the check"))
     with pytest.raises(ConfigError, match="surplus"):
         load_model(folder)
 
@@ -441,14 +441,14 @@ def test_export_then_import_returns_the_model(tmp_path: Path, vision: bool) -> N
 def test_tensors_of_several_types_and_in_strides_are_written_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "CHUNK", 64)
+    monkeypatch.setattr(checkpoint_io, "CHUNK", 64)
     tensors = {
         "a": torch.arange(7, dtype=torch.bfloat16),
         "b": torch.randn(5, 9).T,
         "c": torch.tensor(2.5, dtype=torch.float64),
         "d": torch.zeros(0, 3),
     }
-    weights.write_tensors(tmp_path / "x.safetensors", tensors)
+    checkpoint_io.write_tensors(tmp_path / "x.safetensors", tensors)
     found = load_file(tmp_path / "x.safetensors")
     assert found.keys() == tensors.keys()
     assert all(found[name].dtype == t.dtype and torch.equal(found[name], t) for name, t in tensors.items())

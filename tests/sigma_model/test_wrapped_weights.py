@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sigma_data.errors import ConfigError
+from sigma_model.checkpoint_io import Checkpoint, export_model, load_model, released_name
 from sigma_model.config import ModelConfig
-from sigma_model.weights import Checkpoint, export_model, load_model, released_name
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 HEAD, EMBEDDINGS = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"

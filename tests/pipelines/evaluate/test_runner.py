@@ -25,7 +25,7 @@ from pipelines.evaluate.ranks import run_ranks
 from pipelines.evaluate.runner import EvalOptions, Stage, evaluate, limited
 from pipelines.generate import Order, Settings
 from sigma_data.errors import BuildError, ConfigError
-from sigma_model.guidance import Guidance
+from sigma_model.sampling.guidance import Guidance
 
 FEW = Generation(batch=2, settings=Settings(steps=4))
 Change = Callable[..., EvalOptions]

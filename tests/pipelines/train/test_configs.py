@@ -14,8 +14,8 @@ from pipelines.train.config import TrainConfig
 from pipelines.train.flops import parameters_of
 from pipelines.train.token_rows import ROWS, TABLE
 from sigma_data.sample import Family
+from sigma_model.checkpoint_io import released_name
 from sigma_model.config import preset
-from sigma_model.weights import released_name
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 NAMES = ("quickstart", "sigma-bagel-7b", "sigma-bagel-7b-frozen", "sigma-lora", "sigma-qlora", "sgt-bagel")

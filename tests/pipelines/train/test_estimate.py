@@ -26,9 +26,9 @@ from pipelines.train.token_rows import add_token_rows
 from pipelines.train.tokens import choose_learning
 from sigma_data.loading.batch import PackedBatch, collate
 from sigma_data.sample import Turn
+from sigma_model.checkpoint_io import init_model
 from sigma_model.config import LanguageConfig, ModelConfig, preset
 from sigma_model.model import SigmaModel, widths
-from sigma_model.weights import init_model
 
 WORK = Work(text=2000, patch=8000, latent=12000, target=8000, answer=50, pictures=5, pairs=10**8, pixels=5 * 2**20)
 KINDS = ("float32", "bfloat16")

@@ -29,8 +29,8 @@ from pipelines.train.optimizer import make_optimizer
 from pipelines.train.parallel import World, start_world, stop_world
 from sigma_data.errors import BuildError, ConfigError
 from sigma_data.sequence.tokenizer import TOKENIZER_FILES
+from sigma_model.checkpoint_io import Checkpoint, export_model, init_model, load_model
 from sigma_model.config import ModelConfig, preset, preset_directory
-from sigma_model.weights import Checkpoint, export_model, init_model, load_model
 
 ALONE = World(0, 1, 0, torch.device("cpu"), None)
 LORA = {"rank": 4, "train": ["^llm2vae"]}

@@ -26,7 +26,7 @@ from sigma_data.loading.batch import Run
 from sigma_data.sample import Turn
 from sigma_model.attention import dense_mask
 from sigma_model.config import VaeConfig
-from sigma_model.latents import Vae
+from sigma_model.vae import Vae
 
 PACK = [
     case("paint <style> a <image_1> red <image_2> <id>", pictures=3),

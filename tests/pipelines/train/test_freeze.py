@@ -11,8 +11,8 @@ from sequences import one_thread, tiny_model  # noqa: F401
 from pipelines.train.config import FreezeSettings
 from pipelines.train.freeze import apply_freeze
 from sigma_data.errors import ConfigError
+from sigma_model.checkpoint_io import load_model, released_name
 from sigma_model.model import SigmaModel
-from sigma_model.weights import load_model, released_name
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden"

@@ -14,10 +14,10 @@ from pipelines.train.config import TrainConfig
 from pipelines.train.dry_run import dry_run
 from pipelines.train.export import export_run
 from sigma_data.errors import ConfigError
+from sigma_model.checkpoint_io import Checkpoint, export_model, init_model, load_model
 from sigma_model.config import ModelConfig, preset
 from sigma_model.embed import sincos_table
-from sigma_model.positions import extended_table
-from sigma_model.weights import Checkpoint, export_model, init_model, load_model
+from sigma_model.position_extension import extended_table
 
 GRID = preset("tiny").latent.grid
 

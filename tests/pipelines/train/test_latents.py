@@ -22,7 +22,7 @@ from sigma_data.loading.batch import PackedBatch
 from sigma_data.loading.loader import PackDataset
 from sigma_data.loading.workers import Place
 from sigma_data.planning.plan import Ticket
-from sigma_model.latents import Vae
+from sigma_model.vae import Vae
 
 
 class Watched:

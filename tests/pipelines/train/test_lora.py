@@ -17,8 +17,8 @@ from pipelines.train.optimizer import make_optimizer
 from sigma_data.errors import ConfigError
 from sigma_data.loading.batch import PackedBatch
 from sigma_data.sample import Turn
+from sigma_model.checkpoint_io import expected, released_name
 from sigma_model.model import SigmaModel
-from sigma_model.weights import expected, released_name
 
 COMPOSED = case("<subject> a <image_1> <style> b <image_2>", pictures=3)
 ASKED = case(Turn("what is <image_1>", response="a red cat"), pictures=1)

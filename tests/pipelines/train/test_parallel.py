@@ -34,9 +34,9 @@ from sigma_data.loading.batch import PackedBatch
 from sigma_data.sample import Turn
 from sigma_model.attention import attention_for
 from sigma_model.backbone import same_for_all
+from sigma_model.checkpoint_io import export_model, init_model, load_model
 from sigma_model.config import preset
 from sigma_model.model import SigmaModel
-from sigma_model.weights import export_model, init_model, load_model
 
 __all__ = ["one_thread"]
 PLAIN = ParallelSettings()

@@ -27,9 +27,9 @@ from pipelines.train.step import forward
 from pipelines.train.token_rows import ROWS
 from pipelines.train.trainer import Trainer
 from sigma_data.errors import ConfigError
+from sigma_model.checkpoint_io import export_model, init_model, load_model
 from sigma_model.config import preset, preset_directory
-from sigma_model.quantize import Quantization, converter, is_quantised, restored, stored_bytes
-from sigma_model.weights import export_model, init_model, load_model
+from sigma_model.quantization import Quantization, converter, is_quantised, restored, stored_bytes
 
 ALONE = World(0, 1, 0, torch.device("cpu"), None)
 LIBRARY = {"nf4": "bitsandbytes", "int8": "bitsandbytes", "fp8": "torchao"}

@@ -23,7 +23,7 @@ from pipelines.train.export import export_run
 from pipelines.train.history import CONFIG
 from pipelines.train.show import result_line
 from sigma_data.errors import ConfigError
-from sigma_model.weights import load_model
+from sigma_model.checkpoint_io import load_model
 
 
 @pytest.fixture(autouse=True)

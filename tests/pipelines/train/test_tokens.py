@@ -27,9 +27,9 @@ from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES
 from sigma_data.loading.batch import PackedBatch
 from sigma_data.sample import Turn
+from sigma_model.checkpoint_io import Checkpoint, export_model, init_model, load_model
 from sigma_model.config import preset, preset_directory
 from sigma_model.model import SigmaModel
-from sigma_model.weights import Checkpoint, export_model, init_model, load_model
 
 IDS = [attribute_id(name) for name in ATTRIBUTES]
 OURS = {"und": True, "except_attribute_tokens": True}

@@ -37,7 +37,7 @@ from sigma_data.errors import BuildError, ConfigError, LoaderError, TrainError
 from sigma_data.loading.loader import PackDataset
 from sigma_data.loading.workers import Place
 from sigma_data.planning.plan import Ticket
-from sigma_model.weights import Checkpoint
+from sigma_model.checkpoint_io import Checkpoint
 
 ALONE = World(0, 1, 0, torch.device("cpu"), None)
 FEW = {"every": 8, "packs": 1, "pictures": 0}

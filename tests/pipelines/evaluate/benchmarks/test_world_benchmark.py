@@ -25,7 +25,7 @@ from sigma_data.sample import Sample
 from sigma_data.sources import open_source
 from sigma_data.sources.world import FAMILIES
 from sigma_model.config import VAE_FILE, preset, preset_directory
-from sigma_model.latents import Vae
+from sigma_model.vae import Vae
 
 Answer = Callable[[Item], Image.Image]
 Asked = list[tuple[Item, Exact]]

@@ -18,7 +18,7 @@ from sigma_data.errors import ConfigError
 from sigma_data.loading.batch import unit_range
 from sigma_model.config import VaeConfig
 from sigma_model.quiet_imports import quiet_imports
-from sigma_model.vae_names import is_pointwise, released_to_diffusers
+from sigma_model.vae_state_dict_adapter import is_pointwise, released_to_diffusers
 
 TILE = 1024
 """Side of a tile in pixels; a picture of at most TILE * TILE pixels is not tiled."""

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import with_temporary
 from sigma_model.config import ModelConfig, refuse_shadow, weight_files
-from sigma_model.fresh import fresh_tensor
+from sigma_model.initialization import fresh_tensor
 from sigma_model.model import SigmaModel
 from sigma_model.model_files import refuse_wrapped
-from sigma_model.positions import extended_table, may_extend
-from sigma_model.weight_names import PATCH_EMBEDDING, PROJECTION, unwrapped
-from sigma_model.weight_names import our_name as our_name
-from sigma_model.weight_names import released_name as released_name
+from sigma_model.position_extension import extended_table, may_extend
+from sigma_model.state_dict_adapter import PATCH_EMBEDDING, PROJECTION, unwrapped
+from sigma_model.state_dict_adapter import our_name as our_name
+from sigma_model.state_dict_adapter import released_name as released_name
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """What a tensor of weights may be stored as, by the names safetensors gives."""

@@ -16,9 +16,9 @@ from torch import Tensor
 from sigma_data.loading.batch import Item, Specials, collate, grid_places
 from sigma_data.sequence.layout import Kind, Segment
 from sigma_model.attention import Backend, spans_of
-from sigma_model.cache import Cache, cached_attention, prefill
-from sigma_model.guidance import Guidance, combine
 from sigma_model.model import SigmaModel, widths
+from sigma_model.sampling.cache import Cache, cached_attention, prefill
+from sigma_model.sampling.guidance import Guidance, combine
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from sigma_data.errors import ConfigError
+from sigma_model.checkpoint_io import Checkpoint, assign, expected
 from sigma_model.config import ModelConfig
 from sigma_model.model import SigmaModel
 from sigma_model.quiet_imports import quiet_imports
-from sigma_model.weight_names import PROJECTION, released_name
-from sigma_model.weights import Checkpoint, assign, expected
+from sigma_model.state_dict_adapter import PROJECTION, released_name
 
 
 class Quantization(StrEnum):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sigma_model.config import LanguageConfig, ModelConfig
 from sigma_model.embed import sincos_table
-from sigma_model.weight_names import PROJECTION, released_name
+from sigma_model.state_dict_adapter import PROJECTION, released_name
 
 EMBEDDING_STD = 0.02
 

@@ -1,0 +1,1 @@
+"""Images and text from a model: the sampler, guidance, the key-value cache."""
