@@ -91,8 +91,8 @@ def build_dataset(
     """Build a checked, deduplicated, leak-free corpus of webdataset shards; run again to resume."""
     from pipelines.build.config import BuildConfig
     from pipelines.build.run import build
-    from pipelines.engine import default_workers
-    from pipelines.settings import dump_settings, load_settings
+    from pipelines.common.process_pool import default_workers
+    from pipelines.common.settings import dump_settings, load_settings
 
     words = sources or []
     checks = _pairs("--check", check)
@@ -141,7 +141,7 @@ def validate(
     as_json: Json = False,
 ) -> None:
     """Check a corpus against its commit; exit code 1 and a table where something is wrong."""
-    from pipelines.engine import default_workers
+    from pipelines.common.process_pool import default_workers
     from pipelines.validate import validate_corpus
 
     result = validate_corpus(corpus, deep=deep, workers=workers or default_workers(), quiet=as_json)
@@ -173,7 +173,7 @@ def shard(
     as_json: Json = False,
 ) -> None:
     """Shard a corpus anew, take a part of it, or export it to the release's parquet."""
-    from pipelines.engine import default_workers
+    from pipelines.common.process_pool import default_workers
     from pipelines.reshard import Selection, export_release, reshard
 
     selection = Selection(_listed(family), _listed(split), where, limit)

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from pipelines.build.config import BuildConfig
 from pipelines.build.run import build
-from pipelines.engine import default_workers
+from pipelines.common.process_pool import default_workers
+from pipelines.common.settings import load_settings
 from pipelines.evaluate.aggregate import OVERALL, Difference, Estimate, RunScores, aggregate, compare
 from pipelines.evaluate.benchmarks.world import ACCURACY, LEAKAGE
 from pipelines.evaluate.generating import Generation
@@ -31,7 +32,6 @@ from pipelines.evaluate.tables import Column, figure, interval, metrics
 from pipelines.generate import Settings
 from pipelines.quickstart.journal import Journal
 from pipelines.quickstart.stages import CONFIG, SIZE, SPLITS, QuickstartOptions, Stages
-from pipelines.settings import load_settings
 from pipelines.train.config import TrainConfig
 from pipelines.train.export import export_run
 from sigma_data.errors import SigmaError

@@ -35,7 +35,7 @@ from pipelines.build.plan import make_plan
 from pipelines.build.run import _list, _scan, _write, build, finish_shards
 from pipelines.build.scan import list_fragments
 from pipelines.build.workspace import Workspace
-from pipelines.engine import LocalEngine
+from pipelines.common.process_pool import LocalEngine
 from pipelines.reshard import Selection, export_release
 
 WORKERS = 2

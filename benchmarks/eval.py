@@ -40,7 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines.build.config import BuildConfig
 from pipelines.build.run import build
-from pipelines.bundle import Bundle, load_bundle
+from pipelines.common.model_loading import Bundle, load_bundle
 from pipelines.evaluate import generating
 from pipelines.evaluate.benchmarks import Benchmark, open_benchmark
 from pipelines.evaluate.generating import Generation, batches, generate, results
@@ -244,7 +244,7 @@ def memory(sizes: Sizes) -> bool:
 
 def weigh(items: int, folder: Path) -> None:
     """Evaluate so many synthetic items and print peaks of this process after each stage as a line of JSON."""
-    from pipelines.engine import peak_memory
+    from pipelines.common.process_pool import peak_memory
     from pipelines.evaluate.runner import Stage
 
     weight = write_release(folder / "release.parquet", items)

@@ -21,7 +21,7 @@ def measure(samples: int, side: int, workers: int) -> None:
     """Build one corpus and print a line of JSON; runs in a process of its own."""
     from pipelines.build.config import BuildConfig
     from pipelines.build.run import build
-    from pipelines.engine import peak_memory
+    from pipelines.common.process_pool import peak_memory
 
     with tempfile.TemporaryDirectory() as folder:
         config = BuildConfig(sources=(f"world:{samples}?size={side}",))

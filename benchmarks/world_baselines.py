@@ -22,7 +22,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.bundle import read_blueprint
+from pipelines.common.model_loading import read_blueprint
+from pipelines.common.progress import Pass
 from pipelines.evaluate.aggregate import OVERALL, MetricInfo, RunScores, aggregate, main_metric
 from pipelines.evaluate.benchmarks.samples import corpus_samples
 from pipelines.evaluate.benchmarks.world import ACCURACY, Exact, WorldBenchmark
@@ -32,7 +33,6 @@ from pipelines.evaluate.metrics.base import at_size
 from pipelines.evaluate.record import digest_of_items
 from pipelines.evaluate.runner import Evaluation, limited
 from pipelines.evaluate.tables import figure, interval
-from pipelines.progress import Pass
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.images.decode import load
 from sigma_data.images.resample import resized

@@ -35,7 +35,7 @@ def _in_words(error: ValidationError) -> str:
     """What is wrong with an option's value, without the library's own terms."""
     from pydantic import BaseModel
 
-    from pipelines.settings_words import in_words
+    from pipelines.common.settings_messages import in_words
 
     return in_words(error.errors(include_url=False)[0], BaseModel)[1]
 

@@ -22,7 +22,7 @@ from PIL import Image as Pillow
 from PIL import PngImagePlugin
 from torch import Tensor
 
-from pipelines.bundle import Bundle
+from pipelines.common.model_loading import Bundle
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.images.decode import ImageFault, probe
 from sigma_data.instruction import ATTRIBUTES, parse

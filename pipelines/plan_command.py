@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipelines.bundle import read_blueprint
+from pipelines.common.model_loading import read_blueprint
+from pipelines.common.settings import load_settings
+from pipelines.common.text_format import counted
 from pipelines.planner import open_planner
-from pipelines.settings import load_settings
-from pipelines.train.show import counted
 from sigma_data.errors import ConfigError
 from sigma_data.planning.plan import Planner, PlanSettings
 from sigma_data.sample import Family

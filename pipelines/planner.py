@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from pipelines.bundle import Blueprint
-from pipelines.progress import Pass
+from pipelines.common.model_loading import Blueprint
+from pipelines.common.progress import Pass
 from sigma_data.planning.index import CorpusIndex, open_index
 from sigma_data.planning.plan import Planner, PlanSettings
 from sigma_data.sequence.tokenizer import TextEncoder

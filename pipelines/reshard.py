@@ -16,14 +16,14 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from pipelines.batched import batched
 from pipelines.build.commit import write_corpus_files
 from pipelines.build.plan import place
 from pipelines.build.run import finish_shards
 from pipelines.build.workspace import Workspace, refuse_overlap
 from pipelines.build.write import ShardFiles, preallocate
-from pipelines.engine import Crashed, LocalEngine
-from pipelines.progress import Pass
+from pipelines.common.batched import batched
+from pipelines.common.process_pool import Crashed, LocalEngine
+from pipelines.common.progress import Pass
 from sigma_data.corpus.corpus import Corpus, file_digest, open_corpus
 from sigma_data.corpus.shard import ShardFault, read_range
 from sigma_data.errors import BuildError, ConfigError, CorpusError

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.engine import Crashed, LocalEngine
-from pipelines.progress import Pass
+from pipelines.common.process_pool import Crashed, LocalEngine
+from pipelines.common.progress import Pass
 from sigma_data.corpus.archives import archive_fault, is_repacked, rebuild_advice
 from sigma_data.corpus.check_limits import Limits, Severity
 from sigma_data.corpus.checks import Examination, examine

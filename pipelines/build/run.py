@@ -14,8 +14,8 @@ from pipelines.build.plan import Plan, Shard, Unstable, make_plan
 from pipelines.build.scan import ScanTask, crashed_fragment, is_whole, list_fragments, scan_fragment
 from pipelines.build.workspace import Workspace, refuse_overlap
 from pipelines.build.write import FinishTask, WriteTask, finish_shard, preallocate, write_fragment
-from pipelines.engine import Crashed, LocalEngine
-from pipelines.progress import Pass
+from pipelines.common.process_pool import Crashed, LocalEngine
+from pipelines.common.progress import Pass
 from sigma_data.corpus.corpus import Corpus, open_corpus
 from sigma_data.corpus.refused_files import refused_files
 from sigma_data.errors import BuildError, ConfigError, SourceError

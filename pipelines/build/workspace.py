@@ -13,7 +13,7 @@ from typing import Any, Self
 from pydantic import BaseModel
 
 from pipelines.build.plan import Unstable
-from pipelines.folder_lock import FolderLock
+from pipelines.common.folder_lock import FolderLock
 from sigma_data.corpus.corpus import CARD, COMMIT, MANIFEST, QUARANTINE, REPORT, WORK, is_shard_name, open_corpus
 from sigma_data.errors import ConfigError, CorpusError
 from sigma_data.storage.files import disk_error, dump_json, write_atomic

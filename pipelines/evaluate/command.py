@@ -21,7 +21,7 @@ class Layout(StrEnum):
 
 
 class Numbers(StrEnum):
-    """What the network computes in, by the names of `pipelines.bundle.DType`."""
+    """What the network computes in, by the names of `pipelines.common.model_loading.DType`."""
 
     AUTO = "auto"
     FLOAT32 = "float32"
@@ -111,7 +111,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")] = False,
 ) -> None:
     """Generate a benchmark's answers, score them, report; run again to continue or to add metrics."""
-    from pipelines.bundle import DType
+    from pipelines.common.model_loading import DType
     from pipelines.evaluate.generating import Generation
     from pipelines.evaluate.runner import EvalOptions, Stage
     from pipelines.evaluate.runner import evaluate as run

@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image as Pillow
 
-from pipelines.bundle import Bundle
+from pipelines.common.model_loading import Bundle
 from pipelines.evaluate.item import Item, Result
 from pipelines.generate import Order, Request, Settings, answer_in_words, lay_out, make_pictures
 from sigma_data.errors import ConfigError, SigmaError

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.bundle import Blueprint
+from pipelines.common.folder_lock import LOCK, FolderLock
+from pipelines.common.model_loading import Blueprint
 from pipelines.evaluate.generating import GENERATED, Generation
 from pipelines.evaluate.item import Item
 from pipelines.evaluate.questions import Asked
-from pipelines.folder_lock import LOCK, FolderLock
 from sigma_data.errors import ConfigError
 from sigma_data.sequence.tokenizer import TOKENIZER_FILES
 from sigma_data.storage.files import disk_error, dump_json, write_atomic

@@ -14,7 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipelines.bundle import DType, choose_device, choose_dtype, load_bundle, read_blueprint, shown_dtype
+from pipelines.common.model_loading import DType, choose_device, choose_dtype, load_bundle, read_blueprint, shown_dtype
+from pipelines.common.progress import Pass
 from pipelines.evaluate import record, scoring
 from pipelines.evaluate.aggregate import RunScores, aggregate, main_metric
 from pipelines.evaluate.benchmarks import Benchmark
@@ -27,7 +28,6 @@ from pipelines.evaluate.questions import limited as limited
 from pipelines.evaluate.ranks import run_ranks
 from pipelines.evaluate.report import REPORT, write_report
 from pipelines.generate import sigma_version
-from pipelines.progress import Pass
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import disk_error
 from sigma_data.storage.paths import local_path

@@ -24,7 +24,7 @@ def quickstart(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")] = False,
 ) -> None:
     """Show it all in minutes: corpus, training, export, evaluation before and after; run again to continue."""
-    from pipelines.engine import default_workers
+    from pipelines.common.process_pool import default_workers
     from pipelines.quickstart.run import quickstart as run
     from pipelines.quickstart.stages import QuickstartOptions
     from sigma_data.storage.files import dump_json
@@ -70,7 +70,7 @@ def _cell(cell: dict[str, Any] | None) -> str:
 
 
 def _places(result: dict[str, Any]) -> list[str]:
-    from pipelines.train.show import aligned
+    from pipelines.common.text_format import aligned
 
     run = Path(result["run"])
     rows = [

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pipelines.folder_lock import LOCK, FolderLock
+from pipelines.common.folder_lock import LOCK, FolderLock
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
 

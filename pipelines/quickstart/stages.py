@@ -162,7 +162,7 @@ class Stages:
     @cached_property
     def _config(self) -> TrainConfig:
         """The configuration for this folder; a run of other length is saved and looked at as often."""
-        from pipelines.settings import load_settings
+        from pipelines.common.settings import load_settings
         from pipelines.train.config import TrainConfig
 
         file, steps = self._file, self._steps
@@ -176,9 +176,9 @@ class Stages:
         )
 
     def _train(self) -> Facts:
+        from pipelines.common.text_format import counted
         from pipelines.train.launch import Launch, launch
         from pipelines.train.logs import METRICS
-        from pipelines.train.show import counted
 
         told = launch(self._config, Launch(nproc=1), quiet=self._options.quiet)
         if told is None or told["stopped"]:
@@ -203,8 +203,8 @@ class Stages:
         return {**self._evaluate(str(self.model), self.trained, self.untrained), "example": self._lay_out_example()}
 
     def _evaluate(self, model: str, out: Path, *compare: Path) -> Facts:
+        from pipelines.common.text_format import counted
         from pipelines.evaluate.runner import EvalOptions, evaluate
-        from pipelines.train.show import counted
 
         told = evaluate(
             EvalOptions(

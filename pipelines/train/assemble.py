@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-from pipelines.bundle import Blueprint, Bundle
+from pipelines.common.model_loading import Blueprint, Bundle
 from pipelines.planner import open_planner
 from pipelines.train import qlora
 from pipelines.train.agreement import compare

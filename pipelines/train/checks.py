@@ -6,9 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
-from pipelines.bundle import Blueprint
+from pipelines.common.model_loading import Blueprint
+from pipelines.common.text_format import counted
 from pipelines.train.config import TrainConfig
-from pipelines.train.show import counted
 from sigma_data.corpus.archives import shard_fault
 from sigma_data.errors import ConfigError, CorpusError
 from sigma_data.planning.index import CorpusIndex

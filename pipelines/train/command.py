@@ -45,10 +45,10 @@ def train(
     """Train, or go on where the run was stopped: the same command on a laptop and on 64 GPUs."""
     # Before torch is loaded: what its network code warns of we say ourselves, in a line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from pipelines.settings import dump_settings, load_settings
+    from pipelines.common.settings import dump_settings, load_settings
+    from pipelines.common.text_format import result_line
     from pipelines.train.config import TrainConfig
     from pipelines.train.consistency import check_settings
-    from pipelines.train.show import result_line
     from sigma_data.storage.files import dump_json
 
     chosen = load_settings(TrainConfig, config, settings or [])
@@ -107,7 +107,7 @@ def export(
     ] = None,
 ) -> None:
     """Export a run's checkpoint to a directory in the released layout, for `sigma generate --model`."""
-    from pipelines.bundle import DType
+    from pipelines.common.model_loading import DType
     from pipelines.train.export import export_run
 
     made = export_run(

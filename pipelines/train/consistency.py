@@ -13,11 +13,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.run_folder import RUN_CONFIG
+from pipelines.common.run_folder import RUN_CONFIG
+from pipelines.common.text_format import counted
 from pipelines.train.config import ModelSettings, TrainConfig
 from pipelines.train.flops import Parameters
 from pipelines.train.optimizer import learning_rate
-from pipelines.train.show import counted
 from sigma_data.corpus.corpus import COMMIT
 from sigma_data.errors import ConfigError
 from sigma_data.sample import Family

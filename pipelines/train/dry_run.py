@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.bundle import Blueprint
+from pipelines.common.model_loading import Blueprint
+from pipelines.common.text_format import aligned, counted, size
 from pipelines.planner import open_planner
 from pipelines.train.assemble import CHECKPOINTS, training_config
 from pipelines.train.checkpoint import Checkpointer
@@ -33,7 +34,6 @@ from pipelines.train.estimate import Estimate, Planned, estimate
 from pipelines.train.flops import parameters_of
 from pipelines.train.heldout import heldout_planner
 from pipelines.train.parallel import World
-from pipelines.train.show import aligned, counted, size
 from pipelines.train.start import start_blueprint
 from pipelines.train.token_rows import ROWS, TABLE
 from pipelines.train.tokens import Likeness, check_token_init, likeness_of

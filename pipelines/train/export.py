@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from pipelines.bundle import Blueprint, DType
-from pipelines.run_folder import run_of
-from pipelines.settings import load_settings
+from pipelines.common.model_loading import Blueprint, DType
+from pipelines.common.run_folder import run_of
+from pipelines.common.settings import load_settings
 from pipelines.train.assemble import CHECKPOINTS, origin_of, training_config
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import CheckpointSettings, TrainConfig

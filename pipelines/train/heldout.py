@@ -10,7 +10,7 @@ from contextlib import suppress
 import torch
 from PIL import Image as Pillow
 
-from pipelines.bundle import Bundle
+from pipelines.common.model_loading import Bundle
 from pipelines.generate import Request, Settings, lay_out, make_pictures
 from pipelines.train.config import TrainConfig
 from pipelines.train.losses import LossTable

@@ -11,9 +11,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipelines.bundle import Blueprint, read_blueprint
-from pipelines.run_folder import RUN_CONFIG, run_of
-from pipelines.settings import load_settings
+from pipelines.common.model_loading import Blueprint, read_blueprint
+from pipelines.common.run_folder import RUN_CONFIG, run_of
+from pipelines.common.settings import load_settings
 from pipelines.train.config import START, TrainConfig
 from pipelines.train.parallel import World, together
 from sigma_data.errors import ConfigError

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.folder_lock import LOCK, FolderLock
+from pipelines.common.folder_lock import LOCK, FolderLock
+from pipelines.common.text_format import Start, start_lines
 from pipelines.train.agreement import facts_of
 from pipelines.train.assemble import Run, assemble, compute_dtype, computes_otherwise
 from pipelines.train.checks import check_out
@@ -31,7 +32,6 @@ from pipelines.train.losses import loss_names
 from pipelines.train.optimizer import learning_rate
 from pipelines.train.parallel import World, all_reduce_sum, from_rank0, start_world, stop_world, together
 from pipelines.train.qlora import hidden
-from pipelines.train.show import Start, start_lines
 from pipelines.train.start import take_start
 from pipelines.train.step import Stepped, Stepper
 from sigma_data.errors import ConfigError, SigmaError, TrainError

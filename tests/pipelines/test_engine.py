@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.engine import Crashed, LocalEngine
+from pipelines.common.process_pool import Crashed, LocalEngine
 from sigma_data.corpus.shard import ShardFault
 from sigma_data.errors import BuildError, SourceError
 

@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from pipelines import folder_lock
-from pipelines.folder_lock import LOCK, FolderLock, locked
+from pipelines.common import folder_lock
+from pipelines.common.folder_lock import LOCK, FolderLock, locked
 from sigma_data.errors import ConfigError
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from pipelines.folder_lock import FolderLock
+from pipelines.common.folder_lock import FolderLock
 lock = FolderLock(Path(sys.argv[1]), "training")
 if sys.argv[2] == "worker" and os.fork() == 0:
     time.sleep(2)  # a loader's worker has the lock with it, and takes a moment to see that its parent is gone

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.bundle import Bundle, DType, load_bundle
+from pipelines.common.model_loading import Bundle, DType, load_bundle
 from pipelines.generate import (
     Request,
     Settings,

@@ -10,10 +10,10 @@ import corpora
 import pytest
 
 import cli
+from pipelines.common.settings import load_settings
 from pipelines.inspect import inspect_corpus, inspect_sample
 from pipelines.plan_command import PlanOptions, run_plan
 from pipelines.reshard import Selection, export_release, reshard
-from pipelines.settings import load_settings
 from pipelines.train.config import TrainConfig
 from pipelines.validate import validate_corpus
 from sigma_data.corpus.corpus import open_corpus

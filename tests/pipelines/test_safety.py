@@ -10,8 +10,8 @@ import corpora
 import pytest
 
 from pipelines.build.config import BuildConfig
+from pipelines.common.settings import load_settings
 from pipelines.reshard import Selection, export_release, reshard
-from pipelines.settings import load_settings
 from pipelines.validate import validate_corpus
 from sigma_data.corpus.corpus import open_corpus
 from sigma_data.errors import ConfigError, SigmaError, SourceError

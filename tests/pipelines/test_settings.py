@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.build.config import BuildConfig
-from pipelines.settings import dump_settings, load_settings
+from pipelines.common.settings import dump_settings, load_settings
 from pipelines.train.config import TrainConfig
 from sigma_data.corpus.check_limits import Severity
 from sigma_data.corpus.checks import RULES

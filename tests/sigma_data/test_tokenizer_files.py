@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from small_tokenizers import QWEN_ADDED, qwen_directory
 
-from pipelines.bundle import read_blueprint
+from pipelines.common.model_loading import read_blueprint
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES, Attribute, Text
 from sigma_data.sequence.tokenizer import _QWEN25_ADDED, TextEncoder

@@ -9,7 +9,7 @@ import pytest
 import torch
 from sequences import one_thread  # noqa: F401
 
-from pipelines.bundle import Bundle, load_bundle
+from pipelines.common.model_loading import Bundle, load_bundle
 from pipelines.generate import Request, Settings, answer_in_words, make_pictures
 from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import export_model, init_model

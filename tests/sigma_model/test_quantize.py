@@ -11,7 +11,7 @@ import torch
 from sequences import generator, one_thread  # noqa: F401
 from torch import nn
 
-from pipelines.bundle import load_bundle
+from pipelines.common.model_loading import load_bundle
 from pipelines.generate import Request, Settings, describe, make_pictures
 from sigma_data.errors import ConfigError
 from sigma_model import quantization as quantization_module

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.bundle import read_blueprint
+from pipelines.common.model_loading import read_blueprint
 from pipelines.evaluate import generating, runner
 from pipelines.evaluate.generating import results
 from pipelines.evaluate.runner import Evaluation

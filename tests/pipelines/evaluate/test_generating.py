@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipelines.bundle import Bundle, load_bundle
+from pipelines.common.model_loading import Bundle, load_bundle
 from pipelines.evaluate import generating
 from pipelines.evaluate.generating import Generation, batches, clean, generate, missing, results, shares
 from pipelines.evaluate.item import Item

@@ -17,7 +17,7 @@ import eval_runs
 import pytest
 import tiny_backbones
 
-from pipelines.bundle import read_blueprint
+from pipelines.common.model_loading import read_blueprint
 from pipelines.evaluate import generating, record, runner, scoring
 from pipelines.evaluate.generating import Generation
 from pipelines.evaluate.item import Item

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.settings import load_settings
+from pipelines.common.settings import load_settings
 from pipelines.train.assemble import training_config
 from pipelines.train.config import TrainConfig
 from pipelines.train.flops import parameters_of

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import training_runs
 
-from pipelines.settings import load_settings
+from pipelines.common.settings import load_settings
 from pipelines.train.config import TrainConfig
 from pipelines.train.consistency import (
     Epoch,

@@ -17,7 +17,7 @@ from corpora import build
 from planning import families, row_of, write_corpus
 from training_data import planned
 
-from pipelines.settings import dump_settings
+from pipelines.common.settings import dump_settings
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
 from pipelines.train.dry_run import DryRun, dry_run
@@ -220,7 +220,7 @@ def planned_lengths(folder: Path) -> list[int]:
 
 def saved(config: TrainConfig, corpus: Path, step: int, *, epoch: int = 1, next_pack: int = 3) -> None:
     """A checkpoint of a run, as far as its position goes."""
-    from pipelines.bundle import read_blueprint
+    from pipelines.common.model_loading import read_blueprint
     from pipelines.planner import open_planner
 
     planner = open_planner(config.data, read_blueprint("tiny"), quiet=True)

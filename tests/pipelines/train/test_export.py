@@ -14,9 +14,9 @@ import torch
 from sequences import generator, one_thread  # noqa: F401
 from torch import Tensor
 
-from pipelines.bundle import DType, load_bundle, read_blueprint
+from pipelines.common.model_loading import DType, load_bundle, read_blueprint
+from pipelines.common.settings import dump_settings, load_settings
 from pipelines.generate import Request, Settings, make_pictures
-from pipelines.settings import dump_settings, load_settings
 from pipelines.train import export
 from pipelines.train.assemble import build_model
 from pipelines.train.checkpoint import Checkpointer

@@ -9,7 +9,7 @@ import torch
 import training_runs
 from corpora import build
 
-from pipelines.bundle import load_bundle, read_blueprint
+from pipelines.common.model_loading import load_bundle, read_blueprint
 from pipelines.train.config import TrainConfig
 from pipelines.train.dry_run import dry_run
 from pipelines.train.export import export_run

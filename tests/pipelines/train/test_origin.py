@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.bundle import read_blueprint
+from pipelines.common.model_loading import read_blueprint
 from pipelines.train.assemble import check_origin, origin_of
 from pipelines.train.config import TrainConfig
 from sigma_data.errors import ConfigError

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from training_runs import lines, run, settings_of, steps_saved
 
-from pipelines.folder_lock import LOCK, locked
+from pipelines.common.folder_lock import LOCK, locked
 from pipelines.train import board, checkpoint, history, logs
 from pipelines.train.assemble import CHECKPOINTS
 from pipelines.train.history import CONFIG, HISTORY

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.train.show import Start, counted, result_line, size, start_lines
+from pipelines.common.text_format import Start, counted, result_line, size, start_lines
 
 START = Start(
     model="BAGEL-7B-MoT",

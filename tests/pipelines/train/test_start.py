@@ -13,15 +13,15 @@ import training_runs
 from typer.testing import CliRunner
 
 import cli
-from pipelines.bundle import read_blueprint
-from pipelines.run_folder import RUN_CHECKPOINTS, RUN_CONFIG, run_of
-from pipelines.settings import load_settings
+from pipelines.common.model_loading import read_blueprint
+from pipelines.common.run_folder import RUN_CHECKPOINTS, RUN_CONFIG, run_of
+from pipelines.common.settings import load_settings
+from pipelines.common.text_format import result_line
 from pipelines.train.assemble import CHECKPOINTS
 from pipelines.train.config import TrainConfig
 from pipelines.train.dry_run import dry_run
 from pipelines.train.export import export_run
 from pipelines.train.history import CONFIG
-from pipelines.train.show import result_line
 from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import load_model
 

@@ -14,7 +14,7 @@ from sequences import FIRST_ATTRIBUTE, attribute_id, case, one_thread, pack, tin
 from torch import Tensor
 from training_runs import build_corpus, run, same, saved, settings_of
 
-from pipelines.bundle import read_blueprint
+from pipelines.common.model_loading import read_blueprint
 from pipelines.train.config import FreezeSettings, LoraSettings, OptimizerSettings, TrainConfig
 from pipelines.train.dry_run import dry_run
 from pipelines.train.export import export_run

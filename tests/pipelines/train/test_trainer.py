@@ -23,8 +23,8 @@ from torch.distributed.tensor import DTensor
 from training_data import index_of, planned
 from training_runs import apart, lines, run, same, saved, settings_of, steps_saved
 
-from pipelines.bundle import load_bundle
-from pipelines.settings import load_settings
+from pipelines.common.model_loading import load_bundle
+from pipelines.common.settings import load_settings
 from pipelines.train.assemble import CHECKPOINTS, Run, assemble, computes_otherwise
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig

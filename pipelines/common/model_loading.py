@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from pipelines.run_folder import refuse_run
+from pipelines.common.run_folder import refuse_run
 from sigma_data.errors import ConfigError
 from sigma_data.sequence.layout import Geometry
 from sigma_data.sequence.tokenizer import TOKENIZER_FILES, TextEncoder

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from pipelines.settings_words import annotation_at, in_words, is_text, items_of, name_of
-from pipelines.yaml_values import Place, compose, dump, node_at, plain_value, written
+from pipelines.common.settings_messages import annotation_at, in_words, is_text, items_of, name_of
+from pipelines.common.yaml_values import Place, compose, dump, node_at, plain_value, written
 from sigma_data.errors import ConfigError
 
 if TYPE_CHECKING:

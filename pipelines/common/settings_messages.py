@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from pipelines.yaml_values import Place
+from pipelines.common.yaml_values import Place
 
 _NEEDS = {
     "int": "a whole number",

@@ -1,0 +1,1 @@
+"""What several pipelines share: settings, process pool, folder lock, progress, model loading."""
