@@ -89,8 +89,8 @@ def build_dataset(
     as_json: Json = False,
 ) -> None:
     """Build a checked, deduplicated, leak-free corpus of webdataset shards; run again to resume."""
-    from pipelines.build.config import BuildConfig
-    from pipelines.build.run import build
+    from pipelines.build_dataset.config import BuildConfig
+    from pipelines.build_dataset.run import build
     from pipelines.common.process_pool import default_workers
     from pipelines.common.settings import dump_settings, load_settings
 
@@ -142,7 +142,7 @@ def validate(
 ) -> None:
     """Check a corpus against its commit; exit code 1 and a table where something is wrong."""
     from pipelines.common.process_pool import default_workers
-    from pipelines.validate import validate_corpus
+    from pipelines.validate.run import validate_corpus
 
     result = validate_corpus(corpus, deep=deep, workers=workers or default_workers(), quiet=as_json)
     if as_json:
@@ -174,7 +174,7 @@ def shard(
 ) -> None:
     """Shard a corpus anew, take a part of it, or export it to the release's parquet."""
     from pipelines.common.process_pool import default_workers
-    from pipelines.reshard import Selection, export_release, reshard
+    from pipelines.shard.run import Selection, export_release, reshard
 
     selection = Selection(_listed(family), _listed(split), where, limit)
     if to is Layout.RELEASE:
@@ -204,7 +204,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show a corpus as a table, or one sample in words and as a picture."""
-    from pipelines.inspect import inspect_corpus, inspect_sample
+    from pipelines.inspect.run import inspect_corpus, inspect_sample
 
     if sample is None:
         if out is not None:
@@ -258,7 +258,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Plan an epoch of training: packs, tokens by family and kind, steps, samples that are too long."""
-    from pipelines.plan_command import PlanOptions, plan_summary, run_plan
+    from pipelines.plan.run import PlanOptions, plan_summary, run_plan
 
     words = corpora or []
     result = run_plan(

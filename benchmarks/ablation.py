@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.build.config import BuildConfig
-from pipelines.build.run import build
+from pipelines.build_dataset.config import BuildConfig
+from pipelines.build_dataset.run import build
 from pipelines.common.process_pool import default_workers
 from pipelines.common.settings import load_settings
 from pipelines.evaluate.aggregate import OVERALL, Difference, Estimate, RunScores, aggregate, compare
@@ -29,7 +29,7 @@ from pipelines.evaluate.generating import Generation
 from pipelines.evaluate.report import REPORT
 from pipelines.evaluate.runner import EvalOptions, Evaluation, evaluate
 from pipelines.evaluate.tables import Column, figure, interval, metrics
-from pipelines.generate import Settings
+from pipelines.generate.generate import Settings
 from pipelines.quickstart.journal import Journal
 from pipelines.quickstart.stages import CONFIG, SIZE, SPLITS, QuickstartOptions, Stages
 from pipelines.train.config import TrainConfig

@@ -30,13 +30,13 @@ import pyarrow.parquet as pq
 from PIL import Image
 from rows import repeat_release
 
-from pipelines.build.config import BuildConfig
-from pipelines.build.plan import make_plan
-from pipelines.build.run import _list, _scan, _write, build, finish_shards
-from pipelines.build.scan import list_fragments
-from pipelines.build.workspace import Workspace
+from pipelines.build_dataset.config import BuildConfig
+from pipelines.build_dataset.plan import make_plan
+from pipelines.build_dataset.run import _list, _scan, _write, build, finish_shards
+from pipelines.build_dataset.scan import list_fragments
+from pipelines.build_dataset.workspace import Workspace
 from pipelines.common.process_pool import LocalEngine
-from pipelines.reshard import Selection, export_release
+from pipelines.shard.run import Selection, export_release
 
 WORKERS = 2
 SHARD_BYTES = 64 * 2**20

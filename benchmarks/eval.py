@@ -38,8 +38,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipelines.build.config import BuildConfig
-from pipelines.build.run import build
+from pipelines.build_dataset.config import BuildConfig
+from pipelines.build_dataset.run import build
 from pipelines.common.model_loading import Bundle, load_bundle
 from pipelines.evaluate import generating
 from pipelines.evaluate.benchmarks import Benchmark, open_benchmark
@@ -48,7 +48,7 @@ from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.base import Metric
 from pipelines.evaluate.metrics.registry import make_metrics
 from pipelines.evaluate.runner import EvalOptions, evaluate, limited
-from pipelines.generate import Settings
+from pipelines.generate.generate import Settings
 from sigma_data.loading.batch import Specials
 from sigma_model.model import SigmaModel
 from sigma_model.sampling.guidance import Guidance
@@ -128,7 +128,7 @@ def batch(sizes: Sizes) -> bool:
         released = arm(1, "released")
 
         def as_released() -> None:
-            with mock.patch("pipelines.generate.sample_latents", merging):
+            with mock.patch("pipelines.generate.generate.sample_latents", merging):
                 released()
 
         arms: dict[str, Callable[[], None]] = {

@@ -272,8 +272,8 @@ def main() -> int:
 
 
 def _build(source: str, out: Path) -> None:
-    from pipelines.build.config import BuildConfig
-    from pipelines.build.run import build
+    from pipelines.build_dataset.config import BuildConfig
+    from pipelines.build_dataset.run import build
 
     build(BuildConfig(sources=(source,), splits={"train": 1.0}, shard_bytes=SHARD_BYTES), out, workers=2, quiet=True)
 

@@ -19,8 +19,8 @@ LIMIT_MB = 700
 
 def measure(samples: int, side: int, workers: int) -> None:
     """Build one corpus and print a line of JSON; runs in a process of its own."""
-    from pipelines.build.config import BuildConfig
-    from pipelines.build.run import build
+    from pipelines.build_dataset.config import BuildConfig
+    from pipelines.build_dataset.run import build
     from pipelines.common.process_pool import peak_memory
 
     with tempfile.TemporaryDirectory() as folder:

@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipelines.build.config import BuildConfig
-from pipelines.build.run import build
+from pipelines.build_dataset.config import BuildConfig
+from pipelines.build_dataset.run import build
 from sigma_data.corpus.corpus import QUARANTINE
 from sigma_data.errors import ConfigError
 from sigma_data.images.decode import PILLOW_MAX_PIXELS, ImageFault, sniff

@@ -64,8 +64,8 @@ def write_corpus(out: Path, samples: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from pipelines.build.config import BuildConfig
-    from pipelines.build.run import build
+    from pipelines.build_dataset.config import BuildConfig
+    from pipelines.build_dataset.run import build
     from sigma_data.corpus.corpus import COMMIT, MANIFEST, manifest_schema
 
     build(BuildConfig(sources=("world:600?size=64&format=jpg",), splits={"train": 1.0}), out, workers=2, quiet=True)

@@ -68,7 +68,7 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")] = False,
 ) -> None:
     """Make a picture (or an answer in words) from a prompt and reference pictures."""
-    from pipelines.generate_command import GenerateOptions, run_generate
+    from pipelines.generate.run import GenerateOptions, run_generate
 
     options = GenerateOptions(
         prompt=prompt, images=tuple(image or ()), out=out, model=model, base=base, seed=seed, size=size, count=count,

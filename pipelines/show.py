@@ -12,7 +12,7 @@ from sigma_data.corpus.refused_files import refused_files, refused_lines
 from sigma_data.sample import FAMILY_RULES, Family
 
 if TYPE_CHECKING:
-    from pipelines.validate import Validation
+    from pipelines.validate.run import Validation
 
 
 def shard_summary(out: Path, counts: Mapping[str, Any]) -> str:

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from pipelines.build.config import BuildConfig
-from pipelines.build.run import BuildResult
-from pipelines.build.run import build as run_build
+from pipelines.build_dataset.config import BuildConfig
+from pipelines.build_dataset.run import BuildResult
+from pipelines.build_dataset.run import build as run_build
 from sigma_data.corpus.corpus import COMMIT, MANIFEST, QUARANTINE, file_digest, manifest_schema, quarantine_schema
 from sigma_data.corpus.shard import read_members
 from sigma_data.storage.files import dump_json

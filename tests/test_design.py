@@ -46,5 +46,5 @@ def test_only_what_fills_batches_in_the_data_layer_imports_torch() -> None:
 
 
 def test_building_a_corpus_needs_no_torch() -> None:
-    program = "import sys, pipelines.build.run; sys.exit('torch' in sys.modules)"
+    program = "import sys, pipelines.build_dataset.run; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0

@@ -14,7 +14,7 @@ from pipelines.options import model_option, path_option
 
 
 class Layout(StrEnum):
-    """Where reference pictures stand, by the names of `pipelines.generate.Order`."""
+    """Where reference pictures stand, by the names of `pipelines.generate.generate.Order`."""
 
     INTERLEAVED = "interleaved"
     TEXT_FIRST = "text-first"
@@ -115,8 +115,8 @@ def evaluate(
     from pipelines.evaluate.generating import Generation
     from pipelines.evaluate.runner import EvalOptions, Stage
     from pipelines.evaluate.runner import evaluate as run
-    from pipelines.generate import Order, Settings
-    from pipelines.generate_command import parse_size
+    from pipelines.generate.generate import Order, Settings
+    from pipelines.generate.run import parse_size
     from pipelines.train.launch import default_nproc
     from sigma_data.storage.files import dump_json
     from sigma_model.quantization import Quantization

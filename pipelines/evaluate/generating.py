@@ -19,7 +19,7 @@ from PIL import Image as Pillow
 
 from pipelines.common.model_loading import Bundle
 from pipelines.evaluate.item import Item, Result
-from pipelines.generate import Order, Request, Settings, answer_in_words, lay_out, make_pictures
+from pipelines.generate.generate import Order, Request, Settings, answer_in_words, lay_out, make_pictures
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.storage.files import disk_error, dump_json
 

@@ -27,7 +27,7 @@ from pipelines.evaluate.questions import Asked
 from pipelines.evaluate.questions import limited as limited
 from pipelines.evaluate.ranks import run_ranks
 from pipelines.evaluate.report import REPORT, write_report
-from pipelines.generate import sigma_version
+from pipelines.generate.generate import sigma_version
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import disk_error
 from sigma_data.storage.paths import local_path

@@ -139,8 +139,8 @@ class Stages:
         }
 
     def _build(self) -> Facts:
-        from pipelines.build.config import BuildConfig
-        from pipelines.build.run import build
+        from pipelines.build_dataset.config import BuildConfig
+        from pipelines.build_dataset.run import build
 
         config = BuildConfig(sources=(f"world:{self._options.samples}?size={SIZE}",), splits=SPLITS)
         sums = build(config, self.corpus, workers=self._options.workers, quiet=True).corpus.sums
@@ -148,7 +148,7 @@ class Stages:
         return {"told": f"{sums['written']:,} samples ({counts}), {sums['images']:,} pictures"}
 
     def _validate(self) -> Facts:
-        from pipelines.validate import validate_corpus
+        from pipelines.validate.run import validate_corpus
 
         result = validate_corpus(self.corpus, deep=True, workers=self._options.workers, quiet=True)
         if result.problems:
@@ -223,7 +223,7 @@ class Stages:
     def _generation(self) -> Generation:
         """Pictures are made as those that a validation shows."""
         from pipelines.evaluate.generating import Generation
-        from pipelines.generate import Settings
+        from pipelines.generate.generate import Settings
         from sigma_model.sampling.guidance import Guidance
 
         asked = self._config.validation

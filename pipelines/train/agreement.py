@@ -24,7 +24,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 import pipelines
 import sigma_data
 import sigma_model
-from pipelines.generate import sigma_version
+from pipelines.generate.generate import sigma_version
 from pipelines.train.config import TrainConfig
 from sigma_data.errors import ConfigError, TrainError
 from sigma_data.planning.settings_diff import flat, shown

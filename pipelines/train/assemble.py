@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 import torch
 
 from pipelines.common.model_loading import Blueprint, Bundle
-from pipelines.planner import open_planner
+from pipelines.plan.planner import open_planner
 from pipelines.train import qlora
 from pipelines.train.agreement import compare
 from pipelines.train.checkpoint import Checkpointer

@@ -15,7 +15,7 @@ import torch
 
 from pipelines.common.model_loading import Blueprint
 from pipelines.common.text_format import aligned, counted, size
-from pipelines.planner import open_planner
+from pipelines.plan.planner import open_planner
 from pipelines.train.assemble import CHECKPOINTS, training_config
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.checks import check_autoencoder, check_optimizer, check_out, check_shards, has_weights

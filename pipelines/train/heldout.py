@@ -11,7 +11,7 @@ import torch
 from PIL import Image as Pillow
 
 from pipelines.common.model_loading import Bundle
-from pipelines.generate import Request, Settings, lay_out, make_pictures
+from pipelines.generate.generate import Request, Settings, lay_out, make_pictures
 from pipelines.train.config import TrainConfig
 from pipelines.train.losses import LossTable
 from pipelines.train.parallel import World, all_reduce_sum, callable_in_parts

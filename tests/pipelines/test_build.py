@@ -11,7 +11,7 @@ import corpora
 import numpy as np
 import pytest
 
-from pipelines.validate import validate_corpus
+from pipelines.validate.run import validate_corpus
 from sigma_data.corpus.corpus import open_corpus
 from sigma_data.errors import BuildError, ConfigError, SigmaError, SourceError
 
@@ -220,7 +220,7 @@ def test_a_second_build_waits_for_nobody_and_says_so(release: Path, tmp_path: Pa
 def test_a_source_that_changes_between_the_passes_is_noticed(
     release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pipelines.build.run as run
+    import pipelines.build_dataset.run as run
 
     copy = shutil.copytree(release, tmp_path / "release")
     plan = run.make_plan

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 import cli
 from pipelines.command_line import split_pairs
-from pipelines.generate_command import parse_size
+from pipelines.generate.run import parse_size
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import corpora
 import pytest
 
-from pipelines.build import write
+from pipelines.build_dataset import write
 from sigma_data.errors import BuildError
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import cli
-from pipelines.validate import Validation, validate_corpus
+from pipelines.validate.run import Validation, validate_corpus
 from sigma_data.corpus.corpus import COMMIT, MANIFEST, QUARANTINE
 from sigma_data.corpus.shard import BLOCK, END, block, header, member_size, padded
 
@@ -31,7 +31,7 @@ SHARD = "train/editing-00000.tar"
 
 @pytest.fixture
 def corpus(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("pipelines.validate.LocalEngine", corpora.InlineEngine)
+    monkeypatch.setattr("pipelines.validate.run.LocalEngine", corpora.InlineEngine)
     return Path(shutil.copytree(small_corpus, tmp_path / "corpus"))
 
 

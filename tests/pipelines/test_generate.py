@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from pipelines.common.model_loading import Bundle, DType, load_bundle
-from pipelines.generate import (
+from pipelines.generate.generate import (
     Request,
     Settings,
     answer_in_words,
@@ -23,7 +23,7 @@ from pipelines.generate import (
     noise_seed,
     write_picture,
 )
-from pipelines.generate_command import parse_size
+from pipelines.generate.run import parse_size
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_model.checkpoint_io import export_model, init_model
 from sigma_model.config import ModelConfig, preset_directory

@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.inspect import inspect_corpus, inspect_sample
-from pipelines.reshard import Selection, export_release, reshard
-from pipelines.validate import validate_corpus
+from pipelines.inspect.run import inspect_corpus, inspect_sample
+from pipelines.shard.run import Selection, export_release, reshard
+from pipelines.validate.run import validate_corpus
 from sigma_data.corpus.corpus import COMMIT, MANIFEST, open_corpus
 from sigma_data.corpus.shard import BLOCK, END, header
 from sigma_data.errors import CorpusError, SigmaError
@@ -63,8 +63,8 @@ def arena(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.validate.LocalEngine", corpora.InlineEngine)
-    monkeypatch.setattr("pipelines.reshard.LocalEngine", corpora.InlineEngine)
+    monkeypatch.setattr("pipelines.validate.run.LocalEngine", corpora.InlineEngine)
+    monkeypatch.setattr("pipelines.shard.run.LocalEngine", corpora.InlineEngine)
 
 
 def build_safely(out: Path, source: str, *, watch: Path) -> dict[str, Any] | None:

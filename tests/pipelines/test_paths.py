@@ -11,11 +11,11 @@ import pytest
 
 import cli
 from pipelines.common.settings import load_settings
-from pipelines.inspect import inspect_corpus, inspect_sample
-from pipelines.plan_command import PlanOptions, run_plan
-from pipelines.reshard import Selection, export_release, reshard
+from pipelines.inspect.run import inspect_corpus, inspect_sample
+from pipelines.plan.run import PlanOptions, run_plan
+from pipelines.shard.run import Selection, export_release, reshard
 from pipelines.train.config import TrainConfig
-from pipelines.validate import validate_corpus
+from pipelines.validate.run import validate_corpus
 from sigma_data.corpus.corpus import open_corpus
 from sigma_data.errors import ConfigError
 from sigma_data.sources import open_source, source_spec

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.build.config import BuildConfig
-from pipelines.build.plan import Plan, make_plan
-from pipelines.build.scan import ScanTask, scan_fragment, scan_schema
+from pipelines.build_dataset.config import BuildConfig
+from pipelines.build_dataset.plan import Plan, make_plan
+from pipelines.build_dataset.scan import ScanTask, scan_fragment, scan_schema
 from sigma_data.corpus.check_limits import Limits
 from sigma_data.corpus.shard import BLOCK, END, member_size
 from sigma_data.errors import ConfigError

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from planning import mixed_corpus
 
-from pipelines.plan_command import PlanOptions, plan_summary, run_plan
+from pipelines.plan.run import PlanOptions, plan_summary, run_plan
 from sigma_data.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

@@ -226,7 +226,7 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("pipelines.build.run.build", full)
+    monkeypatch.setattr("pipelines.build_dataset.run.build", full)
     with pytest.raises(SigmaError, match="the disk is full: free some space, then run the same command again"):
         run(tmp_path / "out")
 

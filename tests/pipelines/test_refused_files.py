@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli import app
-from pipelines.build.scan import ScanTask, crashed_fragment, read_scan
+from pipelines.build_dataset.scan import ScanTask, crashed_fragment, read_scan
 from pipelines.show import build_summary
 from sigma_data.corpus.check_limits import Limits
 from sigma_data.corpus.corpus import REPORT

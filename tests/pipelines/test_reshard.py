@@ -8,8 +8,8 @@ import corpora
 import polars as pl
 import pytest
 
-from pipelines.reshard import Selection, export_release, reshard
-from pipelines.validate import validate_corpus
+from pipelines.shard.run import Selection, export_release, reshard
+from pipelines.validate.run import validate_corpus
 from sigma_data.corpus.corpus import open_corpus
 from sigma_data.errors import ConfigError, CorpusError
 

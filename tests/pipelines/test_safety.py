@@ -9,10 +9,10 @@ from pathlib import Path
 import corpora
 import pytest
 
-from pipelines.build.config import BuildConfig
+from pipelines.build_dataset.config import BuildConfig
 from pipelines.common.settings import load_settings
-from pipelines.reshard import Selection, export_release, reshard
-from pipelines.validate import validate_corpus
+from pipelines.shard.run import Selection, export_release, reshard
+from pipelines.validate.run import validate_corpus
 from sigma_data.corpus.corpus import open_corpus
 from sigma_data.errors import ConfigError, SigmaError, SourceError
 
@@ -92,7 +92,7 @@ def test_a_mistyped_source_does_not_claim_the_folder(release: Path, tmp_path: Pa
 
 
 def test_files_that_a_power_cut_emptied_count_as_not_there(release: Path, tmp_path: Path) -> None:
-    import pipelines.build.run as run
+    import pipelines.build_dataset.run as run
 
     whole = corpora.build(tmp_path / "whole", f"release:{release}")
     with pytest.MonkeyPatch.context() as patch:

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.build.config import BuildConfig
+from pipelines.build_dataset.config import BuildConfig
 from pipelines.common.settings import dump_settings, load_settings
 from pipelines.train.config import TrainConfig
 from sigma_data.corpus.check_limits import Severity

@@ -14,8 +14,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from pipelines.inspect import inspect_sample
-from pipelines.validate import validate_corpus
+from pipelines.inspect.run import inspect_sample
+from pipelines.validate.run import validate_corpus
 from sigma_data.corpus.corpus import MANIFEST, Corpus, open_corpus
 from sigma_data.corpus.dataset_card_usage import READ_IMAGE
 from sigma_data.images.decode import load

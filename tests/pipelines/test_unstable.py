@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageCms
 
-import pipelines.build.run as run
-import pipelines.build.write as write
-from pipelines.validate import validate_corpus
+import pipelines.build_dataset.run as run
+import pipelines.build_dataset.write as write
+from pipelines.validate.run import validate_corpus
 from sigma_data.errors import BuildError, ConfigError
 from sigma_data.storage.files import Place
 

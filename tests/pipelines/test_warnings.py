@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from cli import app
 from pipelines.show import build_summary
-from pipelines.validate import validate_corpus
+from pipelines.validate.run import validate_corpus
 from sigma_data.errors import BuildError
 from sigma_data.images.decode import probe
 

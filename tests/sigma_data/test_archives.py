@@ -15,7 +15,7 @@ import corpora
 import pytest
 
 from pipelines.train.checks import check_shards
-from pipelines.validate import validate_corpus
+from pipelines.validate.run import validate_corpus
 from sigma_data.corpus.archives import archive_fault
 from sigma_data.corpus.corpus import open_corpus
 from sigma_data.errors import CorpusError, SourceError

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from planning import Counter, mixed_corpus
 
-from pipelines.validate import validate_corpus
+from pipelines.validate.run import validate_corpus
 from sigma_data.corpus.corpus import COMMIT, INDEXES, MANIFEST, open_corpus
 from sigma_data.errors import CorpusError
 from sigma_data.planning.index import CorpusIndex, open_index

@@ -10,7 +10,7 @@ import torch
 from sequences import one_thread  # noqa: F401
 
 from pipelines.common.model_loading import Bundle, load_bundle
-from pipelines.generate import Request, Settings, answer_in_words, make_pictures
+from pipelines.generate.generate import Request, Settings, answer_in_words, make_pictures
 from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import export_model, init_model
 from sigma_model.config import preset, preset_directory

@@ -12,7 +12,7 @@ from sequences import generator, one_thread  # noqa: F401
 from torch import nn
 
 from pipelines.common.model_loading import load_bundle
-from pipelines.generate import Request, Settings, describe, make_pictures
+from pipelines.generate.generate import Request, Settings, describe, make_pictures
 from sigma_data.errors import ConfigError
 from sigma_model import quantization as quantization_module
 from sigma_model.checkpoint_io import export_model, init_model, load_model

@@ -18,7 +18,7 @@ from pipelines.common.model_loading import Bundle, load_bundle
 from pipelines.evaluate import generating
 from pipelines.evaluate.generating import Generation, batches, clean, generate, missing, results, shares
 from pipelines.evaluate.item import Item
-from pipelines.generate import Order, Request, Settings, lay_out, make_pictures
+from pipelines.generate.generate import Order, Request, Settings, lay_out, make_pictures
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.sequence.layout import Kind, Segment
 

@@ -23,7 +23,7 @@ from pipelines.evaluate.generating import Generation
 from pipelines.evaluate.item import Item
 from pipelines.evaluate.ranks import run_ranks
 from pipelines.evaluate.runner import EvalOptions, Stage, evaluate, limited
-from pipelines.generate import Order, Settings
+from pipelines.generate.generate import Order, Settings
 from sigma_data.errors import BuildError, ConfigError
 from sigma_model.sampling.guidance import Guidance
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipelines.common.model_loading import DType, load_bundle, read_blueprint
 from pipelines.common.settings import dump_settings, load_settings
-from pipelines.generate import Request, Settings, make_pictures
+from pipelines.generate.generate import Request, Settings, make_pictures
 from pipelines.train import export
 from pipelines.train.assemble import build_model
 from pipelines.train.checkpoint import Checkpointer

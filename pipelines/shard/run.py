@@ -16,11 +16,11 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict
 
-from pipelines.build.commit import write_corpus_files
-from pipelines.build.plan import place
-from pipelines.build.run import finish_shards
-from pipelines.build.workspace import Workspace, refuse_overlap
-from pipelines.build.write import ShardFiles, preallocate
+from pipelines.build_dataset.commit import write_corpus_files
+from pipelines.build_dataset.plan import place
+from pipelines.build_dataset.run import finish_shards
+from pipelines.build_dataset.workspace import Workspace, refuse_overlap
+from pipelines.build_dataset.write import ShardFiles, preallocate
 from pipelines.common.batched import batched
 from pipelines.common.process_pool import Crashed, LocalEngine
 from pipelines.common.progress import Pass

@@ -16,8 +16,8 @@ import polars as pl
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines.build.config import BuildConfig
-from pipelines.build.scan import OK, REJECTED, scan_schema
+from pipelines.build_dataset.config import BuildConfig
+from pipelines.build_dataset.scan import OK, REJECTED, scan_schema
 from sigma_data.corpus.shard import BLOCK, END, member_size
 from sigma_data.errors import ConfigError
 from sigma_data.images.fingerprint import SIGNATURE_BYTES, choose_split, components, near_pairs, unit

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipelines.common.model_loading import read_blueprint
 from pipelines.common.settings import load_settings
 from pipelines.common.text_format import counted
-from pipelines.planner import open_planner
+from pipelines.plan.planner import open_planner
 from sigma_data.errors import ConfigError
 from sigma_data.planning.plan import Planner, PlanSettings
 from sigma_data.sample import Family

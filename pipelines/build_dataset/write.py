@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
-from pipelines.build.scan import read_scan
+from pipelines.build_dataset.scan import read_scan
 from sigma_data.corpus.corpus import file_digest
 from sigma_data.corpus.shard import ShardFault, block, read_members
 from sigma_data.errors import BuildError, SourceError

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.build.commit import Inputs, commit_corpus, sums_of
-from pipelines.build.config import BuildConfig
-from pipelines.build.plan import Plan, Shard, Unstable, make_plan
-from pipelines.build.scan import ScanTask, crashed_fragment, is_whole, list_fragments, scan_fragment
-from pipelines.build.workspace import Workspace, refuse_overlap
-from pipelines.build.write import FinishTask, WriteTask, finish_shard, preallocate, write_fragment
+from pipelines.build_dataset.commit import Inputs, commit_corpus, sums_of
+from pipelines.build_dataset.config import BuildConfig
+from pipelines.build_dataset.plan import Plan, Shard, Unstable, make_plan
+from pipelines.build_dataset.scan import ScanTask, crashed_fragment, is_whole, list_fragments, scan_fragment
+from pipelines.build_dataset.workspace import Workspace, refuse_overlap
+from pipelines.build_dataset.write import FinishTask, WriteTask, finish_shard, preallocate, write_fragment
 from pipelines.common.process_pool import Crashed, LocalEngine
 from pipelines.common.progress import Pass
 from sigma_data.corpus.corpus import Corpus, open_corpus

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
-from pipelines.build.plan import Unstable
+from pipelines.build_dataset.plan import Unstable
 from pipelines.common.folder_lock import FolderLock
 from sigma_data.corpus.corpus import CARD, COMMIT, MANIFEST, QUARANTINE, REPORT, WORK, is_shard_name, open_corpus
 from sigma_data.errors import ConfigError, CorpusError

@@ -14,7 +14,15 @@ from typing import Any, TypeVar
 
 from pipelines.common.model_loading import Bundle, DType, load_bundle
 from pipelines.common.progress import Pass
-from pipelines.generate import Request, Settings, answer_in_words, check_prompt, lay_out, make_pictures, write_picture
+from pipelines.generate.generate import (
+    Request,
+    Settings,
+    answer_in_words,
+    check_prompt,
+    lay_out,
+    make_pictures,
+    write_picture,
+)
 from sigma_data.errors import ConfigError
 from sigma_data.sequence.layout import Geometry
 from sigma_data.sequence.tokenizer import TextEncoder

@@ -13,8 +13,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.build.config import BuildConfig
-from pipelines.build.plan import Plan
+from pipelines.build_dataset.config import BuildConfig
+from pipelines.build_dataset.plan import Plan
 from sigma_data.corpus.corpus import (
     CARD,
     COMMIT,

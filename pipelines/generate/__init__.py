@@ -1,0 +1,1 @@
+"""`sigma generate`: one image or answer from a prompt and references."""

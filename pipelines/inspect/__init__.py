@@ -1,0 +1,1 @@
+"""`sigma inspect`: a corpus as a table, a sample in words and as an image."""

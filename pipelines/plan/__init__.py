@@ -1,0 +1,1 @@
+"""`sigma plan`: an epoch of training before it is run."""

@@ -1,0 +1,1 @@
+"""`sigma shard`: a corpus selected, sharded anew or exported."""

@@ -1,0 +1,1 @@
+"""`sigma validate`: a corpus against its commit."""
