@@ -31,8 +31,8 @@ from torch import Tensor
 
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import CheckpointSettings, OptimizerSettings, ParallelSettings
+from pipelines.train.distributed.parallelize import barrier, init_weights_sharded, parallelize, start_world, stop_world
 from pipelines.train.optimizer import make_optimizer
-from pipelines.train.parallel import barrier, init_weights_sharded, parallelize, start_world, stop_world
 from sigma_data.loading.batch import PackedBatch
 from sigma_model.backbone import same_for_all
 from sigma_model.checkpoint_io import init_model

@@ -2,7 +2,7 @@
 
 As many layers as fit beside their optimiser states, on a pack of 30K tokens, exactly as `sigma train` runs them:
 float32 parameters, bfloat16 layers under FSDP2, full activation checkpointing, fused AdamW, with and without
-compilation. Operations are counted by pipelines/train/flops.py: what the mask shows, nothing computed twice.
+compilation. Operations are counted by pipelines/train/estimate/flops.py: what the mask shows, nothing computed twice.
 """
 
 from __future__ import annotations
@@ -17,9 +17,16 @@ import torch
 from packs import Delimiters, item, sample
 
 from pipelines.train.config import FreezeSettings, OptimizerSettings, ParallelSettings
-from pipelines.train.flops import peak_flops, training_flops, work_of
+from pipelines.train.distributed.parallelize import (
+    World,
+    clip_grad_norm,
+    init_weights_sharded,
+    parallelize,
+    start_world,
+    stop_world,
+)
+from pipelines.train.estimate.flops import peak_flops, training_flops, work_of
 from pipelines.train.optimizer import make_optimizer
-from pipelines.train.parallel import World, clip_grad_norm, init_weights_sharded, parallelize, start_world, stop_world
 from sigma_data.loading.batch import PackedBatch, collate
 from sigma_data.sequence.layout import Segment
 from sigma_model.config import ModelConfig, preset

@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from pipelines.train.parallel import World
+from pipelines.train.distributed.parallelize import World
 
 _PRELOAD = [
     "torch.distributed.checkpoint",

@@ -18,7 +18,7 @@ import torch.distributed.tensor as distributed
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from pipelines.train.parallel import held_rows, local_part
+from pipelines.train.distributed.parallelize import held_rows, local_part
 
 BLOCK = 256
 """Numbers of a row that share the scale of an 8-bit moment; a shorter row is one block."""

@@ -34,7 +34,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.serialization import config
 
 from pipelines.train.config import CheckpointSettings
-from pipelines.train.parallel import World
+from pipelines.train.distributed.parallelize import World
 from sigma_data.errors import ConfigError, TrainError
 from sigma_data.storage.files import dump_json, write_atomic
 from sigma_model.checkpoint_io import counted

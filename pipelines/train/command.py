@@ -48,7 +48,7 @@ def train(
     from pipelines.common.settings import dump_settings, load_settings
     from pipelines.common.text_format import result_line
     from pipelines.train.config import TrainConfig
-    from pipelines.train.consistency import check_settings
+    from pipelines.train.settings_checks import check_settings
     from sigma_data.storage.files import dump_json
 
     chosen = load_settings(TrainConfig, config, settings or [])
@@ -61,7 +61,7 @@ def train(
     if ranks is not None and not dry_run:
         raise typer.BadParameter("belongs to --dry-run; --nproc starts processes", param_hint="--ranks")
     if dry_run:
-        from pipelines.train.dry_run import dry_run as look
+        from pipelines.train.estimate.dry_run import dry_run as look
 
         seen = look(chosen, ranks=ranks or (nproc or default_nproc()) * nnodes, quiet=as_json)
         sys.stdout.write(dump_json(seen.as_dict()) if as_json else seen.show())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from pipelines.train.parallel import local_part
+from pipelines.train.distributed.parallelize import local_part
 
 
 class Ema:

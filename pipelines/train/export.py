@@ -17,15 +17,15 @@ import torch
 from pipelines.common.model_loading import Blueprint, DType
 from pipelines.common.run_folder import run_of
 from pipelines.common.settings import load_settings
-from pipelines.train.assemble import CHECKPOINTS, origin_of, training_config
+from pipelines.train.attribute_tokens import attribute_numbers, choose_learning
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import CheckpointSettings, TrainConfig
-from pipelines.train.history import CONFIG
+from pipelines.train.distributed.parallelize import World
 from pipelines.train.lora import merge_lora, save_adapter
-from pipelines.train.parallel import World
-from pipelines.train.start import located, start_blueprint
+from pipelines.train.run import CHECKPOINTS, origin_of, training_config
+from pipelines.train.settings_history import CONFIG
+from pipelines.train.start_from import located, start_blueprint
 from pipelines.train.token_rows import merge_token_rows
-from pipelines.train.tokens import attribute_numbers, choose_learning
 from sigma_data.errors import ConfigError
 from sigma_data.sequence.tokenizer_files import write_tokenizer
 from sigma_data.storage.files import disk_error

@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 from pipelines.train.config import TrainConfig
-from pipelines.train.started import alone, settle
+from pipelines.train.distributed.launcher_env import alone, settle
 from sigma_data import errors
 from sigma_data.errors import ConfigError, SigmaError, TrainError
 
@@ -211,7 +211,7 @@ def _not_met(error: BaseException, where: Launch) -> SigmaError:
     """What kept the machines from meeting, in a sentence."""
     from torch.distributed.elastic import rendezvous
 
-    from pipelines.train.parallel import first_line
+    from pipelines.train.distributed.parallelize import first_line
 
     place = f"--rdzv {where.rdzv}" if where.rdzv is not None else "the processes of this machine"
     if isinstance(error, rendezvous.RendezvousTimeoutError):

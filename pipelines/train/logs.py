@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pipelines.train.board import Board
 from pipelines.train.config import LogSettings
-from pipelines.train.flops import Work
+from pipelines.train.estimate.flops import Work
+from pipelines.train.tensorboard_log import Board
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import append, disk_error, dump_line, write_atomic
 

@@ -20,20 +20,20 @@ import torch
 
 from pipelines.common.folder_lock import LOCK, FolderLock
 from pipelines.common.text_format import Start, start_lines
-from pipelines.train.agreement import facts_of
-from pipelines.train.assemble import Run, assemble, compute_dtype, computes_otherwise
-from pipelines.train.checks import check_out
 from pipelines.train.config import TrainConfig
-from pipelines.train.consistency import Epoch, check_machine, check_settings, warnings
-from pipelines.train.flops import Work, peak_flops, training_flops, work_of
-from pipelines.train.history import record_settings
+from pipelines.train.distributed.parallelize import World, all_reduce_sum, from_rank0, start_world, stop_world, together
+from pipelines.train.distributed.rank_agreement import facts_of
+from pipelines.train.estimate.flops import Work, peak_flops, training_flops, work_of
 from pipelines.train.logs import Meter, RunLog
 from pipelines.train.losses import loss_names
 from pipelines.train.optimizer import learning_rate
-from pipelines.train.parallel import World, all_reduce_sum, from_rank0, start_world, stop_world, together
+from pipelines.train.preflight import check_out
 from pipelines.train.qlora import hidden
-from pipelines.train.start import take_start
-from pipelines.train.step import Stepped, Stepper
+from pipelines.train.run import Run, assemble, compute_dtype, computes_otherwise
+from pipelines.train.settings_checks import Epoch, check_machine, check_settings, warnings
+from pipelines.train.settings_history import record_settings
+from pipelines.train.start_from import take_start
+from pipelines.train.train_step import Stepped, Stepper
 from sigma_data.errors import ConfigError, SigmaError, TrainError
 from sigma_data.loading.loader import Loaded, Loader
 from sigma_data.loading.skip_log import SkipLog

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipelines.train.config import ParallelSettings
-from pipelines.train.parallel import start_world, stop_world
+from pipelines.train.distributed.parallelize import start_world, stop_world
 from sigma_model.config import preset
 
 FOLDER = str(Path(__file__).parents[2] / "benchmarks")

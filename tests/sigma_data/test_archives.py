@@ -14,7 +14,7 @@ from pathlib import Path
 import corpora
 import pytest
 
-from pipelines.train.checks import check_shards
+from pipelines.train.preflight import check_shards
 from pipelines.validate.run import validate_corpus
 from sigma_data.corpus.archives import archive_fault
 from sigma_data.corpus.corpus import open_corpus

@@ -15,8 +15,8 @@ from training_runs import build_corpus, run, same, saved, settings_of
 
 from pipelines.train.adamw import pack_first, pack_second, to_bfloat16, unpack_first, unpack_second
 from pipelines.train.config import OptimizerSettings, ParallelSettings, TrainConfig
+from pipelines.train.distributed.parallelize import parallelize, start_world, stop_world
 from pipelines.train.optimizer import Optimizers, make_optimizer
-from pipelines.train.parallel import parallelize, start_world, stop_world
 from sigma_model.model import SigmaModel
 
 LEAN = {"states": "8bit"}

@@ -12,9 +12,10 @@ import pytest
 import ranks
 from training_runs import run, settings_of
 
-from pipelines.train import agreement, trainer
-from pipelines.train.agreement import differences, facts_of
+from pipelines.train import trainer
 from pipelines.train.config import TrainConfig
+from pipelines.train.distributed import rank_agreement
+from pipelines.train.distributed.rank_agreement import differences, facts_of
 from sigma_data.errors import SigmaError
 
 
@@ -48,7 +49,7 @@ def test_all_that_changes_numbers_is_compared_and_what_a_machine_may_have_for_it
     assert {"the version of torch", "the version of Python", "the code of sigma"} <= expected.keys()
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
     assert facts(tmp_path)["the variable NVIDIA_TF32_OVERRIDE"] == "1"
-    monkeypatch.setattr(agreement, "version", lambda name: "0")
+    monkeypatch.setattr(rank_agreement, "version", lambda name: "0")
     assert facts(tmp_path)["the version of torch"] == "0"
 
 

@@ -26,9 +26,9 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import CheckpointSettings, EmaSettings, OptimizerSettings, ParallelSettings
+from pipelines.train.distributed.parallelize import World, barrier, parallelize, start_world, stop_world
 from pipelines.train.ema import Ema
 from pipelines.train.optimizer import make_optimizer
-from pipelines.train.parallel import World, barrier, parallelize, start_world, stop_world
 from sigma_data.errors import ConfigError, TrainError
 from sigma_model.model import SigmaModel
 

@@ -11,7 +11,9 @@ import training_runs
 
 from pipelines.common.settings import load_settings
 from pipelines.train.config import TrainConfig
-from pipelines.train.consistency import (
+from pipelines.train.estimate.dry_run import dry_run
+from pipelines.train.estimate.flops import parameters_of
+from pipelines.train.settings_checks import (
     Epoch,
     check_learning,
     check_machine,
@@ -20,8 +22,6 @@ from pipelines.train.consistency import (
     model_warnings,
     warnings,
 )
-from pipelines.train.dry_run import dry_run
-from pipelines.train.flops import parameters_of
 from sigma_data.errors import ConfigError
 from sigma_data.sample import Family
 from sigma_data.sequence.layout import Kind

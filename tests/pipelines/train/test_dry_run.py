@@ -20,8 +20,8 @@ from training_data import planned
 from pipelines.common.settings import dump_settings
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
-from pipelines.train.dry_run import DryRun, dry_run
-from pipelines.train.parallel import World
+from pipelines.train.distributed.parallelize import World
+from pipelines.train.estimate.dry_run import DryRun, dry_run
 from sigma_data.errors import ConfigError, CorpusError, SigmaError
 from sigma_data.sample import Family
 from sigma_model.config import preset_directory

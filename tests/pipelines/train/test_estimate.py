@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from training_data import dataset_of, index_of, planned, tiny
 
+from pipelines.train.attribute_tokens import choose_learning
 from pipelines.train.config import TrainConfig
 from pipelines.train.ema import Ema
-from pipelines.train.estimate import Estimate, Memory, Planned, estimate
-from pipelines.train.flops import Work, parameters_of, peak_flops, training_flops, work_of
+from pipelines.train.estimate.flops import Work, parameters_of, peak_flops, training_flops, work_of
+from pipelines.train.estimate.memory import Estimate, Memory, Planned, estimate
 from pipelines.train.optimizer import make_optimizer
 from pipelines.train.token_rows import add_token_rows
-from pipelines.train.tokens import choose_learning
 from sigma_data.loading.batch import PackedBatch, collate
 from sigma_data.sample import Turn
 from sigma_model.checkpoint_io import init_model

@@ -18,15 +18,15 @@ from pipelines.common.model_loading import DType, load_bundle, read_blueprint
 from pipelines.common.settings import dump_settings, load_settings
 from pipelines.generate.generate import Request, Settings, make_pictures
 from pipelines.train import export
-from pipelines.train.assemble import build_model
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
+from pipelines.train.distributed.parallelize import World, start_world, stop_world
 from pipelines.train.ema import Ema
 from pipelines.train.export import export_run
 from pipelines.train.freeze import apply_freeze
 from pipelines.train.lora import add_lora, is_lora, merge_lora
 from pipelines.train.optimizer import make_optimizer
-from pipelines.train.parallel import World, start_world, stop_world
+from pipelines.train.run import build_model
 from sigma_data.errors import BuildError, ConfigError
 from sigma_data.sequence.tokenizer import TOKENIZER_FILES
 from sigma_model.checkpoint_io import Checkpoint, export_model, init_model, load_model

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
 
 from pipelines.train.config import FreezeSettings, LoraSettings
-from pipelines.train.flops import Work, peak_flops, training_flops, vae_flops, visible_pairs, work_of
+from pipelines.train.estimate.flops import Work, peak_flops, training_flops, vae_flops, visible_pairs, work_of
 from pipelines.train.freeze import apply_freeze
 from pipelines.train.lora import add_lora
 from pipelines.train.token_rows import add_token_rows

@@ -16,10 +16,10 @@ from sequences import one_thread  # noqa: F401
 from training_data import index_of
 from training_runs import lines, run, same, saved, settings_of
 
-from pipelines.train import heldout
-from pipelines.train.assemble import Run, assemble
+from pipelines.train import validation as validation_module
 from pipelines.train.config import TrainConfig
-from pipelines.train.parallel import World
+from pipelines.train.distributed.parallelize import World
+from pipelines.train.run import Run, assemble
 from sigma_data.loading.shard_reader import ShardReader
 
 ALONE = World(0, 1, 0, torch.device("cpu"), None)
@@ -141,9 +141,9 @@ def test_nothing_to_validate_on_is_said_and_stops_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     if "data" in changes:  # in training there are samples that fit, among those held out there are none
-        settings = heldout.heldout_settings
+        settings = validation_module.heldout_settings
         monkeypatch.setattr(
-            "pipelines.train.heldout.heldout_settings", lambda c: settings(c).model_copy(update={"budget": 3})
+            "pipelines.train.validation.heldout_settings", lambda c: settings(c).model_copy(update={"budget": 3})
         )
     one = put_together(tmp_path, training_corpus, **changes)
     assert one.heldout is None and len(one.planner.plan(0))

@@ -11,7 +11,7 @@ from corpora import build
 
 from pipelines.common.model_loading import load_bundle, read_blueprint
 from pipelines.train.config import TrainConfig
-from pipelines.train.dry_run import dry_run
+from pipelines.train.estimate.dry_run import dry_run
 from pipelines.train.export import export_run
 from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import Checkpoint, export_model, init_model, load_model

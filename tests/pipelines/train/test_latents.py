@@ -15,7 +15,7 @@ from torch import Tensor
 from training_runs import lines, run, same, saved, settings_of
 
 from pipelines.train.config import TrainConfig
-from pipelines.train.latents import LatentCache
+from pipelines.train.latent_cache import LatentCache
 from pipelines.train.trainer import train
 from sigma_data.errors import TrainError
 from sigma_data.loading.batch import PackedBatch
@@ -159,7 +159,7 @@ def test_a_run_computes_with_the_threads_asked_for_and_leaves_the_process_as_it_
         found.append(torch.get_num_threads())
         raise TrainError("a fault")
 
-    monkeypatch.setattr("pipelines.train.step.forward", broken)
+    monkeypatch.setattr("pipelines.train.train_step.forward", broken)
     asked = settings_of(tmp_path, training_corpus, parallel={"threads": before + 1})
     with pytest.raises(TrainError, match="a fault"):
         train(TrainConfig.model_validate(asked), quiet=True)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipelines.train import logs
 from pipelines.train.config import LogSettings
-from pipelines.train.flops import Work
+from pipelines.train.estimate.flops import Work
 from pipelines.train.logs import METRICS, PICTURES, TENSORBOARD, TEXTS, Meter, Progress, RunLog
 from sigma_data.errors import ConfigError
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from sequences import one_thread, tiny_model  # noqa: F401
 from torch import Tensor
 
-from pipelines.train.checks import check_optimizer
 from pipelines.train.config import FreezeSettings, LoraSettings, OptimizerSettings, ScheduleSettings, TrainConfig
 from pipelines.train.freeze import apply_freeze
 from pipelines.train.lora import add_lora
 from pipelines.train.optimizer import learning_rate, make_optimizer, parameter_groups
+from pipelines.train.preflight import check_optimizer
 from sigma_data.errors import ConfigError
 from sigma_model.model import SigmaModel
 

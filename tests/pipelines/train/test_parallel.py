@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from pipelines.train.config import LoraSettings, ParallelSettings
-from pipelines.train.lora import add_lora, init_lora
-from pipelines.train.parallel import (
+from pipelines.train.distributed.parallelize import (
     World,
     all_reduce_sum,
     barrier,
@@ -28,6 +27,7 @@ from pipelines.train.parallel import (
     start_world,
     stop_world,
 )
+from pipelines.train.lora import add_lora, init_lora
 from pipelines.train.token_rows import add_token_rows
 from sigma_data.errors import ConfigError
 from sigma_data.loading.batch import PackedBatch

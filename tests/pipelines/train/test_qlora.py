@@ -16,15 +16,15 @@ from sequences import generator, one_thread  # noqa: F401
 from torch import Tensor, nn
 from training_runs import apart, lines, run, same, saved, settings_of
 
-from pipelines.train.assemble import CHECKPOINTS, Run, assemble
 from pipelines.train.config import TrainConfig
-from pipelines.train.dry_run import dry_run
+from pipelines.train.distributed.parallelize import World
+from pipelines.train.estimate.dry_run import dry_run
 from pipelines.train.export import export_run
 from pipelines.train.lora import is_lora
-from pipelines.train.parallel import World
 from pipelines.train.qlora import Kept, QuantizedLinear, QuantizedLora, hidden
-from pipelines.train.step import forward
+from pipelines.train.run import CHECKPOINTS, Run, assemble
 from pipelines.train.token_rows import ROWS
+from pipelines.train.train_step import forward
 from pipelines.train.trainer import Trainer
 from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import export_model, init_model, load_model

@@ -15,9 +15,9 @@ import yaml
 from training_runs import lines, run, settings_of, steps_saved
 
 from pipelines.common.folder_lock import LOCK, locked
-from pipelines.train import board, checkpoint, history, logs
-from pipelines.train.assemble import CHECKPOINTS
-from pipelines.train.history import CONFIG, HISTORY
+from pipelines.train import checkpoint, logs, settings_history, tensorboard_log
+from pipelines.train.run import CHECKPOINTS
+from pipelines.train.settings_history import CONFIG, HISTORY
 from sigma_data.errors import BuildError, ConfigError, SigmaError, TrainError
 
 
@@ -75,7 +75,7 @@ def test_entries_of_steps_that_were_lost_are_taken_back(tmp_path: Path, training
 
     def record(step: int, **changes: Any) -> None:
         config = TrainConfig.model_validate(settings_of(tmp_path, training_corpus, **changes))
-        history.record_settings(config, step=step, ranks=1)
+        settings_history.record_settings(config, step=step, ranks=1)
 
     record(1)
     record(5, steps=7)
@@ -152,7 +152,7 @@ def test_whatever_is_refused_is_one_sentence_and_the_rerun_goes_on(
         if where == "metrics":
             patch.setattr(logs, "append", refuse)
         elif where == "config":
-            patch.setattr(history, "write_atomic", refuse)
+            patch.setattr(settings_history, "write_atomic", refuse)
         elif where == "checkpoint":
             patch.setattr(checkpoint, "write_atomic", refuse)
         else:
@@ -175,7 +175,7 @@ def test_whatever_is_refused_is_one_sentence_and_the_rerun_goes_on(
 def test_a_board_that_cannot_be_made_is_a_line_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tensorboard")
     (tmp_path / "file").write_text("")
-    made = board.Board(tmp_path / "file" / "board", 0)
+    made = tensorboard_log.Board(tmp_path / "file" / "board", 0)
     made.scalar("loss", 1.0, 1)
     made.close()
     told = capfd.readouterr().err

@@ -17,11 +17,11 @@ from pipelines.common.model_loading import read_blueprint
 from pipelines.common.run_folder import RUN_CHECKPOINTS, RUN_CONFIG, run_of
 from pipelines.common.settings import load_settings
 from pipelines.common.text_format import result_line
-from pipelines.train.assemble import CHECKPOINTS
 from pipelines.train.config import TrainConfig
-from pipelines.train.dry_run import dry_run
+from pipelines.train.estimate.dry_run import dry_run
 from pipelines.train.export import export_run
-from pipelines.train.history import CONFIG
+from pipelines.train.run import CHECKPOINTS
+from pipelines.train.settings_history import CONFIG
 from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import load_model
 

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from pipelines.train.started import Started, alone, by_launcher, settle
+from pipelines.train.distributed.launcher_env import Started, alone, by_launcher, settle
 from sigma_data.errors import ConfigError
 
 WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}

@@ -14,9 +14,9 @@ from sequences import FIRST_ATTRIBUTE, Case, case, one_thread, pack, tiny_model 
 from torch import Tensor
 
 from pipelines.train.config import TrainConfig
+from pipelines.train.distributed.parallelize import World, parallelize, start_world, stop_world
 from pipelines.train.ema import Ema
-from pipelines.train.parallel import World, parallelize, start_world, stop_world
-from pipelines.train.step import Stepped, Stepper
+from pipelines.train.train_step import Stepped, Stepper
 from sigma_data.instruction import ATTRIBUTES
 from sigma_data.loading.batch import PackedBatch
 from sigma_data.loading.loader import Loaded

@@ -15,14 +15,14 @@ from torch import Tensor
 from training_runs import build_corpus, run, same, saved, settings_of
 
 from pipelines.common.model_loading import read_blueprint
+from pipelines.train.attribute_tokens import Likeness, choose_learning, start_rows
 from pipelines.train.config import FreezeSettings, LoraSettings, OptimizerSettings, TrainConfig
-from pipelines.train.dry_run import dry_run
+from pipelines.train.estimate.dry_run import dry_run
 from pipelines.train.export import export_run
 from pipelines.train.freeze import apply_freeze
 from pipelines.train.lora import add_lora, save_adapter
 from pipelines.train.optimizer import make_optimizer
 from pipelines.train.token_rows import ROWS, TABLE, add_token_rows, merge_token_rows
-from pipelines.train.tokens import Likeness, choose_learning, start_rows
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES
 from sigma_data.loading.batch import PackedBatch

@@ -25,13 +25,13 @@ from training_runs import apart, lines, run, same, saved, settings_of, steps_sav
 
 from pipelines.common.model_loading import load_bundle
 from pipelines.common.settings import load_settings
-from pipelines.train.assemble import CHECKPOINTS, Run, assemble, computes_otherwise
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
+from pipelines.train.distributed.parallelize import World
 from pipelines.train.export import export_run
 from pipelines.train.logs import RunLog
 from pipelines.train.lora import is_lora
-from pipelines.train.parallel import World
+from pipelines.train.run import CHECKPOINTS, Run, assemble, computes_otherwise
 from pipelines.train.trainer import train
 from sigma_data.errors import BuildError, ConfigError, LoaderError, TrainError
 from sigma_data.loading.loader import PackDataset
@@ -282,7 +282,7 @@ def test_whatever_ends_a_run_its_workers_end_too(
     def broken(*_: Any, **__: Any) -> None:
         raise LoaderError("a fault while workers are at work")
 
-    monkeypatch.setattr("pipelines.train.step.forward", broken)
+    monkeypatch.setattr("pipelines.train.train_step.forward", broken)
     with pytest.raises(LoaderError, match="a fault while"):
         run(settings_of(tmp_path, training_corpus, loader={"workers": 2}))
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from pipelines.train.config import TrainConfig
+from pipelines.train.distributed.parallelize import World, all_reduce_sum, clip_grad_norm
 from pipelines.train.ema import Ema
-from pipelines.train.latents import LatentCache
+from pipelines.train.latent_cache import LatentCache
 from pipelines.train.losses import LossTable, Weights
 from pipelines.train.optimizer import Optimizers
-from pipelines.train.parallel import World, all_reduce_sum, clip_grad_norm
 from sigma_data.loading.batch import PackedBatch
 from sigma_data.loading.loader import Loaded
 from sigma_model.attention import Backend

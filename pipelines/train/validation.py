@@ -13,9 +13,9 @@ from PIL import Image as Pillow
 from pipelines.common.model_loading import Bundle
 from pipelines.generate.generate import Request, Settings, lay_out, make_pictures
 from pipelines.train.config import TrainConfig
+from pipelines.train.distributed.parallelize import World, all_reduce_sum, callable_in_parts
 from pipelines.train.losses import LossTable
-from pipelines.train.parallel import World, all_reduce_sum, callable_in_parts
-from pipelines.train.step import forward
+from pipelines.train.train_step import forward
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.images.decode import ImageFault, load
 from sigma_data.loading.loader import PackDataset

@@ -15,7 +15,7 @@ from pipelines.common.model_loading import Blueprint, read_blueprint
 from pipelines.common.run_folder import RUN_CONFIG, run_of
 from pipelines.common.settings import load_settings
 from pipelines.train.config import START, TrainConfig
-from pipelines.train.parallel import World, together
+from pipelines.train.distributed.parallelize import World, together
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import dump_json, write_atomic
 

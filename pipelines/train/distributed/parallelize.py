@@ -31,10 +31,10 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 from torch.utils.checkpoint import checkpoint
 
-from pipelines.train.agreement import compare
 from pipelines.train.config import ParallelSettings
+from pipelines.train.distributed.launcher_env import Started, by_launcher
+from pipelines.train.distributed.rank_agreement import compare
 from pipelines.train.lora import is_lora
-from pipelines.train.started import Started, by_launcher
 from pipelines.train.token_rows import ROWS
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_model.checkpoint_io import Checkpoint, assign

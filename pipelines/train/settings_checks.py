@@ -16,7 +16,7 @@ from pathlib import Path
 from pipelines.common.run_folder import RUN_CONFIG
 from pipelines.common.text_format import counted
 from pipelines.train.config import ModelSettings, TrainConfig
-from pipelines.train.flops import Parameters
+from pipelines.train.estimate.flops import Parameters
 from pipelines.train.optimizer import learning_rate
 from sigma_data.corpus.corpus import COMMIT
 from sigma_data.errors import ConfigError

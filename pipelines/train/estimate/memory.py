@@ -15,7 +15,7 @@ import torch
 
 from pipelines.train.adamw import moment_bytes
 from pipelines.train.config import TrainConfig
-from pipelines.train.flops import Parameters, Work, parameters_of, peak_flops, training_flops, vae_flops
+from pipelines.train.estimate.flops import Parameters, Work, parameters_of, peak_flops, training_flops, vae_flops
 from pipelines.train.token_rows import ROWS
 from sigma_data.planning.plan import Planner
 from sigma_data.planning.segment_table import SegmentTable, segment_table

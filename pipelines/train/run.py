@@ -19,17 +19,10 @@ import torch
 from pipelines.common.model_loading import Blueprint, Bundle
 from pipelines.plan.planner import open_planner
 from pipelines.train import qlora
-from pipelines.train.agreement import compare
+from pipelines.train.attribute_tokens import Likeness, attribute_numbers, choose_learning, likeness_of, start_rows
 from pipelines.train.checkpoint import Checkpointer
-from pipelines.train.checks import check_autoencoder, check_optimizer, check_out, check_shards, has_weights
 from pipelines.train.config import TrainConfig
-from pipelines.train.consistency import check_learning, check_projection, check_quantized, model_warnings
-from pipelines.train.ema import Ema
-from pipelines.train.flops import parameters_of
-from pipelines.train.heldout import HeldOut, heldout_planner
-from pipelines.train.lora import init_lora
-from pipelines.train.optimizer import Optimizers, make_optimizer
-from pipelines.train.parallel import (
+from pipelines.train.distributed.parallelize import (
     World,
     init_weights_sharded,
     load_weights_sharded,
@@ -37,9 +30,16 @@ from pipelines.train.parallel import (
     together,
     write_rows,
 )  # fmt: skip
-from pipelines.train.start import start_blueprint
+from pipelines.train.distributed.rank_agreement import compare
+from pipelines.train.ema import Ema
+from pipelines.train.estimate.flops import parameters_of
+from pipelines.train.lora import init_lora
+from pipelines.train.optimizer import Optimizers, make_optimizer
+from pipelines.train.preflight import check_autoencoder, check_optimizer, check_out, check_shards, has_weights
+from pipelines.train.settings_checks import check_learning, check_projection, check_quantized, model_warnings
+from pipelines.train.start_from import start_blueprint
 from pipelines.train.token_rows import TokenRows, rows_learn
-from pipelines.train.tokens import Likeness, attribute_numbers, choose_learning, likeness_of, start_rows
+from pipelines.train.validation import HeldOut, heldout_planner
 from sigma_data.errors import ConfigError
 from sigma_data.loading.loader import START, Loader, PackDataset, Position, check_state
 from sigma_data.planning.plan import Planner

@@ -16,11 +16,15 @@ import torch
 from pipelines.common.model_loading import Blueprint
 from pipelines.common.text_format import aligned, counted, size
 from pipelines.plan.planner import open_planner
-from pipelines.train.assemble import CHECKPOINTS, training_config
+from pipelines.train.attribute_tokens import Likeness, check_token_init, likeness_of
 from pipelines.train.checkpoint import Checkpointer
-from pipelines.train.checks import check_autoencoder, check_optimizer, check_out, check_shards, has_weights
 from pipelines.train.config import TrainConfig
-from pipelines.train.consistency import (
+from pipelines.train.distributed.parallelize import World
+from pipelines.train.estimate.flops import parameters_of
+from pipelines.train.estimate.memory import Estimate, Planned, estimate
+from pipelines.train.preflight import check_autoencoder, check_optimizer, check_out, check_shards, has_weights
+from pipelines.train.run import CHECKPOINTS, training_config
+from pipelines.train.settings_checks import (
     Epoch,
     check_learning,
     check_machine,
@@ -30,13 +34,9 @@ from pipelines.train.consistency import (
     model_warnings,
     warnings,
 )
-from pipelines.train.estimate import Estimate, Planned, estimate
-from pipelines.train.flops import parameters_of
-from pipelines.train.heldout import heldout_planner
-from pipelines.train.parallel import World
-from pipelines.train.start import start_blueprint
+from pipelines.train.start_from import start_blueprint
 from pipelines.train.token_rows import ROWS, TABLE
-from pipelines.train.tokens import Likeness, check_token_init, likeness_of
+from pipelines.train.validation import heldout_planner
 from sigma_data.errors import ConfigError
 from sigma_data.loading.loader import check_state
 from sigma_data.planning.plan import Planner

@@ -1,0 +1,1 @@
+"""What a run will take: FLOPs, memory, a dry run."""
