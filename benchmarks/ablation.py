@@ -25,10 +25,10 @@ from pipelines.common.process_pool import default_workers
 from pipelines.common.settings import load_settings
 from pipelines.evaluate.aggregate import OVERALL, Difference, Estimate, RunScores, aggregate, compare
 from pipelines.evaluate.benchmarks.world import ACCURACY, LEAKAGE
-from pipelines.evaluate.generating import Generation
-from pipelines.evaluate.report import REPORT
+from pipelines.evaluate.generate import Generation
+from pipelines.evaluate.report.report import REPORT
+from pipelines.evaluate.report.tables import Column, figure, interval, metrics
 from pipelines.evaluate.runner import EvalOptions, Evaluation, evaluate
-from pipelines.evaluate.tables import Column, figure, interval, metrics
 from pipelines.generate.generate import Settings
 from pipelines.quickstart.journal import Journal
 from pipelines.quickstart.stages import CONFIG, SIZE, SPLITS, QuickstartOptions, Stages

@@ -41,9 +41,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.run import build
 from pipelines.common.model_loading import Bundle, load_bundle
-from pipelines.evaluate import generating
+from pipelines.evaluate import generate as generate_module
 from pipelines.evaluate.benchmarks import Benchmark, open_benchmark
-from pipelines.evaluate.generating import Generation, batches, generate, results
+from pipelines.evaluate.generate import Generation, batches, generate, results
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.base import Metric
 from pipelines.evaluate.metrics.registry import make_metrics
@@ -257,7 +257,7 @@ def weigh(items: int, folder: Path) -> None:
         EvalOptions, f"sigma:{folder / 'release.parquet'}", folder / "out", model="tiny", metrics=("F1",), quiet=True
     )
     told = {"pictures": round(weight * (REFERENCES + 2) / (REFERENCES + 1))}
-    with mock.patch.object(generating, "make_pictures", stand_in):
+    with mock.patch.object(generate_module, "make_pictures", stand_in):
         for stage in (Stage.GENERATE, Stage.SCORE, Stage.REPORT):
             evaluate(options(stage=stage))
             told[stage.value] = peak_memory()

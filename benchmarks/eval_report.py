@@ -23,7 +23,7 @@ from PIL import Image
 
 from pipelines.evaluate.aggregate import MetricInfo, RunScores
 from pipelines.evaluate.item import Item, Result, Score
-from pipelines.evaluate.report import REPORT, write_report
+from pipelines.evaluate.report.report import REPORT, write_report
 
 LARGEST_BYTES = 60_000_000
 LONGEST_SECONDS = 2.0

@@ -30,9 +30,9 @@ from pipelines.evaluate.benchmarks.world import ACCURACY, Exact, WorldBenchmark
 from pipelines.evaluate.benchmarks.world_pixels import cells
 from pipelines.evaluate.item import Item, Result, Score
 from pipelines.evaluate.metrics.base import at_size
-from pipelines.evaluate.record import digest_of_items
+from pipelines.evaluate.report.tables import figure, interval
+from pipelines.evaluate.run_folder import digest_of_items
 from pipelines.evaluate.runner import Evaluation, limited
-from pipelines.evaluate.tables import figure, interval
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.images.decode import load
 from sigma_data.images.resample import resized

@@ -112,7 +112,7 @@ def evaluate(
 ) -> None:
     """Generate a benchmark's answers, score them, report; run again to continue or to add metrics."""
     from pipelines.common.model_loading import DType
-    from pipelines.evaluate.generating import Generation
+    from pipelines.evaluate.generate import Generation
     from pipelines.evaluate.runner import EvalOptions, Stage
     from pipelines.evaluate.runner import evaluate as run
     from pipelines.generate.generate import Order, Settings
@@ -155,7 +155,7 @@ def _pairs(values: list[str]) -> dict[str, str]:
 def _words(told: dict[str, Any]) -> str:
     """The result as lines: counts, the main numbers, what is missing and why, where to look."""
     from pipelines.evaluate.aggregate import Estimate
-    from pipelines.evaluate.tables import figure, interval
+    from pipelines.evaluate.report.tables import figure, interval
 
     failed = told["failed"]
     lines = [f"{told['name']} on {told['benchmark']}: {told['items']:,} items, {len(failed):,} failed"]

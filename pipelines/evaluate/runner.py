@@ -16,17 +16,18 @@ from typing import Any
 
 from pipelines.common.model_loading import DType, choose_device, choose_dtype, load_bundle, read_blueprint, shown_dtype
 from pipelines.common.progress import Pass
-from pipelines.evaluate import record, scoring
+from pipelines.evaluate import run_folder
+from pipelines.evaluate import score as score_module
 from pipelines.evaluate.aggregate import RunScores, aggregate, main_metric
 from pipelines.evaluate.benchmarks import Benchmark
-from pipelines.evaluate.generating import Generation, clean, generate, missing, results, shares
+from pipelines.evaluate.generate import Generation, clean, generate, missing, results, shares
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics import weights
 from pipelines.evaluate.metrics.registry import NAMES, backbones, make_metrics
 from pipelines.evaluate.questions import Asked
 from pipelines.evaluate.questions import limited as limited
 from pipelines.evaluate.ranks import run_ranks
-from pipelines.evaluate.report import REPORT, write_report
+from pipelines.evaluate.report.report import REPORT, write_report
 from pipelines.generate.generate import sigma_version
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import disk_error
@@ -103,9 +104,9 @@ class Evaluation:
     @classmethod
     def open(cls, out: Path) -> Evaluation:
         """Read its settings, and its questions again. Raises ConfigError where they are not what they were."""
-        settings = record.read(out)
-        benchmark, items = record.asked(settings).open(settings["benchmark"])
-        if record.digest_of_items(items) != settings["items"]:
+        settings = run_folder.read(out)
+        benchmark, items = run_folder.asked(settings).open(settings["benchmark"])
+        if run_folder.digest_of_items(items) != settings["items"]:
             raise ConfigError(f"{out}: {settings['benchmark']} asks other questions now: evaluate it into a new --out")
         return cls(out, settings, benchmark, items)
 
@@ -115,7 +116,7 @@ class Evaluation:
 
     def scores(self, made: Sequence[Result]) -> RunScores:
         """All scores on disk of what was made. Raises ConfigError where there are none."""
-        found = scoring.collect(self.out, NAMES, scoring.digest(made))
+        found = score_module.collect(self.out, NAMES, score_module.digest(made))
         return RunScores(
             name=self.settings["name"],
             benchmark=self.benchmark.name,
@@ -148,15 +149,15 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
         if options.name is not None:
             evaluation = replace(evaluation, settings={**evaluation.settings, "name": options.name})
     _check_compared(evaluation, options)
-    with record.claimed(options.out):
+    with run_folder.claimed(options.out):
         if generates:
             clean(options.out)
             to_do = missing(options.out, evaluation.items, generation.batch)
-            settings = record.enter(options.out, evaluation.settings, complete=not to_do)
+            settings = run_folder.enter(options.out, evaluation.settings, complete=not to_do)
             evaluation = replace(evaluation, settings=settings)
             _generate(evaluation, to_do, generation, options)
         elif options.name is not None:
-            record.write(options.out, evaluation.settings)
+            run_folder.write(options.out, evaluation.settings)
         made = evaluation.results()
         if made and all(result.failure is not None for result in made):
             raise ConfigError(
@@ -211,16 +212,16 @@ def _check_recorded(spec: str, settings: Mapping[str, Any], options: EvalOptions
 
     What has the usual value was not asked for, as far as can be told.
     """
-    asked: dict[str, Any] = {"benchmark": spec, **record.flat_asked(options.asked)}
+    asked: dict[str, Any] = {"benchmark": spec, **run_folder.flat_asked(options.asked)}
     if options.dtype is not DType.AUTO or options.quantization is not None:
         dtype = settings["dtype"].partition(",")[0] if options.dtype is DType.AUTO else str(options.dtype)
         asked["dtype"] = shown_dtype(dtype, options.quantization)
-    usual = record.flat(Generation(words=settings["words"]))
-    now = record.flat(replace(options.generation, words=settings["words"]))
+    usual = run_folder.flat(Generation(words=settings["words"]))
+    now = run_folder.flat(replace(options.generation, words=settings["words"]))
     asked |= {name: value for name, value in now.items() if value != usual[name]}
     if options.model is not None or options.base is not None:
         blueprint = read_blueprint(options.model or settings["model"], base=options.base or settings["base"])
-        if record.digest_of_model(blueprint) != settings["weights"]:  # it may have been moved
+        if run_folder.digest_of_model(blueprint) != settings["weights"]:  # it may have been moved
             asked["model"] = str(blueprint.directory.resolve())
             if asked["model"] == settings["model"]:
                 raise ConfigError(f"{options.out}: was made with other weights, or another --base, than lie there now")
@@ -237,7 +238,7 @@ def _check_compared(evaluation: Evaluation, options: EvalOptions) -> None:
     names = {evaluation.settings["name"]: evaluation.out}
     ids = {item.id for item in evaluation.items}
     for other in options.compare:
-        settings = record.read(other)
+        settings = run_folder.read(other)
         if other.resolve() == evaluation.out.resolve():
             raise ConfigError(f"--compare {other}: is this evaluation itself, the --out: name another")
         benchmark, name = settings["benchmark"].partition(":")[0], settings["name"]
@@ -277,21 +278,21 @@ def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: Ev
         if (width, height) != options.size:
             sys.stderr.write(f"sigma: the model does not make the size asked for, so images are {width}x{height}\n")
     items = options.asked.items(benchmark)
-    digest = record.digest_of_model(blueprint)
-    before = record.read(options.out) if (options.out / record.SETTINGS).exists() else {}
+    digest = run_folder.digest_of_model(blueprint)
+    before = run_folder.read(options.out) if (options.out / run_folder.SETTINGS).exists() else {}
     kept = before["name"] if before.get("weights") == digest else None  # a name is no other model's
     settings = {
         "name": options.name or kept or blueprint.directory.resolve().name,
         "benchmark": spec,
         "version": benchmark.version,
-        **record.flat_asked(options.asked),
+        **run_folder.flat_asked(options.asked),
         "split": benchmark.split,
-        "items": record.digest_of_items(items),
+        "items": run_folder.digest_of_items(items),
         "model": str(blueprint.directory.resolve()),
         "base": options.base,
         "weights": digest,
         "trained": bool(weight_files(blueprint.directory)),
-        **record.flat(generation),
+        **run_folder.flat(generation),
         "device": device.partition(":")[0],
         "dtype": shown_dtype(choose_dtype(options.dtype, blueprint.config, device), options.quantization),
         "torch": version("torch"),
@@ -357,20 +358,20 @@ def _score(evaluation: Evaluation, made: Sequence[Result], wanted: Sequence[str]
             write_folder(made, out / GENEVAL)
         except OSError as error:
             raise disk_error(error, out / GENEVAL) from None
-    of = scoring.digest(made)
-    if not scoring.is_scored(out, scoring.OWN, of, benchmark.metrics):
+    of = score_module.digest(made)
+    if not score_module.is_scored(out, score_module.OWN, of, benchmark.metrics):
         with Pass(f"score {benchmark.name}", len(made), "results", quiet=options.quiet) as shown:
-            scoring.score_own(benchmark, made, out, of)
+            score_module.score_own(benchmark, made, out, of)
             shown.add(len(made))
     if not wanted:
         return
     metrics, skipped = make_metrics(wanted, options.models, choose_device(options.device), _METRIC_BATCH)
     for name, reason in skipped.items():
-        scoring.skip(out, name, of, reason, backbones=backbones(name, options.models))
+        score_module.skip(out, name, of, reason, backbones=backbones(name, options.models))
     for metric in metrics:
-        if not scoring.is_scored(out, metric.name, of, [scoring.info(metric)]):
+        if not score_module.is_scored(out, metric.name, of, [score_module.info(metric)]):
             with Pass(f"score {metric.name}", len(made), "results", quiet=options.quiet) as shown:
-                scoring.score_metric(metric, made, out, of, progress=shown.add)
+                score_module.score_metric(metric, made, out, of, progress=shown.add)
 
 
 def _families(run: RunScores) -> dict[str, dict[str, Any]]:

@@ -61,7 +61,7 @@ def _table(result: dict[str, Any]) -> list[str]:
 
 def _cell(cell: dict[str, Any] | None) -> str:
     from pipelines.evaluate.aggregate import Estimate
-    from pipelines.evaluate.tables import figure, interval
+    from pipelines.evaluate.report.tables import figure, interval
 
     if cell is None:
         return figure(None)

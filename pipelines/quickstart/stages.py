@@ -22,7 +22,7 @@ from sigma_data.errors import ConfigError, CorpusError
 from sigma_data.storage.files import disk_error, write_atomic
 
 if TYPE_CHECKING:
-    from pipelines.evaluate.generating import Generation
+    from pipelines.evaluate.generate import Generation
     from pipelines.train.config import TrainConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -103,7 +103,7 @@ class Stages:
 
     def stages(self) -> list[Stage]:
         """All stages in their order."""
-        from pipelines.evaluate.report import REPORT
+        from pipelines.evaluate.report.report import REPORT
         from sigma_data.corpus.corpus import COMMIT
         from sigma_model.config import WEIGHT_FILES
 
@@ -120,7 +120,7 @@ class Stages:
 
     def result(self, stages: Mapping[str, Facts]) -> dict[str, Any]:
         """What came of all of it."""
-        from pipelines.evaluate.report import REPORT
+        from pipelines.evaluate.report.report import REPORT
 
         before, after = stages["untrained"], stages["trained"]
         return {
@@ -222,7 +222,7 @@ class Stages:
 
     def _generation(self) -> Generation:
         """Pictures are made as those that a validation shows."""
-        from pipelines.evaluate.generating import Generation
+        from pipelines.evaluate.generate import Generation
         from pipelines.generate.generate import Settings
         from sigma_model.sampling.guidance import Guidance
 

@@ -11,7 +11,7 @@ import corpora
 import numpy as np
 import pytest
 
-from pipelines.evaluate import record
+from pipelines.evaluate import run_folder
 from pipelines.evaluate.aggregate import aggregate
 from pipelines.evaluate.benchmarks.world import WorldBenchmark
 from pipelines.evaluate.item import Item, Result
@@ -90,7 +90,7 @@ def test_an_evaluation_of_other_items_is_refused(
     bench: ModuleType, corpus: str, items: list[Item], tmp_path: Path
 ) -> None:
     settings = {"name": "mine", "benchmark": f"world:{corpus}", "split": "test", "limit": 2, "batch": 8}
-    with record.claimed(tmp_path / "out"):
-        record.write(tmp_path / "out", settings | {"items": record.digest_of_items(items[:2])})
+    with run_folder.claimed(tmp_path / "out"):
+        run_folder.write(tmp_path / "out", settings | {"items": run_folder.digest_of_items(items[:2])})
     with pytest.raises(ConfigError, match=r"of other items \(split test, limit 2\)"):
         bench.evaluated(tmp_path / "out", items)

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from pipelines.evaluate.aggregate import MetricInfo
 from pipelines.evaluate.benchmarks.base import Benchmark, share
+from pipelines.evaluate.benchmarks.choice_letter import RULES
+from pipelines.evaluate.benchmarks.choice_letter import choice_letter as letter
 from pipelines.evaluate.benchmarks.cv_bench_rows import SOURCES, TASKS, Question, read_questions, table_files
-from pipelines.evaluate.choice_letter import RULES
-from pipelines.evaluate.choice_letter import choice_letter as letter
 from pipelines.evaluate.item import Item, Result, Score
 from sigma_data.errors import ConfigError
 

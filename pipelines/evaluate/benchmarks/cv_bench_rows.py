@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pipelines.evaluate.choice_letter import choice_letter
+from pipelines.evaluate.benchmarks.choice_letter import choice_letter
 from sigma_data.errors import ConfigError
 from sigma_data.storage.paths import literal
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.evaluate.choice_letter import choice_letter
+from pipelines.evaluate.benchmarks.choice_letter import choice_letter
 
 NAMED = [
     "{}", "({})", "[{}]", "{}.", "{})", "{}:", "**{}**", "__{}__", "'{}'", "“{}”", "\\boxed{{{}}}",

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.common.model_loading import read_blueprint
-from pipelines.evaluate import generating, runner
-from pipelines.evaluate.generating import results
+from pipelines.evaluate import generate as generate_module
+from pipelines.evaluate import runner
+from pipelines.evaluate.generate import results
 from pipelines.evaluate.runner import Evaluation
 
 FEW = ("--steps", "3", "--batch", "1", "--limit", "1")
@@ -40,8 +41,8 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing should be generated")
 
-    monkeypatch.setattr(generating, "make_pictures", refuse)
-    monkeypatch.setattr(generating, "answer_in_words", refuse)
+    monkeypatch.setattr(generate_module, "make_pictures", refuse)
+    monkeypatch.setattr(generate_module, "answer_in_words", refuse)
 
 
 def save_question(folder: Path) -> str:
@@ -206,7 +207,7 @@ def test_what_cannot_be_shown_beside_it_is_said_before_anything_is_made(
     unscored, other = tmp_path / "unscored", tmp_path / "other"
     assert eval_runs.sigma(world, "--model", model, "--out", unscored, *FEW, "--stage", "generate") == 0
     assert eval_runs.sigma(world, "--model", model, "--out", other, *FEW, "--split", "val", "--name", "other") == 0
-    monkeypatch.setattr(generating, "make_pictures", lambda *_: pytest.fail("nothing should be generated"))
+    monkeypatch.setattr(generate_module, "make_pictures", lambda *_: pytest.fail("nothing should be generated"))
     capsys.readouterr()
     typed = (world, "--model", model, "--out", tmp_path / "out", *FEW, "--name", "new")
     (tmp_path / "clip").mkdir()

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipelines.common.model_loading import Bundle, load_bundle
-from pipelines.evaluate import generating
-from pipelines.evaluate.generating import Generation, batches, clean, generate, missing, results, shares
+from pipelines.evaluate import generate as generate_module
+from pipelines.evaluate.generate import Generation, batches, clean, generate, missing, results, shares
 from pipelines.evaluate.item import Item
 from pipelines.generate.generate import Order, Request, Settings, lay_out, make_pictures
 from sigma_data.errors import ConfigError, SigmaError
@@ -92,7 +92,7 @@ def test_after_an_interrupt_nothing_is_half_written_and_no_sample_of_a_finished_
 ) -> None:
     run(bundle, items, tmp_path / "whole")
     stopped = Counting(stop_at=3)
-    monkeypatch.setattr(generating, "make_pictures", stopped)
+    monkeypatch.setattr(generate_module, "make_pictures", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(bundle, items, tmp_path / "out")
     done = {item.id for some in batches(items, FEW.batch)[:2] for item in some}
@@ -100,7 +100,7 @@ def test_after_an_interrupt_nothing_is_half_written_and_no_sample_of_a_finished_
     assert {name.split("/")[0] for name in eval_runs.generated(tmp_path / "out")} == {"batch-000000", "batch-000001"}
 
     again = Counting()
-    monkeypatch.setattr(generating, "make_pictures", again)
+    monkeypatch.setattr(generate_module, "make_pictures", again)
     run(bundle, items, tmp_path / "out")
     assert stopped.names + again.names == Counter(item.id for item in items)
     assert eval_runs.generated(tmp_path / "out") == eval_runs.generated(tmp_path / "whole")
@@ -171,7 +171,7 @@ def test_one_that_fails_while_sampling_does_not_take_its_batch_with_it(
             raise ConfigError("the sampler ended in numbers that are not finite")
         return make_pictures(bundle, requests, settings)
 
-    monkeypatch.setattr(generating, "make_pictures", fragile)
+    monkeypatch.setattr(generate_module, "make_pictures", fragile)
     run(bundle, items[:3], tmp_path, Generation(batch=3, settings=Settings(steps=4)))
     found = list(results(tmp_path, items[:3], 3))
     assert [bool(result.picture) for result in found] == [True, False, True]

@@ -18,14 +18,13 @@ import pytest
 from evaluations import CLIP_I, RMSE, picture, run
 from PIL import Image
 
-from pipelines.evaluate import report
 from pipelines.evaluate.aggregate import MetricInfo, RunScores, aggregate
 from pipelines.evaluate.item import Item, Result, Score
-from pipelines.evaluate.page import PICTURE_BYTES, render_page
-from pipelines.evaluate.published import NOTE, ROWS, published
-from pipelines.evaluate.report import MARKDOWN, REPORT, RESULTS, write_report
-from pipelines.evaluate.tables import tables
-from pipelines.evaluate.thumbnails import LONGEST_SIDE, thumbnails
+from pipelines.evaluate.report.page import PICTURE_BYTES, render_page
+from pipelines.evaluate.report.published import NOTE, ROWS, published
+from pipelines.evaluate.report.report import MARKDOWN, REPORT, RESULTS, report, write_report
+from pipelines.evaluate.report.tables import tables
+from pipelines.evaluate.report.thumbnails import LONGEST_SIDE, thumbnails
 from sigma_data.errors import BuildError, ConfigError
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"'& {{ 7*7 }} | `x` <!--"

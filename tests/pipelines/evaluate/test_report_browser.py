@@ -12,7 +12,7 @@ from evaluations import CLIP_I, RMSE, picture, run
 
 from pipelines.evaluate.aggregate import RunScores
 from pipelines.evaluate.item import Item, Result
-from pipelines.evaluate.report import REPORT, write_report
+from pipelines.evaluate.report.report import REPORT, write_report
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 

@@ -18,8 +18,8 @@ import pytest
 import tiny_backbones
 
 from pipelines.common.model_loading import read_blueprint
-from pipelines.evaluate import generating, record, runner, scoring
-from pipelines.evaluate.generating import Generation
+from pipelines.evaluate import generate, run_folder, runner, score
+from pipelines.evaluate.generate import Generation
 from pipelines.evaluate.item import Item
 from pipelines.evaluate.ranks import run_ranks
 from pipelines.evaluate.runner import EvalOptions, Stage, evaluate, limited
@@ -74,7 +74,7 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("it was generated before")
 
-    monkeypatch.setattr(generating, "make_pictures", refuse)
+    monkeypatch.setattr(generate, "make_pictures", refuse)
 
 
 def test_an_evaluation_leaves_settings_pictures_scores_and_a_report(whole: Path) -> None:
@@ -140,20 +140,20 @@ def test_a_finished_evaluation_run_again_makes_and_scores_nothing(
     copy: Change, never: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path: path.read_bytes() for path in copy().out.rglob("*") if path.is_file()}
-    monkeypatch.setattr(scoring, "score_own", lambda *_: pytest.fail("it was scored before"))
+    monkeypatch.setattr(score, "score_own", lambda *_: pytest.fail("it was scored before"))
     evaluate(copy())
     assert {path: path.read_bytes() for path in before} == before
 
 
 def test_only_the_batches_that_are_missing_are_made(copy: Change, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(copy().out / "generated" / "batch-000001")
-    kept, names, real = eval_runs.marks(copy().out), [], generating.make_pictures
+    kept, names, real = eval_runs.marks(copy().out), [], generate.make_pictures
 
     def counting(bundle: Any, requests: Any, settings: Any) -> Any:
         names.extend(request.name for request in requests)
         return real(bundle, requests, settings)
 
-    monkeypatch.setattr(generating, "make_pictures", counting)
+    monkeypatch.setattr(generate, "make_pictures", counting)
     evaluate(copy(stage=Stage.GENERATE))
     made = json.loads((whole / "generated" / "batch-000001" / "batch.json").read_text())
     assert names == [entry["id"] for entry in made]
@@ -200,17 +200,17 @@ def test_a_run_may_be_renamed_and_its_model_moved(copy: Change, model: Path, nev
 
 
 def test_other_weights_in_the_same_place_are_another_model(model: Path, tmp_path: Path) -> None:
-    first = record.digest_of_model(read_blueprint(str(model)))
+    first = run_folder.digest_of_model(read_blueprint(str(model)))
     other = eval_runs.save_model(tmp_path / "mine", seed=5)
-    assert record.digest_of_model(read_blueprint(str(other))) != first
+    assert run_folder.digest_of_model(read_blueprint(str(other))) != first
     shutil.copytree(model, tmp_path / "same")
-    assert record.digest_of_model(read_blueprint(str(tmp_path / "same"))) == first
+    assert run_folder.digest_of_model(read_blueprint(str(tmp_path / "same"))) == first
 
 
 def test_a_large_file_is_told_by_any_stretch_of_64_kilobytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import hashlib
 
-    monkeypatch.setattr(record, "_STRETCHES", 4)
+    monkeypatch.setattr(run_folder, "_STRETCHES", 4)
     digests = set()
     content = bytearray(9 * 2**16 + 5)
     for place in (None, 0, 3 * 2**16 - 1, len(content) - 1):
@@ -219,7 +219,7 @@ def test_a_large_file_is_told_by_any_stretch_of_64_kilobytes(tmp_path: Path, mon
             changed[place] = 1
         (tmp_path / "file").write_bytes(changed)
         state = hashlib.sha256()
-        record._add_file(state, tmp_path / "file")
+        run_folder._add_file(state, tmp_path / "file")
         digests.add(state.hexdigest())
     assert len(digests) == 4
 
@@ -233,13 +233,13 @@ def test_a_metric_added_later_is_scored_alone(
     files = {path.name: path for path in (copy().out / "scores").iterdir()}
     assert set(files) == {"benchmark.json", "CLIP-I.json"}
     before = {name: (path.stat().st_ino, path.stat().st_mtime_ns) for name, path in files.items()}
-    scored, real = [], scoring.score_metric
+    scored, real = [], score.score_metric
 
     def counting(metric: Any, *others: Any, **named: Any) -> None:
         scored.append(metric.name)
         real(metric, *others, **named)
 
-    monkeypatch.setattr(scoring, "score_metric", counting)
+    monkeypatch.setattr(score, "score_metric", counting)
     told = evaluate(copy(stage=Stage.SCORE, metrics=("CLIP-I", "DINO", "LPIPS"), models=models))
     assert scored == ["DINO"] or scored == ["DINO", "LPIPS"], "LPIPS runs where its package is installed"
     assert before == {name: (path.stat().st_ino, path.stat().st_mtime_ns) for name, path in files.items()}
@@ -305,7 +305,7 @@ def test_two_runs_are_compared_on_the_same_items(whole: Path, copy: Change, tmp_
 def test_failures_are_told_and_reported_and_stay_in_the_count(
     options: EvalOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = generating.make_pictures
+    real = generate.make_pictures
     broken: list[str] = []
 
     def fragile(bundle: Any, requests: Any, settings: Any) -> Any:
@@ -315,7 +315,7 @@ def test_failures_are_told_and_reported_and_stay_in_the_count(
             raise ConfigError("the sampler ended in numbers that are not finite")
         return real(bundle, requests, settings)
 
-    monkeypatch.setattr(generating, "make_pictures", fragile)
+    monkeypatch.setattr(generate, "make_pictures", fragile)
     told = evaluate(replace(options, out=tmp_path / "out"))
     assert list(told["failed"]) == broken
     assert told["items"] == 6
@@ -400,13 +400,13 @@ def test_a_rank_computes_with_one_thread_whatever_it_is_given_and_gives_the_othe
 ) -> None:
     import torch
 
-    seen, real = set(), generating.make_pictures
+    seen, real = set(), generate.make_pictures
 
     def looking(*arguments: Any) -> Any:
         seen.add(torch.get_num_threads())
         return real(*arguments)
 
-    monkeypatch.setattr(generating, "make_pictures", looking)
+    monkeypatch.setattr(generate, "make_pictures", looking)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -10,7 +10,7 @@ from typing import Literal
 import evaluations
 import pytest
 
-from pipelines.evaluate import scoring
+from pipelines.evaluate import score as score_module
 from pipelines.evaluate.aggregate import MetricInfo
 from pipelines.evaluate.benchmarks import Benchmark
 from pipelines.evaluate.item import Item, Result, Score
@@ -80,16 +80,16 @@ def result(name: str, family: str = "editing", picture: bytes | None = b"", fail
 
 
 RESULTS = [result("a"), result("b", "layout"), result("c", "other"), result("d", picture=None, failure="it broke")]
-OF = scoring.digest(RESULTS)
+OF = score_module.digest(RESULTS)
 
 
 def values(folder: Path, *names: str, of: str = OF) -> dict[str, tuple[float | None, str]]:
-    return {score.item: (score.value, score.reason) for score in scoring.collect(folder, names, of).scores}
+    return {score.item: (score.value, score.reason) for score in score_module.collect(folder, names, of).scores}
 
 
 def test_every_result_has_a_score_or_a_reason_or_the_metric_does_not_apply(tmp_path: Path) -> None:
     counted: list[int] = []
-    scoring.score_metric(Brightness(), RESULTS, tmp_path, OF, progress=counted.append)
+    score_module.score_metric(Brightness(), RESULTS, tmp_path, OF, progress=counted.append)
     found = values(tmp_path, "bright ness")
     assert list(found) == ["a", "b", "c", "d"]
     assert found["a"] == found["b"] != (None, "")
@@ -101,7 +101,7 @@ def test_a_picture_that_cannot_be_read_costs_its_own_score_alone(tmp_path: Path)
     metric = Brightness()
     bad = [result("bad", picture=b"no picture"), result("cut", "unreadable")]
     some = [RESULTS[0], *bad, RESULTS[1], *(replace(RESULTS[0], item=Item(str(n), "editing", "x")) for n in range(3))]
-    scoring.score_metric(metric, some, tmp_path, OF, batch=3)
+    score_module.score_metric(metric, some, tmp_path, OF, batch=3)
     found = values(tmp_path, "bright ness")
     assert [name for name, (value, _) in found.items() if value is None] == ["bad", "cut"]
     assert found["bad"][1]
@@ -111,17 +111,19 @@ def test_a_picture_that_cannot_be_read_costs_its_own_score_alone(tmp_path: Path)
 
 def test_scores_hold_for_these_results_and_this_definition_alone(tmp_path: Path) -> None:
     metric = Brightness()
-    infos = [scoring.info(metric)]
-    assert not scoring.is_scored(tmp_path, metric.name, OF, infos)
-    scoring.score_metric(metric, RESULTS, tmp_path, OF)
-    assert scoring.is_scored(tmp_path, metric.name, OF, infos)
-    assert not scoring.is_scored(tmp_path, metric.name, "other results", infos)
-    assert not scoring.is_scored(tmp_path, metric.name, OF, [replace(infos[0], version="2")])
-    assert not scoring.is_scored(tmp_path, metric.name, OF, [replace(infos[0], definition="With another backbone.")])
+    infos = [score_module.info(metric)]
+    assert not score_module.is_scored(tmp_path, metric.name, OF, infos)
+    score_module.score_metric(metric, RESULTS, tmp_path, OF)
+    assert score_module.is_scored(tmp_path, metric.name, OF, infos)
+    assert not score_module.is_scored(tmp_path, metric.name, "other results", infos)
+    assert not score_module.is_scored(tmp_path, metric.name, OF, [replace(infos[0], version="2")])
+    assert not score_module.is_scored(
+        tmp_path, metric.name, OF, [replace(infos[0], definition="With another backbone.")]
+    )
     with pytest.raises(ConfigError, match="--stage score"):
-        scoring.collect(tmp_path, [metric.name], "other results")
-    next((tmp_path / scoring.SCORES).iterdir()).write_text('{"of": ')
-    assert not scoring.is_scored(tmp_path, metric.name, OF, infos), "a damaged file is made anew"
+        score_module.collect(tmp_path, [metric.name], "other results")
+    next((tmp_path / score_module.SCORES).iterdir()).write_text('{"of": ')
+    assert not score_module.is_scored(tmp_path, metric.name, OF, infos), "a damaged file is made anew"
 
 
 def test_the_digest_tells_results_apart() -> None:
@@ -132,13 +134,13 @@ def test_the_digest_tells_results_apart() -> None:
         [*RESULTS[1:], RESULTS[0]],
         [*RESULTS[:3], Result(RESULTS[3].item, text="it broke")],
     ]
-    assert len({OF, *map(scoring.digest, others)}) == 1 + len(others)
+    assert len({OF, *map(score_module.digest, others)}) == 1 + len(others)
 
 
 def test_a_set_has_a_number_for_all_and_for_each_family_with_enough(tmp_path: Path) -> None:
     some = [*RESULTS[:2], result("e"), RESULTS[3]]
-    scoring.score_metric(Count(), some, tmp_path, OF)
-    found = scoring.collect(tmp_path, ["count"], OF)
+    score_module.score_metric(Count(), some, tmp_path, OF)
+    found = score_module.collect(tmp_path, ["count"], OF)
     assert found.summary == {"count": 3.0, "count, editing": 2.0}
     assert found.notes == {"count": "over 3 of 4", "count, editing": "over 2 of 3"}, "the failed one is told"
     assert [metric.name for metric in found.metrics] == ["count"]
@@ -152,8 +154,8 @@ def test_a_set_has_a_number_for_all_and_for_each_family_with_enough(tmp_path: Pa
 def test_a_set_that_is_too_small_or_unreadable_is_skipped_with_the_reason(
     some: list[Result], reason: str, tmp_path: Path
 ) -> None:
-    scoring.score_metric(Count(), some, tmp_path, OF)
-    found = scoring.collect(tmp_path, ["count"], OF)
+    score_module.score_metric(Count(), some, tmp_path, OF)
+    found = score_module.collect(tmp_path, ["count"], OF)
     assert reason in found.skipped["count"]
     assert not found.summary
 
@@ -162,16 +164,16 @@ def test_a_metric_that_could_not_run_is_tried_again_and_never_replaces_scores_by
     tmp_path: Path,
 ) -> None:
     metric = Brightness()
-    infos = [scoring.info(metric)]
-    scoring.skip(tmp_path, metric.name, OF, "no weights")
-    assert scoring.collect(tmp_path, [metric.name], OF).skipped == {metric.name: "no weights"}
-    assert not scoring.is_scored(tmp_path, metric.name, OF, infos)
-    scoring.score_metric(metric, RESULTS, tmp_path, OF)
-    scoring.skip(tmp_path, metric.name, OF, "no weights any more")
-    assert scoring.is_scored(tmp_path, metric.name, OF, infos)
-    assert not scoring.collect(tmp_path, [metric.name], OF).skipped
-    scoring.skip(tmp_path, metric.name, "other results", "no weights")
-    assert scoring.collect(tmp_path, [metric.name], "other results").skipped
+    infos = [score_module.info(metric)]
+    score_module.skip(tmp_path, metric.name, OF, "no weights")
+    assert score_module.collect(tmp_path, [metric.name], OF).skipped == {metric.name: "no weights"}
+    assert not score_module.is_scored(tmp_path, metric.name, OF, infos)
+    score_module.score_metric(metric, RESULTS, tmp_path, OF)
+    score_module.skip(tmp_path, metric.name, OF, "no weights any more")
+    assert score_module.is_scored(tmp_path, metric.name, OF, infos)
+    assert not score_module.collect(tmp_path, [metric.name], OF).skipped
+    score_module.skip(tmp_path, metric.name, "other results", "no weights")
+    assert score_module.collect(tmp_path, [metric.name], "other results").skipped
 
 
 @pytest.mark.parametrize(
@@ -189,21 +191,21 @@ def test_scores_by_another_backbone_give_way_to_the_reason_why_this_one_did_not_
 ) -> None:
     metric = Brightness()
     metric.definition = "The mean level. Backbone lab/small, after its crop."
-    scoring.score_metric(metric, RESULTS, tmp_path, OF)
-    scoring.skip(tmp_path, metric.name, OF, "no weights", backbones=now)
-    found = scoring.collect(tmp_path, [metric.name], OF)
+    score_module.score_metric(metric, RESULTS, tmp_path, OF)
+    score_module.skip(tmp_path, metric.name, OF, "no weights", backbones=now)
+    found = score_module.collect(tmp_path, [metric.name], OF)
     assert dict(found.skipped) == ({} if stays else {metric.name: "no weights"})
     assert bool(found.scores) is stays
 
 
 def test_the_benchmarks_own_scores_stand_first_with_its_aggregates(tmp_path: Path) -> None:
-    scoring.score_metric(Brightness(), RESULTS, tmp_path, OF)
-    scoring.score_own(Own(), RESULTS, tmp_path, OF)
-    found = scoring.collect(tmp_path, ["bright ness"], OF)
+    score_module.score_metric(Brightness(), RESULTS, tmp_path, OF)
+    score_module.score_own(Own(), RESULTS, tmp_path, OF)
+    found = score_module.collect(tmp_path, ["bright ness"], OF)
     assert [metric.name for metric in found.metrics] == ["own", "bright ness"]
     assert found.summary == {"official": 4.0}
-    assert scoring.is_scored(tmp_path, scoring.OWN, OF, Own.metrics)
+    assert score_module.is_scored(tmp_path, score_module.OWN, OF, Own.metrics)
 
 
 def test_the_definition_says_the_scale() -> None:
-    assert scoring.info(Brightness()) == MetricInfo("bright ness", "1", "up", "The mean level. Scale: 0 to 255.")
+    assert score_module.info(Brightness()) == MetricInfo("bright ness", "1", "up", "The mean level. Scale: 0 to 255.")

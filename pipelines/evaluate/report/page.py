@@ -27,9 +27,9 @@ from pipelines.evaluate.aggregate import (
     main_metric,
 )
 from pipelines.evaluate.item import Item, Result, Score
-from pipelines.evaluate.published import NOTE
-from pipelines.evaluate.tables import Table, definitions, figure, interval, metrics
-from pipelines.evaluate.thumbnails import Thumbnail, thumbnails
+from pipelines.evaluate.report.published import NOTE
+from pipelines.evaluate.report.tables import Table, definitions, figure, interval, metrics
+from pipelines.evaluate.report.thumbnails import Thumbnail, thumbnails
 from sigma_data.report.charts import number
 from sigma_data.report.describe import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.report.report import parts

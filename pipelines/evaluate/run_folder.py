@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines.common.folder_lock import LOCK, FolderLock
 from pipelines.common.model_loading import Blueprint
-from pipelines.evaluate.generating import GENERATED, Generation
+from pipelines.evaluate.generate import GENERATED, Generation
 from pipelines.evaluate.item import Item
 from pipelines.evaluate.questions import Asked
 from sigma_data.errors import ConfigError

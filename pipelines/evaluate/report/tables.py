@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.evaluate.aggregate import OVERALL, Cell, Estimate, MetricInfo, Row, RunScores
-from pipelines.evaluate.published import published
+from pipelines.evaluate.report.published import published
 
 
 @dataclass(frozen=True)
