@@ -14,12 +14,12 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.command_line import Command
-from pipelines.evaluate.command import evaluate
-from pipelines.generate_cli import generate
-from pipelines.options import model_option, path_argument, path_option
-from pipelines.quickstart.command import quickstart
-from pipelines.train.command import INTERRUPTED, export, train
+from pipelines.commands.command import Command
+from pipelines.commands.evaluate import evaluate
+from pipelines.commands.generate import generate
+from pipelines.commands.path_options import model_option, path_argument, path_option
+from pipelines.commands.quickstart import quickstart
+from pipelines.commands.train import INTERRUPTED, export, train
 from sigma_data.storage.paths import one_line
 
 app = typer.Typer(

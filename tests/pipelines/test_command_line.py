@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
-from pipelines.command_line import split_pairs
+from pipelines.commands.command import split_pairs
 from pipelines.generate.run import parse_size
 
 

@@ -21,7 +21,7 @@ from training_runs import lines, steps_saved
 from typer.testing import CliRunner
 
 import cli
-from pipelines.quickstart.command import quickstart_words
+from pipelines.commands.quickstart import quickstart_words
 from pipelines.quickstart.journal import JOURNAL
 from pipelines.quickstart.run import quickstart
 from pipelines.quickstart.stages import CONFIGS, QuickstartOptions

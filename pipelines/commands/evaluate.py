@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.model_options import DeviceMap, Quantize
-from pipelines.options import model_option, path_option
+from pipelines.commands.model_options import DeviceMap, Quantize
+from pipelines.commands.path_options import model_option, path_option
 
 
 class Layout(StrEnum):

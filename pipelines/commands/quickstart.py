@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.options import path_option
+from pipelines.commands.path_options import path_option
 
 
 def quickstart(

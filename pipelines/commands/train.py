@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.options import path_argument, path_option
+from pipelines.commands.path_options import path_argument, path_option
 
 INTERRUPTED = 130
 """Exit code of a run that was told to stop: what a shell expects after Ctrl-C."""

@@ -1,0 +1,1 @@
+"""The commands of `sigma`, one file each: typed options, a settings object, one pipeline call, a printed result."""
