@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.tiny_tokenizer import END_OF_TEXT, WORDS, instructions, main, measure
 from sigma_data.instruction import Placeholder, parse
 from sigma_data.sample import Family
 from sigma_data.sequence.tokenizer import CONTROL, TextEncoder
 from sigma_data.synthetic import draw_sample
 from sigma_data.synthetic.families import RECIPES
 from sigma_model.config import preset, preset_directory
+from tools.train_tiny_tokenizer import END_OF_TEXT, WORDS, instructions, main, measure
 
 ROOT = Path(__file__).parents[2]
 FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -25,7 +25,7 @@ FILES = ("tokenizer.json", "tokenizer_config.json")
 
 @pytest.mark.slow
 def test_another_process_writes_the_very_bytes_of_the_preset(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pipelines.tiny_tokenizer", "--out", str(tmp_path / "new")]
+    command = [sys.executable, "-m", "tools.train_tiny_tokenizer", "--out", str(tmp_path / "new")]
     environment = {**os.environ, "PYTHONHASHSEED": "17", "PYTHONPATH": str(ROOT)}
     subprocess.run(command, check=True, cwd=tmp_path, env=environment, capture_output=True)
     for name in FILES:
@@ -64,8 +64,8 @@ def test_the_words_of_the_world_are_mostly_single_tokens() -> None:
 def test_the_command_tells_its_figures_and_where_it_may_not_write(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.tiny_tokenizer.TRAINING_SAMPLES", 5)
-    monkeypatch.setattr("pipelines.tiny_tokenizer.MEASURED_SAMPLES", 2)
+    monkeypatch.setattr("tools.train_tiny_tokenizer.TRAINING_SAMPLES", 5)
+    monkeypatch.setattr("tools.train_tiny_tokenizer.MEASURED_SAMPLES", 2)
     assert main(["--out", str(tmp_path / "made")]) == 0
     assert re.search(r"\d+ ids .* [\d.]+ tokens an instruction, [\d.]+ bytes a token\n$", capsys.readouterr().out)
     (tmp_path / "file").write_text("in the way")

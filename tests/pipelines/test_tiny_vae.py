@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines import tiny_vae
 from sigma_model.config import VaeConfig
 from sigma_model.vae import Vae
+from tools import train_tiny_vae
 
 SMALL = VaeConfig(ch=8, mult=(1, 2, 2), num_res_blocks=1, z_channels=4, scale_factor=1.0, shift_factor=0.0)
 
@@ -27,8 +27,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.slow
 def test_training_lowers_the_loss_and_depends_on_the_seed_alone() -> None:
-    vae, losses = tiny_vae.train(SMALL, steps=16, seed=3, batch=1, pictures=8)
-    again, same = tiny_vae.train(SMALL, steps=16, seed=3, batch=1, pictures=8)
+    vae, losses = train_tiny_vae.train(SMALL, steps=16, seed=3, batch=1, pictures=8)
+    again, same = train_tiny_vae.train(SMALL, steps=16, seed=3, batch=1, pictures=8)
     assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4])
     assert losses == same
     assert all(torch.equal(a, b) for a, b in zip(vae.parameters(), again.parameters(), strict=True))
@@ -41,19 +41,22 @@ def test_the_command_writes_a_float16_file_and_a_description_that_load(
 ) -> None:
     arguments = ["--steps", "2", "--batch", "2", "--pictures", "8", "--measured", "4", "--threads", "1"]
     arguments += ["--out", str(tmp_path)]
-    assert tiny_vae.main(arguments) == 0
+    assert train_tiny_vae.main(arguments) == 0
     said = json.loads((tmp_path / "sigma.json").read_text())
     config = VaeConfig(**said["vae"])
     vae = Vae.load(tmp_path / "ae.safetensors", config, torch.float16)
     assert all(parameter.dtype == torch.float16 for parameter in vae.parameters())
     spread = torch.stack(
         Vae.load(tmp_path / "ae.safetensors", config).encode(
-            [tiny_vae.to_pixels([picture])[0] for picture in tiny_vae.world_pictures(4, 64, tiny_vae.TRAIN_SEED)]
+            [
+                train_tiny_vae.to_pixels([picture])[0]
+                for picture in train_tiny_vae.world_pictures(4, 64, train_tiny_vae.TRAIN_SEED)
+            ]
         )
     )
     assert abs(spread.mean()) < 0.02 and abs(spread.std() - 1) < 0.02
     assert "held out, 64 px" in capsys.readouterr().out
-    assert tiny_vae.main([*arguments, "--start", str(tmp_path / "ae.safetensors")]) == 0
+    assert train_tiny_vae.main([*arguments, "--start", str(tmp_path / "ae.safetensors")]) == 0
 
 
 @pytest.mark.parametrize(
@@ -69,7 +72,7 @@ def test_the_command_writes_a_float16_file_and_a_description_that_load(
 def test_a_mistake_ends_in_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
-    assert tiny_vae.main(["--out", str(tmp_path), *arguments]) == 2
+    assert train_tiny_vae.main(["--out", str(tmp_path), *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and said in error and error.count("\n") == 1
 
@@ -77,10 +80,10 @@ def test_a_mistake_ends_in_one_sentence(
 def test_standard_latents_decode_to_the_same_pictures() -> None:
     torch.manual_seed(0)
     vae = Vae(SMALL)
-    pictures = tiny_vae.world_pictures(6, 64, 5)
-    pixels = [tiny_vae.to_pixels([picture])[0] for picture in pictures]
+    pictures = train_tiny_vae.world_pictures(6, 64, 5)
+    pixels = [train_tiny_vae.to_pixels([picture])[0] for picture in pictures]
     before = vae.decode(vae.encode(pixels))
-    tiny_vae.standardise(vae, pictures)
+    train_tiny_vae.standardise(vae, pictures)
     deviation = torch.cat([latent.flatten(1) for latent in vae.encode(pixels)], dim=1).std(dim=1)
     assert torch.allclose(deviation, torch.ones(4), atol=1e-3)
     for old, new in zip(before, vae.decode(vae.encode(pixels)), strict=True):
@@ -88,7 +91,7 @@ def test_standard_latents_decode_to_the_same_pictures() -> None:
 
 
 def test_pictures_of_the_world_do_not_change_with_how_many_are_drawn() -> None:
-    few, more = tiny_vae.world_pictures(3, 64, 5), tiny_vae.world_pictures(7, 64, 5)
+    few, more = train_tiny_vae.world_pictures(3, 64, 5), train_tiny_vae.world_pictures(7, 64, 5)
     assert len(few) == 3 and len(more) == 7
     assert all(np.array_equal(a, b) for a, b in zip(few, more, strict=False))
 
@@ -103,7 +106,7 @@ def test_the_figures_of_a_picture_given_back_exactly_are_perfect() -> None:
 
     with torch.device("meta"):
         vae = Exact(SMALL)
-    found = tiny_vae.figures(vae, tiny_vae.world_pictures(2, 64, 5))
+    found = train_tiny_vae.figures(vae, train_tiny_vae.world_pictures(2, 64, 5))
     assert (found.psnr, found.l1) == (100.0, 0.0)
     assert found.ssim == pytest.approx(1.0, abs=1e-4)
     assert len(found.latent_mean) == len(found.latent_std) == 3

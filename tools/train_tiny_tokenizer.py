@@ -1,4 +1,4 @@
-"""The tokenizer of the `tiny` preset: `python -m pipelines.tiny_tokenizer --out DIR` trains and writes it.
+"""The tokenizer of the `tiny` preset: `python -m tools.train_tiny_tokenizer --out DIR` trains and writes it.
 
 A byte-level BPE in Qwen2.5's form, learnt from the instructions of the embedded `world` corpus and a page of
 plain English. The same code writes the same bytes, so the files in the preset can be made again.

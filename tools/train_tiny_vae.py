@@ -1,4 +1,4 @@
-"""Train the tiny preset's autoencoder on pictures of the world: `python -m pipelines.tiny_vae --out DIR`.
+"""Train the tiny preset's autoencoder on pictures of the world: `python -m tools.train_tiny_vae --out DIR`.
 
 Minutes on two CPU threads. Writes `ae.safetensors` (float16, released names) and a `sigma.json` whose
 scale and shift give latents of zero mean and unit deviation; the figures come from pictures never trained on.
@@ -217,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     from sigma_model.config import preset
 
-    parser = argparse.ArgumentParser(prog="python -m pipelines.tiny_vae", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.train_tiny_vae", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="directory to write ae.safetensors and sigma.json into")
     parser.add_argument("--steps", type=int, default=3_200)
     parser.add_argument("--seed", type=int, default=0)

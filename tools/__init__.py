@@ -1,0 +1,1 @@
+"""How the shipped presets were made; not installed."""
