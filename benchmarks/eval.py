@@ -172,7 +172,7 @@ def merging(
     group_mask: bool,
     progress: None,
 ) -> list[Tensor]:
-    """`sigma_model.sampling.sampler.sample_latents`, request by request and branch by branch; the group mask is always on."""
+    """`sample_latents` of the sampler, request by request and branch by branch; the group mask is always on."""
     assert group_mask
     assert progress is None
     found = []

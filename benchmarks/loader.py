@@ -2,8 +2,8 @@
 
 The same pictures, two worker processes each, delivered as float tensors in [-1, 1]: every picture at the size the
 VAE takes, every reference at the ViT's, too. Contestants:
-  ours          sigma_data.loading.loader: planned packs of 30,000 tokens, with everything else that a training step needs
-                (text ids, positions, tags, noise); nothing dropped
+  ours          sigma_data.loading.loader: planned packs of 30,000 tokens, with everything else that a training step
+                needs (text ids, positions, tags, noise); nothing dropped
   bare          two processes that only decode, resize and make floats, of bytes in memory; nothing is sent anywhere
   others        benchmarks/peers.py: full decode by Pillow, then resized for each use
 Bytes become floats where the tensors arrive, ours and the others' (for all of them faster, or as fast, as sending

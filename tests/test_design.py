@@ -36,8 +36,8 @@ def test_a_file_stays_readable_in_one_sitting(path: Path) -> None:
 
 
 def test_only_what_fills_batches_in_the_data_layer_imports_torch() -> None:
-    # pixels.py resizes with torch, several times faster than Pillow; corpora are built without it (below).
-    allowed = {"loader.py", "batch.py", "pixels.py"}
+    # resample.py resizes with torch, several times faster than Pillow; corpora are built without it (below).
+    allowed = {"loader.py", "batch.py", "resample.py"}
     assert not [
         path
         for path in SOURCES

@@ -121,7 +121,9 @@ def render_report(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": number, "bytes": file_size, "percent": percent, "parts": parts}
-    template = environment.from_string(files("sigma_data").joinpath("report.html.j2").read_text(encoding="utf-8"))
+    template = environment.from_string(
+        files("sigma_data.report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    )
     return template.render(
         title=printable(title),
         summary=summary,

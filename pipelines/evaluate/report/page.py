@@ -77,7 +77,7 @@ def render_page(
     picture_bytes: int = PICTURE_BYTES,
 ) -> str:
     """The page as HTML text; the same runs give the same bytes. `rows` are the runs' `aggregate`."""
-    package = files("pipelines.evaluate")
+    package = files("pipelines.evaluate.report")
     script = package.joinpath("report.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
