@@ -14,7 +14,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # on tiny tensors, threads cost far more th
 @pytest.fixture(scope="session")
 def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sound corpus: 37 samples of six families in three splits, two rejects, one duplicate. Never change it."""
-    import corpora
+    from support import corpora
 
     folder = tmp_path_factory.mktemp("small")
     release = corpora.make_release(folder / "release", 36, seed=7, files=2)
@@ -31,8 +31,7 @@ def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def training_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A corpus to train on in seconds, with its index: pictures of six families, and answers. Never change it."""
-    import training_data
-    import training_runs
+    from support import training_data, training_runs
 
     corpus = training_runs.build_corpus(tmp_path_factory.mktemp("training"))
     training_data.index_of(corpus)

@@ -9,9 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-import corpora
 import pytest
 from PIL import Image
+from support import corpora
+from support.places import ROOT
 
 HEAVY = (
     "numpy",
@@ -132,7 +133,7 @@ def test_printed_settings_are_read_back_as_a_config(tmp_path: Path) -> None:
 def test_a_mistake_ends_with_one_sentence_and_exit_code_two(
     arguments: list[str], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = Path(__file__).parent.parent
+    root = ROOT
     monkeypatch.setenv("PYTHONPATH", str(root))
     monkeypatch.chdir(tmp_path)
     result = sigma(*arguments)

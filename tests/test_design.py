@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.places import ROOT
 
-ROOT = Path(__file__).parent.parent
 LAYERS = ("sigma_data", "sigma_model", "pipelines", "cli")
 SOURCES = sorted(path for name in LAYERS for path in [*ROOT.glob(f"{name}.py"), *ROOT.glob(f"{name}/**/*.py")])
 

@@ -8,15 +8,16 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import corpora
 import pytest
 import yaml
+from support import corpora
+from support.places import ROOT
 
 from pipelines.evaluate.aggregate import MetricInfo, RunScores
 from pipelines.evaluate.benchmarks.world import ACCURACY, LEAKAGE
 from pipelines.evaluate.item import Item, Result, Score
 
-FOLDER = str(Path(__file__).parents[2] / "benchmarks")
+FOLDER = str(ROOT / "benchmarks")
 SMALL = ("--samples", "60", "--steps", "2", "--limit", "6")
 
 

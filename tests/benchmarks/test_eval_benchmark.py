@@ -10,8 +10,9 @@ from types import ModuleType
 
 import pytest
 import torch
+from support.places import ROOT
 
-FOLDER = str(Path(__file__).parents[2] / "benchmarks")
+FOLDER = str(ROOT / "benchmarks")
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from support.places import ROOT
 
-FOLDER = str(Path(__file__).parents[2] / "benchmarks")
+FOLDER = str(ROOT / "benchmarks")
 SEGMENTS = [((4, 4), (3, 3))] * 2, (4, 4)
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from support.places import ROOT
 
 from pipelines.train.config import ParallelSettings
 from pipelines.train.distributed.parallelize import start_world, stop_world
 from sigma_model.config import preset
 
-FOLDER = str(Path(__file__).parents[2] / "benchmarks")
+FOLDER = str(ROOT / "benchmarks")
 
 
 @pytest.fixture

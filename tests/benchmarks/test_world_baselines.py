@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import corpora
 import numpy as np
 import pytest
+from support import corpora
+from support.places import ROOT
 
 from pipelines.evaluate import run_folder
 from pipelines.evaluate.aggregate import aggregate
@@ -18,7 +19,7 @@ from pipelines.evaluate.item import Item, Result
 from sigma_data.errors import ConfigError
 from sigma_data.images.decode import load
 
-FOLDER = str(Path(__file__).parents[2] / "benchmarks")
+FOLDER = str(ROOT / "benchmarks")
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import corpora
 import pytest
 import yaml
 from PIL import Image as PilImage
+from support import corpora
 
 from sigma_data.corpus.corpus import Corpus, open_corpus
 

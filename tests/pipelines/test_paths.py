@@ -6,8 +6,8 @@ import shutil
 import sys
 from pathlib import Path
 
-import corpora
 import pytest
+from support import corpora
 
 import cli
 from pipelines.common.settings import load_settings

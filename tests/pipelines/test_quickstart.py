@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 import yaml
-from training_runs import lines, steps_saved
+from support.places import ROOT
+from support.training_runs import lines, steps_saved
 from typer.testing import CliRunner
 
 import cli
@@ -29,7 +30,6 @@ from sigma_data.errors import ConfigError, SigmaError
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
 STAGES = ("corpus", "validate", "train", "export", "untrained", "trained")
 ASKED = {"samples": 60, "steps": 3, "limit": 2}
 WORDS = ("--samples", "60", "--steps", "3", "--limit", "2")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sequences import SPECIALS, Case, case, cases, generator, one_thread, pack, sequence_order  # noqa: F401
+from support.sequences import SPECIALS, Case, case, cases, generator, one_thread, pack, sequence_order  # noqa: F401
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+from support.places import TESTS
 
 from pipelines.common.model_loading import load_bundle
 from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import export_model, init_model
 from sigma_model.config import PRESETS, ModelConfig, header_shapes, preset, preset_directory
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = TESTS / "golden"
 
 
 def test_what_the_json_files_do_not_say_follows_from_the_tensors() -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.places import TESTS
 
 from sigma_model.embed import TimeEmbedder, rotary, rotate, shifted_time, sincos_table
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "model.safetensors"
+GOLDEN = TESTS / "golden" / "model.safetensors"
 
 
 @pytest.mark.parametrize("name", ["latent_pos_embed.pos_embed", "vit_pos_embed.pos_embed"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from sequences import (  # noqa: F401
+from support.sequences import (  # noqa: F401
     SPECIALS,
     Case,
     attribute_id,

@@ -11,8 +11,8 @@ from types import ModuleType
 
 import pytest
 from safetensors.torch import load_file, save_file
+from support.places import ROOT
 
-ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"
 
 

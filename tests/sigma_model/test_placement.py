@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from sequences import one_thread  # noqa: F401
+from support.sequences import one_thread  # noqa: F401
 
 from pipelines.common.model_loading import Bundle, load_bundle
 from pipelines.generate.generate import Request, Settings, answer_in_words, make_pictures
@@ -34,7 +34,7 @@ def image(bundle: Bundle, encoded: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def reference() -> bytes:
-    import corpora
+    from support import corpora
 
     return corpora.picture("png", 3)
 

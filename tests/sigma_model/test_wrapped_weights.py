@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.places import TESTS
 from torch import Tensor
 
 from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import Checkpoint, export_model, load_model, released_name
 from sigma_model.config import ModelConfig
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = TESTS / "golden"
 HEAD, EMBEDDINGS = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"
 Rename = Callable[[str], str]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluations import CLIP_I, RMSE, picture, run
+from support.evaluations import CLIP_I, RMSE, picture, run
 
 from pipelines.evaluate.aggregate import (
     OVERALL,

@@ -7,11 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import corpora
-import eval_runs
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support import corpora, eval_runs
 
 from pipelines.common.model_loading import read_blueprint
 from pipelines.evaluate import generate as generate_module

@@ -6,10 +6,10 @@ import io
 import json
 from pathlib import Path
 
-import eval_runs
 import numpy as np
 import pytest
 from PIL import Image
+from support import eval_runs
 
 from pipelines.evaluate.aggregate import MetricInfo, RunScores, aggregate, bootstrap
 from pipelines.evaluate.item import Item, Result, Score

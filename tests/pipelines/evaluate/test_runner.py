@@ -12,10 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import corpora
-import eval_runs
 import pytest
-import tiny_backbones
+from support import corpora, eval_runs, tiny_backbones
 
 from pipelines.common.model_loading import read_blueprint
 from pipelines.evaluate import generate, run_folder, runner, score

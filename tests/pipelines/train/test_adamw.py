@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ranks
 import torch
-from sequences import case, generator, one_thread, pack, tiny_model  # noqa: F401
+from support import ranks
+from support.sequences import case, generator, one_thread, pack, tiny_model  # noqa: F401
+from support.training_runs import build_corpus, run, same, saved, settings_of
 from torch import Tensor
-from training_runs import build_corpus, run, same, saved, settings_of
 
 from pipelines.train.adamw import pack_first, pack_second, to_bfloat16, unpack_first, unpack_second
 from pipelines.train.config import OptimizerSettings, ParallelSettings, TrainConfig

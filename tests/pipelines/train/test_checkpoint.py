@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ranks
 import torch
-from sequences import case, one_thread, pack, tiny_model
+from support import ranks
+from support.sequences import case, one_thread, pack, tiny_model
 from torch import Tensor
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex

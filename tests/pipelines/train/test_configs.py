@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from support.places import ROOT, TESTS
 
 from pipelines.common.settings import load_settings
 from pipelines.train.config import TrainConfig
@@ -17,7 +18,7 @@ from sigma_data.sample import Family
 from sigma_model.checkpoint_io import released_name
 from sigma_model.config import preset
 
-CONFIGS = Path(__file__).parents[3] / "configs"
+CONFIGS = ROOT / "configs"
 NAMES = ("quickstart", "sigma-bagel-7b", "sigma-bagel-7b-frozen", "sigma-lora", "sigma-qlora", "sgt-bagel")
 
 
@@ -74,7 +75,7 @@ def test_the_recipe_trains_every_parameter_of_the_language_model() -> None:
     model = training_config(preset("bagel-7b-mot"), settings)
     parameters = parameters_of(model, settings.freeze, None)
     assert parameters.learning == frozenset(parameters.shapes)
-    released = json.loads((Path(__file__).parents[2] / "golden" / "bagel_7b_mot_keys.json").read_text())["keys"]
+    released = json.loads((TESTS / "golden" / "bagel_7b_mot_keys.json").read_text())["keys"]
     fixed = {"latent_pos_embed.pos_embed", "vit_pos_embed.pos_embed"}
     vision = {name for name in released if name.startswith(("vit_model.", "connector."))}
     assert {released_name(name) for name in parameters.learning} == set(released) - vision - fixed

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.distributed as dist
-from sequences import one_thread  # noqa: F401
+from support.sequences import one_thread  # noqa: F401
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ranks
 import torch
-from sequences import generator, one_thread  # noqa: F401
+from support import ranks
+from support.sequences import generator, one_thread  # noqa: F401
 from torch import Tensor
 
 from pipelines.common.model_loading import DType, load_bundle, read_blueprint

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
-from sequences import one_thread, tiny_model  # noqa: F401
+from support.places import ROOT
+from support.sequences import one_thread, tiny_model  # noqa: F401
 
 from pipelines.train.config import FreezeSettings
 from pipelines.train.freeze import apply_freeze
@@ -14,7 +14,6 @@ from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import load_model, released_name
 from sigma_model.model import SigmaModel
 
-ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden"
 
 

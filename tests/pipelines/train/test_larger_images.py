@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import training_runs
-from corpora import build
+from support import training_runs
+from support.corpora import build
 
 from pipelines.common.model_loading import load_bundle, read_blueprint
 from pipelines.train.config import TrainConfig

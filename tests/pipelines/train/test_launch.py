@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
-from training_runs import lines, settings_of, steps_saved
+from support.training_runs import lines, settings_of, steps_saved
 
 from pipelines.train.config import TrainConfig
 from pipelines.train.launch import Launch, _free_port, _told_by, launch

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from sequences import Case, case, generator, one_thread, pack, tiny_config, tiny_model  # noqa: F401
+from support.sequences import Case, case, generator, one_thread, pack, tiny_config, tiny_model  # noqa: F401
 from torch import Tensor, nn
 
 from pipelines.train.config import FreezeSettings, LoraSettings, OptimizerSettings

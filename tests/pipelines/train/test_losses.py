@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import pytest
 import torch
-from sequences import FIRST_ATTRIBUTE, case, generator, one_thread, pack  # noqa: F401
+from support.sequences import FIRST_ATTRIBUTE, case, generator, one_thread, pack  # noqa: F401
 
 from pipelines.train.losses import BINS, LossTable, Weights
 from sigma_data.instruction import ATTRIBUTES

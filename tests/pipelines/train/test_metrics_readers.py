@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_runs import run, settings_of
+from support.training_runs import run, settings_of
 
 from pipelines.train.config import LogSettings
 from pipelines.train.logs import METRICS, TENSORBOARD, TEXTS, RunLog

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sequences import one_thread, tiny_model  # noqa: F401
+from support.sequences import one_thread, tiny_model  # noqa: F401
 from torch import Tensor
 
 from pipelines.train.config import FreezeSettings, LoraSettings, OptimizerSettings, ScheduleSettings, TrainConfig

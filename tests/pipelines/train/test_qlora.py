@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ranks
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from sequences import generator, one_thread  # noqa: F401
+from support import ranks
+from support.sequences import generator, one_thread  # noqa: F401
+from support.training_runs import apart, lines, run, same, saved, settings_of
 from torch import Tensor, nn
-from training_runs import apart, lines, run, same, saved, settings_of
 
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.parallelize import World

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from training_runs import lines, run, settings_of, steps_saved
+from support.training_runs import lines, run, settings_of, steps_saved
 
 from pipelines.common.folder_lock import LOCK, locked
 from pipelines.train import checkpoint, logs, settings_history, tensorboard_log

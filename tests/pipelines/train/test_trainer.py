@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ranks
 import torch
 import torch.distributed as dist
-from sequences import one_thread  # noqa: F401
+from support import ranks
+from support.sequences import one_thread  # noqa: F401
+from support.training_data import index_of, planned
+from support.training_runs import apart, lines, run, same, saved, settings_of, steps_saved
 from torch.distributed.tensor import DTensor
-from training_data import index_of, planned
-from training_runs import apart, lines, run, same, saved, settings_of, steps_saved
 
 from pipelines.common.model_loading import load_bundle
 from pipelines.common.settings import load_settings

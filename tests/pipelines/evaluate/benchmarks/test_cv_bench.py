@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import corpora
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support import corpora
 
 from pipelines.evaluate.benchmarks import open_benchmark
 from pipelines.evaluate.benchmarks.cv_bench import letter

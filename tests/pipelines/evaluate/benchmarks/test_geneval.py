@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import corpora
 import pytest
 from PIL import Image
+from support import corpora
 
 from pipelines.evaluate.benchmarks import open_benchmark
 from pipelines.evaluate.benchmarks.geneval import TAGS, write_folder

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import corpora
 import pytest
+from support import corpora
 
 from pipelines.evaluate.benchmarks import open_benchmark
 from pipelines.evaluate.item import Item

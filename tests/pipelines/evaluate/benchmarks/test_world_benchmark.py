@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-import corpora
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support import corpora
 
 from pipelines.evaluate.benchmarks import open_benchmark
 from pipelines.evaluate.benchmarks.world import Exact, WorldBenchmark, item_of

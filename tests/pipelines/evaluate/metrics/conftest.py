@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny_backbones
+from support import tiny_backbones
 
 
 @pytest.fixture(scope="session")

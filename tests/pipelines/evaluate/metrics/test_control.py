@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image, ImageDraw
-from tiny_backbones import SIDE, drawn, made, png
+from support.tiny_backbones import SIDE, drawn, made, png
 
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.base import Metric

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_backbones import drawn, made, png
+from support.tiny_backbones import drawn, made, png
 
 from pipelines.evaluate.item import Result
 from pipelines.evaluate.metrics.base import Metric

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from tiny_backbones import SIDE, drawn, made, png
+from support.tiny_backbones import SIDE, drawn, made, png
 
 from pipelines.evaluate.metrics.base import Metric
 from pipelines.evaluate.metrics.registry import make_metrics

@@ -14,7 +14,7 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny_backbones import SIDE, WIDTH, drawn, head, made, png
+from support.tiny_backbones import SIDE, WIDTH, drawn, head, made, png
 
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.base import Metric

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
-from tiny_backbones import drawn, made, png
+from support.tiny_backbones import drawn, made, png
 
 from pipelines.evaluate.item import Result
 from pipelines.evaluate.metrics.base import Metric, SetMetric

@@ -1,0 +1,167 @@
+"""Pictures that are met again are encoded once, and nothing that is learnt shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import ranks
+from support.sequences import case, generator, one_thread, pack, tiny_config  # noqa: F401
+from support.training_runs import lines, run, same, saved, settings_of
+from torch import Tensor
+
+from pipelines.train.config import TrainConfig
+from pipelines.train.latent_cache import LatentCache
+from pipelines.train.trainer import train
+from sigma_data.errors import TrainError
+from sigma_data.loading.batch import PackedBatch
+from sigma_data.loading.loader import PackDataset
+from sigma_data.loading.workers import Place
+from sigma_data.planning.plan import Ticket
+from sigma_model.vae import Vae
+
+
+class Watched:
+    """An autoencoder with random weights that counts what it encodes."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.real = Vae(tiny_config().vae).to(dtype)
+        self.count = 0
+
+    def encode(self, pictures: Sequence[Tensor]) -> list[Tensor]:
+        self.count += len(pictures)
+        return self.real.encode(pictures)
+
+
+def picture(number: int, width: int = 8, height: int = 12) -> Tensor:
+    """[3, height, width] bytes that lie [height, width, 3], as the loader reads them."""
+    pixels = torch.randint(0, 256, (height, width, 3), generator=generator("picture", number), dtype=torch.uint8)
+    return pixels.permute(2, 0, 1)
+
+
+def batch(*pictures: Tensor) -> PackedBatch:
+    return replace(pack([]), pictures=pictures)
+
+
+def check(cache: LatentCache, vae: Watched, pictures: Sequence[Tensor]) -> None:
+    """What comes back is to the bit what the autoencoder gives."""
+    found = cache.encoded(batch(*pictures))
+    assert found.pictures == ()
+    assert len(found.known_latents) == len(pictures)
+    for latent, expected in zip(found.known_latents, vae.real.encode(pictures), strict=True):
+        assert latent.dtype == expected.dtype
+        assert torch.equal(latent, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_picture_is_encoded_once_in_whatever_company_it_comes_back(dtype: torch.dtype) -> None:
+    vae: Any = Watched(dtype)
+    cache = LatentCache(vae, 2**20)
+    check(cache, vae, [picture(0), picture(1), picture(0).clone()])
+    assert vae.count == 2
+    check(cache, vae, [picture(2), picture(1), picture(0)])
+    assert vae.count == 3
+    check(cache, vae, [picture(1), picture(2)])
+    assert vae.count == 3
+
+
+def test_pictures_of_the_same_bytes_are_others_where_their_shapes_differ() -> None:
+    vae: Any = Watched()
+    cache = LatentCache(vae, 2**20)
+    flat = picture(0, 8, 12).permute(1, 2, 0).flatten()
+    check(cache, vae, [flat.view(height, -1, 3).permute(2, 0, 1) for height in (12, 8, 24)])
+    assert vae.count == 3
+
+
+def test_a_full_cache_keeps_what_it_has_and_what_finds_no_room_is_encoded_each_time() -> None:
+    vae: Any = Watched()
+    size = vae.real.encode([picture(0)])[0].nbytes
+    cache = LatentCache(vae, 3 * size - 1)  # two, and nearly a third
+    for _ in range(2):
+        check(cache, vae, [picture(number) for number in range(4)])
+    assert vae.count == 4 + 2
+    check(cache, vae, [picture(0), picture(1)])
+    assert vae.count == 6
+    small = picture(9, 4, 4)  # what is left has room for it
+    for _ in range(2):
+        check(cache, vae, [small])
+    assert vae.count == 7
+
+
+def test_a_batch_without_pictures_stays_as_it_is() -> None:
+    vae: Any = Watched()
+    for one in (pack([case("paint the old man", pictures=1)]), batch()):
+        assert LatentCache(vae, 2**20).encoded(one) is one
+    assert vae.count == 0
+
+
+# Whole runs -----------------------------------------------------------------------------------------
+
+
+def settings(out: Path, corpus: Path, room: int, **changes: Any) -> dict[str, Any]:
+    """Two epochs."""
+    changes = {"steps": None, "epochs": 2, "accumulate": 3, **changes}
+    return settings_of(out, corpus, loader={"workers": 0, "latent_cache": room}, **changes)
+
+
+def test_two_epochs_learn_the_same_to_the_bit_and_encode_each_picture_once(
+    tmp_path: Path, training_corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[Tensor] = []
+    met: list[Tensor] = []
+    encode, load = Vae.encode, PackDataset.load
+
+    def counting(self: Vae, pictures: Sequence[Tensor]) -> list[Tensor]:
+        encoded.extend(pictures)
+        return encode(self, pictures)
+
+    def watching(self: PackDataset, ticket: Ticket, place: Place) -> Any:
+        loaded = load(self, ticket, place)
+        met.extend(loaded.batch.pictures)
+        return loaded
+
+    monkeypatch.setattr(Vae, "encode", counting)
+    monkeypatch.setattr(PackDataset, "load", watching)
+    run(settings(tmp_path / "without", training_corpus, 0))
+    shown = len(met)
+    assert len(encoded) == shown
+    different = {(one.shape, one.contiguous().numpy().tobytes()) for one in met}
+    assert len(different) < 0.7 * shown, "the second epoch shows what the first one did, but for what is dropped"
+    for name, room in (("all", 2**30), ("some", 40_000)):
+        encoded.clear()
+        run(settings(tmp_path / name, training_corpus, room))
+        assert len(encoded) == len(different) if name == "all" else len(different) < len(encoded) < shown
+        assert same(saved(tmp_path / name), saved(tmp_path / "without"))
+        assert lines(tmp_path / name) == lines(tmp_path / "without")
+
+
+@pytest.mark.slow
+def test_two_ranks_with_a_cache_each_learn_the_same_to_the_bit(tmp_path: Path, training_corpus: Path) -> None:
+    for name, room in (("without", 0), ("with", 2**30)):
+        ranks.run(run, 2, settings(tmp_path / name, training_corpus, room), timeout_s=120)
+    assert same(saved(tmp_path / "with"), saved(tmp_path / "without"))
+    assert lines(tmp_path / "with") == lines(tmp_path / "without")
+
+
+def test_a_run_computes_with_the_threads_asked_for_and_leaves_the_process_as_it_was_whatever_it_came_to(
+    tmp_path: Path, training_corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+    before = torch.get_num_threads()
+
+    def broken(*_: Any, **__: Any) -> None:
+        found.append(torch.get_num_threads())
+        raise TrainError("a fault")
+
+    monkeypatch.setattr("pipelines.train.train_step.forward", broken)
+    asked = settings_of(tmp_path, training_corpus, parallel={"threads": before + 1})
+    with pytest.raises(TrainError, match="a fault"):
+        train(TrainConfig.model_validate(asked), quiet=True)
+    assert found == [before + 1]
+    assert torch.get_num_threads() == before

@@ -1,0 +1,1 @@
+"""What tests share: small corpora, runs, tokenizers and checkpoints, and the places of files."""
