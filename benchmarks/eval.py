@@ -40,7 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.run import build
-from pipelines.common.model_loading import Bundle, load_bundle
+from pipelines.common.model_loading import LoadedModel, load_bundle
 from pipelines.evaluate import generate as generate_module
 from pipelines.evaluate.benchmarks import Benchmark, open_benchmark
 from pipelines.evaluate.generate import Generation, batches, generate, results
@@ -86,7 +86,7 @@ def world(pictures: int) -> Iterator[tuple[Path, Benchmark, list[Item]]]:
         yield Path(folder), benchmark, limited(benchmark.items(), pictures)
 
 
-def tiny() -> Bundle:
+def tiny() -> LoadedModel:
     """The tiny preset with weights that do something: those that training starts from put out zeros."""
     bundle = load_bundle("tiny", device="cpu")
     torch.nn.init.normal_(bundle.model.latent_out.weight, std=0.3, generator=torch.Generator().manual_seed(0))
@@ -96,7 +96,7 @@ def tiny() -> Bundle:
 class Generate:
     """Generates items as `sigma eval` does, into a new folder at each call."""
 
-    def __init__(self, bundle: Bundle, items: Sequence[Item], folder: Path, generation: Generation) -> None:
+    def __init__(self, bundle: LoadedModel, items: Sequence[Item], folder: Path, generation: Generation) -> None:
         self._bundle, self._items, self._folder, self._generation = bundle, items, folder, generation
         self._calls = 0
 
@@ -250,7 +250,7 @@ def weigh(items: int, folder: Path) -> None:
     weight = write_release(folder / "release.parquet", items)
     random = np.random.default_rng(1)
 
-    def stand_in(bundle: Bundle, requests: Sequence[Any], settings: Settings) -> list[Image.Image]:
+    def stand_in(bundle: LoadedModel, requests: Sequence[Any], settings: Settings) -> list[Image.Image]:
         return [noise_picture(random) for _ in requests]
 
     options = partial(

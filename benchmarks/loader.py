@@ -44,7 +44,7 @@ from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE
 from sigma_data.loading.batch import Widths, unit_range
 from sigma_data.planning.index import CorpusIndex, open_index
 from sigma_data.planning.segment_table import segment_table
-from sigma_data.sequence.tokenizer import TextEncoder
+from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_model.config import preset_directory
 
 PEER_AIM, BARE_AIM = 1.5, 0.8
@@ -119,8 +119,8 @@ CONTESTANTS: Mapping[str, Callable[[Place], Stream]] = {
 }
 
 
-def _index(corpus: Path) -> tuple[TextEncoder, CorpusIndex]:
-    encoder = TextEncoder.load(preset_directory("tiny"))
+def _index(corpus: Path) -> tuple[Tokenizer, CorpusIndex]:
+    encoder = Tokenizer.load(preset_directory("tiny"))
     return encoder, open_index(str(corpus), encoder)
 
 

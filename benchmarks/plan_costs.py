@@ -113,10 +113,10 @@ def _plan(folder: Path) -> dict[str, float]:
 
 def _index(corpus: Path) -> dict[str, float]:
     from sigma_data.planning.index import open_index
-    from sigma_data.sequence.tokenizer import TextEncoder
+    from sigma_data.sequence.tokenizer import Tokenizer
     from sigma_model.config import preset_directory
 
-    encoder = TextEncoder.load(preset_directory("tiny"))
+    encoder = Tokenizer.load(preset_directory("tiny"))
     start = time.perf_counter()
     index = open_index(str(corpus), encoder)
     assert len(index)

@@ -31,7 +31,13 @@ from torch import Tensor
 
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import CheckpointSettings, OptimizerSettings, ParallelSettings
-from pipelines.train.distributed.parallelize import barrier, init_weights_sharded, parallelize, start_world, stop_world
+from pipelines.train.distributed.parallelize import (
+    barrier,
+    init_weights_sharded,
+    parallelize,
+    start_process_group,
+    stop_process_group,
+)
 from pipelines.train.optimizer import make_optimizer
 from sigma_data.loading.batch import PackedBatch
 from sigma_model.backbone import same_for_all
@@ -157,7 +163,7 @@ def training_batch(config: ModelConfig, samples: int = 3, side: int = 12) -> Pac
 
 def checkpoint(*, megabytes: tuple[int, ...] = (64, 256, 512), rounds: int = 5) -> bool:
     """Time `save` both ways; whether the asynchronous one holds a step up little at the largest size."""
-    world = start_world(ParallelSettings(), device="cpu")
+    world = start_process_group(ParallelSettings(), device="cpu")
     print("checkpoint: what one rank waits in `save`; synchronous: written, synced to disk, marked complete")
     print(f"  {'state':>8}{'synchronous':>13}{'asynchronous':>14}{'the first':>11}{'a copy of it':>14}{'share':>8}")
     share = 1.0
@@ -178,7 +184,7 @@ def checkpoint(*, megabytes: tuple[int, ...] = (64, 256, 512), rounds: int = 5) 
                 f"{share:>8.1%}"
             )
     finally:
-        stop_world()
+        stop_process_group()
     good = share < STALL_TARGET
     print(f"  at the largest {share:.1%}: {_verdict(f'under {STALL_TARGET:.0%}', good)}\n")
     return good
@@ -234,7 +240,7 @@ def memory(language: LanguageConfig) -> bool:
 def saving_rank(folder: Path, language: dict[str, Any], asynchronous: bool) -> tuple[int, int, int]:
     """One rank: (bytes of its state, bytes of all parameters, growth of the peak while saving)."""
     torch.set_num_threads(1)
-    world = start_world(ParallelSettings(), device="cpu", timeout_s=120)
+    world = start_process_group(ParallelSettings(), device="cpu", timeout_s=120)
     config = preset("tiny").model_copy(update={"language": LanguageConfig(**language), "vision": None})
     with torch.device("meta"):
         model = SigmaModel(config)
@@ -262,7 +268,7 @@ def saving_rank(folder: Path, language: dict[str, Any], asynchronous: bool) -> t
     share = sum(tensor.to_local().nbytes for part in state.values() for tensor in part.values())
     whole = sum(parameter.numel() * 4 for parameter in parameters.values())
     barrier(world)
-    stop_world()
+    stop_process_group()
     return share, whole, growth
 
 

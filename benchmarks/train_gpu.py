@@ -18,12 +18,12 @@ from packs import Delimiters, item, sample
 
 from pipelines.train.config import FreezeSettings, OptimizerSettings, ParallelSettings
 from pipelines.train.distributed.parallelize import (
-    World,
+    ProcessGroup,
     clip_grad_norm,
     init_weights_sharded,
     parallelize,
-    start_world,
-    stop_world,
+    start_process_group,
+    stop_process_group,
 )
 from pipelines.train.estimate.flops import peak_flops, training_flops, work_of
 from pipelines.train.optimizer import make_optimizer
@@ -79,12 +79,12 @@ def report(config: ModelConfig, batch: PackedBatch, *, device: str, dtype: torch
     best = 0.0
     for compiled in (False, True):
         settings = ParallelSettings(checkpointing="full", compile=compiled)
-        # Made here, for `start_world` would refuse to compile on a CPU.
-        world = start_world(ParallelSettings(), device=device, mixed=True)
+        # Made here, for `start_process_group` would refuse to compile on a CPU.
+        world = start_process_group(ParallelSettings(), device=device, mixed=True)
         try:
             found = measure(config, batch.to(device), world, settings, dtype=dtype, rounds=rounds)
         finally:
-            stop_world()
+            stop_process_group()
             gc.collect()  # the next row's model must find the memory free
             torch.cuda.empty_cache()
         rates = [flops / found.seconds for flops in (found.model_flops, found.hardware_flops)]
@@ -106,7 +106,7 @@ def report(config: ModelConfig, batch: PackedBatch, *, device: str, dtype: torch
 def measure(
     config: ModelConfig,
     batch: PackedBatch,
-    world: World,
+    world: ProcessGroup,
     settings: ParallelSettings,
     *,
     dtype: torch.dtype,

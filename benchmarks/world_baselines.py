@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from pipelines.common.model_loading import read_blueprint
-from pipelines.common.progress import Pass
+from pipelines.common.progress import ProgressBar
 from pipelines.evaluate.aggregate import OVERALL, MetricInfo, RunScores, aggregate, main_metric
 from pipelines.evaluate.benchmarks.samples import corpus_samples
 from pipelines.evaluate.benchmarks.world import ACCURACY, Exact, WorldBenchmark
@@ -98,7 +98,7 @@ def size_of(item: Item) -> tuple[int, int]:
 def score(benchmark: WorldBenchmark, items: Sequence[Item], answers: Mapping[str, Answer]) -> list[RunScores]:
     """A run for each way to answer; what is known of an item is drawn once for all."""
     scores: dict[str, list[Score]] = {name: [] for name in answers}
-    with Pass("score", len(items), "items") as shown:
+    with ProgressBar("score", len(items), "items") as shown:
         for item in items:
             exact = Exact(item)
             for name, answer in answers.items():

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from sigma_data.errors import SigmaError
 from sigma_data.instruction import Part, Placeholder, Text, parse
-from sigma_data.sequence.tokenizer import CONTROL, TextEncoder
+from sigma_data.sequence.tokenizer import CONTROL
+from sigma_data.sequence.tokenizer import Tokenizer as SigmaTokenizer
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def write(out: Path) -> None:
 
 def measure(directory: Path) -> Figures:
     """Figures of the tokenizer in a directory, on instructions after those it learnt from."""
-    encoder = TextEncoder.load(directory)
+    encoder = SigmaTokenizer.load(directory)
     tokens = attributes = size = count = 0
     for parts in instructions(TRAINING_SAMPLES, TRAINING_SAMPLES + MEASURED_SAMPLES):
         words = [part for part in parts if not isinstance(part, Placeholder)]

@@ -15,7 +15,7 @@ from pipelines.build_dataset.scan import ScanTask, crashed_fragment, is_whole, l
 from pipelines.build_dataset.workspace import Workspace, refuse_overlap
 from pipelines.build_dataset.write import FinishTask, WriteTask, finish_shard, preallocate, write_fragment
 from pipelines.common.process_pool import Crashed, LocalEngine
-from pipelines.common.progress import Pass
+from pipelines.common.progress import ProgressBar
 from sigma_data.corpus.corpus import Corpus, open_corpus
 from sigma_data.corpus.refused_files import refused_files
 from sigma_data.errors import BuildError, ConfigError, SourceError
@@ -158,7 +158,7 @@ def _scan(
     rows = all(fragment.rows is not None for _, fragment in located)
     total = sum(fragment.rows or 1 for _, fragment in located)
     found = total - sum(located[index][1].rows or 1 for index in todo)
-    with Pass("scan", total, "samples" if rows else "fragments", found=found, quiet=quiet) as progress:
+    with ProgressBar("scan", total, "samples" if rows else "fragments", found=found, quiet=quiet) as progress:
 
         def done(index: int, result: Any) -> None:
             if isinstance(result, Crashed):
@@ -206,7 +206,7 @@ def _write(
     ]
     unstable: list[Unstable] = []
     found = len(plan.rows) - sum(len(task.places) for task in tasks)
-    with Pass("write", len(plan.rows), "samples", found=found, quiet=quiet) as progress:
+    with ProgressBar("write", len(plan.rows), "samples", found=found, quiet=quiet) as progress:
 
         def done(index: int, result: Any) -> None:
             if isinstance(result, Crashed):
@@ -225,7 +225,7 @@ def finish_shards(
     """Check, hash and move every full shard to its name; returns size and sha256 of each."""
     tasks = [FinishTask(str(work.partial / shard.path), str(work.out / shard.path), shard.members) for shard in shards]
     digests: dict[str, tuple[int, str]] = {}
-    with Pass("finish", len(tasks), "shards", quiet=quiet) as progress:
+    with ProgressBar("finish", len(tasks), "shards", quiet=quiet) as progress:
 
         def done(index: int, result: Any) -> None:
             if isinstance(result, Crashed):

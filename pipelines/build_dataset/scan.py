@@ -25,7 +25,7 @@ from sigma_data.corpus.corpus import images_type
 from sigma_data.corpus.record import encode, member_names, stored_order
 from sigma_data.corpus.shard import member_size
 from sigma_data.errors import SourceError
-from sigma_data.images.decode import ImageFacts, ImageFault, reencode, thumbnail
+from sigma_data.images.decode import ImageFault, ImageInfo, reencode, thumbnail
 from sigma_data.images.probe_cache import Prober
 from sigma_data.images.reader_differences import Store
 from sigma_data.sample import Image, Rejection, Sample
@@ -188,7 +188,7 @@ def _good(found: Examination, reasons: dict[int, str]) -> dict[str, Any]:
 
 
 def stored(
-    sample: Sample, facts: Mapping[int, ImageFacts], max_side: int | None, store: Store
+    sample: Sample, facts: Mapping[int, ImageInfo], max_side: int | None, store: Store
 ) -> tuple[Sample, dict[int, str]]:
     """The sample as its shard holds it, and why pictures of it were re-encoded."""
     images: list[Image] = []

@@ -12,7 +12,7 @@ import torch
 from pipelines.common.run_folder import refuse_run
 from sigma_data.errors import ConfigError
 from sigma_data.sequence.layout import Geometry
-from sigma_data.sequence.tokenizer import TOKENIZER_FILES, TextEncoder
+from sigma_data.sequence.tokenizer import TOKENIZER_FILES, Tokenizer
 from sigma_model.checkpoint_io import init_model, load_model
 from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, preset_directory, weight_files
 from sigma_model.model import SigmaModel, geometry
@@ -36,7 +36,7 @@ class DType(StrEnum):
 
 
 @dataclass(frozen=True)
-class Bundle:
+class LoadedModel:
     """All that one needs to run a model.
 
     `trained` is False where the network is random; `quantization` says what the layers' weights were brought to.
@@ -45,7 +45,7 @@ class Bundle:
     name: str
     model: SigmaModel
     vae: Vae
-    encoder: TextEncoder
+    encoder: Tokenizer
     geometry: Geometry
     trained: bool
     quantization: Quantization | None = None
@@ -62,7 +62,7 @@ class Bundle:
 
 
 @dataclass(frozen=True)
-class Blueprint:
+class ModelDescription:
     """What a model directory says without its weights: enough to plan what the model will be shown.
 
     `places` are the directories where its files may lie, the first wins; `words` is the one of the tokenizer.
@@ -72,13 +72,13 @@ class Blueprint:
     places: tuple[Path, ...]
     words: Path
     config: ModelConfig
-    encoder: TextEncoder
+    encoder: Tokenizer
     geometry: Geometry
 
 
 def read_blueprint(
     where: str, *, base: str | None = None, vision: bool = True, max_latent_size: int | None = None
-) -> Blueprint:
+) -> ModelDescription:
     """Read the configuration and the tokenizer of a preset, or of a directory in the released layout.
 
     Files that the directory lacks are taken from `base`. Without `vision` pictures are latents alone.
@@ -95,12 +95,12 @@ def read_blueprint(
     if max_latent_size is not None:
         config = config.with_grid(max_latent_size)
     words = next((place for place in places if any((place / name).exists() for name in TOKENIZER_FILES)), places[-1])
-    return Blueprint(
+    return ModelDescription(
         directory=directory,
         places=places,
         words=words,
         config=config,
-        encoder=TextEncoder.load(words, vocab_size=config.language.vocab_size, rows=config.rows),
+        encoder=Tokenizer.load(words, vocab_size=config.language.vocab_size, rows=config.rows),
         geometry=geometry(config if vision else config.model_copy(update={"vision": None})),
     )
 
@@ -115,8 +115,8 @@ def load_bundle(
     vision: bool = True,
     device_map: str | None = None,
     quantization: Quantization | None = None,
-    check: Callable[[TextEncoder, Geometry], None] = lambda _encoder, _geometry: None,
-) -> Bundle:
+    check: Callable[[Tokenizer, Geometry], None] = lambda _encoder, _geometry: None,
+) -> LoadedModel:
     """Load a preset by name, or a directory in the released layout.
 
     Files that the directory lacks (SIGMA's hold weights alone) are taken from `base`, another one, but
@@ -151,7 +151,7 @@ def load_bundle(
         model = load_model(directory, dtype=numbers, device=place, config=config)
     else:
         model = init_model(config, seed=seed, dtype=numbers, device=place)
-    return Bundle(
+    return LoadedModel(
         name=directory.resolve().name,
         model=model.eval().requires_grad_(False),
         vae=autoencoder,

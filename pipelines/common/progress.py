@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _PLAIN_INTERVAL = 10.0  # seconds between plain lines
 
 
-class Pass:
+class ProgressBar:
     """One pass of a pipeline with a known amount of work; use as a context manager.
 
     Writes to standard error, so that standard output stays the result's. `quiet` writes nothing.

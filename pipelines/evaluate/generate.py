@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image as Pillow
 
-from pipelines.common.model_loading import Bundle
+from pipelines.common.model_loading import LoadedModel
 from pipelines.evaluate.item import Item, Result
 from pipelines.generate.generate import Order, Request, Settings, answer_in_words, lay_out, make_pictures
 from sigma_data.errors import ConfigError, SigmaError
@@ -61,7 +61,7 @@ def shares(missing: Mapping[int, Sequence[Item]], world: int) -> list[dict[int, 
 
 
 def generate(
-    bundle: Bundle,
+    bundle: LoadedModel,
     share: Mapping[int, Sequence[Item]],
     folder: Path,
     generation: Generation,
@@ -124,7 +124,7 @@ def _folder(folder: Path, number: int) -> Path:
     return folder / GENERATED / f"batch-{number:06d}"
 
 
-def _answers(bundle: Bundle, items: Sequence[Item], generation: Generation) -> list[Result]:
+def _answers(bundle: LoadedModel, items: Sequence[Item], generation: Generation) -> list[Result]:
     """A result an item. One that cannot be answered does not stop the others."""
     failures: dict[str, str] = {}
     requests: list[tuple[Item, Request]] = []
@@ -147,7 +147,7 @@ def _answers(bundle: Bundle, items: Sequence[Item], generation: Generation) -> l
 
 
 def _run(
-    bundle: Bundle, requests: Sequence[tuple[Item, Request]], generation: Generation
+    bundle: LoadedModel, requests: Sequence[tuple[Item, Request]], generation: Generation
 ) -> list[Pillow.Image | str | SigmaError]:
     """All at once; where that fails, one by one, so that the one at fault is found and the others are kept."""
     only = [request for _, request in requests]

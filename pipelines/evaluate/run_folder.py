@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.common.folder_lock import LOCK, FolderLock
-from pipelines.common.model_loading import Blueprint
+from pipelines.common.model_loading import ModelDescription
 from pipelines.evaluate.generate import GENERATED, Generation
 from pipelines.evaluate.item import Item
 from pipelines.evaluate.questions import Asked
@@ -152,7 +152,7 @@ def digest_of_items(items: Sequence[Item]) -> str:
     return state.hexdigest()[:16]
 
 
-def digest_of_model(blueprint: Blueprint) -> str:
+def digest_of_model(blueprint: ModelDescription) -> str:
     """The first 16 digits of SHA-256 over a model's configuration, tokenizer and weights.
 
     Of files larger than 64 MB, 1,024 stretches spread evenly are read: other weights differ everywhere.

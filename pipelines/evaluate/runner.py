@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.common.model_loading import DType, choose_device, choose_dtype, load_bundle, read_blueprint, shown_dtype
-from pipelines.common.progress import Pass
+from pipelines.common.progress import ProgressBar
 from pipelines.evaluate import run_folder
 from pipelines.evaluate import score as score_module
 from pipelines.evaluate.aggregate import RunScores, aggregate, main_metric
@@ -310,7 +310,7 @@ def _generate(
     if not evaluation.settings["trained"] and not options.quiet:
         sys.stderr.write(f"sigma: {options.model} has no trained weights, so this is noise\n")
     found = len(items) - sum(map(len, to_do.values()))
-    with Pass("generate", len(items), "items", found=found, quiet=options.quiet) as shown:
+    with ProgressBar("generate", len(items), "items", found=found, quiet=options.quiet) as shown:
         if to_do:
             device = choose_device(options.device)
             work = partial(_share, options, device, generation)
@@ -360,7 +360,7 @@ def _score(evaluation: Evaluation, made: Sequence[Result], wanted: Sequence[str]
             raise disk_error(error, out / GENEVAL) from None
     of = score_module.digest(made)
     if not score_module.is_scored(out, score_module.OWN, of, benchmark.metrics):
-        with Pass(f"score {benchmark.name}", len(made), "results", quiet=options.quiet) as shown:
+        with ProgressBar(f"score {benchmark.name}", len(made), "results", quiet=options.quiet) as shown:
             score_module.score_own(benchmark, made, out, of)
             shown.add(len(made))
     if not wanted:
@@ -370,7 +370,7 @@ def _score(evaluation: Evaluation, made: Sequence[Result], wanted: Sequence[str]
         score_module.skip(out, name, of, reason, backbones=backbones(name, options.models))
     for metric in metrics:
         if not score_module.is_scored(out, metric.name, of, [score_module.info(metric)]):
-            with Pass(f"score {metric.name}", len(made), "results", quiet=options.quiet) as shown:
+            with ProgressBar(f"score {metric.name}", len(made), "results", quiet=options.quiet) as shown:
                 score_module.score_metric(metric, made, out, of, progress=shown.add)
 
 

@@ -22,7 +22,7 @@ from PIL import Image as Pillow
 from PIL import PngImagePlugin
 from torch import Tensor
 
-from pipelines.common.model_loading import Bundle
+from pipelines.common.model_loading import LoadedModel
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.images.decode import ImageFault, probe
 from sigma_data.instruction import ATTRIBUTES, parse
@@ -30,7 +30,7 @@ from sigma_data.loading.batch import Item
 from sigma_data.loading.decode_sample import decode_content
 from sigma_data.sample import Family, Image, Sample, Source, Turn
 from sigma_data.sequence.layout import Geometry, Segment, layout, text_first, without_references, without_text
-from sigma_data.sequence.tokenizer import TextEncoder
+from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.storage.files import disk_error, with_temporary
 from sigma_model.sampling.guidance import Guidance
 from sigma_model.sampling.sampler import Context, decode_text, sample_latents
@@ -93,7 +93,7 @@ class Settings:
 
 
 def make_pictures(
-    bundle: Bundle,
+    bundle: LoadedModel,
     requests: Sequence[Request],
     settings: Settings,
     *,
@@ -136,7 +136,7 @@ def make_pictures(
 
 
 def answer_in_words(
-    bundle: Bundle,
+    bundle: LoadedModel,
     requests: Sequence[Request],
     *,
     max_tokens: int = 512,
@@ -175,7 +175,7 @@ def noise_seed(seed: int, name: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def write_picture(picture: Pillow.Image, out: Path, bundle: Bundle, request: Request, settings: Settings) -> None:
+def write_picture(picture: Pillow.Image, out: Path, bundle: LoadedModel, request: Request, settings: Settings) -> None:
     """Write a PNG that says how it was made. Raises BuildError where the disk refuses."""
     info = PngImagePlugin.PngInfo()
     about = json.dumps(describe(bundle, request, settings, picture.size))  # ASCII: a name may be no Unicode
@@ -190,7 +190,7 @@ def write_picture(picture: Pillow.Image, out: Path, bundle: Bundle, request: Req
         raise disk_error(error, out) from None
 
 
-def describe(bundle: Bundle, request: Request, settings: Settings, size: tuple[int, int]) -> dict[str, Any]:
+def describe(bundle: LoadedModel, request: Request, settings: Settings, size: tuple[int, int]) -> dict[str, Any]:
     """All that a picture was made from; pictures by name and hash, never by path."""
     return {
         "prompt": request.prompt,
@@ -227,7 +227,7 @@ def check_prompt(prompt: str, pictures: int) -> None:
         raise ConfigError(f"{found.control[0]} in the prompt is a control token of the tokenizer: leave it out")
 
 
-def lay_out(request: Request, encoder: TextEncoder, geometry: Geometry, *, answer: bool) -> tuple[Segment, ...]:
+def lay_out(request: Request, encoder: Tokenizer, geometry: Geometry, *, answer: bool) -> tuple[Segment, ...]:
     """The layout of a request, the picture to be made last (`answer`).
 
     Raises SigmaError for a prompt or a picture that cannot be used.
@@ -255,7 +255,7 @@ def lay_out(request: Request, encoder: TextEncoder, geometry: Geometry, *, answe
         raise ConfigError(f"{request.name}: {error}" if request.name else str(error)) from None
 
 
-def _item(segments: Sequence[Segment], request: Request, bundle: Bundle) -> Item:
+def _item(segments: Sequence[Segment], request: Request, bundle: LoadedModel) -> Item:
     vision = bundle.model.config.vision
     data: dict[int, bytes | None] = dict(enumerate(request.pictures, 1))
     content = decode_content(segments, data, patch=vision.patch_size if vision is not None else 0)

@@ -12,8 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipelines.common.model_loading import Bundle, DType, load_bundle
-from pipelines.common.progress import Pass
+from pipelines.common.model_loading import DType, LoadedModel, load_bundle
+from pipelines.common.progress import ProgressBar
 from pipelines.generate.generate import (
     Request,
     Settings,
@@ -25,7 +25,7 @@ from pipelines.generate.generate import (
 )
 from sigma_data.errors import ConfigError
 from sigma_data.sequence.layout import Geometry
-from sigma_data.sequence.tokenizer import TextEncoder
+from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.storage.files import disk_error
 from sigma_model.quantization import Quantization
 from sigma_model.sampling.guidance import Guidance, Rescale
@@ -90,7 +90,7 @@ def run_generate(options: GenerateOptions) -> dict[str, Any]:
         for index in range(options.count)
     ]
 
-    def check(encoder: TextEncoder, geometry: Geometry) -> None:
+    def check(encoder: Tokenizer, geometry: Geometry) -> None:
         lay_out(requests[0], encoder, geometry, answer=not options.text)  # they differ in their seeds alone
 
     bundle = load_bundle(
@@ -113,7 +113,7 @@ def run_generate(options: GenerateOptions) -> dict[str, Any]:
         )
         _warn_untrained(bundle, options)
         return {"texts": texts, "trained": bundle.trained}
-    with Pass("sample", options.steps - 1, "steps", quiet=options.quiet) as shown:
+    with ProgressBar("sample", options.steps - 1, "steps", quiet=options.quiet) as shown:
         made = make_pictures(bundle, requests, settings, progress=lambda _done, _all: shown.add())
     for picture, path, request in zip(made, files, requests, strict=True):
         write_picture(picture, path, bundle, request, settings)
@@ -124,7 +124,7 @@ def run_generate(options: GenerateOptions) -> dict[str, Any]:
     return {"files": [str(path) for path in files], "size": list(made[0].size), "trained": bundle.trained}
 
 
-def _warn_untrained(bundle: Bundle, options: GenerateOptions) -> None:
+def _warn_untrained(bundle: LoadedModel, options: GenerateOptions) -> None:
     if not bundle.trained and not options.quiet:
         sys.stderr.write(f"sigma: {bundle.name} has no trained weights, so this is noise\n")
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from sigma_data.corpus.corpus import Corpus, open_corpus
 from sigma_data.errors import ConfigError
-from sigma_data.images.decode import PILLOW_MAX_PIXELS, ImageFacts, ImageFault, probe
+from sigma_data.images.decode import PILLOW_MAX_PIXELS, ImageFault, ImageInfo, probe
 from sigma_data.sample import FAMILY_RULES, Family, Sample
 from sigma_data.storage.files import disk_error, with_temporary
 
@@ -66,7 +66,7 @@ class SampleView:
     """What `sigma inspect CORPUS ID` shows."""
 
     sample: Sample
-    facts: Mapping[int, ImageFacts]
+    facts: Mapping[int, ImageInfo]
     row: Mapping[str, Any]
     picture: Path | None
 
@@ -135,7 +135,7 @@ def inspect_sample(path: Path, name: str, picture: Path | None = None) -> Sample
             with_temporary(picture, lambda temporary: image.save(temporary, "PNG"))
         except OSError as error:
             raise disk_error(error, picture) from None
-    facts: dict[int, ImageFacts] = {}
+    facts: dict[int, ImageInfo] = {}
     for given in sample.images:
         with contextlib.suppress(ImageFault):  # it is shown as it is, even where it cannot be decoded
             facts[given.number] = probe(given.data, max_pixels=PILLOW_MAX_PIXELS)

@@ -5,15 +5,15 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from pipelines.common.model_loading import Blueprint
-from pipelines.common.progress import Pass
+from pipelines.common.model_loading import ModelDescription
+from pipelines.common.progress import ProgressBar
 from sigma_data.planning.index import CorpusIndex, open_index
 from sigma_data.planning.plan import Planner, PlanSettings
-from sigma_data.sequence.tokenizer import TextEncoder
+from sigma_data.sequence.tokenizer import Tokenizer
 
 
 def open_planner(
-    settings: PlanSettings, blueprint: Blueprint, *, cache: Path | None = None, quiet: bool = False
+    settings: PlanSettings, blueprint: ModelDescription, *, cache: Path | None = None, quiet: bool = False
 ) -> Planner:
     """The planner of some settings for a model, with progress on standard error while an index is made.
 
@@ -25,13 +25,13 @@ def open_planner(
     return Planner(settings, indexes, blueprint.geometry, tokenizer=blueprint.encoder.digest)
 
 
-def _open(path: str, encoder: TextEncoder, cache: Path | None, quiet: bool) -> CorpusIndex:
+def _open(path: str, encoder: Tokenizer, cache: Path | None, quiet: bool) -> CorpusIndex:
     with ExitStack() as stack:
-        shown: Pass | None = None
+        shown: ProgressBar | None = None
 
         def progress(done: int, total: int) -> None:
             nonlocal shown
-            shown = shown or stack.enter_context(Pass("index", total, "samples", quiet=quiet))
+            shown = shown or stack.enter_context(ProgressBar("index", total, "samples", quiet=quiet))
             shown.add(done - shown.count)
 
         return open_index(path, encoder, cache=cache, progress=progress)

@@ -23,7 +23,7 @@ from pipelines.build_dataset.workspace import Workspace, refuse_overlap
 from pipelines.build_dataset.write import ShardFiles, preallocate
 from pipelines.common.batched import batched
 from pipelines.common.process_pool import Crashed, LocalEngine
-from pipelines.common.progress import Pass
+from pipelines.common.progress import ProgressBar
 from sigma_data.corpus.corpus import Corpus, file_digest, open_corpus
 from sigma_data.corpus.shard import ShardFault, read_range
 from sigma_data.errors import BuildError, ConfigError, CorpusError
@@ -246,7 +246,7 @@ def _copy(engine: LocalEngine, corpus: Corpus, rows: pl.DataFrame, work: Workspa
         entry = (row["id"], row["old_offset"], row["size"], row["shard"], row["offset"], members)
         by_shard.setdefault(row["old_shard"], []).append(entry)
     tasks = [CopyTask(str(corpus.path / shard), entries, str(work.partial)) for shard, entries in by_shard.items()]
-    with Pass("copy", len(rows), "samples", quiet=quiet) as progress:
+    with ProgressBar("copy", len(rows), "samples", quiet=quiet) as progress:
 
         def done(index: int, result: Any) -> None:
             if isinstance(result, Crashed):

@@ -19,7 +19,7 @@ from pipelines.train.lora import add_lora
 from pipelines.train.token_rows import TABLE, add_token_rows, rows_learn
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES
-from sigma_data.sequence.tokenizer import TextEncoder
+from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_model.checkpoint_io import Checkpoint, released_name
 from sigma_model.config import ModelConfig, weight_files
 from sigma_model.initialization import fresh_tensor
@@ -66,7 +66,7 @@ def stored_rows(directory: Path, shape: ModelConfig, numbers: Sequence[int], *, 
     return torch.cat([stored.read(name, dtype=torch.float32, rows=(number, number + 1)) for number in numbers])
 
 
-def start_rows(directory: Path, shape: ModelConfig, encoder: TextEncoder, *, init: str, seed: int) -> Tensor:
+def start_rows(directory: Path, shape: ModelConfig, encoder: Tokenizer, *, init: str, seed: int) -> Tensor:
     """[15, D] float32, in the order of `ATTRIBUTES`: what the attribute tokens' rows start from.
 
     `init` keep: the rows of the weights. words: the mean of the rows of the tokens that the attribute's name is in
@@ -126,7 +126,7 @@ class Likeness:
 
 
 def likeness_of(
-    config: TrainConfig, directory: Path, shape: ModelConfig, encoder: TextEncoder, *, learn: bool
+    config: TrainConfig, directory: Path, shape: ModelConfig, encoder: Tokenizer, *, learn: bool
 ) -> Likeness | None:
     """The likeness of the rows that a run starts from, which it trains or not; None where they are drawn at random.
 

@@ -34,7 +34,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.serialization import config
 
 from pipelines.train.config import CheckpointSettings
-from pipelines.train.distributed.parallelize import World
+from pipelines.train.distributed.parallelize import ProcessGroup
 from sigma_data.errors import ConfigError, TrainError
 from sigma_data.storage.files import dump_json, write_atomic
 from sigma_model.checkpoint_io import counted
@@ -54,7 +54,7 @@ _Value = TypeVar("_Value")
 class Checkpointer:
     """Saves and loads the checkpoints of one run, in `folder`, which all ranks must see. Its methods are collective."""
 
-    def __init__(self, folder: Path, world: World, settings: CheckpointSettings) -> None:
+    def __init__(self, folder: Path, world: ProcessGroup, settings: CheckpointSettings) -> None:
         self._root = folder
         self._world = world
         self._settings = settings

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from pipelines.common.model_loading import Blueprint, DType
+from pipelines.common.model_loading import DType, ModelDescription
 from pipelines.common.run_folder import run_of
 from pipelines.common.settings import load_settings
 from pipelines.train.attribute_tokens import attribute_numbers, choose_learning
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import CheckpointSettings, TrainConfig
-from pipelines.train.distributed.parallelize import World
+from pipelines.train.distributed.parallelize import ProcessGroup
 from pipelines.train.lora import merge_lora, save_adapter
 from pipelines.train.run import CHECKPOINTS, origin_of, training_config
 from pipelines.train.settings_history import CONFIG
@@ -70,7 +70,7 @@ def export_run(
         raise ConfigError(f"{run}: trains no LoRA, so it has no adapter: leave --adapter out")
     if released_names and not adapter:
         raise ConfigError("--released-names belongs to --adapter: a whole export has the released names anyway")
-    alone = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"), mesh=None)
+    alone = ProcessGroup(rank=0, size=1, local_rank=0, device=torch.device("cpu"), mesh=None)
     checkpointer = Checkpointer(run / CHECKPOINTS, alone, config.checkpoint)
     chosen = checkpointer.latest() if step is None else step
     if chosen is None:
@@ -109,7 +109,7 @@ def export_run(
 
 def complete_step(run: Path, step: int | None) -> int:
     """The step asked for, or that of the newest complete checkpoint. Raises ConfigError where there is none such."""
-    alone = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"), mesh=None)
+    alone = ProcessGroup(rank=0, size=1, local_rank=0, device=torch.device("cpu"), mesh=None)
     steps = Checkpointer(run / CHECKPOINTS, alone, CheckpointSettings()).complete()
     if not steps:
         raise ConfigError(f"{run / CHECKPOINTS}: holds no complete checkpoint")
@@ -138,7 +138,7 @@ def _moved(overrides: Sequence[str]) -> Sequence[str]:
     return overrides
 
 
-def _base(config: TrainConfig, run: Path) -> Blueprint:
+def _base(config: TrainConfig, run: Path) -> ModelDescription:
     """What the run started from. Raises ConfigError where it is not there any more."""
     try:
         return start_blueprint(config.model_copy(update={"model": config.model.model_copy(update={"vision": True})}))
@@ -150,7 +150,7 @@ def _base(config: TrainConfig, run: Path) -> Blueprint:
         ) from None
 
 
-def _started_type(blueprint: Blueprint) -> torch.dtype:
+def _started_type(blueprint: ModelDescription) -> torch.dtype:
     """The widest type among the weights a run started from; float32 where there are none."""
     if not weight_files(blueprint.directory):
         return torch.float32
@@ -158,7 +158,7 @@ def _started_type(blueprint: Blueprint) -> torch.dtype:
     return max((DTYPES.get(tensor.dtype, torch.float32) for tensor in tensors), key=lambda kind: kind.itemsize)
 
 
-def _starting(config: TrainConfig, blueprint: Blueprint, dtype: torch.dtype) -> SigmaModel:
+def _starting(config: TrainConfig, blueprint: ModelDescription, dtype: torch.dtype) -> SigmaModel:
     """The model with the weights that the run started from, frozen and with LoRA as in the run."""
     shape = training_config(blueprint.config, config)
     if weight_files(blueprint.directory):
@@ -170,7 +170,13 @@ def _starting(config: TrainConfig, blueprint: Blueprint, dtype: torch.dtype) -> 
 
 
 def _read_learnt(
-    model: SigmaModel, checkpointer: Checkpointer, step: int, config: TrainConfig, blueprint: Blueprint, *, ema: bool
+    model: SigmaModel,
+    checkpointer: Checkpointer,
+    step: int,
+    config: TrainConfig,
+    blueprint: ModelDescription,
+    *,
+    ema: bool,
 ) -> None:
     """Replace what learns by what a checkpoint holds, in the type it is held in."""
     learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pipelines.train.config import LogSettings
 from pipelines.train.estimate.flops import Work
-from pipelines.train.tensorboard_log import Board
+from pipelines.train.tensorboard_log import TensorBoardLog
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import append, disk_error, dump_line, write_atomic
 
@@ -140,7 +140,7 @@ class RunLog:
             )
         self._folder = folder
         self._writes = rank == 0
-        self._board: Board | None = None
+        self._board: TensorBoardLog | None = None
         self._wandb: Any = None
         self._progress: Progress | None = None
         if not self._writes:
@@ -154,7 +154,7 @@ class RunLog:
             self._columns = [name for name in self._columns if name not in ("step", NON_FINITE)]
             _rewrite(self._metrics, [self._line(line) for line in before])
         if settings.tensorboard:
-            self._board = Board(folder / TENSORBOARD, resumed)
+            self._board = TensorBoardLog(folder / TENSORBOARD, resumed)
         if settings.wandb is not None:
             self._wandb = _start_wandb(folder, settings.wandb)
         if not quiet:

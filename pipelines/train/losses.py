@@ -39,14 +39,14 @@ def loss_names(families: Collection[Family]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Weights:
+class LossWeights:
     """What a token's loss counts: `picture` [M_t], `text` [C]; and their sums, for the average."""
 
     picture: Tensor
     text: Tensor
 
     @classmethod
-    def of(cls, batch: PackedBatch, *, reweight_text: bool) -> Weights:
+    def of(cls, batch: PackedBatch, *, reweight_text: bool) -> LossWeights:
         """One a target token; one an answer token, or its answer's length^-1/2."""
         picture = torch.ones(len(batch.target_slots), device=batch.positions.device)
         text = batch.answer_weights if reweight_text else torch.ones_like(batch.answer_weights)

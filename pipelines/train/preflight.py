@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from pipelines.common.model_loading import Blueprint
+from pipelines.common.model_loading import ModelDescription
 from pipelines.common.text_format import counted
 from pipelines.train.config import TrainConfig
 from sigma_data.corpus.archives import shard_fault
@@ -36,7 +36,7 @@ def check_optimizer(config: TrainConfig, ranks: int) -> None:
         )
 
 
-def check_autoencoder(blueprint: Blueprint, shape: ModelConfig) -> Path:
+def check_autoencoder(blueprint: ModelDescription, shape: ModelConfig) -> Path:
     """The autoencoder's file, by its header. Raises ConfigError where it does not fit the model."""
     path = find_file(VAE_FILE, *blueprint.places)
     if shape.vae.z_channels != shape.latent.channels:
@@ -48,7 +48,7 @@ def check_autoencoder(blueprint: Blueprint, shape: ModelConfig) -> Path:
     return path
 
 
-def has_weights(config: TrainConfig, blueprint: Blueprint) -> bool:
+def has_weights(config: TrainConfig, blueprint: ModelDescription) -> bool:
     """Whether there are weights to start from; a preset may have none. Raises ConfigError where there must be some."""
     if weight_files(blueprint.directory):
         return True

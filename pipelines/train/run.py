@@ -16,14 +16,14 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-from pipelines.common.model_loading import Blueprint, Bundle
+from pipelines.common.model_loading import LoadedModel, ModelDescription
 from pipelines.plan.planner import open_planner
 from pipelines.train import qlora
 from pipelines.train.attribute_tokens import Likeness, attribute_numbers, choose_learning, likeness_of, start_rows
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.parallelize import (
-    World,
+    ProcessGroup,
     init_weights_sharded,
     load_weights_sharded,
     parallelize,
@@ -70,8 +70,8 @@ class Run:
     """
 
     config: TrainConfig
-    world: World
-    bundle: Bundle
+    world: ProcessGroup
+    bundle: LoadedModel
     optimizer: Optimizers
     ema: Ema | None
     planner: Planner
@@ -165,7 +165,7 @@ class Run:
         return self.step + max(0, math.ceil(left / (self.world.size * self.config.accumulate)))
 
 
-def assemble(config: TrainConfig, world: World, *, quiet: bool = False) -> Run:
+def assemble(config: TrainConfig, world: ProcessGroup, *, quiet: bool = False) -> Run:
     """Put a run together and resume it where there is a checkpoint. Raises SigmaError for what does not fit."""
     blueprint = together(world, lambda: _checked_blueprint(config, world))
     shape, encoder = training_config(blueprint.config, config), blueprint.encoder
@@ -196,7 +196,7 @@ def assemble(config: TrainConfig, world: World, *, quiet: bool = False) -> Run:
     heldout = None if held is None else HeldOut(config, world, held, datasets[-1])
     vae = Vae.load(find_file(VAE_FILE, *blueprint.places), shape.vae, device=world.device)
     model = build_model(config, blueprint, shape, world)
-    bundle = Bundle(blueprint.directory.name, model, vae, encoder, blueprint.geometry, trained=trained)
+    bundle = LoadedModel(blueprint.directory.name, model, vae, encoder, blueprint.geometry, trained=trained)
     ema = Ema(model.named_parameters(), config.ema.decay) if config.ema is not None else None
     run = Run(
         config=config,
@@ -216,7 +216,7 @@ def assemble(config: TrainConfig, world: World, *, quiet: bool = False) -> Run:
     return run
 
 
-def _checked_blueprint(config: TrainConfig, world: World) -> Blueprint:
+def _checked_blueprint(config: TrainConfig, world: ProcessGroup) -> ModelDescription:
     """The model's description, once all that can be seen without its weights has been looked at."""
     blueprint = start_blueprint(config)
     check_out(config.out)
@@ -226,7 +226,7 @@ def _checked_blueprint(config: TrainConfig, world: World) -> Blueprint:
     return blueprint
 
 
-def read_facts(blueprint: Blueprint, planner: Planner) -> dict[str, str]:
+def read_facts(blueprint: ModelDescription, planner: Planner) -> dict[str, str]:
     """What a rank has read besides the weights, to be compared with the others: model files, corpora, packs."""
     digest = hashlib.sha256()
     plan = planner.plan(0)
@@ -243,7 +243,7 @@ def read_facts(blueprint: Blueprint, planner: Planner) -> dict[str, str]:
     }
 
 
-def origin_of(config: TrainConfig, blueprint: Blueprint) -> dict[str, str]:
+def origin_of(config: TrainConfig, blueprint: ModelDescription) -> dict[str, str]:
     """What a run is built on and its checkpoints do not hold, in a few words each."""
     digest = hashlib.sha256()
     for path in weight_files(blueprint.directory):
@@ -307,14 +307,16 @@ def training_config(released: ModelConfig, config: TrainConfig) -> ModelConfig:
     return released.model_copy(update={"vision": vision, "attribute_projection": projection})
 
 
-def first_on_rank0(world: World, act: Callable[[], _Value]) -> _Value:
+def first_on_rank0(world: ProcessGroup, act: Callable[[], _Value]) -> _Value:
     """Do something on rank 0 while the others wait, then on them: what it leaves behind is made once."""
     value = together(world, lambda: act() if world.rank == 0 else None)
     others = together(world, lambda: act() if world.rank != 0 else None)
     return cast(_Value, value if world.rank == 0 else others)
 
 
-def build_model(config: TrainConfig, blueprint: Blueprint, shape: ModelConfig, world: World) -> SigmaModel:
+def build_model(
+    config: TrainConfig, blueprint: ModelDescription, shape: ModelConfig, world: ProcessGroup
+) -> SigmaModel:
     """The network of a run, spread over the ranks, with its starting weights.
 
     What learns is kept in `model.master`, with LoRA in float32; what is frozen in the type that layers compute in, or

@@ -11,11 +11,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipelines.common.model_loading import Blueprint, read_blueprint
+from pipelines.common.model_loading import ModelDescription, read_blueprint
 from pipelines.common.run_folder import RUN_CONFIG, run_of
 from pipelines.common.settings import load_settings
 from pipelines.train.config import START, TrainConfig
-from pipelines.train.distributed.parallelize import World, together
+from pipelines.train.distributed.parallelize import ProcessGroup, together
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import dump_json, write_atomic
 
@@ -23,7 +23,7 @@ TAKEN = "run.json"
 """In OUT/start: the run, the step and the weights that it was made from."""
 
 
-def take_start(config: TrainConfig, world: World) -> TrainConfig:
+def take_start(config: TrainConfig, world: ProcessGroup) -> TrainConfig:
     """Export `model.from_run` to OUT/start unless it lies there; returns the configuration with the step it was.
 
     All ranks must call this together; rank 0 does the work. Raises SigmaError for what cannot be exported, and
@@ -59,7 +59,7 @@ def source(config: TrainConfig) -> tuple[Path, int | None]:
     return found[0], found[1] if step is None else step
 
 
-def start_blueprint(config: TrainConfig) -> Blueprint:
+def start_blueprint(config: TrainConfig) -> ModelDescription:
     """What the run's starting model says, larger where `model.max_latent_size` says so. Raises ConfigError.
 
     Of a run that is not exported yet, as in a dry run, that is what it started from itself.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Board:
+class TensorBoardLog:
     """Curves, images and texts in `folder`; those of steps behind `resumed` are dropped by whoever shows them."""
 
     def __init__(self, folder: Path, resumed: int) -> None:

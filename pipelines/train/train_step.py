@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import World, all_reduce_sum, clip_grad_norm
+from pipelines.train.distributed.parallelize import ProcessGroup, all_reduce_sum, clip_grad_norm
 from pipelines.train.ema import Ema
 from pipelines.train.latent_cache import LatentCache
-from pipelines.train.losses import LossTable, Weights
+from pipelines.train.losses import LossTable, LossWeights
 from pipelines.train.optimizer import Optimizers
 from sigma_data.loading.batch import PackedBatch
 from sigma_data.loading.loader import Loaded
@@ -37,13 +37,13 @@ class Stepped:
     """A rank was asked to stop."""
 
 
-class Stepper:
+class TrainStep:
     """Carries out optimiser steps on the parts it is given."""
 
     def __init__(
         self,
         config: TrainConfig,
-        world: World,
+        world: ProcessGroup,
         model: SigmaModel,
         vae: Vae,
         optimizer: Optimizers,
@@ -61,7 +61,7 @@ class Stepper:
         """Learn from `packs`, this rank's share of the step. `stop` tells all ranks that this one must stop."""
         loss_settings, limits = self._config.loss, self._config.optimizer
         batches = [self._on_device(pack.batch) for pack in packs]
-        weights = [Weights.of(batch, reweight_text=loss_settings.reweight_text) for batch in batches]
+        weights = [LossWeights.of(batch, reweight_text=loss_settings.reweight_text) for batch in batches]
         sums = torch.stack([weight.sums for weight in weights]).sum(0)
         told = all_reduce_sum(torch.cat((sums, sums.new_tensor([float(stop)]))), self._world)
         scales = told.new_tensor([loss_settings.picture, loss_settings.text]) / told[:2].clamp(min=1e-12)

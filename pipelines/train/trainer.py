@@ -21,7 +21,14 @@ import torch
 from pipelines.common.folder_lock import LOCK, FolderLock
 from pipelines.common.text_format import Start, start_lines
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import World, all_reduce_sum, from_rank0, start_world, stop_world, together
+from pipelines.train.distributed.parallelize import (
+    ProcessGroup,
+    all_reduce_sum,
+    from_rank0,
+    start_process_group,
+    stop_process_group,
+    together,
+)
 from pipelines.train.distributed.rank_agreement import facts_of
 from pipelines.train.estimate.flops import Work, peak_flops, training_flops, work_of
 from pipelines.train.logs import Meter, RunLog
@@ -33,7 +40,7 @@ from pipelines.train.run import Run, assemble, compute_dtype, computes_otherwise
 from pipelines.train.settings_checks import Epoch, check_machine, check_settings, warnings
 from pipelines.train.settings_history import record_settings
 from pipelines.train.start_from import take_start
-from pipelines.train.train_step import Stepped, Stepper
+from pipelines.train.train_step import Stepped, TrainStep
 from sigma_data.errors import ConfigError, SigmaError, TrainError
 from sigma_data.loading.loader import Loaded, Loader
 from sigma_data.loading.skip_log import SkipLog
@@ -61,7 +68,7 @@ def train(config: TrainConfig, *, quiet: bool = False, machines: int | None = No
     on_gpu = torch.cuda.is_available()
     check_machine(config, on_gpu=on_gpu, flash=on_gpu and flash_available())
     facts = facts_of(config, **{"--nnodes": machines or "left to the launcher"})
-    world = start_world(config.parallel, mixed=computes_otherwise(config), timeout_s=patience, facts=facts)
+    world = start_process_group(config.parallel, mixed=computes_otherwise(config), timeout_s=patience, facts=facts)
     run = lock = None
     try:
         lock = together(world, lambda: _lock(config.out) if world.rank == 0 else None)
@@ -79,7 +86,7 @@ def train(config: TrainConfig, *, quiet: bool = False, machines: int | None = No
                 run.checkpointer.finish()  # a save in flight needs the other ranks
         if lock is not None:
             lock.release()
-        stop_world()
+        stop_process_group()
 
 
 def _lock(out: Path) -> FolderLock:
@@ -91,7 +98,7 @@ def _lock(out: Path) -> FolderLock:
         raise disk_error(error, out, option="out=") from None
 
 
-def _check_shared(out: Path, world: World) -> None:
+def _check_shared(out: Path, world: ProcessGroup) -> None:
     """Raise ConfigError, on all ranks, where one does not see the folder that rank 0 has locked."""
     if world.size == 1:
         return
@@ -122,7 +129,7 @@ class Trainer:
         config, bundle = run.config, run.bundle
         self._run = run
         self._total = run.total
-        self._stepper = Stepper(
+        self._stepper = TrainStep(
             config, run.world, bundle.model, bundle.vae, run.optimizer, run.ema, bundle.encoder.attribute_ids
         )
         self._skips = SkipLog(config.out / SKIPPED.format(rank=run.world.rank), config.loader.max_bad)

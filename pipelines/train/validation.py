@@ -10,16 +10,16 @@ from contextlib import suppress
 import torch
 from PIL import Image as Pillow
 
-from pipelines.common.model_loading import Bundle
+from pipelines.common.model_loading import LoadedModel
 from pipelines.generate.generate import Request, Settings, lay_out, make_pictures
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import World, all_reduce_sum, callable_in_parts
+from pipelines.train.distributed.parallelize import ProcessGroup, all_reduce_sum, callable_in_parts
 from pipelines.train.losses import LossTable
 from pipelines.train.train_step import forward
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.images.decode import ImageFault, load
 from sigma_data.loading.loader import PackDataset
-from sigma_data.planning.plan import Dropout, Entry, Plan, Planner, PlanSettings
+from sigma_data.planning.plan import Dropout, PackEntry, Plan, Planner, PlanSettings
 from sigma_data.sample import Sample
 from sigma_model.model import SigmaModel
 from sigma_model.sampling.guidance import Guidance
@@ -66,7 +66,7 @@ def heldout_planner(config: TrainConfig, planner: Planner) -> tuple[Planner | No
 class HeldOut:
     """The held-out packs of a run, spread over its ranks."""
 
-    def __init__(self, config: TrainConfig, world: World, planner: Planner, dataset: PackDataset) -> None:
+    def __init__(self, config: TrainConfig, world: ProcessGroup, planner: Planner, dataset: PackDataset) -> None:
         self._config, self._world, self._dataset = config, world, dataset
         self._plan: Plan = planner.plan(0)
         self.packs = min(config.validation.packs, len(self._plan))
@@ -89,7 +89,7 @@ class HeldOut:
         table.table = all_reduce_sum(table.table, world)
         return table.averages()
 
-    def pictures(self, bundle: Bundle, count: int) -> dict[str, bytes]:
+    def pictures(self, bundle: LoadedModel, count: int) -> dict[str, bytes]:
         """Sample id -> PNG of references, answer and what the model makes, side by side, for the first samples.
 
         Every rank makes all of them, and all must call this together, after `losses`: a sharded model can be used
@@ -116,7 +116,7 @@ class HeldOut:
             for (request, answer), picture in zip(drawable, made, strict=True)
         }
 
-    def _drawable(self, bundle: Bundle, count: int) -> list[tuple[Request, bytes]]:
+    def _drawable(self, bundle: LoadedModel, count: int) -> list[tuple[Request, bytes]]:
         """Requests, with their answers, of samples of one turn that a picture answers, each family in turn."""
         found: list[tuple[Request, bytes]] = []
         for entry in self._first_of_each_family():
@@ -128,7 +128,7 @@ class HeldOut:
                     found.append(self._request(bundle, sample, entry))
         return found
 
-    def _request(self, bundle: Bundle, sample: Sample, entry: Entry) -> tuple[Request, bytes]:
+    def _request(self, bundle: LoadedModel, sample: Sample, entry: PackEntry) -> tuple[Request, bytes]:
         """What to ask for, and the answer. Raises SigmaError or ImageFault where it cannot be used."""
         numbers = {image.number for image in sample.images}
         data = self._dataset.readers[entry.corpus].pictures(entry.row, numbers)
@@ -143,7 +143,7 @@ class HeldOut:
         lay_out(request, bundle.encoder, bundle.geometry, answer=True)
         return request, answer
 
-    def _first_of_each_family(self) -> list[Entry]:
+    def _first_of_each_family(self) -> list[PackEntry]:
         """The plan's samples: the first of every family, then the second of every family, and so on."""
         seen: dict[int, int] = {}
         ranked = []

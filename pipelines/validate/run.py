@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.common.process_pool import Crashed, LocalEngine
-from pipelines.common.progress import Pass
+from pipelines.common.progress import ProgressBar
 from sigma_data.corpus.archives import archive_fault, is_repacked, rebuild_advice
 from sigma_data.corpus.check_limits import Limits, Severity
 from sigma_data.corpus.checks import Examination, examine
@@ -205,7 +205,7 @@ def _check_shards(
         for shard, entry in corpus.shards.items()
     ]
     found: dict[int, list[Problem]] = {}
-    with Pass("validate", len(tasks), "shards", quiet=quiet) as progress:
+    with ProgressBar("validate", len(tasks), "shards", quiet=quiet) as progress:
 
         def done(index: int, value: Any) -> None:
             if isinstance(value, Crashed):

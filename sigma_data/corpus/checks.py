@@ -15,7 +15,7 @@ from itertools import islice
 from sigma_data.corpus.check_limits import Limits, Severity
 from sigma_data.corpus.foreign_spellings import leftovers
 from sigma_data.corpus.token_estimate import count_tokens
-from sigma_data.images.decode import ImageFacts, ImageFault, probe, same_pixels
+from sigma_data.images.decode import ImageFault, ImageInfo, probe, same_pixels
 from sigma_data.images.image_warnings import REMARKS, remarks
 from sigma_data.instruction import ATTRIBUTES, Instruction, parse
 from sigma_data.sample import FAMILY_RULES, Family, Sample
@@ -38,7 +38,7 @@ class Examination:
     """A sample seen through all rules. `facts` lacks the pictures that could not be decoded."""
 
     sample: Sample
-    facts: Mapping[int, ImageFacts]
+    facts: Mapping[int, ImageInfo]
     findings: tuple[Finding, ...]
     attributes: tuple[str, ...]
     tokens: int
@@ -54,16 +54,16 @@ class Examination:
         return tuple(finding for finding in self.findings if finding.severity is Severity.WARNING)
 
 
-Look = Callable[[bytes | None], ImageFacts]
+Look = Callable[[bytes | None], ImageInfo]
 
 
-class View:
+class RuleContext:
     """What a rule may look at: the sample, its decoded facts, its parsed texts, the limits."""
 
     def __init__(self, sample: Sample, limits: Limits, look: Look) -> None:
         self.sample = sample
         self.limits = limits
-        self.facts: dict[int, ImageFacts] = {}
+        self.facts: dict[int, ImageInfo] = {}
         self.faults: dict[int, ImageFault] = {}
         for image in sample.images:
             try:
@@ -98,7 +98,7 @@ class View:
         return {later.target for later in self.sample.turns[turn:] if later.target is not None}
 
 
-Rule = Callable[[View], Iterator[str]]
+Rule = Callable[[RuleContext], Iterator[str]]
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _rule(
 
 
 def _fault_rule(code: str, summary: str) -> None:
-    def rule(view: View) -> Iterator[str]:
+    def rule(view: RuleContext) -> Iterator[str]:
         for number, fault in view.faults.items():
             if fault.code == code:
                 yield f"image {number}: {fault.message}"
@@ -144,7 +144,7 @@ def _fault_rule(code: str, summary: str) -> None:
 
 
 @_rule("no_pictures", families=_GENERATION, fixed=True)
-def _no_pictures(view: View) -> Iterator[str]:
+def _no_pictures(view: RuleContext) -> Iterator[str]:
     """A sample with no picture at all."""
     if not view.sample.images:
         yield "the row has no pictures"
@@ -159,14 +159,14 @@ _fault_rule("no_range", "A float or 32-bit picture whose values are not finite o
 
 
 @_rule("no_turns", fixed=True)
-def _no_turns(view: View) -> Iterator[str]:
+def _no_turns(view: RuleContext) -> Iterator[str]:
     """Nothing asked: no turn, or as many turns as do not fit the pictures."""
     if not view.sample.turns:
         yield "the row asks for nothing"
 
 
 @_rule("empty_instruction")
-def _empty_instruction(view: View) -> Iterator[str]:
+def _empty_instruction(view: RuleContext) -> Iterator[str]:
     """An instruction without a word."""
     for where, _, instruction in view.texts:
         if not instruction.plain:
@@ -174,7 +174,7 @@ def _empty_instruction(view: View) -> Iterator[str]:
 
 
 @_rule("no_answer", fixed=True)
-def _no_answer(view: View) -> Iterator[str]:
+def _no_answer(view: RuleContext) -> Iterator[str]:
     """A turn with neither a picture nor words to produce."""
     for index, turn in enumerate(view.sample.turns):
         if turn.target is None and not (turn.response or "").strip():
@@ -182,7 +182,7 @@ def _no_answer(view: View) -> Iterator[str]:
 
 
 @_rule("target_missing", fixed=True)
-def _target_missing(view: View) -> Iterator[str]:
+def _target_missing(view: RuleContext) -> Iterator[str]:
     """A target number that no picture has, or that two turns share."""
     targets = view.sample.targets
     for number in dict.fromkeys(targets):
@@ -193,7 +193,7 @@ def _target_missing(view: View) -> Iterator[str]:
 
 
 @_rule("no_reference")
-def _no_reference(view: View) -> Iterator[str]:
+def _no_reference(view: RuleContext) -> Iterator[str]:
     """Fewer reference pictures than the family needs."""
     needed = FAMILY_RULES[view.sample.family].min_references
     have = len(view.sample.references)
@@ -202,7 +202,7 @@ def _no_reference(view: View) -> Iterator[str]:
 
 
 @_rule("target_as_reference", fixed=True)
-def _target_as_reference(view: View) -> Iterator[str]:
+def _target_as_reference(view: RuleContext) -> Iterator[str]:
     """An instruction that names the picture it must produce."""
     for where, turn, number in view.placeholders():
         if number in view.later_targets(turn):
@@ -214,7 +214,7 @@ def _target_as_reference(view: View) -> Iterator[str]:
 
 
 @_rule("placeholder_without_picture", fixed=True)
-def _placeholder_without_picture(view: View) -> Iterator[str]:
+def _placeholder_without_picture(view: RuleContext) -> Iterator[str]:
     """A placeholder whose picture is not there."""
     for where, _, number in view.placeholders():
         if number not in view.numbers:
@@ -222,7 +222,7 @@ def _placeholder_without_picture(view: View) -> Iterator[str]:
 
 
 @_rule("unknown_token", families=_GENERATION)
-def _unknown_token(view: View) -> Iterator[str]:
+def _unknown_token(view: RuleContext) -> Iterator[str]:
     """A word in angle brackets that is no attribute token, most often a misspelt one."""
     for where, _, instruction in view.texts:
         for token in dict.fromkeys(instruction.unknown):
@@ -230,7 +230,7 @@ def _unknown_token(view: View) -> Iterator[str]:
 
 
 @_rule("control_token", fixed=True)
-def _control_token(view: View) -> Iterator[str]:
+def _control_token(view: RuleContext) -> Iterator[str]:
     """A control token of the tokenizer in ordinary text, which would break the sequence."""
     for where, _, instruction in view.texts:
         for token in dict.fromkeys(instruction.control):
@@ -241,7 +241,7 @@ def _control_token(view: View) -> Iterator[str]:
 
 
 @_rule("token_without_picture", families=_GENERATION)
-def _token_without_picture(view: View) -> Iterator[str]:
+def _token_without_picture(view: RuleContext) -> Iterator[str]:
     """An attribute token with no picture to speak of."""
     for where, index, instruction in view.texts:
         turn = view.sample.turns[index]
@@ -258,7 +258,7 @@ def _token_without_picture(view: View) -> Iterator[str]:
 
 
 @_rule("instruction_too_long")
-def _instruction_too_long(view: View) -> Iterator[str]:
+def _instruction_too_long(view: RuleContext) -> Iterator[str]:
     """An instruction or response longer than the limit."""
     limit = view.limits.max_instruction
     for index, turn in enumerate(view.sample.turns):
@@ -270,7 +270,7 @@ def _instruction_too_long(view: View) -> Iterator[str]:
 
 
 @_rule("too_many_references")
-def _too_many_references(view: View) -> Iterator[str]:
+def _too_many_references(view: RuleContext) -> Iterator[str]:
     """More reference pictures than the limit."""
     have = len(view.sample.references)
     if have > view.limits.max_references:
@@ -278,7 +278,7 @@ def _too_many_references(view: View) -> Iterator[str]:
 
 
 @_rule("too_small")
-def _too_small(view: View) -> Iterator[str]:
+def _too_small(view: RuleContext) -> Iterator[str]:
     """A picture with a side shorter than the limit."""
     for number, fact in view.facts.items():
         if min(fact.width, fact.height) < view.limits.min_side:
@@ -286,7 +286,7 @@ def _too_small(view: View) -> Iterator[str]:
 
 
 @_rule("extreme_aspect")
-def _extreme_aspect(view: View) -> Iterator[str]:
+def _extreme_aspect(view: RuleContext) -> Iterator[str]:
     """A picture much longer than wide, or wider than long."""
     for number, fact in view.facts.items():
         if max(fact.width, fact.height) > view.limits.max_aspect * min(fact.width, fact.height):
@@ -294,7 +294,7 @@ def _extreme_aspect(view: View) -> Iterator[str]:
 
 
 @_rule("target_equals_reference", families=_GENERATION)
-def _target_equals_reference(view: View) -> Iterator[str]:
+def _target_equals_reference(view: RuleContext) -> Iterator[str]:
     """A target with exactly the pixels of a picture it was to be made from."""
     data = {image.number: image.data for image in view.sample.images}
     for index, turn in enumerate(view.sample.turns):
@@ -312,7 +312,7 @@ def _target_equals_reference(view: View) -> Iterator[str]:
 
 
 @_rule("over_budget")
-def _over_budget(view: View) -> Iterator[str]:
+def _over_budget(view: RuleContext) -> Iterator[str]:
     """A sequence longer than the token budget of a pack."""
     tokens = view.tokens
     if tokens > view.limits.max_tokens:
@@ -320,7 +320,7 @@ def _over_budget(view: View) -> Iterator[str]:
 
 
 @_rule("repeated_reference", severity=Severity.WARNING)
-def _repeated_reference(view: View) -> Iterator[str]:
+def _repeated_reference(view: RuleContext) -> Iterator[str]:
     """The same picture given twice as a reference."""
     seen: dict[str, int] = {}
     for number in view.sample.references:
@@ -333,7 +333,7 @@ def _repeated_reference(view: View) -> Iterator[str]:
 
 
 @_rule("unnamed_reference", severity=Severity.WARNING, families=_GENERATION)
-def _unnamed_reference(view: View) -> Iterator[str]:
+def _unnamed_reference(view: RuleContext) -> Iterator[str]:
     """A reference that no placeholder names, where others are named."""
     named = {number for _, _, number in view.placeholders()}
     missing = [number for number in view.sample.references if number not in named]
@@ -342,7 +342,7 @@ def _unnamed_reference(view: View) -> Iterator[str]:
 
 
 @_rule("unread_placeholder", severity=Severity.WARNING, families=_GENERATION)
-def _unread_placeholder(view: View) -> Iterator[str]:
+def _unread_placeholder(view: RuleContext) -> Iterator[str]:
     """Text that looks like a placeholder or an attribute token, in a spelling that is not read as one."""
     for where, _, instruction in view.texts:
         for word in dict.fromkeys(leftovers(instruction)):
@@ -350,7 +350,7 @@ def _unread_placeholder(view: View) -> Iterator[str]:
 
 
 def _remark_rule(code: str, summary: str) -> None:
-    def rule(view: View) -> Iterator[str]:
+    def rule(view: RuleContext) -> Iterator[str]:
         for number, fact in view.facts.items():
             if told := remarks(fact).get(code):
                 yield f"image {number} {told}"
@@ -371,7 +371,7 @@ def examine(
     `severities` relaxes or sharpens rules by code; rules marked `fixed` keep theirs. `look` decodes
     a picture: `probe` within the limits, or a `Prober` that remembers.
     """
-    view = View(sample, limits, look or partial(probe, max_pixels=limits.max_pixels))
+    view = RuleContext(sample, limits, look or partial(probe, max_pixels=limits.max_pixels))
     findings: list[Finding] = []
     for check in RULES.values():
         severity = check.severity if check.fixed else (severities or {}).get(check.code, check.severity)

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sigma_data.images.decode import MEMBER_EXTENSIONS, ImageFacts
+from sigma_data.images.decode import MEMBER_EXTENSIONS, ImageInfo
 from sigma_data.images.value_range import Rule, ValueRange
 from sigma_data.sample import Family, Image, Sample, Source, Turn
 
@@ -102,7 +102,7 @@ def stored_order(sample: Sample) -> list[int]:
     return sorted((image.number for image in sample.images), key=lambda number: (number in targets, number))
 
 
-def encode(sample: Sample, facts: Mapping[int, ImageFacts]) -> bytes:
+def encode(sample: Sample, facts: Mapping[int, ImageInfo]) -> bytes:
     """The bytes of `KEY.json`: compact, one line, sorted keys, UTF-8."""
     members = member_names(sample, {number: fact.extension for number, fact in facts.items()})
     targets = set(sample.targets)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sigma_data.images.decode import ImageFacts
+from sigma_data.images.decode import ImageInfo
 from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE, ResizeRule
 from sigma_data.sample import Sample
 
 
 def count_tokens(
-    sample: Sample, facts: Mapping[int, ImageFacts], *, vae: ResizeRule = VAE_RULE, vit: ResizeRule = VIT_RULE
+    sample: Sample, facts: Mapping[int, ImageInfo], *, vae: ResizeRule = VAE_RULE, vit: ResizeRule = VIT_RULE
 ) -> int:
     """Sequence length of a sample: every reference as VAE latents and ViT patches, every target once.
 
@@ -30,6 +30,6 @@ def count_tokens(
     return total
 
 
-def _picture_tokens(fact: ImageFacts, rule: ResizeRule) -> int:
+def _picture_tokens(fact: ImageInfo, rule: ResizeRule) -> int:
     width, height = rule.size(fact.width, fact.height)
     return width // rule.stride * (height // rule.stride) + 2

@@ -46,7 +46,7 @@ _PNG_END = b"IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
-class ImageFacts:
+class ImageInfo:
     """What one decode tells about a picture.
 
     `width` and `height` are those of the upright picture (EXIF orientation applied); `sha256` is of
@@ -75,7 +75,7 @@ class ImageFacts:
         """The extension these bytes carry in a shard."""
         return EXTENSIONS[self.format]
 
-    def may_equal(self, other: ImageFacts) -> bool:
+    def may_equal(self, other: ImageInfo) -> bool:
         """Whether two pictures could show the same pixels: a cheap necessary condition."""
         if (self.width, self.height) != (other.width, other.height):
             return False
@@ -109,7 +109,7 @@ def open_image(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> I
     return image
 
 
-def probe(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS, sha256: str | None = None) -> ImageFacts:
+def probe(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS, sha256: str | None = None) -> ImageInfo:
     """Decode a picture and return its facts; `sha256` is that of the data where it is known already.
 
     Raises ImageFault with one of the codes `empty`, `wrong_type`, `bomb`, `truncated`,
@@ -125,7 +125,7 @@ def probe(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS, sha256: s
         found = range_of(image) if is_deep(mode) else None
     if turn >= 5:
         width, height = height, width
-    return ImageFacts(
+    return ImageInfo(
         format=str(image.format),
         mode=mode,
         width=width,
@@ -182,9 +182,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return result
 
 
-def reencode(
-    data: bytes, facts: ImageFacts, *, max_side: int | None, store: Store = "auto"
-) -> tuple[bytes, str] | None:
+def reencode(data: bytes, facts: ImageInfo, *, max_side: int | None, store: Store = "auto") -> tuple[bytes, str] | None:
     """New bytes and the reason, where these must not stand in a shard as they are; else None.
 
     Reasons: `mode` (a colour mode that readers do not share), `max_side` (longer than the limit the user set), and

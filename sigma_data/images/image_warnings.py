@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from sigma_data.images.reader_differences import DEEP, LARGE, TRANSPARENT, TURNED, differences
 
 if TYPE_CHECKING:
-    from sigma_data.images.decode import ImageFacts
+    from sigma_data.images.decode import ImageInfo
 
 REMARKS: dict[str, str] = {
     "near_black": "A picture at least 98 % of which is darker than level 16 of 255, with nothing light on it",
@@ -20,7 +20,7 @@ REMARKS: dict[str, str] = {
 """Code -> what it says."""
 
 
-def remarks(facts: ImageFacts) -> dict[str, str]:
+def remarks(facts: ImageInfo) -> dict[str, str]:
     """Code -> what is true of this image, to follow the words "image 2"."""
     told = {
         "near_black": "is nearly black",

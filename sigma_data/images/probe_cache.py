@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 
-from sigma_data.images.decode import ImageFacts, ImageFault, probe
+from sigma_data.images.decode import ImageFault, ImageInfo, probe
 
 
 class Prober:
@@ -18,9 +18,9 @@ class Prober:
     def __init__(self, *, max_pixels: int, capacity: int = 4_096) -> None:
         self.max_pixels = max_pixels
         self.capacity = capacity
-        self._known: OrderedDict[bytes, ImageFacts | ImageFault] = OrderedDict()
+        self._known: OrderedDict[bytes, ImageInfo | ImageFault] = OrderedDict()
 
-    def __call__(self, data: bytes | None) -> ImageFacts:
+    def __call__(self, data: bytes | None) -> ImageInfo:
         """The facts of a picture. Raises ImageFault as `probe` does."""
         if not data:
             return probe(data, max_pixels=self.max_pixels)

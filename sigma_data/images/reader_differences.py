@@ -14,7 +14,7 @@ from PIL import Image
 from sigma_data.images.value_range import is_deep
 
 if TYPE_CHECKING:
-    from sigma_data.images.decode import ImageFacts
+    from sigma_data.images.decode import ImageInfo
 
 Store = Literal["auto", "original", "shown"]
 """Which bytes a corpus holds where others would see another image: `original` keeps what came, `shown` stores the image
@@ -26,7 +26,7 @@ CODES = (DEEP, TRANSPARENT, TURNED, LARGE)
 _ROWS = 256
 
 
-def differences(facts: ImageFacts) -> tuple[str, ...]:
+def differences(facts: ImageInfo) -> tuple[str, ...]:
     """Why other readers see another image, by code; empty where they do not."""
     found = {
         DEEP: is_deep(facts.mode), TRANSPARENT: facts.transparent, TURNED: facts.orientation != 1,
@@ -35,7 +35,7 @@ def differences(facts: ImageFacts) -> tuple[str, ...]:
     return tuple(code for code, differs in found.items() if differs)
 
 
-def stored_as_shown(facts: ImageFacts, store: Store) -> str | None:
+def stored_as_shown(facts: ImageInfo, store: Store) -> str | None:
     """Why an image is stored as we show it, by code; None where its own bytes are stored."""
     wanted = {"auto": (DEEP,), "original": (), "shown": CODES}[store]
     return next((code for code in differences(facts) if code in wanted), None)

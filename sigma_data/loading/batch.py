@@ -20,7 +20,7 @@ from sigma_data.sequence.layout import Kind, Segment
 
 
 class Specials(Protocol):
-    """The four delimiter ids (`sigma_data.sequence.tokenizer.TextEncoder` has them)."""
+    """The four delimiter ids (`sigma_data.sequence.tokenizer.Tokenizer` has them)."""
 
     @property
     def bos(self) -> int: ...

@@ -30,15 +30,15 @@ from sigma_data.loading.batch import Item, PackedBatch, Widths, collate
 from sigma_data.loading.decode_sample import Bytes, Content, decode_content
 from sigma_data.loading.shard_cache import ShardCache
 from sigma_data.loading.shard_reader import ShardReader, shard_of
-from sigma_data.loading.skip_log import Skip
+from sigma_data.loading.skip_log import SkippedSample
 from sigma_data.loading.workers import Place, Workers
 from sigma_data.planning.index import CorpusIndex
 from sigma_data.planning.mixture import Strict
-from sigma_data.planning.plan import Entry, Planner, Recipe, Ticket
+from sigma_data.planning.plan import PackEntry, PackRequest, Planner, SampleRandomness
 from sigma_data.planning.settings_diff import changed, shown
 from sigma_data.sample import Family, Sample
 from sigma_data.sequence.layout import Geometry, Kind, Segment, Size, layout
-from sigma_data.sequence.tokenizer import TextEncoder
+from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.storage.path_settings import LocalPath
 from sigma_data.storage.paths import is_uri
 
@@ -97,7 +97,7 @@ class Loaded:
     """Of the batch's samples, in their order."""
     epoch: int
     pack: int
-    skips: tuple[Skip, ...]
+    skips: tuple[SkippedSample, ...]
     images: int
     bytes_read: int
     seconds: float
@@ -118,8 +118,8 @@ class PackDataset(Dataset[Loaded]):
     def __init__(
         self,
         indexes: Sequence[CorpusIndex],
-        recipe: Recipe,
-        encoder: TextEncoder,
+        recipe: SampleRandomness,
+        encoder: Tokenizer,
         geometry: Geometry,
         widths: Widths,
         *,
@@ -132,16 +132,16 @@ class PackDataset(Dataset[Loaded]):
         self._widths = widths
         self.readers = tuple(ShardReader(index, cache) for index in indexes)
 
-    def __getitem__(self, ticket: Ticket) -> Loaded:
+    def __getitem__(self, ticket: PackRequest) -> Loaded:
         return self.load(ticket, [-1, -1])
 
-    def load(self, ticket: Ticket, place: Place) -> Loaded:
+    def load(self, ticket: PackRequest, place: Place) -> Loaded:
         """Read a pack; corpus and row of the sample that is being read stand in `place`."""
         begin = time.perf_counter()
         before = sum(reader.bytes_read for reader in self.readers)
         items: list[Item] = []
         families: list[Family] = []
-        skips: list[Skip] = []
+        skips: list[SkippedSample] = []
         for entry in ticket.entries:
             place[:] = entry.corpus, entry.row
             item = self._item(entry)
@@ -152,7 +152,7 @@ class PackDataset(Dataset[Loaded]):
                 continue
             sample, shard = index.ids[entry.row].decode(), index.shards[index.shard[entry.row]]
             code, message = item.fault.code, item.fault.message
-            skips.append(Skip(ticket.epoch, ticket.pack, index.uri, sample, shard, item.image, code, message))
+            skips.append(SkippedSample(ticket.epoch, ticket.pack, index.uri, sample, shard, item.image, code, message))
         return Loaded(
             batch=collate(items, self._encoder, self._widths),
             families=tuple(families),
@@ -164,7 +164,7 @@ class PackDataset(Dataset[Loaded]):
             seconds=time.perf_counter() - begin,
         )
 
-    def _item(self, entry: Entry) -> Item | _Bad:
+    def _item(self, entry: PackEntry) -> Item | _Bad:
         index, reader, row = self.indexes[entry.corpus], self.readers[entry.corpus], entry.row
         sample = reader.sample(row)
         there = slice(index.image_first[row], index.image_first[row + 1])
@@ -198,7 +198,7 @@ class PackDataset(Dataset[Loaded]):
             name=sample.id,
         )
 
-    def _layout(self, sample: Sample, sizes: Mapping[int, Size], entry: Entry) -> tuple[Segment, ...]:
+    def _layout(self, sample: Sample, sizes: Mapping[int, Size], entry: PackEntry) -> tuple[Segment, ...]:
         index = self.indexes[entry.corpus]
         dropped = self._recipe.dropped(index, entry.row, entry.round, self._geometry)
         try:
@@ -302,7 +302,7 @@ class Loader:
         plan = {"digest": self._planner.digest, "fields": dict(self._planner.fields)}
         return {"plan": plan, "epoch": self._position.epoch, "next_pack": self._position.pack}
 
-    def _tickets(self, positions: deque[Position]) -> Iterator[Ticket]:
+    def _tickets(self, positions: deque[Position]) -> Iterator[PackRequest]:
         first = self._position
         while (own := self._moved(first, self._rank)).epoch != self._end:
             ticket = self._planner.plan(own.epoch).ticket(own.pack)
@@ -381,7 +381,7 @@ def _changes(name: str, was: str | None, now: str | None) -> list[str]:
     return told
 
 
-def _load(dataset: PackDataset, ticket: Ticket, place: Place) -> Loaded:
+def _load(dataset: PackDataset, ticket: PackRequest, place: Place) -> Loaded:
     """A pack, in a worker."""
     torch.set_num_threads(1)  # the others are the training's
     return dataset.load(ticket, place)

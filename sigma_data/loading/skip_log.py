@@ -13,7 +13,7 @@ _FEW = 10
 
 
 @dataclass(frozen=True)
-class Skip:
+class SkippedSample:
     """A sample that was planned and not shown: where it lies, and what is wrong with which picture."""
 
     epoch: int
@@ -35,7 +35,7 @@ class SkipLog:
         self.samples = 0
         self.skipped = 0
 
-    def add(self, samples: int, skips: tuple[Skip, ...]) -> None:
+    def add(self, samples: int, skips: tuple[SkippedSample, ...]) -> None:
         """Count `samples`, of which `skips` were left out.
 
         Raises LoaderError once there are too many of them, BuildError where the file cannot be written.

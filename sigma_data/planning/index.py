@@ -25,7 +25,7 @@ from sigma_data.corpus.corpus import COMMIT, INDEXES, MANIFEST, Corpus, file_dig
 from sigma_data.errors import CorpusError, SourceError
 from sigma_data.planning.index_writer import Progress, write_arrays
 from sigma_data.planning.keyed_random import Words, names
-from sigma_data.sequence.tokenizer import TextEncoder
+from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.storage.files import Place, with_temporary, write_atomic
 from sigma_data.storage.paths import local_path
 from sigma_data.storage.paths import place as place_of
@@ -184,7 +184,7 @@ class CorpusIndex:
 
 
 def open_index(
-    uri: str, encoder: TextEncoder, *, cache: Path | None = None, progress: Progress = lambda done, total: None
+    uri: str, encoder: Tokenizer, *, cache: Path | None = None, progress: Progress = lambda done, total: None
 ) -> CorpusIndex:
     """The index of a corpus for a tokenizer: the one kept with it, or a new one.
 
@@ -259,7 +259,7 @@ def _is_whole(place: Path) -> bool:
         return False
 
 
-def _build(corpus: Corpus, digest: str, encoder: TextEncoder, place: Path, progress: Progress) -> None:
+def _build(corpus: Corpus, digest: str, encoder: Tokenizer, place: Path, progress: Progress) -> None:
     """Write the index into a folder beside `place`, then rename it; whoever comes first wins."""
     scratch = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
     try:

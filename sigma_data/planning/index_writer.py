@@ -23,7 +23,7 @@ from sigma_data.errors import CorpusError, SequenceError
 from sigma_data.instruction import Text
 from sigma_data.sample import Family, Image, Sample, Source, Turn
 from sigma_data.sequence.layout import Kind, Piece, outline
-from sigma_data.sequence.tokenizer import TextEncoder
+from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.storage.paths import literal
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _DTYPES: Mapping[str, str] = {
 """All arrays but `ids`, which is as wide as the longest id; `sigma_data.planning.index` says what they hold."""
 
 
-def write_arrays(corpus: Corpus, encoder: TextEncoder, folder: Path, progress: Progress) -> dict[str, Any]:
+def write_arrays(corpus: Corpus, encoder: Tokenizer, folder: Path, progress: Progress) -> dict[str, Any]:
     """Write the arrays of a `sigma_data.planning.index.CorpusIndex` into a folder; returns what of it is no array.
 
     Raises CorpusError where the manifest is not the committed one, or holds what no build writes.
@@ -239,7 +239,7 @@ class _Pieces:
     lengths: npt.NDArray[np.int64]
 
 
-def _pieces(samples: Iterable[Sample], encoder: TextEncoder) -> _Pieces:
+def _pieces(samples: Iterable[Sample], encoder: Tokenizer) -> _Pieces:
     """Outlines as columns. A text that occurs several times is counted once."""
     lengths: list[int] = []  # first without texts: delimiters and attribute tokens
     texts: dict[str, int] = {}

@@ -81,7 +81,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Draws:
+class EpochSamples:
     """The samples of an epoch in order, [m] each: corpus, row of its index, round of its part's stream."""
 
     corpus: npt.NDArray[np.int32]
@@ -141,7 +141,7 @@ def draw(
     epoch: int,
     shuffle: bool = True,
     open_shards: int = 4,
-) -> Draws:
+) -> EpochSamples:
     """The samples of an epoch, `counts` of each part on average, spread evenly over it.
 
     Within a part they come from `open_shards` shards at a time, so that a reader works in a few files.
@@ -161,7 +161,7 @@ def draw(
             corpora.append(np.full(len(chosen), part.corpus))
         places.append((np.arange(count) + 0.5) / count)
     order = np.argsort(np.concatenate(places), kind="stable")
-    return Draws(*(np.concatenate(values)[order].astype(np.int32) for values in (corpora, rows, rounds)))
+    return EpochSamples(*(np.concatenate(values)[order].astype(np.int32) for values in (corpora, rows, rounds)))
 
 
 def _order(part: Part, index: CorpusIndex, seed: int, number: int, open_shards: int) -> Integers:

@@ -20,7 +20,7 @@ from pydantic import Field, field_validator, model_validator
 from sigma_data.errors import ConfigError
 from sigma_data.planning.index import CorpusIndex
 from sigma_data.planning.keyed_random import Words, mixed, units
-from sigma_data.planning.mixture import CorpusSettings, Draws, Mixture, Part, Strict, draw, shares
+from sigma_data.planning.mixture import CorpusSettings, EpochSamples, Mixture, Part, Strict, draw, shares
 from sigma_data.planning.packing import pack_windows
 from sigma_data.planning.segment_table import SegmentTable, segment_table, why_unfit
 from sigma_data.sample import Family
@@ -77,7 +77,7 @@ class PlanSettings(Strict):
 
 
 @dataclass(frozen=True)
-class Entry:
+class PackEntry:
     """A sample of a pack: corpus, row of its index, how often its part was gone through before, tokens."""
 
     corpus: int
@@ -87,16 +87,16 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Ticket:
+class PackRequest:
     """A pack, as small as can be: what a loader worker is told to read."""
 
     epoch: int
     pack: int
-    entries: tuple[Entry, ...]
+    entries: tuple[PackEntry, ...]
 
 
 @dataclass(frozen=True)
-class Unfit:
+class OversizedSample:
     """A sample that no pack holds, and why."""
 
     corpus: str
@@ -106,7 +106,7 @@ class Unfit:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class SampleRandomness:
     """The random choices of a sample. Each comes from (seed, round, sample id) alone."""
 
     seed: int
@@ -143,7 +143,7 @@ class Recipe:
 class Plan:
     """The packs of an epoch. `len` counts them."""
 
-    def __init__(self, epoch: int, draws: Draws, lengths: Integers, packs: Sequence[Sequence[int]]) -> None:
+    def __init__(self, epoch: int, draws: EpochSamples, lengths: Integers, packs: Sequence[Sequence[int]]) -> None:
         self.epoch = epoch
         self.draws = draws
         self.lengths = lengths
@@ -158,12 +158,12 @@ class Plan:
         """Places in `draws` of a pack's samples."""
         return self._members[self._first[pack] : self._first[pack + 1]]
 
-    def ticket(self, pack: int) -> Ticket:
+    def ticket(self, pack: int) -> PackRequest:
         """What a worker must read for a pack."""
         draws, places = self.draws, self.members(pack)
         columns = (draws.corpus[places], draws.row[places], draws.round[places], self.lengths[places])
         rows = zip(*(column.tolist() for column in columns), strict=True)
-        return Ticket(self.epoch, pack, tuple(Entry(*row) for row in rows))
+        return PackRequest(self.epoch, pack, tuple(PackEntry(*row) for row in rows))
 
     @property
     def fills(self) -> Integers:
@@ -183,7 +183,7 @@ class Planner:
         self.settings = settings
         self.indexes = tuple(indexes)
         self.geometry = geometry
-        self.recipe = Recipe(settings.seed, settings.dropout)
+        self.recipe = SampleRandomness(settings.seed, settings.dropout)
         self.fields = self._fields(tokenizer)
         self.digest = hashlib.sha256(json.dumps(self.fields, sort_keys=True).encode()).hexdigest()
         self._most = min(settings.budget, geometry.max_tokens)
@@ -240,7 +240,7 @@ class Planner:
         return chosen
 
     @cached_property
-    def unfit(self) -> tuple[Unfit, ...]:
+    def unfit(self) -> tuple[OversizedSample, ...]:
         """The samples that were asked for and that no pack can hold."""
         found = []
         for number, (corpus, index, table) in enumerate(
@@ -251,7 +251,7 @@ class Planner:
             ).tolist():
                 total = int(table.total[row])
                 reason = why_unfit(index, row, total, self.geometry, self.settings.budget)
-                found.append(Unfit(corpus.title, index.ids[row].decode(), total, reason))
+                found.append(OversizedSample(corpus.title, index.ids[row].decode(), total, reason))
         return tuple(found)
 
     def kinds(self) -> dict[Family, dict[Kind, int]]:
@@ -282,7 +282,7 @@ class Planner:
             self._last = Plan(epoch, draws, lengths, packs)
         return self._last
 
-    def lengths(self, draws: Draws) -> Integers:
+    def lengths(self, draws: EpochSamples) -> Integers:
         """[m] tokens of drawn samples after dropout."""
         lengths = np.zeros(len(draws.row), np.int64)
         for number, (index, table) in enumerate(zip(self.indexes, self._tables, strict=True)):
@@ -292,7 +292,7 @@ class Planner:
                 lengths[some] = self._kept(index, table, draws.row[some], draws.round[some]).sum(axis=1)
         return lengths
 
-    def tokens(self, draws: Draws) -> dict[Family, dict[Kind, int]]:
+    def tokens(self, draws: EpochSamples) -> dict[Family, dict[Kind, int]]:
         """Tokens of drawn samples after dropout, by family and kind."""
         totals = np.zeros((len(Family), len(Kind)), np.int64)
         for number, (index, table) in enumerate(zip(self.indexes, self._tables, strict=True)):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sigma_data.images.decode import ImageFacts, ImageFault, open_image, probe
+from sigma_data.images.decode import ImageFault, ImageInfo, open_image, probe
 from sigma_data.instruction import Attribute, Part, Placeholder, Text, parse
 from sigma_data.sample import Image as Picture
 from sigma_data.sample import Sample, Turn
@@ -54,7 +54,7 @@ def draw(sample: Sample, *, width: int = 1280) -> Image.Image:
     return paint(sample, width=width)
 
 
-def describe(sample: Sample, facts: Mapping[int, ImageFacts] | None = None) -> RichText:
+def describe(sample: Sample, facts: Mapping[int, ImageInfo] | None = None) -> RichText:
     """The sample in words, coloured for a terminal; `str()` of it reads as well without colours.
 
     `facts` are those of `sigma_data.corpus.checks.examine`; without them the pictures' headers are read.
@@ -122,7 +122,7 @@ def _append_parts(out: RichText, parts: Sequence[Part]) -> None:
                 out.append(f"<image_{number}>", style="bold underline")
 
 
-def _facts(image: Picture, facts: Mapping[int, ImageFacts] | None) -> str:
+def _facts(image: Picture, facts: Mapping[int, ImageInfo] | None) -> str:
     try:
         # A picture without facts has a fault, and only decoding it tells which.
         known = None if facts is None else facts.get(image.number) or probe(image.data)

@@ -87,7 +87,7 @@ class Segment:
 
 
 class Encoder(Protocol):
-    """What the layout needs of a tokenizer (`sigma_data.sequence.tokenizer.TextEncoder`)."""
+    """What the layout needs of a tokenizer (`sigma_data.sequence.tokenizer.Tokenizer`)."""
 
     def encode_parts(self, parts: Sequence[Part]) -> EncodedText:
         """Ids of text and attribute tokens; each attribute token is one id."""

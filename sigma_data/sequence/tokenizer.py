@@ -18,7 +18,7 @@ from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES, Attribute, Part, Placeholder, Text
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Tokenizer as Backend
 
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json",
@@ -47,7 +47,7 @@ class _FastTokenizer(Protocol):
     """What is used of a transformers tokenizer."""
 
     @property
-    def backend_tokenizer(self) -> Tokenizer: ...
+    def backend_tokenizer(self) -> Backend: ...
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Encoded:
     attributes: tuple[tuple[int, int], ...] = ()
 
 
-class TextEncoder:
+class Tokenizer:
     """A tokenizer as the model uses it; pickles without transformers, so loader workers stay light.
 
     Control and attribute tokens that the tokenizer lacks get the next free ids, `CONTROL` first, then
@@ -79,7 +79,7 @@ class TextEncoder:
 
     def __init__(
         self,
-        tokenizer: _FastTokenizer | Tokenizer,
+        tokenizer: _FastTokenizer | Backend,
         *,
         vocab_size: int | None = None,
         name: str = "the tokenizer",
@@ -122,7 +122,7 @@ class TextEncoder:
     @classmethod
     def load(
         cls, directory: str | Path, vocab_size: int | None = None, *, rows: Mapping[str, int] | None = None
-    ) -> TextEncoder:
+    ) -> Tokenizer:
         """Read the tokenizer of a model's directory, offline.
 
         `tokenizer.json` is enough, and so are `vocab.json` and `merges.txt`, read as Qwen2's where no
@@ -254,13 +254,14 @@ def _words(model: Mapping[str, Any], added: Set[str], name: str) -> tuple[dict[s
 
 
 def _backend(
-    source: Tokenizer, model: Mapping[str, Any], vocab: dict[str, int], merges: list[tuple[str, str]]
-) -> Tokenizer:
+    source: Backend, model: Mapping[str, Any], vocab: dict[str, int], merges: list[tuple[str, str]]
+) -> Backend:
     """A tokenizer of words alone: no added tokens, dropout, truncation, padding or post-processing."""
-    from tokenizers import Tokenizer, models
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models
 
     affixes = {name: model[name] for name in _AFFIXES if model.get(name)}
-    words = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=bool(model.get("ignore_merges")), **affixes))
+    words = Backend(models.BPE(vocab=vocab, merges=merges, ignore_merges=bool(model.get("ignore_merges")), **affixes))
     for component in ("normalizer", "pre_tokenizer", "decoder"):
         if getattr(source, component) is not None:
             setattr(words, component, getattr(source, component))

@@ -12,13 +12,13 @@ from typing import Any
 
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES
-from sigma_data.sequence.tokenizer import CONTROL, TOKENIZER_FILES, TextEncoder, open_tokenizer
+from sigma_data.sequence.tokenizer import CONTROL, TOKENIZER_FILES, Tokenizer, open_tokenizer
 from sigma_data.storage.files import dump_json, write_atomic
 
 _PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 
 
-def write_tokenizer(source: Path, out: Path, encoder: TextEncoder) -> None:
+def write_tokenizer(source: Path, out: Path, encoder: Tokenizer) -> None:
     """Write the tokenizer in `source` to the directory `out`, with all of `encoder`'s tokens among the added ones.
 
     `tokenizer.json` and `tokenizer_config.json` are always written, the other files where `source` has them. An id
@@ -46,12 +46,12 @@ def write_tokenizer(source: Path, out: Path, encoder: TextEncoder) -> None:
     _write(out / "tokenizer_config.json", settings)
     if "added_tokens.json" in has:
         _write(out / "added_tokens.json", {token["content"]: token["id"] for token in added})
-    written = TextEncoder(open_tokenizer(out), vocab_size=encoder.vocab_size, rows=encoder.attribute_ids)
+    written = Tokenizer(open_tokenizer(out), vocab_size=encoder.vocab_size, rows=encoder.attribute_ids)
     if written.digest != encoder.digest:
         raise ConfigError(f"{source}: its files have changed since the tokenizer was read from them")
 
 
-def _new_tokens(stored: dict[str, Any], encoder: TextEncoder) -> list[dict[str, Any]]:
+def _new_tokens(stored: dict[str, Any], encoder: Tokenizer) -> list[dict[str, Any]]:
     """Entries of `added_tokens` for the encoder's tokens that a stored tokenizer lacks, and for gaps below them."""
     control = dict(zip(CONTROL, (encoder.bos, encoder.eos, encoder.image_start, encoder.image_end), strict=True))
     ours = control | {f"<{name}>": encoder.attribute_ids[name] for name in ATTRIBUTES}

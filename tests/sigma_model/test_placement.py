@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.sequences import one_thread  # noqa: F401
 
-from pipelines.common.model_loading import Bundle, load_bundle
+from pipelines.common.model_loading import LoadedModel, load_bundle
 from pipelines.generate.generate import Request, Settings, answer_in_words, make_pictures
 from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import export_model, init_model
@@ -27,7 +27,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def image(bundle: Bundle, encoded: bytes) -> bytes:
+def image(bundle: LoadedModel, encoded: bytes) -> bytes:
     request = Request("the <style>style of <image_1>", [encoded], ["a"], (32, 32))
     return make_pictures(bundle, [request], Settings(steps=3))[0].tobytes()
 

@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from pipelines.train.distributed.parallelize import World
+from pipelines.train.distributed.parallelize import ProcessGroup
 from support.places import TESTS
 
 _PRELOAD = [
@@ -112,7 +112,7 @@ def peak() -> int:
 
 
 @torch.no_grad()
-def full_state_on_rank0(state: nn.Module | Mapping[str, Tensor], world: World) -> Iterator[tuple[str, Tensor]]:
+def full_state_on_rank0(state: nn.Module | Mapping[str, Tensor], world: ProcessGroup) -> Iterator[tuple[str, Tensor]]:
     """Whole tensors on the CPU, by name, one at a time and on rank 0 alone; the other ranks get none.
 
     `state`: a mapping, or a model for its parameters and persistent buffers. Every rank must run the iterator to

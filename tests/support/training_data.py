@@ -17,17 +17,17 @@ from sigma_data.loading.shard_cache import ShardCache
 from sigma_data.planning.index import CorpusIndex, open_index
 from sigma_data.planning.plan import Planner, PlanSettings
 from sigma_data.sequence.layout import Geometry
-from sigma_data.sequence.tokenizer import TextEncoder
+from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_model.config import ModelConfig, preset_directory
 from sigma_model.model import geometry, widths
 
 
 @functools.cache
-def tiny() -> tuple[TextEncoder, Geometry, Widths]:
+def tiny() -> tuple[Tokenizer, Geometry, Widths]:
     """Tokenizer, geometry and widths of the tiny preset."""
     where = preset_directory("tiny")
     config = ModelConfig.from_directory(where, base=where)
-    return TextEncoder.load(where), geometry(config), widths(config)
+    return Tokenizer.load(where), geometry(config), widths(config)
 
 
 def index_of(corpus: Path | str, *, cache: Path | None = None) -> CorpusIndex:

@@ -14,7 +14,7 @@ from support.places import ROOT
 
 from sigma_data.instruction import Placeholder, parse
 from sigma_data.sample import Family
-from sigma_data.sequence.tokenizer import CONTROL, TextEncoder
+from sigma_data.sequence.tokenizer import CONTROL, Tokenizer
 from sigma_data.synthetic import draw_sample
 from sigma_data.synthetic.families import RECIPES
 from sigma_model.config import preset, preset_directory
@@ -39,7 +39,7 @@ def test_the_preset_leaves_attribute_tokens_to_be_added_as_a_release_does_and_al
     tokenizer = AutoTokenizer.from_pretrained(str(preset_directory("tiny")), local_files_only=True)
     assert len(tokenizer) == WORDS + 1 + len(CONTROL)
     assert tokenizer.convert_tokens_to_ids([END_OF_TEXT, *CONTROL]) == list(range(WORDS, WORDS + 5))
-    encoder = TextEncoder.load(preset_directory("tiny"), preset("tiny").language.vocab_size)
+    encoder = Tokenizer.load(preset_directory("tiny"), preset("tiny").language.vocab_size)
     assert max(encoder.attribute_ids.values()) < preset("tiny").language.vocab_size
 
 

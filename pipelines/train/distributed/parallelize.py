@@ -48,11 +48,11 @@ _COME = timedelta(minutes=10)
 """How long ranks that are up wait for the place where they meet."""
 
 _threads_before: list[int] = []
-"""What `stop_world` gives back: the process's threads before `start_world` set others; empty where it did not."""
+"""The process's number of threads before `start_process_group` set another; empty if it did not."""
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """The ranks of a run and this one's place among them.
 
     `mesh` has a dimension `shard` and, where there are several copies of the parameters, `replicate` before it.
@@ -70,20 +70,20 @@ class World:
     """What all ranks share; None where there are no others."""
 
 
-def start_world(
+def start_process_group(
     settings: ParallelSettings,
     *,
     device: str = "auto",
     timeout_s: float = 600,
     mixed: bool = False,
     facts: Mapping[str, str] | None = None,
-) -> World:
+) -> ProcessGroup:
     """Join the ranks that torch's launcher started, or start a world of one where there is no launcher.
 
     `device`: auto, cpu or cuda; auto is a GPU where there is one. `timeout_s` seconds is how long ranks wait for
     one another. `mixed` says that the model computes in another type than its parameters have: in one process, too,
-    that is FSDP's work. `facts` are compared over the ranks, as `agreement.compare` does. `stop_world` undoes what
-    this does to the process. Raises ConfigError where the settings do not fit the ranks or the machine, and where
+    that is FSDP's work. `facts` are compared over the ranks, as `rank_agreement.compare` does. `stop_process_group`
+    undoes what this does to the process. Raises ConfigError where the settings do not fit the ranks or the machine, and where
     ranks cannot meet or differ.
     """
     started = by_launcher(meeting=False) or Started(0, 1, 0)
@@ -124,7 +124,9 @@ def start_world(
     if settings.threads is not None:
         _threads_before.append(torch.get_num_threads())
         torch.set_num_threads(settings.threads)
-    return World(rank, size, local_rank, chosen, mesh, offload=settings.offload, store=store if size > 1 else None)
+    return ProcessGroup(
+        rank, size, local_rank, chosen, mesh, offload=settings.offload, store=store if size > 1 else None
+    )
 
 
 def _met(size: int) -> Store:
@@ -148,7 +150,7 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0].rstrip(". ")[:200]
 
 
-def stop_world() -> None:
+def stop_process_group() -> None:
     """Leave the ranks, and compute with as many threads as before; nothing where there is no world."""
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -156,12 +158,12 @@ def stop_world() -> None:
         torch.set_num_threads(_threads_before.pop())
 
 
-def parallelize(model: SigmaModel, world: World, settings: ParallelSettings, *, dtype: torch.dtype) -> None:
+def parallelize(model: SigmaModel, world: ProcessGroup, settings: ParallelSettings, *, dtype: torch.dtype) -> None:
     """Make a model ready for this world, in place; names of parameters stay what they are.
 
     `dtype` is what layers compute in; gradients are reduced in float32 and summed over ranks. Without a mesh a model
-    computes in the type of its parameters (see `mixed` of `start_world`). What learns must be chosen before, and all
-    that learns be of one type.
+    computes in the type of its parameters (see `mixed` of `start_process_group`). The trainable parameters
+    must be chosen before, and all be of one type.
     """
     layers: list[nn.Module] = [*model.backbone.layers, *(model.vision.layers if model.vision is not None else ())]
     every = {"none": 0, "selective": 2, "full": 1}[settings.checkpointing]
@@ -184,7 +186,7 @@ def parallelize(model: SigmaModel, world: World, settings: ParallelSettings, *, 
 def load_weights_sharded(
     model: SigmaModel,
     directory: Path,
-    world: World,
+    world: ProcessGroup,
     *,
     dtype: torch.dtype,
     learning: torch.dtype | None = None,
@@ -214,7 +216,7 @@ def load_weights_sharded(
 
 
 def init_weights_sharded(
-    model: SigmaModel, seed: int, world: World, *, dtype: torch.dtype, learning: torch.dtype | None = None
+    model: SigmaModel, seed: int, world: ProcessGroup, *, dtype: torch.dtype, learning: torch.dtype | None = None
 ) -> None:
     """Fill a parallelized model on the meta device with what training from scratch starts from.
 
@@ -233,7 +235,7 @@ def init_weights_sharded(
 @torch.no_grad()
 def _materialize(
     model: SigmaModel,
-    world: World,
+    world: ProcessGroup,
     dtype: torch.dtype,
     learning: torch.dtype | None,
     order: Iterable[str],
@@ -299,7 +301,7 @@ def callable_in_parts(model: nn.Module) -> Iterator[None]:
             model.reshard()
 
 
-def all_reduce_sum(tensor: Tensor, world: World) -> Tensor:
+def all_reduce_sum(tensor: Tensor, world: ProcessGroup) -> Tensor:
     """The sum of a tensor over all ranks; the tensor itself stays as it is."""
     total = tensor.clone()
     if world.size > 1:
@@ -307,7 +309,7 @@ def all_reduce_sum(tensor: Tensor, world: World) -> Tensor:
     return total
 
 
-def together(world: World, act: Callable[[], _Value]) -> _Value:
+def together(world: ProcessGroup, act: Callable[[], _Value]) -> _Value:
     """Do something on all ranks; what a user can mend on one of them is raised on all, so that none waits for it."""
     value: _Value | None = None
     mine: SigmaError | None = None
@@ -329,7 +331,7 @@ def together(world: World, act: Callable[[], _Value]) -> _Value:
     return cast(_Value, value)
 
 
-def from_rank0(world: World, act: Callable[[], _Value]) -> _Value:
+def from_rank0(world: ProcessGroup, act: Callable[[], _Value]) -> _Value:
     """What rank 0 finds out, on all ranks."""
     told = [act() if world.rank == 0 else None]
     if world.size > 1:
@@ -337,14 +339,14 @@ def from_rank0(world: World, act: Callable[[], _Value]) -> _Value:
     return cast(_Value, told[0])
 
 
-def barrier(world: World) -> None:
+def barrier(world: ProcessGroup) -> None:
     """Wait for all ranks."""
     if world.size > 1:
         dist.barrier(device_ids=[world.local_rank] if world.device.type == "cuda" else None)
 
 
 @torch.no_grad()
-def clip_grad_norm(parameters: Iterable[Tensor], world: World, max_norm: float) -> Tensor:
+def clip_grad_norm(parameters: Iterable[Tensor], world: ProcessGroup, max_norm: float) -> Tensor:
     """Scale gradients down to a norm of `max_norm` over all ranks; returns the norm before, [] float32.
 
     Nothing waits for the device. A norm that is not finite makes every gradient NaN or zero: do not step then.

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.common.model_loading import Blueprint
+from pipelines.common.model_loading import ModelDescription
 from pipelines.common.text_format import aligned, counted, size
 from pipelines.plan.planner import open_planner
 from pipelines.train.attribute_tokens import Likeness, check_token_init, likeness_of
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import World
+from pipelines.train.distributed.parallelize import ProcessGroup
 from pipelines.train.estimate.flops import parameters_of
 from pipelines.train.estimate.memory import Estimate, Planned, estimate
 from pipelines.train.preflight import check_autoencoder, check_optimizer, check_out, check_shards, has_weights
@@ -248,7 +248,7 @@ def _check_ranks(config: TrainConfig, ranks: int) -> None:
         raise ConfigError(f"parallel.shard: {shard} does not divide {counted(ranks, 'rank')}: set it, or --ranks")
 
 
-def _check_weights(config: TrainConfig, blueprint: Blueprint, shape: ModelConfig) -> Weights | None:
+def _check_weights(config: TrainConfig, blueprint: ModelDescription, shape: ModelConfig) -> Weights | None:
     """The weights' names and shapes; None for a preset that has none. Raises ConfigError where they do not fit."""
     directory = blueprint.directory
     if not has_weights(config, blueprint):
@@ -268,7 +268,7 @@ def _packs(planner: Planner, most: int) -> Packs:
 
 def _resumed(config: TrainConfig, planner: Planner) -> Resumed | None:
     """Where the run would go on. Raises ConfigError where the data is not what the checkpoint was trained on."""
-    alone = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"), mesh=None)
+    alone = ProcessGroup(rank=0, size=1, local_rank=0, device=torch.device("cpu"), mesh=None)
     checkpointer = Checkpointer(config.out / CHECKPOINTS, alone, config.checkpoint)
     step = checkpointer.latest()
     if step is None:

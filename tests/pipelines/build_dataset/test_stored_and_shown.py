@@ -174,7 +174,7 @@ def test_a_corpus_from_before_there_were_ranges_opens_validates_and_trains(relea
 
     from sigma_data.corpus.corpus import images_type, manifest_schema
     from sigma_data.planning.index import open_index
-    from sigma_data.sequence.tokenizer import TextEncoder
+    from sigma_data.sequence.tokenizer import Tokenizer
     from sigma_model.config import preset_directory
 
     corpora.make_release(tmp_path / "plain", 6)
@@ -187,7 +187,7 @@ def test_a_corpus_from_before_there_were_ranges_opens_validates_and_trains(relea
     corpus = open_corpus(path)
     assert {image["value_range"] for row in corpus.manifest.iter_rows(named=True) for image in row["images"]} == {None}
     assert not validate_corpus(path, deep=True, workers=1, quiet=True).problems
-    assert len(open_index(str(path), TextEncoder.load(preset_directory("tiny")))) == len(corpus.manifest)
+    assert len(open_index(str(path), Tokenizer.load(preset_directory("tiny")))) == len(corpus.manifest)
 
 
 def drop(image: dict[str, Any]) -> dict[str, Any]:

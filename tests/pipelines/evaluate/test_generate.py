@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import corpora, eval_runs
 
-from pipelines.common.model_loading import Bundle, load_bundle
+from pipelines.common.model_loading import LoadedModel, load_bundle
 from pipelines.evaluate import generate as generate_module
 from pipelines.evaluate.generate import Generation, batches, clean, generate, missing, results, shares
 from pipelines.evaluate.item import Item
@@ -25,7 +25,7 @@ FEW = Generation(batch=2, settings=Settings(steps=4))
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return load_bundle(str(eval_runs.save_model(tmp_path_factory.mktemp("model") / "tiny")))
 
 
@@ -48,7 +48,7 @@ def items() -> list[Item]:
     ]
 
 
-def run(bundle: Bundle, items: Sequence[Item], folder: Path, generation: Generation = FEW, world: int = 1) -> None:
+def run(bundle: LoadedModel, items: Sequence[Item], folder: Path, generation: Generation = FEW, world: int = 1) -> None:
     for share in reversed(shares(missing(folder, items, generation.batch), world)):  # any order of ranks will do
         generate(bundle, share, folder, generation)
 
@@ -61,7 +61,7 @@ class Counting:
         self.calls = 0
         self.stop_at = stop_at
 
-    def __call__(self, bundle: Bundle, requests: Sequence[Request], settings: Settings) -> list[Image.Image]:
+    def __call__(self, bundle: LoadedModel, requests: Sequence[Request], settings: Settings) -> list[Image.Image]:
         self.calls += 1
         if self.calls == self.stop_at:
             raise KeyboardInterrupt
@@ -78,7 +78,7 @@ def test_every_missing_batch_is_in_exactly_one_share_and_no_share_is_empty(numbe
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_one_and_three_shares_give_the_same_bytes(bundle: Bundle, items: list[Item], tmp_path: Path) -> None:
+def test_one_and_three_shares_give_the_same_bytes(bundle: LoadedModel, items: list[Item], tmp_path: Path) -> None:
     run(bundle, items, tmp_path / "one")
     run(bundle, items, tmp_path / "three", world=3)
     made = eval_runs.generated(tmp_path / "one")
@@ -87,7 +87,7 @@ def test_one_and_three_shares_give_the_same_bytes(bundle: Bundle, items: list[It
 
 
 def test_after_an_interrupt_nothing_is_half_written_and_no_sample_of_a_finished_batch_is_made_twice(
-    bundle: Bundle, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: LoadedModel, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(bundle, items, tmp_path / "whole")
     stopped = Counting(stop_at=3)
@@ -106,7 +106,7 @@ def test_after_an_interrupt_nothing_is_half_written_and_no_sample_of_a_finished_
 
 
 def test_what_a_killed_process_left_unfinished_is_removed_and_made_again(
-    bundle: Bundle, items: list[Item], tmp_path: Path
+    bundle: LoadedModel, items: list[Item], tmp_path: Path
 ) -> None:
     run(bundle, items, tmp_path / "whole")
     litter = tmp_path / "out" / "generated" / ".batch-000000.123.tmp"
@@ -118,7 +118,7 @@ def test_what_a_killed_process_left_unfinished_is_removed_and_made_again(
 
 
 def test_a_batch_that_lost_its_index_is_removed_and_made_again(
-    bundle: Bundle, items: list[Item], tmp_path: Path
+    bundle: LoadedModel, items: list[Item], tmp_path: Path
 ) -> None:
     run(bundle, items, tmp_path)
     whole = eval_runs.generated(tmp_path)
@@ -129,7 +129,7 @@ def test_a_batch_that_lost_its_index_is_removed_and_made_again(
 
 
 def test_failures_are_kept_beside_answers_and_removed_where_there_are_no_others(
-    bundle: Bundle, items: list[Item], tmp_path: Path
+    bundle: LoadedModel, items: list[Item], tmp_path: Path
 ) -> None:
     one = Generation(batch=1, settings=Settings(steps=4))
     asked = [Item(f"broken {number}", "editing", "Paint <image_1>", (b"no picture",)) for number in range(2)]
@@ -142,7 +142,7 @@ def test_failures_are_kept_beside_answers_and_removed_where_there_are_no_others(
 
 
 def test_an_item_that_cannot_be_answered_is_recorded_with_the_reason_beside_the_others(
-    bundle: Bundle, items: list[Item], tmp_path: Path
+    bundle: LoadedModel, items: list[Item], tmp_path: Path
 ) -> None:
     bad = [
         Item("broken", "editing", "Paint <image_1>", (b"no picture",)),
@@ -163,9 +163,9 @@ def test_an_item_that_cannot_be_answered_is_recorded_with_the_reason_beside_the_
 
 
 def test_one_that_fails_while_sampling_does_not_take_its_batch_with_it(
-    bundle: Bundle, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: LoadedModel, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fragile(bundle: Bundle, requests: Sequence[Request], settings: Settings) -> list[Image.Image]:
+    def fragile(bundle: LoadedModel, requests: Sequence[Request], settings: Settings) -> list[Image.Image]:
         if any(request.name == "item-1" for request in requests):
             raise ConfigError("the sampler ended in numbers that are not finite")
         return make_pictures(bundle, requests, settings)
@@ -178,7 +178,7 @@ def test_one_that_fails_while_sampling_does_not_take_its_batch_with_it(
 
 
 def test_results_of_other_items_or_with_gaps_or_damaged_are_refused(
-    bundle: Bundle, items: list[Item], tmp_path: Path
+    bundle: LoadedModel, items: list[Item], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="batch-000000: is not generated yet"):
         list(results(tmp_path, items, 2))
@@ -194,18 +194,18 @@ def test_results_of_other_items_or_with_gaps_or_damaged_are_refused(
         list(results(tmp_path, items[:2], 2))
 
 
-def test_questions_are_answered_in_words(bundle: Bundle, items: list[Item], tmp_path: Path) -> None:
+def test_questions_are_answered_in_words(bundle: LoadedModel, items: list[Item], tmp_path: Path) -> None:
     run(bundle, items[:3], tmp_path, Generation(batch=2, words=True, max_tokens=4))
     found = list(results(tmp_path, items[:3], 2))
     assert all(isinstance(result.text, str) and result.picture is None and not result.failure for result in found)
 
 
-def laid_out(bundle: Bundle, prompt: str, pictures: int, order: Order) -> tuple[Segment, ...]:
+def laid_out(bundle: LoadedModel, prompt: str, pictures: int, order: Order) -> tuple[Segment, ...]:
     request = Request(prompt, [picture(seed) for seed in range(pictures)], order=order)
     return lay_out(request, bundle.encoder, bundle.geometry, answer=True)
 
 
-def test_text_first_lays_all_text_before_all_references_and_the_answer_last(bundle: Bundle) -> None:
+def test_text_first_lays_all_text_before_all_references_and_the_answer_last(bundle: LoadedModel) -> None:
     prompt = "Put <subject>the thing <image_1> into <style>the style of <image_2> now"
     usual, released = (laid_out(bundle, prompt, 2, order) for order in (Order.INTERLEAVED, Order.TEXT_FIRST))
     shown = [Kind.LATENT, Kind.PATCH]
@@ -224,12 +224,12 @@ def test_text_first_lays_all_text_before_all_references_and_the_answer_last(bund
 
 @pytest.mark.parametrize(("prompt", "pictures"), [("Paint the <subject>thing in <image_1>", 1), ("a square", 0)])
 def test_text_first_is_the_interleaved_order_where_one_text_stands_before_one_picture(
-    bundle: Bundle, prompt: str, pictures: int
+    bundle: LoadedModel, prompt: str, pictures: int
 ) -> None:
     assert laid_out(bundle, prompt, pictures, Order.INTERLEAVED) == laid_out(bundle, prompt, pictures, Order.TEXT_FIRST)
 
 
-def test_the_order_reaches_the_pictures(bundle: Bundle, items: list[Item], tmp_path: Path) -> None:
+def test_the_order_reaches_the_pictures(bundle: LoadedModel, items: list[Item], tmp_path: Path) -> None:
     one_text = Item("one", "editing", "Paint the <subject>thing in <image_1>", (picture(3),))
     made = {}
     for order in Order:
@@ -242,7 +242,7 @@ def test_the_order_reaches_the_pictures(bundle: Bundle, items: list[Item], tmp_p
 
 
 def test_a_disk_that_refuses_ends_it_with_a_sentence(
-    bundle: Bundle, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: LoadedModel, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")

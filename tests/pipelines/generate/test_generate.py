@@ -15,7 +15,7 @@ from PIL import Image
 from support import corpora
 from support.places import ROOT
 
-from pipelines.common.model_loading import Bundle, DType, load_bundle
+from pipelines.common.model_loading import DType, LoadedModel, load_bundle
 from pipelines.generate.generate import (
     Request,
     Settings,
@@ -46,7 +46,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bundle(directory: Path) -> Bundle:
+def bundle(directory: Path) -> LoadedModel:
     return load_bundle(str(directory))
 
 
@@ -65,14 +65,14 @@ def pixels(picture: Image.Image) -> bytes:
 
 
 def test_the_same_request_gives_the_same_picture_and_another_seed_another(
-    bundle: Bundle, pictures: list[bytes]
+    bundle: LoadedModel, pictures: list[bytes]
 ) -> None:
     first, again, other = (make_pictures(bundle, [request_of(pictures, seed=seed)], FEW)[0] for seed in (0, 0, 1))
     assert pixels(first) == pixels(again) != pixels(other)
 
 
 def test_the_size_is_the_last_references_or_the_one_asked_for_or_the_largest_square(
-    bundle: Bundle, pictures: list[bytes]
+    bundle: LoadedModel, pictures: list[bytes]
 ) -> None:
     rule = bundle.geometry.vae
     requests = [
@@ -86,7 +86,7 @@ def test_the_size_is_the_last_references_or_the_one_asked_for_or_the_largest_squ
     ]  # fmt: skip
 
 
-def test_a_picture_does_not_depend_on_what_else_is_asked_for(bundle: Bundle, pictures: list[bytes]) -> None:
+def test_a_picture_does_not_depend_on_what_else_is_asked_for(bundle: LoadedModel, pictures: list[bytes]) -> None:
     mine = request_of(pictures, seed=3, name="mine")
     others = [request_of(pictures[:1], "make <image_1> larger", size=(64, 32)), request_of([], "a red square")]
     alone = make_pictures(bundle, [mine], FEW)[0]
@@ -105,13 +105,13 @@ def test_a_picture_does_not_depend_on_what_else_is_asked_for(bundle: Bundle, pic
         {"timestep_shift": 1.0},
     ],
 )
-def test_every_setting_counts(bundle: Bundle, pictures: list[bytes], changes: dict[str, Any]) -> None:
+def test_every_setting_counts(bundle: LoadedModel, pictures: list[bytes], changes: dict[str, Any]) -> None:
     usual = make_pictures(bundle, [request_of(pictures)], FEW)[0]
     other = make_pictures(bundle, [request_of(pictures)], Settings(**{"steps": 4, **changes}))[0]
     assert pixels(usual) != pixels(other)
 
 
-def load_with_hook(directory: Path, shown: list[int], *, vision: bool) -> Bundle:
+def load_with_hook(directory: Path, shown: list[int], *, vision: bool) -> LoadedModel:
     """A bundle that counts the patches its vision encoder is shown."""
     bundle = load_bundle(str(directory), vision=vision)
     assert bundle.model.vision is not None
@@ -127,7 +127,9 @@ def test_without_understanding_the_vision_encoder_is_not_asked(directory: Path, 
     assert any(shown), "with understanding it is asked"
 
 
-def test_the_file_says_how_it_was_made_without_paths(bundle: Bundle, pictures: list[bytes], tmp_path: Path) -> None:
+def test_the_file_says_how_it_was_made_without_paths(
+    bundle: LoadedModel, pictures: list[bytes], tmp_path: Path
+) -> None:
     request = Request("bigger <image_1> 漢字", pictures[:1], ["/secret/place/a.jpg"], seed=7)
     made = make_pictures(bundle, [request], FEW)[0]
     write_picture(made, tmp_path / "o.png", bundle, request, FEW)
@@ -142,7 +144,9 @@ def test_the_file_says_how_it_was_made_without_paths(bundle: Bundle, pictures: l
     assert str(bundle.name) == about["model"]
 
 
-def test_a_run_can_be_repeated_from_what_the_file_says(bundle: Bundle, pictures: list[bytes], tmp_path: Path) -> None:
+def test_a_run_can_be_repeated_from_what_the_file_says(
+    bundle: LoadedModel, pictures: list[bytes], tmp_path: Path
+) -> None:
     request = request_of(pictures, seed=5, size=(40, 64))
     made = make_pictures(bundle, [request], FEW)[0]
     write_picture(made, tmp_path / "o.png", bundle, request, FEW)
@@ -154,7 +158,7 @@ def test_a_run_can_be_repeated_from_what_the_file_says(bundle: Bundle, pictures:
     assert pixels(make_pictures(bundle, [again], settings)[0]) == pixels(made)
 
 
-def test_answers_in_words_repeat_and_temperature_draws_by_seed(bundle: Bundle, pictures: list[bytes]) -> None:
+def test_answers_in_words_repeat_and_temperature_draws_by_seed(bundle: LoadedModel, pictures: list[bytes]) -> None:
     ask = request_of(pictures[:1], "What is in <image_1>?")
     greedy = [answer_in_words(bundle, [ask], max_tokens=6) for _ in range(2)]
     assert greedy[0] == greedy[1]
@@ -165,7 +169,7 @@ def test_answers_in_words_repeat_and_temperature_draws_by_seed(bundle: Bundle, p
     assert warm[0] == warm[1] != warm[2]
 
 
-def test_bfloat16_runs_on_a_cpu_and_stays_near(directory: Path, bundle: Bundle, pictures: list[bytes]) -> None:
+def test_bfloat16_runs_on_a_cpu_and_stays_near(directory: Path, bundle: LoadedModel, pictures: list[bytes]) -> None:
     half = load_bundle(str(directory), dtype=DType.BFLOAT16)
     calm = Settings(steps=4, guidance=Guidance(text=1, image=1))
     one, two = (make_pictures(b, [request_of(pictures)], calm)[0] for b in (bundle, half))
@@ -186,7 +190,7 @@ def test_bfloat16_runs_on_a_cpu_and_stays_near(directory: Path, bundle: Bundle, 
     ],
 )
 def test_a_prompt_that_cannot_be_used_is_one_sentence(
-    bundle: Bundle, pictures: list[bytes], prompt: str, count: int, words: str
+    bundle: LoadedModel, pictures: list[bytes], prompt: str, count: int, words: str
 ) -> None:
     for run in (lambda r: make_pictures(bundle, [r], FEW), lambda r: answer_in_words(bundle, [r], max_tokens=2)):
         with pytest.raises(SigmaError, match=words) as caught:
@@ -198,7 +202,7 @@ def test_a_prompt_that_cannot_be_used_is_one_sentence(
     ("data", "words"),
     [(b"", "no bytes"), (b"<html>", "an HTML page"), (b"\xff\xd8\xff\xe0abc", "cannot be decoded|ends")],
 )
-def test_a_picture_that_cannot_be_used_is_named(bundle: Bundle, data: bytes, words: str) -> None:
+def test_a_picture_that_cannot_be_used_is_named(bundle: LoadedModel, data: bytes, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
         make_pictures(bundle, [Request("more <image_1>", [data], ["a.jpg"])], FEW)
     assert str(caught.value).startswith("a.jpg: ")
@@ -217,7 +221,7 @@ def test_a_picture_that_cannot_be_used_is_named(bundle: Bundle, data: bytes, wor
         Settings(guidance=Guidance(rescale_min=2.0)),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(bundle: Bundle, settings: Settings) -> None:
+def test_settings_that_make_no_sense_are_refused(bundle: LoadedModel, settings: Settings) -> None:
     with pytest.raises(ConfigError):
         make_pictures(bundle, [Request("a red square")], settings)
 
@@ -285,7 +289,7 @@ def test_the_untrained_preset_says_that_it_makes_noise(tmp_path: Path) -> None:
     assert "no trained weights" in done.stderr
 
 
-def test_a_prompt_that_is_no_unicode_is_kept_in_the_file(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_prompt_that_is_no_unicode_is_kept_in_the_file(bundle: LoadedModel, tmp_path: Path) -> None:
     request = Request("a red \udcff square", seed=1, name="\udcfe")
     made = make_pictures(bundle, [request], FEW)[0]
     write_picture(made, tmp_path / "o.png", bundle, request, FEW)
@@ -293,11 +297,11 @@ def test_a_prompt_that_is_no_unicode_is_kept_in_the_file(bundle: Bundle, tmp_pat
         assert json.loads(image.text["sigma"])["prompt"] == request.prompt  # type: ignore[attr-defined]
 
 
-def test_nothing_asked_is_nothing_made(bundle: Bundle) -> None:
+def test_nothing_asked_is_nothing_made(bundle: LoadedModel) -> None:
     assert make_pictures(bundle, [], FEW) == []
     assert answer_in_words(bundle, []) == []
 
 
-def test_an_answer_too_long_for_the_model_is_refused(bundle: Bundle) -> None:
+def test_an_answer_too_long_for_the_model_is_refused(bundle: LoadedModel) -> None:
     with pytest.raises(ConfigError, match="smaller --max-tokens"):
         answer_in_words(bundle, [Request("why?")], max_tokens=32_768)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipelines.train.adamw import pack_first, pack_second, to_bfloat16, unpack_first, unpack_second
 from pipelines.train.config import OptimizerSettings, ParallelSettings, TrainConfig
-from pipelines.train.distributed.parallelize import parallelize, start_world, stop_world
+from pipelines.train.distributed.parallelize import parallelize, start_process_group, stop_process_group
 from pipelines.train.optimizer import Optimizers, make_optimizer
 from sigma_model.model import SigmaModel
 
@@ -144,7 +144,7 @@ def test_losses_fall_as_with_float32(dtype: torch.dtype, given: dict[str, Any]) 
 
 def stepped(given: dict[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
     """Parameters and states after three steps along gradients that are the same however many ranks there are."""
-    world = start_world(ParallelSettings(), device="cpu", timeout_s=20)
+    world = start_process_group(ParallelSettings(), device="cpu", timeout_s=20)
     model = tiny_model(dtype=dtype)
     parallelize(model, world, ParallelSettings(), dtype=dtype)
     optimizer = make_optimizer(model, settings(**given))
@@ -163,7 +163,7 @@ def stepped(given: dict[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
     for name, parameter in model.named_parameters():
         state |= {f"{name}.{what}": value for what, value in optimizer.state[parameter].items()}
     found = {name: tensor.clone() for name, tensor in ranks.full_state_on_rank0(state, world)}
-    stop_world()
+    stop_process_group()
     return found
 
 

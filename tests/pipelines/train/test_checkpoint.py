@@ -26,7 +26,13 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import CheckpointSettings, EmaSettings, OptimizerSettings, ParallelSettings
-from pipelines.train.distributed.parallelize import World, barrier, parallelize, start_world, stop_world
+from pipelines.train.distributed.parallelize import (
+    ProcessGroup,
+    barrier,
+    parallelize,
+    start_process_group,
+    stop_process_group,
+)
 from pipelines.train.ema import Ema
 from pipelines.train.optimizer import make_optimizer
 from sigma_data.errors import ConfigError, TrainError
@@ -39,15 +45,15 @@ State = dict[str, dict[str, Tensor]]
 
 
 @pytest.fixture
-def alone() -> Iterator[World]:
-    yield start_world(PLAIN, device="cpu")
-    stop_world()
+def alone() -> Iterator[ProcessGroup]:
+    yield start_process_group(PLAIN, device="cpu")
+    stop_process_group()
 
 
 class Small:
     """A model with an optimiser and an average that have been used."""
 
-    def __init__(self, world: World, settings: ParallelSettings, *, seed: int) -> None:
+    def __init__(self, world: ProcessGroup, settings: ParallelSettings, *, seed: int) -> None:
         self.model: SigmaModel = tiny_model(seed=seed)
         self.model.freeze(vit=True)
         parallelize(self.model, world, settings, dtype=torch.float32)
@@ -71,7 +77,7 @@ class Small:
         return {"model": dict(self.model.state_dict()), "optimizer": moments, "ema": self.ema.state_dict()}
 
 
-def whole(state: Mapping[str, Mapping[str, Tensor]], world: World) -> dict[str, Tensor]:
+def whole(state: Mapping[str, Mapping[str, Tensor]], world: ProcessGroup) -> dict[str, Tensor]:
     flat = {f"{section}/{name}": value for section, part in state.items() for name, value in part.items()}
     return {name: tensor.clone() for name, tensor in ranks.full_state_on_rank0(flat, world)}
 
@@ -82,7 +88,7 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 def saved(folder: Path, settings: ParallelSettings, how: CheckpointSettings, further: int) -> dict[str, Tensor]:
     """Save the state of a small run and train on meanwhile; returns the state that was saved."""
-    world = start_world(settings, device="cpu", timeout_s=20)
+    world = start_process_group(settings, device="cpu", timeout_s=20)
     small = Small(world, settings, seed=1)
     small.step()
     checkpointer = Checkpointer(folder, world, how)
@@ -94,12 +100,12 @@ def saved(folder: Path, settings: ParallelSettings, how: CheckpointSettings, fur
         small.step()
     checkpointer.finish()
     assert checkpointer.latest() == 2
-    stop_world()
+    stop_process_group()
     return expected
 
 
 def loaded(folder: Path, settings: ParallelSettings) -> tuple[dict[str, Tensor], Any]:
-    world = start_world(settings, device="cpu", timeout_s=20)
+    world = start_process_group(settings, device="cpu", timeout_s=20)
     small = Small(world, settings, seed=2)
     checkpointer = Checkpointer(folder, world, ASYNC)
     step = checkpointer.latest()
@@ -108,7 +114,7 @@ def loaded(folder: Path, settings: ParallelSettings) -> tuple[dict[str, Tensor],
     state = whole(small.state(), world)
     small.step()  # what was loaded is what is trained
     assert small.optimizer.state[small.model.lm_head.weight]["step"].item() == 3
-    stop_world()
+    stop_process_group()
     return state, extra
 
 
@@ -168,7 +174,7 @@ def holds(checkpointer: Checkpointer, step: int, *, numbers: int = 1000) -> bool
 
 
 def test_a_save_in_flight_lets_training_go_on_and_counts_only_when_it_is_complete(
-    tmp_path: Path, alone: World, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, alone: ProcessGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpointer = Checkpointer(tmp_path, alone, ASYNC)
     go, fsync = threading.Event(), os.fsync
@@ -188,7 +194,7 @@ def folders(root: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("step-")) for path in root.iterdir())
 
 
-def test_the_newest_are_kept_and_older_incomplete_ones_are_removed(tmp_path: Path, alone: World) -> None:
+def test_the_newest_are_kept_and_older_incomplete_ones_are_removed(tmp_path: Path, alone: ProcessGroup) -> None:
     checkpointer = Checkpointer(tmp_path, alone, CheckpointSettings(keep=2))
     for step in (10, 20, 30):
         checkpointer.save(step, state_of(step), {"step": step})
@@ -219,7 +225,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_passed_over_and_refused(tmp_path: Path, alone: World, damage: str) -> None:
+def test_a_damaged_checkpoint_is_passed_over_and_refused(tmp_path: Path, alone: ProcessGroup, damage: str) -> None:
     checkpointer = Checkpointer(tmp_path, alone, SYNC)
     for step in (1, 2):
         checkpointer.save(step, state_of(step), {"step": step})
@@ -230,11 +236,13 @@ def test_a_damaged_checkpoint_is_passed_over_and_refused(tmp_path: Path, alone: 
         checkpointer.load(3 if "name" in damage else 2, state_of(0))
 
 
-def test_without_any_checkpoint_there_is_no_latest(tmp_path: Path, alone: World) -> None:
+def test_without_any_checkpoint_there_is_no_latest(tmp_path: Path, alone: ProcessGroup) -> None:
     assert Checkpointer(tmp_path / "new", alone, ASYNC).latest() is None
 
 
-def test_a_state_that_does_not_fit_is_refused_by_name_before_anything_is_read(tmp_path: Path, alone: World) -> None:
+def test_a_state_that_does_not_fit_is_refused_by_name_before_anything_is_read(
+    tmp_path: Path, alone: ProcessGroup
+) -> None:
     checkpointer = Checkpointer(tmp_path, alone, SYNC)
     checkpointer.save(1, state_of(1), {"step": 1})
     cases: list[tuple[Any, str]] = [
@@ -255,7 +263,7 @@ def test_a_state_that_does_not_fit_is_refused_by_name_before_anything_is_read(tm
     assert same(part["model"], state_of(1)["model"])
 
 
-def test_metadata_that_would_run_a_program_is_refused(tmp_path: Path, alone: World) -> None:
+def test_metadata_that_would_run_a_program_is_refused(tmp_path: Path, alone: ProcessGroup) -> None:
     class Evil:
         def __reduce__(self) -> Any:
             return os.mkdir, (str(tmp_path / "ran"),)
@@ -272,7 +280,7 @@ def test_metadata_that_would_run_a_program_is_refused(tmp_path: Path, alone: Wor
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_tensor_that_is_stored_as_bytes_is_not_unpickled(tmp_path: Path, alone: World) -> None:
+def test_a_tensor_that_is_stored_as_bytes_is_not_unpickled(tmp_path: Path, alone: ProcessGroup) -> None:
     class Evil:
         def __reduce__(self) -> Any:
             return os.mkdir, (str(tmp_path / "ran"),)
@@ -302,7 +310,7 @@ def test_a_tensor_that_is_stored_as_bytes_is_not_unpickled(tmp_path: Path, alone
 
 
 def full_disk(folder: Path, how: CheckpointSettings, only: int) -> str:
-    world = start_world(PLAIN, device="cpu", timeout_s=20)
+    world = start_process_group(PLAIN, device="cpu", timeout_s=20)
     checkpointer = Checkpointer(folder, world, how)
     checkpointer.save(1, state_of(1), {"step": 1})
     checkpointer.finish()
@@ -322,7 +330,7 @@ def full_disk(folder: Path, how: CheckpointSettings, only: int) -> str:
     checkpointer.save(3, sharded, {"step": 3})
     checkpointer.finish()
     assert checkpointer.latest() == 3
-    stop_world()
+    stop_process_group()
     return message
 
 
@@ -341,7 +349,7 @@ NUMBERS = 400_000
 
 def save_for_ever(folder: Path, log: Path) -> None:
     """Save on and on; the log names what is known to be complete, and is never ahead."""
-    world = start_world(PLAIN, device="cpu", timeout_s=20)
+    world = start_process_group(PLAIN, device="cpu", timeout_s=20)
     checkpointer = Checkpointer(folder, world, CheckpointSettings(keep=2))
     step = checkpointer.latest() or 0
     if step:
@@ -354,14 +362,14 @@ def save_for_ever(folder: Path, log: Path) -> None:
                 file.write(f"{step - 1}\n")
 
 
-def parts_of(step: int, world: World) -> dict[str, dict[str, Any]]:
+def parts_of(step: int, world: ProcessGroup) -> dict[str, dict[str, Any]]:
     state: dict[str, dict[str, Any]] = dict(state_of(step, numbers=NUMBERS))
     if world.mesh is not None:
         state["model"] = {n: distribute_tensor(t, world.mesh, [Shard(0)]) for n, t in state["model"].items()}
     return state
 
 
-def same_parts(checkpointer: Checkpointer, world: World, step: int) -> bool:
+def same_parts(checkpointer: Checkpointer, world: ProcessGroup, step: int) -> bool:
     state = parts_of(0, world)
     assert checkpointer.load(step, state)["step"] == step
     found, expected = whole(state, world), whole(parts_of(step, world), world)
@@ -371,7 +379,7 @@ def same_parts(checkpointer: Checkpointer, world: World, step: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2])
 def test_kills_at_random_moments_never_leave_a_checkpoint_that_is_not_whole(
-    tmp_path: Path, alone: World, size: int
+    tmp_path: Path, alone: ProcessGroup, size: int
 ) -> None:
     dice, folder, log = random.Random(size), tmp_path / "run", tmp_path / "log"
     log.touch()
@@ -402,7 +410,7 @@ def test_kills_at_random_moments_never_leave_a_checkpoint_that_is_not_whole(
 
 def memory(folder: Path, how: CheckpointSettings) -> dict[str, float]:
     """Growth of this process's peak memory while saving and loading, in shares of the parameters it holds."""
-    world = start_world(PLAIN, device="cpu", timeout_s=60)
+    world = start_process_group(PLAIN, device="cpu", timeout_s=60)
     assert world.mesh is not None
     rows = torch.arange(2000.0)[:, None].expand(2000, 1250)
     state: dict[str, dict[str, Any]] = {
@@ -433,7 +441,7 @@ def memory(folder: Path, how: CheckpointSettings) -> dict[str, float]:
     checkpointer.load(2, state)
     found["load"] = (ranks.peak() - before) / share
     barrier(world)
-    stop_world()
+    stop_process_group()
     return found
 
 

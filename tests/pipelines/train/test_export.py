@@ -20,7 +20,7 @@ from pipelines.generate.generate import Request, Settings, make_pictures
 from pipelines.train import export
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import World, start_world, stop_world
+from pipelines.train.distributed.parallelize import ProcessGroup, start_process_group, stop_process_group
 from pipelines.train.ema import Ema
 from pipelines.train.export import export_run
 from pipelines.train.freeze import apply_freeze
@@ -32,7 +32,7 @@ from sigma_data.sequence.tokenizer import TOKENIZER_FILES
 from sigma_model.checkpoint_io import Checkpoint, export_model, init_model, load_model
 from sigma_model.config import ModelConfig, preset, preset_directory
 
-ALONE = World(0, 1, 0, torch.device("cpu"), None)
+ALONE = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
 LORA = {"rank": 4, "train": ["^llm2vae"]}
 
 
@@ -207,7 +207,7 @@ def test_an_adapter_on_the_starting_weights_gives_the_merged_weights(lora_run: T
 
 def learn_on_ranks(folder: Path) -> None:
     config = load_settings(TrainConfig, folder / "config.yaml", ())
-    world = start_world(config.parallel, device="cpu", timeout_s=60)
+    world = start_process_group(config.parallel, device="cpu", timeout_s=60)
     blueprint = read_blueprint("tiny")
     model = build_model(config, blueprint, blueprint.config, world)
     ema = Ema(model.named_parameters(), 0.5)
@@ -221,7 +221,7 @@ def learn_on_ranks(folder: Path) -> None:
     checkpointer = Checkpointer(folder / "checkpoints", world, config.checkpoint)
     checkpointer.save(2, {"model": learning, "ema": ema.state_dict()}, {})
     checkpointer.finish()
-    stop_world()
+    stop_process_group()
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from sigma_data.errors import TrainError
 from sigma_data.loading.batch import PackedBatch
 from sigma_data.loading.loader import PackDataset
 from sigma_data.loading.workers import Place
-from sigma_data.planning.plan import Ticket
+from sigma_data.planning.plan import PackRequest
 from sigma_model.vae import Vae
 
 
@@ -121,7 +121,7 @@ def test_two_epochs_learn_the_same_to_the_bit_and_encode_each_picture_once(
         encoded.extend(pictures)
         return encode(self, pictures)
 
-    def watching(self: PackDataset, ticket: Ticket, place: Place) -> Any:
+    def watching(self: PackDataset, ticket: PackRequest, place: Place) -> Any:
         loaded = load(self, ticket, place)
         met.extend(loaded.batch.pictures)
         return loaded

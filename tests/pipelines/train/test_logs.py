@@ -98,7 +98,7 @@ def test_pictures_are_kept_byte_for_byte(tmp_path: Path) -> None:
 # TensorBoard and W&B --------------------------------------------------------------------------------
 
 
-class Board:
+class TensorBoardLog:
     """Stands in for the writer of TensorBoard."""
 
     def __init__(self, folder: str, purge_step: int) -> None:
@@ -125,10 +125,10 @@ class Board:
 def test_tensorboard_gets_what_the_file_gets_and_drops_steps_behind_the_resumed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Board] = []
+    made: list[TensorBoardLog] = []
 
-    def make(folder: str, purge_step: int) -> Board:
-        made.append(Board(folder, purge_step))
+    def make(folder: str, purge_step: int) -> TensorBoardLog:
+        made.append(TensorBoardLog(folder, purge_step))
         return made[0]
 
     module = types.ModuleType("torch.utils.tensorboard")

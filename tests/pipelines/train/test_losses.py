@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.sequences import FIRST_ATTRIBUTE, case, generator, one_thread, pack  # noqa: F401
 
-from pipelines.train.losses import BINS, LossTable, Weights
+from pipelines.train.losses import BINS, LossTable, LossWeights
 from sigma_data.instruction import ATTRIBUTES
 from sigma_data.loading.batch import PackedBatch
 from sigma_data.sample import Family, Turn
@@ -104,10 +104,10 @@ def test_the_highest_noise_level_is_in_the_last_bin() -> None:
 
 def test_weights_are_one_a_target_token_and_an_answer_s_length_to_the_minus_one_half() -> None:
     batch = pack(CASES)
-    weights = Weights.of(batch, reweight_text=True)
+    weights = LossWeights.of(batch, reweight_text=True)
     lengths = [4, 4, 4, 4, 2, 2]  # three words and the end, one word and the end
     assert torch.equal(weights.picture, torch.ones(len(batch.target_slots)))
     torch.testing.assert_close(weights.text, torch.tensor([length**-0.5 for length in lengths]))
     assert weights.sums.tolist() == pytest.approx([len(batch.target_slots), 4 / math.sqrt(4) + 2 / math.sqrt(2)])
-    plain = Weights.of(batch, reweight_text=False)
+    plain = LossWeights.of(batch, reweight_text=False)
     assert plain.sums.tolist() == [len(batch.target_slots), 6]

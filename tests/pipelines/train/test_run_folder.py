@@ -175,7 +175,7 @@ def test_whatever_is_refused_is_one_sentence_and_the_rerun_goes_on(
 def test_a_board_that_cannot_be_made_is_a_line_too(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tensorboard")
     (tmp_path / "file").write_text("")
-    made = tensorboard_log.Board(tmp_path / "file" / "board", 0)
+    made = tensorboard_log.TensorBoardLog(tmp_path / "file" / "board", 0)
     made.scalar("loss", 1.0, 1)
     made.close()
     told = capfd.readouterr().err

@@ -14,16 +14,16 @@ from support.sequences import FIRST_ATTRIBUTE, Case, case, one_thread, pack, tin
 from torch import Tensor
 
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import World, parallelize, start_world, stop_world
+from pipelines.train.distributed.parallelize import ProcessGroup, parallelize, start_process_group, stop_process_group
 from pipelines.train.ema import Ema
-from pipelines.train.train_step import Stepped, Stepper
+from pipelines.train.train_step import Stepped, TrainStep
 from sigma_data.instruction import ATTRIBUTES
 from sigma_data.loading.batch import PackedBatch
 from sigma_data.loading.loader import Loaded
 from sigma_data.sample import Family, Turn
 from sigma_model.model import SigmaModel
 
-ALONE = World(0, 1, 0, torch.device("cpu"), None)
+ALONE = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
 PICTURE = case("paint <subject> the cat from <image_1> in <image_2>", pictures=3)
 TOLD = case(Turn("what is in <image_1>", response="a red cat"), pictures=1)
 LONG = case(Turn("what is it", response="a dog next to the old man in red"), pictures=0)
@@ -76,11 +76,11 @@ def config(**changes: Any) -> TrainConfig:
     return TrainConfig.model_validate(values)
 
 
-def stepper(model: SigmaModel, settings: TrainConfig, world: World = ALONE, **parts: Any) -> Stepper:
+def stepper(model: SigmaModel, settings: TrainConfig, world: ProcessGroup = ALONE, **parts: Any) -> TrainStep:
     optimizer = parts.get("optimizer") or Plain([p for p in model.parameters() if p.requires_grad], lr=1.0)
     ids = {name: FIRST_ATTRIBUTE + number for number, name in enumerate(ATTRIBUTES)}
     vae: Any = NoPictures()
-    return Stepper(settings, world, model, vae, optimizer, parts.get("ema"), ids)
+    return TrainStep(settings, world, model, vae, optimizer, parts.get("ema"), ids)
 
 
 def gradients(packs: Sequence[Loaded], **changes: Any) -> tuple[dict[str, Tensor], Stepped]:
@@ -143,7 +143,7 @@ def on_ranks(settings: dict[str, Any], names: Sequence[str]) -> list[tuple[dict[
     """A step for each name, of which rank 0 has the odd pack of that name and the others usual ones."""
     torch.set_num_threads(1)
     chosen = config(parallel=settings)
-    world = start_world(chosen.parallel, device="cpu", timeout_s=60)
+    world = start_process_group(chosen.parallel, device="cpu", timeout_s=60)
     found = []
     for name in names:
         model = tiny_model(seed=1)
@@ -155,7 +155,7 @@ def on_ranks(settings: dict[str, Any], names: Sequence[str]) -> list[tuple[dict[
         whole = dict(ranks.full_state_on_rank0(dict(model.named_parameters()), world))
         delta = {key: before[key] - whole[key].detach() for key in whole}
         found.append((delta, done.loss, done.taken))
-    stop_world()
+    stop_process_group()
     return found
 
 

@@ -27,7 +27,7 @@ from pipelines.common.model_loading import load_bundle
 from pipelines.common.settings import load_settings
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import World
+from pipelines.train.distributed.parallelize import ProcessGroup
 from pipelines.train.export import export_run
 from pipelines.train.logs import RunLog
 from pipelines.train.lora import is_lora
@@ -36,10 +36,10 @@ from pipelines.train.trainer import train
 from sigma_data.errors import BuildError, ConfigError, LoaderError, TrainError
 from sigma_data.loading.loader import PackDataset
 from sigma_data.loading.workers import Place
-from sigma_data.planning.plan import Ticket
+from sigma_data.planning.plan import PackRequest
 from sigma_model.checkpoint_io import Checkpoint
 
-ALONE = World(0, 1, 0, torch.device("cpu"), None)
+ALONE = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
 FEW = {"every": 8, "packs": 1, "pictures": 0}
 
 
@@ -136,7 +136,7 @@ def after_packs(monkeypatch: pytest.MonkeyPatch, count: int, act: Callable[[], A
     """Do something in the training process, which reads packs itself, when it reads pack number `count`, once."""
     load, read = PackDataset.load, []
 
-    def watched(self: PackDataset, ticket: Ticket, place: Place) -> Any:
+    def watched(self: PackDataset, ticket: PackRequest, place: Place) -> Any:
         read.append(ticket.pack)
         if len(read) == count:
             act()
@@ -206,7 +206,7 @@ def test_other_data_settings_are_refused_and_the_run_that_lies_there_is_untouche
     assert load_settings(TrainConfig, tmp_path / "config.yaml", ()) == TrainConfig.model_validate(settings)
 
 
-def put_together(out: Path, corpus: Path, world: World = ALONE, **changes: Any) -> Run:
+def put_together(out: Path, corpus: Path, world: ProcessGroup = ALONE, **changes: Any) -> Run:
     return assemble(TrainConfig.model_validate(settings_of(out, corpus, **changes)), world)
 
 
@@ -236,7 +236,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
     """Put NaN into the noise or the latents of the packs read as these numbers, counted from 1."""
     load, read = PackDataset.load, []
 
-    def spoilt(self: PackDataset, ticket: Ticket, place: Place) -> Any:
+    def spoilt(self: PackDataset, ticket: PackRequest, place: Place) -> Any:
         read.append(ticket)
         loaded = load(self, ticket, place)
         if len(read) not in numbers:

@@ -18,11 +18,11 @@ from support.training_runs import lines, run, same, saved, settings_of
 
 from pipelines.train import validation as validation_module
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import World
+from pipelines.train.distributed.parallelize import ProcessGroup
 from pipelines.train.run import Run, assemble
 from sigma_data.loading.shard_reader import ShardReader
 
-ALONE = World(0, 1, 0, torch.device("cpu"), None)
+ALONE = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
 EVERY = {"every": 3, "packs": 3, "pictures": 2, "picture_steps": 3}
 
 

@@ -21,7 +21,7 @@ from sigma_data.corpus.corpus import open_corpus
 from sigma_data.errors import CorpusError, SourceError
 from sigma_data.planning.index import open_index
 from sigma_data.sample import Sample
-from sigma_data.sequence.tokenizer import TextEncoder
+from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.sources import open_source
 from sigma_model.config import preset_directory
 
@@ -91,7 +91,7 @@ def test_a_corpus_is_built_again_from_shards_packed_anew(
 
 
 def test_training_is_told_what_was_done_to_the_shards(corpus: Path, tmp_path: Path) -> None:
-    encoder = TextEncoder.load(preset_directory("tiny"), vocab_size=4096)
+    encoder = Tokenizer.load(preset_directory("tiny"), vocab_size=4096)
     index = open_index(str(corpus), encoder)
     pack_anew(corpus)
     with pytest.raises(CorpusError, match=r"packed anew.*sigma build-dataset webdataset:\S+ --out NEW"):

@@ -21,15 +21,15 @@ from sigma_data.corpus.record import (
     member_names,
     stored_order,
 )
-from sigma_data.images.decode import EXTENSIONS, ImageFacts
+from sigma_data.images.decode import EXTENSIONS, ImageInfo
 from sigma_data.sample import Family, Image, Sample, Source, Turn
 
 
-def facts_of(sample: Sample, formats: list[str] | None = None) -> dict[int, ImageFacts]:
+def facts_of(sample: Sample, formats: list[str] | None = None) -> dict[int, ImageInfo]:
     """Facts as `probe` would give them; the record needs sizes and formats only."""
     kinds = formats or ["JPEG"]
     return {
-        image.number: ImageFacts(
+        image.number: ImageInfo(
             format=kinds[index % len(kinds)], mode="RGB", width=64 + index, height=48, size=len(image.data or b""),
             sha256="0" * 64, signature=bytes(86), coarse=0, orientation=1,
         )
@@ -37,7 +37,7 @@ def facts_of(sample: Sample, formats: list[str] | None = None) -> dict[int, Imag
     }  # fmt: skip
 
 
-def members(sample: Sample, facts: dict[int, ImageFacts]) -> dict[str, bytes]:
+def members(sample: Sample, facts: dict[int, ImageInfo]) -> dict[str, bytes]:
     names = member_names(sample, {number: fact.extension for number, fact in facts.items()})
     return {names[image.number]: image.data or b"" for image in sample.images}
 

@@ -35,9 +35,9 @@ from sigma_data.loading.decode_sample import decode_content
 from sigma_data.loading.loader import START, Loader, LoaderSettings, PackDataset, Position, check_state
 from sigma_data.loading.shard_cache import ShardCache
 from sigma_data.loading.shard_reader import ShardReader
-from sigma_data.loading.skip_log import Skip, SkipLog
+from sigma_data.loading.skip_log import SkipLog, SkippedSample
 from sigma_data.planning.index import CorpusIndex
-from sigma_data.planning.plan import Entry, Planner, Ticket
+from sigma_data.planning.plan import PackEntry, PackRequest, Planner
 from sigma_data.sequence.layout import Kind, layout
 
 ALONE = LoaderSettings(workers=0)
@@ -400,7 +400,7 @@ def test_a_picture_of_another_size_than_the_manifest_says_is_skipped(built: Path
     assert f"{widths[place] - 1} x" in skip.message and f"{widths[place]} x" in skip.message
 
 
-SKIP = Skip(0, 0, "corpus", "sample", "train/editing-00000.tar", 1, "truncated", "the picture ends too early")
+SKIP = SkippedSample(0, 0, "corpus", "sample", "train/editing-00000.tar", 1, "truncated", "the picture ends too early")
 
 
 def test_too_many_bad_pictures_stop_the_run_with_the_share_the_reason_and_the_file(tmp_path: Path) -> None:
@@ -457,7 +457,7 @@ def test_a_corpus_that_is_not_the_planned_one_is_refused(planner: Planner) -> No
     entry = planner.plan(0).ticket(0).entries[0]
     other = replace(entry, length=entry.length + 1)
     with pytest.raises(CorpusError, match=r"was planned with [0-9,]+ tokens and has [0-9,]+: the corpus changed"):
-        dataset_of(planner)[Ticket(0, 0, (other,))]
+        dataset_of(planner)[PackRequest(0, 0, (other,))]
 
 
 class Stuck(PackDataset):
@@ -465,7 +465,7 @@ class Stuck(PackDataset):
 
     row = -1
 
-    def _item(self, entry: Entry) -> Any:
+    def _item(self, entry: PackEntry) -> Any:
         if entry.row == self.row:
             time.sleep(120)
         return super()._item(entry)
@@ -517,7 +517,7 @@ def test_a_worker_that_hangs_is_an_error_that_names_the_sample(planner: Planner)
 class Broken(PackDataset):
     fault: Exception = ZeroDivisionError("a fault of our own")
 
-    def _item(self, entry: Entry) -> Any:
+    def _item(self, entry: PackEntry) -> Any:
         raise self.fault
 
 

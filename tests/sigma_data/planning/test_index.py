@@ -26,7 +26,7 @@ from sigma_data.corpus.corpus import COMMIT, INDEXES, MANIFEST, open_corpus
 from sigma_data.errors import CorpusError
 from sigma_data.planning.index import CorpusIndex, open_index
 from sigma_data.sample import Family
-from sigma_data.sequence.tokenizer import TextEncoder
+from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_model.config import preset_directory
 
 ARRAYS = [
@@ -62,14 +62,14 @@ def real(small_corpus: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny() -> TextEncoder:
-    return TextEncoder.load(preset_directory("tiny"))
+def tiny() -> Tokenizer:
+    return Tokenizer.load(preset_directory("tiny"))
 
 
 # What it holds --------------------------------------------------------------------------------------
 
 
-def test_it_says_where_every_byte_of_every_sample_lies(real: Path, tiny: TextEncoder) -> None:
+def test_it_says_where_every_byte_of_every_sample_lies(real: Path, tiny: Tokenizer) -> None:
     index, manifest = open_index(str(real), tiny), open_corpus(real).manifest
     assert len(index) == len(manifest) == 37
     for row, said in enumerate(manifest.iter_rows(named=True)):
@@ -88,7 +88,7 @@ def test_it_says_where_every_byte_of_every_sample_lies(real: Path, tiny: TextEnc
     assert index.faults == {}
 
 
-def test_the_corpus_is_still_sound_with_it(real: Path, tiny: TextEncoder) -> None:
+def test_the_corpus_is_still_sound_with_it(real: Path, tiny: Tokenizer) -> None:
     open_index(str(real), tiny)
     assert (real / INDEXES).is_dir()
     assert validate_corpus(real, deep=True, workers=1, quiet=True).problems == []
@@ -111,7 +111,7 @@ def test_it_pickles_as_its_place(tmp_path: Path) -> None:
 # Made once ------------------------------------------------------------------------------------------
 
 
-def test_it_is_made_once_for_each_tokenizer(corpus: Path, tiny: TextEncoder) -> None:
+def test_it_is_made_once_for_each_tokenizer(corpus: Path, tiny: Tokenizer) -> None:
     assert built(corpus)
     assert not built(corpus)
     by_words, by_bytes = opened(corpus), open_index(str(corpus), tiny)

@@ -22,7 +22,7 @@ from support.planning import BAGEL, dropped_by_kind, index_of, mixed_corpus, pac
 from support.sequences import Case, case, cases, tiny_geometry
 
 from sigma_data.errors import ConfigError
-from sigma_data.planning.plan import Planner, PlanSettings, Recipe
+from sigma_data.planning.plan import Planner, PlanSettings, SampleRandomness
 from sigma_data.sample import Family
 from sigma_data.sequence.layout import Kind, layout
 
@@ -261,8 +261,8 @@ def test_a_sample_is_dropped_anew_in_every_round_and_its_noise_is_its_own(corpus
     assert len(drops) > 1
     keys = {recipe.noise_key(index, row, number, image) for row in range(9) for number in range(9) for image in (1, 2)}
     assert len(keys) == 9 * 9 * 2
-    assert recipe.noise_key(index, 3, 2, 1) == Recipe(0, recipe.dropout).noise_key(index, 3, 2, 1)
-    assert recipe.noise_key(index, 3, 2, 1) != Recipe(1, recipe.dropout).noise_key(index, 3, 2, 1)
+    assert recipe.noise_key(index, 3, 2, 1) == SampleRandomness(0, recipe.dropout).noise_key(index, 3, 2, 1)
+    assert recipe.noise_key(index, 3, 2, 1) != SampleRandomness(1, recipe.dropout).noise_key(index, 3, 2, 1)
 
 
 def test_a_sample_is_dropped_alike_in_any_corpus(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from support.small_tokenizers import QWEN_ADDED, qwen_directory, trained
 
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES, Attribute, Part, Placeholder, Text, parse
-from sigma_data.sequence.tokenizer import CONTROL, Encoded, TextEncoder
+from sigma_data.sequence.tokenizer import CONTROL, Encoded, Tokenizer
 
 TINY = ROOT / "sigma_model" / "presets" / "tiny"
 
@@ -38,8 +38,8 @@ part_lists = st.lists(
 
 
 @cache
-def tiny() -> TextEncoder:
-    return TextEncoder.load(TINY, 1024)
+def tiny() -> Tokenizer:
+    return Tokenizer.load(TINY, 1024)
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return qwen_directory(tmp_path_factory.mktemp("qwen"), files=files)
 
 
-def ids_of(encoder: TextEncoder) -> dict[str, int]:
+def ids_of(encoder: Tokenizer) -> dict[str, int]:
     control = dict(zip(CONTROL, (encoder.bos, encoder.eos, encoder.image_start, encoder.image_end), strict=True))
     return control | {f"<{name}>": number for name, number in encoder.attribute_ids.items()}
 
@@ -60,7 +60,7 @@ def test_control_tokens_keep_their_ids_and_attributes_follow_in_their_order(qwen
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(qwen), local_files_only=True)
-    encoder = TextEncoder.load(qwen)
+    encoder = Tokenizer.load(qwen)
     for token in CONTROL:
         assert ids_of(encoder)[token] == tokenizer.convert_tokens_to_ids(token)
     assert list(encoder.attribute_ids.items()) == [(name, 410 + place) for place, name in enumerate(ATTRIBUTES)]
@@ -69,29 +69,29 @@ def test_control_tokens_keep_their_ids_and_attributes_follow_in_their_order(qwen
 
 
 def test_a_tokenizer_without_any_gets_control_tokens_first(tmp_path: Path) -> None:
-    encoder = TextEncoder.load(qwen_directory(tmp_path, files=["tokenizer.json"], added=()))
+    encoder = Tokenizer.load(qwen_directory(tmp_path, files=["tokenizer.json"], added=()))
     tokens = [*CONTROL, *(f"<{name}>" for name in ATTRIBUTES)]
     assert ids_of(encoder) == {token: 400 + place for place, token in enumerate(tokens)}
 
 
 def test_attribute_tokens_that_are_there_keep_their_ids(tmp_path: Path) -> None:
     added = (*QWEN_ADDED, "<select>", "<style>")
-    encoder = TextEncoder.load(qwen_directory(tmp_path, files=["tokenizer.json", "tokenizer_config.json"], added=added))
+    encoder = Tokenizer.load(qwen_directory(tmp_path, files=["tokenizer.json", "tokenizer_config.json"], added=added))
     ids = encoder.attribute_ids
     assert (ids["select"], ids["style"], ids["subject"], ids["texture"]) == (410, 411, 412, 424)
 
 
 def test_an_id_beyond_the_embedding_table_is_an_error_that_names_the_token(qwen: Path) -> None:
-    assert TextEncoder.load(qwen, 425).vocab_size == 425
+    assert Tokenizer.load(qwen, 425).vocab_size == 425
     with pytest.raises(ConfigError, match=r"'<select>' has id 424, but the embedding table has 424 rows"):
-        TextEncoder.load(qwen, 424)
+        Tokenizer.load(qwen, 424)
 
 
 def test_qwen25s_vocabulary_without_its_configuration_still_gets_qwen25s_ids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sigma_data.sequence.tokenizer._QWEN25_WORDS", 400)  # stands for 151,643
-    encoder = TextEncoder.load(qwen_directory(tmp_path, files=["vocab.json", "merges.txt"], added=()))
+    encoder = Tokenizer.load(qwen_directory(tmp_path, files=["vocab.json", "merges.txt"], added=()))
     shift = 151643 - 400
     assert {token: number + shift for token, number in ids_of(encoder).items()} == {
         "<|im_start|>": 151644, "<|im_end|>": 151645, "<|vision_start|>": 151652, "<|vision_end|>": 151653,
@@ -111,16 +111,16 @@ def test_qwen25s_vocabulary_without_its_configuration_still_gets_qwen25s_ids(
     ],
 )
 def test_every_set_of_files_gives_the_same_encoder(files: list[str], qwen: Path, tmp_path: Path) -> None:
-    encoder = TextEncoder.load(qwen_directory(tmp_path, files=files))
-    assert encoder.digest == TextEncoder.load(qwen).digest
+    encoder = Tokenizer.load(qwen_directory(tmp_path, files=files))
+    assert encoder.digest == Tokenizer.load(qwen).digest
     text = "the <style>style of <|im_end|> it's 12 élan 漢字"
-    assert encoder.encode(text) == TextEncoder.load(qwen).encode(text)
+    assert encoder.encode(text) == Tokenizer.load(qwen).encode(text)
 
 
 def test_vocabulary_and_merges_alone_encode_the_same_words(qwen: Path, tmp_path: Path) -> None:
-    encoder = TextEncoder.load(qwen_directory(tmp_path, files=["vocab.json", "merges.txt"]))
+    encoder = Tokenizer.load(qwen_directory(tmp_path, files=["vocab.json", "merges.txt"]))
     text = "the tokenizer encodes the words of a directory"
-    assert encoder.encode(text) == TextEncoder.load(qwen).encode(text)
+    assert encoder.encode(text) == Tokenizer.load(qwen).encode(text)
     assert len(encoder.encode(text)) < len(text)
 
 
@@ -128,7 +128,7 @@ def test_a_models_own_config_json_does_not_disturb(qwen: Path, tmp_path: Path) -
     files = ["vocab.json", "merges.txt", "tokenizer_config.json"]
     folder = qwen_directory(tmp_path, files=files)
     (folder / "config.json").write_text('{"model_type": "bagel", "architectures": ["Bagel"]}')
-    assert TextEncoder.load(folder).digest == TextEncoder.load(qwen).digest
+    assert Tokenizer.load(folder).digest == Tokenizer.load(qwen).digest
 
 
 def broken(folder: Path, name: str) -> Path:
@@ -194,7 +194,7 @@ def broken(folder: Path, name: str) -> Path:
 )
 def test_a_directory_that_is_no_tokenizer_is_an_error_that_says_so(name: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        TextEncoder.load(broken(tmp_path, name))
+        Tokenizer.load(broken(tmp_path, name))
     assert str(caught.value).startswith(str(tmp_path))
 
 
@@ -202,7 +202,7 @@ def test_an_empty_tokenizer_of_transformers_is_an_error() -> None:
     from transformers import Qwen2Tokenizer
 
     with pytest.raises(ConfigError, match="is empty"):
-        TextEncoder(Qwen2Tokenizer(vocab_file=str(TINY / "tokenizer.json")))
+        Tokenizer(Qwen2Tokenizer(vocab_file=str(TINY / "tokenizer.json")))
 
 
 def test_two_words_with_one_id_are_an_error() -> None:
@@ -212,7 +212,7 @@ def test_two_words_with_one_id_are_an_error() -> None:
     vocab = description["model"]["vocab"]
     vocab[next(token for token, number in vocab.items() if number == 301)] = 300  # one of the two is lost
     with pytest.raises(ConfigError, match="do not belong together"):
-        TextEncoder(Tokenizer.from_str(json.dumps(description)))
+        Tokenizer(Tokenizer.from_str(json.dumps(description)))
 
 
 def test_ids_that_the_files_state_but_the_loader_changes_are_an_error(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_ids_that_the_files_state_but_the_loader_changes_are_an_error(tmp_path: 
     settings["added_tokens_decoder"]["500"] = {"content": "<style>", "special": True}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match=r"give '<style>' the id 500, but it loads as 410"):
-        TextEncoder.load(folder)
+        Tokenizer.load(folder)
 
 
 # Words ----------------------------------------------------------------------------------------------
@@ -251,13 +251,13 @@ def test_words_that_are_added_tokens_elsewhere_are_words_here(qwen_text: str) ->
 
 
 @cache
-def stand_in() -> TextEncoder:
+def stand_in() -> Tokenizer:
     from tokenizers import AddedToken
 
     tokenizer = trained()
     for token in QWEN_ADDED:
         tokenizer.add_tokens([AddedToken(token, special="call" not in token, normalized=False)])
-    return TextEncoder(tokenizer)
+    return Tokenizer(tokenizer)
 
 
 def test_a_token_that_also_is_a_word_of_the_vocabulary_cannot_be_typed() -> None:
@@ -272,7 +272,7 @@ def test_a_token_that_also_is_a_word_of_the_vocabulary_cannot_be_typed() -> None
     tokenizer = type(tokenizer).from_str(json.dumps(description))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     assert tokenizer.encode("<id>").tokens == ["<id>"]
-    encoder = TextEncoder(tokenizer)
+    encoder = Tokenizer(tokenizer)
     assert encoder.attribute_ids["id"] == model["vocab"]["<id>"]
     for text in ("<id>", "<style>", "<|im_end|>", "a<id>b"):
         assert not set(encoder.encode(text)) & set(ids_of(encoder).values())
@@ -289,8 +289,8 @@ def test_truncation_padding_and_dropout_of_the_files_do_not_reach_the_words() ->
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=20)
     text = "the tokenizer encodes the words of a directory"
-    encoder = TextEncoder(tokenizer)
-    assert {encoder.encode(text) for _ in range(10)} == {TextEncoder(trained()).encode(text)}
+    encoder = Tokenizer(tokenizer)
+    assert {encoder.encode(text) for _ in range(10)} == {Tokenizer(trained()).encode(text)}
     assert encoder.decode(encoder.encode(text)) == text
 
 
@@ -341,7 +341,7 @@ def test_parts_of_an_instruction_get_the_ids_that_the_release_would_give_them(qw
 
     tokenizer = AutoTokenizer.from_pretrained(str(qwen), local_files_only=True)
     tokenizer.add_tokens([f"<{name}>" for name in ATTRIBUTES], special_tokens=True)
-    encoder = TextEncoder.load(qwen)
+    encoder = Tokenizer.load(qwen)
     for text in (
         "Transform the <id>man into a sketched illustration <style> style reference",
         "<select>the  first person\n from the left.<subject><clothing>  hat",
@@ -382,7 +382,7 @@ def variants() -> Mapping[str, Any]:
 
 
 def test_the_digest_differs_wherever_ids_could() -> None:
-    digests = {name: TextEncoder(tokenizer).digest for name, tokenizer in variants().items()}
+    digests = {name: Tokenizer(tokenizer).digest for name, tokenizer in variants().items()}
     assert len(set(digests.values())) == len(digests)
 
 
@@ -394,7 +394,7 @@ def test_the_digest_does_not_depend_on_what_decides_no_id() -> None:
     description["model"] |= {"continuing_subword_prefix": "", "end_of_word_suffix": "", "unk_token": "a"}
     other = Tokenizer.from_str(json.dumps(description))
     other.enable_padding(length=9)
-    assert TextEncoder(other, vocab_size=2000, name="other").digest == TextEncoder(trained()).digest
+    assert Tokenizer(other, vocab_size=2000, name="other").digest == Tokenizer(trained()).digest
 
 
 def test_another_process_has_the_same_digest() -> None:

@@ -14,7 +14,7 @@ from support.small_tokenizers import QWEN_ADDED, qwen_directory
 from pipelines.common.model_loading import read_blueprint
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES, Attribute, Text
-from sigma_data.sequence.tokenizer import _QWEN25_ADDED, TextEncoder
+from sigma_data.sequence.tokenizer import _QWEN25_ADDED, Tokenizer
 from sigma_data.sequence.tokenizer_files import write_tokenizer
 from sigma_model.config import ModelConfig, preset_directory
 
@@ -34,9 +34,9 @@ def auto(folder: Path, **options: Any) -> Any:
     return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, **options)
 
 
-def written(folder: Path, out: Path) -> TextEncoder:
+def written(folder: Path, out: Path) -> Tokenizer:
     out.mkdir()
-    encoder = TextEncoder.load(folder)
+    encoder = Tokenizer.load(folder)
     write_tokenizer(folder, out, encoder)
     return encoder
 
@@ -70,7 +70,7 @@ def test_an_exported_tokenizer_gives_every_reader_our_ids(files: list[str], tmp_
         assert len(reader) == max(wanted) + 1
     bare = Tokenizer.from_file(str(out / "tokenizer.json"))
     assert [bare.encode(token).ids for token in TOKENS] == [[one] for one in wanted]
-    assert TextEncoder.load(out).digest == encoder.digest, "runs go on, and plans stay valid"
+    assert Tokenizer.load(out).digest == encoder.digest, "runs go on, and plans stay valid"
 
 
 def test_an_exported_tokenizer_can_be_exported_again_to_the_same_bytes(tmp_path: Path) -> None:
@@ -100,11 +100,11 @@ def test_rows_with_a_gap_before_them_are_read_right_too(tmp_path: Path) -> None:
     folder, out = qwen_directory(tmp_path / "in", files=FILES[1]), tmp_path / "out"
     out.mkdir()
     rows = {name: 420 + place for place, name in enumerate(ATTRIBUTES)}
-    encoder = TextEncoder.load(folder, rows=rows)
+    encoder = Tokenizer.load(folder, rows=rows)
     assert dict(encoder.attribute_ids) == rows
     write_tokenizer(folder, out, encoder)
     assert auto(out).convert_tokens_to_ids(TOKENS) == list(rows.values())
-    assert TextEncoder.load(out).attribute_ids == rows
+    assert Tokenizer.load(out).attribute_ids == rows
 
 
 # What the weights have learnt
@@ -120,7 +120,7 @@ def like_qwen25(folder: Path, extra: Sequence[str], monkeypatch: pytest.MonkeyPa
 def test_the_tokens_of_a_release_are_behind_qwen25s(
     extra: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = TextEncoder.load(like_qwen25(tmp_path, extra, monkeypatch))
+    encoder = Tokenizer.load(like_qwen25(tmp_path, extra, monkeypatch))
     assert dict(encoder.attribute_ids) == {name: 422 + place for place, name in enumerate(ATTRIBUTES)}
 
 
@@ -137,7 +137,7 @@ def test_a_tokenizer_that_would_shift_or_permute_the_rows_of_a_release_is_refuse
     extra: tuple[str, ...], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        TextEncoder.load(like_qwen25(tmp_path, extra, monkeypatch))
+        Tokenizer.load(like_qwen25(tmp_path, extra, monkeypatch))
     assert words in str(caught.value)
     assert "attribute_rows" in str(caught.value)
 
@@ -145,7 +145,7 @@ def test_a_tokenizer_that_would_shift_or_permute_the_rows_of_a_release_is_refuse
 def test_rows_that_are_stated_are_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = like_qwen25(tmp_path, ("<mine>", *TOKENS), monkeypatch)
     rows = {name: 423 + place for place, name in enumerate(ATTRIBUTES)}
-    assert dict(TextEncoder.load(folder, rows=rows).attribute_ids) == rows
+    assert dict(Tokenizer.load(folder, rows=rows).attribute_ids) == rows
 
 
 @pytest.fixture

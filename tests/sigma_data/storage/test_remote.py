@@ -20,7 +20,7 @@ from support import corpora
 from sigma_data.errors import ConfigError, CorpusError, SigmaError, SourceError
 from sigma_data.planning.index import open_index
 from sigma_data.sample import Sample
-from sigma_data.sequence.tokenizer import TextEncoder
+from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.sources import open_source
 from sigma_data.storage.files import Place
 from sigma_data.storage.paths import literal
@@ -144,7 +144,7 @@ def test_every_way_to_a_place_that_fails_ends_in_that_sentence(
     if not isinstance(error, FileNotFoundError):
         with pytest.raises(SourceError, match=r"^sick://bkt/data: "):
             Place("sick://bkt/data").exists("x")
-    encoder = TextEncoder.load(preset_directory("tiny"), vocab_size=4096)
+    encoder = Tokenizer.load(preset_directory("tiny"), vocab_size=4096)
     with pytest.raises(CorpusError, match="sick://bkt/data"):
         open_index("sick://bkt/data", encoder, cache=tmp_path)
 

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 
 from pipelines.train.config import LoraSettings, ParallelSettings
 from pipelines.train.distributed.parallelize import (
-    World,
+    ProcessGroup,
     all_reduce_sum,
     barrier,
     callable_in_parts,
@@ -24,8 +24,8 @@ from pipelines.train.distributed.parallelize import (
     init_weights_sharded,
     load_weights_sharded,
     parallelize,
-    start_world,
-    stop_world,
+    start_process_group,
+    stop_process_group,
 )
 from pipelines.train.lora import add_lora, init_lora
 from pipelines.train.token_rows import add_token_rows
@@ -85,13 +85,13 @@ def prepare(model: SigmaModel, part: str) -> None:
                 parameter.data.normal_(generator=torch.Generator().manual_seed(len(name)))
 
 
-def whole(tensors: dict[str, Tensor], world: World) -> dict[str, Tensor]:
+def whole(tensors: dict[str, Tensor], world: ProcessGroup) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in ranks.full_state_on_rank0(tensors, world)}
 
 
 def gradients(size_of_run: int, settings: ParallelSettings, part: str) -> tuple[float, dict[str, Tensor], float]:
     """Loss, gradients and their norm of `size_of_run` packs, shared out over the ranks there are."""
-    world = start_world(settings, device="cpu", timeout_s=20)
+    world = start_process_group(settings, device="cpu", timeout_s=20)
     model = tiny_model(seed=1, attribute_projection=True)
     prepare(model, part)
     parallelize(model, world, settings, dtype=torch.float32)
@@ -101,7 +101,7 @@ def gradients(size_of_run: int, settings: ParallelSettings, part: str) -> tuple[
     norm = clip_grad_norm(model.parameters(), world, 1e9)
     assert type(norm) is Tensor
     full = whole(found, world)
-    stop_world()
+    stop_process_group()
     return loss, full, norm.item()
 
 
@@ -143,7 +143,7 @@ def test_checkpointing_changes_no_bit_and_computes_layers_again(checkpointing: A
     settings = ParallelSettings(checkpointing=checkpointing)
     found = gradients(2, settings, "all")
     assert all(torch.equal(found[1][name], gradient) for name, gradient in expected[1].items())
-    world = World(0, 1, 0, torch.device("cpu"), None)
+    world = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
     model = tiny_model()
     runs: list[int] = []
     for number, layer in enumerate(model.backbone.layers):
@@ -155,7 +155,7 @@ def test_checkpointing_changes_no_bit_and_computes_layers_again(checkpointing: A
 
 
 def out_of_step() -> dict[str, Tensor]:
-    world = start_world(PLAIN, device="cpu", timeout_s=20)
+    world = start_process_group(PLAIN, device="cpu", timeout_s=20)
     model = tiny_model(seed=1, attribute_projection=True)
     parallelize(model, world, PLAIN, dtype=torch.float32)
     # Words alone, pictures without an answer, an answer about a picture: three steps, ranks out of step.
@@ -163,7 +163,7 @@ def out_of_step() -> dict[str, Tensor]:
         model.zero_grad()
         train(model, [batch((1, 2, 3)[(step + world.rank) % 3])])
     full = whole({name: p.grad for name, p in model.named_parameters() if p.grad is not None}, world)
-    stop_world()
+    stop_process_group()
     return full
 
 
@@ -178,7 +178,7 @@ def test_ranks_whose_packs_lack_pictures_patches_or_targets_hold_up_no_other() -
 
 
 def forward_types() -> dict[str, Any]:
-    world = start_world(PLAIN, device="cpu", timeout_s=20, mixed=True)
+    world = start_process_group(PLAIN, device="cpu", timeout_s=20, mixed=True)
     assert world.mesh is not None
     model = tiny_model(seed=1)
     parallelize(model, world, PLAIN, dtype=torch.bfloat16)
@@ -191,7 +191,7 @@ def forward_types() -> dict[str, Any]:
     level = one.u.sigmoid()
     parameter = next(model.parameters())
     assert parameter.grad is not None
-    stop_world()
+    stop_process_group()
     return seen | {
         "level": torch.equal(out.level, level),
         "parameter": parameter.dtype,
@@ -224,7 +224,7 @@ def built(*, lora: bool = False) -> SigmaModel:
 
 def loaded(source: Path | int, settings: ParallelSettings, lora: bool) -> tuple[dict[str, Tensor], int, int]:
     """The whole state, and how many numbers this rank holds of how many."""
-    world = start_world(settings, device="cpu", timeout_s=20)
+    world = start_process_group(settings, device="cpu", timeout_s=20)
     model = built(lora=lora)
     parallelize(model, world, settings, dtype=torch.float32)
     types = {"dtype": torch.bfloat16, "learning": torch.float32}
@@ -238,7 +238,7 @@ def loaded(source: Path | int, settings: ParallelSettings, lora: bool) -> tuple[
     held = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in parameters)
     train(model, [batch(world.rank)])  # FSDP must accept what was put in place
     state = {name: tensor.clone() for name, tensor in ranks.full_state_on_rank0(model, world)}
-    stop_world()
+    stop_process_group()
     return state, held, sum(p.numel() for p in parameters)
 
 
@@ -282,7 +282,7 @@ def test_low_rank_additions_beside_a_bfloat16_base_stay_float32_and_do_not_depen
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     export_model(init_model(tiny_config(vision=False), seed=0), tmp_path)
     model = built()
-    world = World(0, 1, 0, torch.device("cpu"), None)
+    world = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
     with pytest.raises(ConfigError, match="missing"):
         load_weights_sharded(model, tmp_path, world, dtype=torch.float32)
     assert next(model.parameters()).is_meta, "nothing may have been read"
@@ -290,7 +290,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 def peak(source: Path | int) -> tuple[int, int]:
     """Bytes that loading took at its peak, beyond what is resident afterwards; and this rank's share."""
-    world = start_world(PLAIN, device="cpu", timeout_s=60)
+    world = start_process_group(PLAIN, device="cpu", timeout_s=60)
     with torch.device("meta"):
         model = SigmaModel(wide())
     parallelize(model, world, PLAIN, dtype=torch.float32)
@@ -302,7 +302,7 @@ def peak(source: Path | int) -> tuple[int, int]:
     growth = ranks.peak() - before
     share = sum(p.to_local().nbytes for p in model.parameters() if isinstance(p, DTensor))
     barrier(world)
-    stop_world()
+    stop_process_group()
     return growth, share
 
 
@@ -329,11 +329,11 @@ def test_no_rank_takes_more_than_its_share_and_one_tensor_to_load(tmp_path: Path
 
 
 def sums() -> tuple[Tensor, Tensor]:
-    world = start_world(PLAIN, device="cpu", timeout_s=20)
+    world = start_process_group(PLAIN, device="cpu", timeout_s=20)
     mine = torch.tensor([1.0, world.rank])
     total = all_reduce_sum(mine, world)
     barrier(world)
-    stop_world()
+    stop_process_group()
     return mine, total
 
 
@@ -346,7 +346,7 @@ def test_a_sum_over_ranks_leaves_what_was_added_up() -> None:
 
 def clipped(shard: int | None) -> tuple[float, dict[str, Tensor]]:
     settings = ParallelSettings(shard=shard)
-    world = start_world(settings, device="cpu", timeout_s=20)
+    world = start_process_group(settings, device="cpu", timeout_s=20)
     model = tiny_model(seed=1)
     parallelize(model, world, settings, dtype=torch.float32)
     train(model, [batch(2 * world.rank), batch(2 * world.rank + 1)] if world.size > 1 else [batch(n) for n in range(4)])
@@ -355,7 +355,7 @@ def clipped(shard: int | None) -> tuple[float, dict[str, Tensor]]:
     norm = clip_grad_norm([*model.parameters(), beside], world, 0.5).item()
     grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     full = whole(grads | {"beside": beside.grad}, world)
-    stop_world()
+    stop_process_group()
     return norm, full
 
 
@@ -372,7 +372,7 @@ def test_clipping_sees_all_ranks_and_plain_parameters_once(shard: int | None) ->
 
 
 def test_clipping_leaves_a_short_gradient_alone_and_none_at_all_has_norm_zero() -> None:
-    world = World(0, 1, 0, torch.device("cpu"), None)
+    world = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
     parameter = torch.nn.Parameter(torch.zeros(2))
     assert clip_grad_norm([parameter], world, 1.0).item() == 0
     parameter.grad = torch.tensor([0.3, 0.4])
@@ -388,7 +388,7 @@ def in_parts(model: SigmaModel, one: PackedBatch) -> tuple[Tensor, Tensor]:
 
 
 def sampled() -> Tensor:
-    world = start_world(PLAIN, device="cpu", timeout_s=20)
+    world = start_process_group(PLAIN, device="cpu", timeout_s=20)
     model = tiny_model(seed=1)
     parallelize(model, world, PLAIN, dtype=torch.float32)
     one = batch(0)
@@ -396,7 +396,7 @@ def sampled() -> Tensor:
     with callable_in_parts(model), torch.no_grad():
         parts = in_parts(model, one)
     after = model(one, latents(model, one)).velocity
-    stop_world()
+    stop_process_group()
     assert torch.equal(before, after)
     return torch.cat(parts)
 
@@ -416,12 +416,12 @@ def test_parts_of_a_sharded_model_can_be_called_by_themselves() -> None:
 @pytest.fixture
 def no_world() -> Any:
     yield
-    stop_world()
+    stop_process_group()
 
 
 def test_without_a_launcher_the_world_is_one_and_its_parameters_plain(no_world: None) -> None:
     assert "RANK" not in os.environ
-    world = start_world(PLAIN, device="cpu")
+    world = start_process_group(PLAIN, device="cpu")
     assert (world.rank, world.size, world.mesh) == (0, 1, None)
     model = tiny_model()
     parallelize(model, world, PLAIN, dtype=torch.float32)
@@ -431,12 +431,12 @@ def test_without_a_launcher_the_world_is_one_and_its_parameters_plain(no_world: 
 def test_a_world_computes_with_the_threads_asked_for_and_leaves_as_many_as_there_were(no_world: None) -> None:
     before = torch.get_num_threads()
     for asked in (before + 2, None, 1):
-        start_world(ParallelSettings(threads=asked), device="cpu")
+        start_process_group(ParallelSettings(threads=asked), device="cpu")
         assert torch.get_num_threads() == (asked or before)
-        stop_world()
+        stop_process_group()
         assert torch.get_num_threads() == before
     torch.set_num_threads(before + 1)
-    stop_world()
+    stop_process_group()
     assert torch.get_num_threads() == before + 1, "a world that is left already gives nothing back"
     torch.set_num_threads(before)
 
@@ -457,10 +457,10 @@ def test_settings_that_do_not_fit_are_refused_before_ranks_meet(
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ConfigError, match=message):
-        start_world(settings, device="cpu")
+        start_process_group(settings, device="cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match="has no GPU"):
-        start_world(PLAIN, device="cuda")
+        start_process_group(PLAIN, device="cuda")

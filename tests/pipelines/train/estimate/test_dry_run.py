@@ -21,7 +21,7 @@ from support.training_data import planned
 from pipelines.common.settings import dump_settings
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import World
+from pipelines.train.distributed.parallelize import ProcessGroup
 from pipelines.train.estimate.dry_run import DryRun, dry_run
 from sigma_data.errors import ConfigError, CorpusError, SigmaError
 from sigma_data.sample import Family
@@ -228,7 +228,7 @@ def saved(config: TrainConfig, corpus: Path, step: int, *, epoch: int = 1, next_
     plan = {"digest": planner.digest, "fields": dict(planner.fields)}
     import torch
 
-    alone = World(0, 1, 0, torch.device("cpu"), None)
+    alone = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
     checkpointer = Checkpointer(config.out / "checkpoints", alone, config.checkpoint)
     data = {"plan": plan, "epoch": epoch, "next_pack": next_pack}
     checkpointer.save(step, {"model": {"a": torch.zeros(2)}}, {"step": step, "data": data})
