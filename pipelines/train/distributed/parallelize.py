@@ -83,8 +83,8 @@ def start_process_group(
     `device`: auto, cpu or cuda; auto is a GPU where there is one. `timeout_s` seconds is how long ranks wait for
     one another. `mixed` says that the model computes in another type than its parameters have: in one process, too,
     that is FSDP's work. `facts` are compared over the ranks, as `rank_agreement.compare` does. `stop_process_group`
-    undoes what this does to the process. Raises ConfigError where the settings do not fit the ranks or the machine, and where
-    ranks cannot meet or differ.
+    undoes what this does to the process. Raises ConfigError where the settings do not fit the ranks or
+    the machine, and where ranks cannot meet or differ.
     """
     started = by_launcher(meeting=False) or Started(0, 1, 0)
     rank, size, local_rank = started.rank, started.size, started.local_rank

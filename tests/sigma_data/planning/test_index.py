@@ -220,7 +220,7 @@ def test_a_place_where_nothing_can_be_written_is_an_error_in_words(corpus: Path,
 def process(corpus: Path, before: str = "") -> subprocess.Popen[str]:
     code = (
         f"import sys; sys.path[:0] = [{str(TESTS)!r}]\n"
-        "import os, signal, pathlib, planning\n"
+        "import os, signal, pathlib\nfrom support import planning\n"
         "from sigma_data.planning.index import open_index\n"
         "import sigma_data.planning.index, sigma_data.planning.index_writer\n"
         "sigma_data.planning.index_writer._CHUNK = 10\n"
