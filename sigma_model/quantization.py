@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,21 +20,10 @@ from torch import nn
 from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import Checkpoint, assign, expected
 from sigma_model.config import ModelConfig
+from sigma_model.dtypes import Quantization as Quantization
 from sigma_model.model import SigmaModel
 from sigma_model.quiet_imports import quiet_imports
 from sigma_model.state_dict_adapter import PROJECTION, released_name
-
-
-class Quantization(StrEnum):
-    """What weights are stored as."""
-
-    NF4 = "nf4"
-    """4 bits in blocks of 64, their scales quantised again: 4.1 bits a weight."""
-    INT8 = "int8"
-    """8 bits a weight; activations are quantised on the way, their outliers are not (LLM.int8)."""
-    FP8 = "fp8"
-    """8 bits a weight, e4m3 with a scale for each row; computed in the model's type."""
-
 
 _LIBRARY = {Quantization.NF4: "bitsandbytes", Quantization.INT8: "bitsandbytes", Quantization.FP8: "torchao"}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 import torch
@@ -15,9 +14,11 @@ from sigma_data.sequence.layout import Geometry
 from sigma_data.sequence.tokenizer import TOKENIZER_FILES, Tokenizer
 from sigma_model.checkpoint_io import init_model, load_model
 from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, preset_directory, weight_files
+from sigma_model.dtypes import DType as DType
+from sigma_model.dtypes import Quantization
 from sigma_model.model import SigmaModel, geometry
 from sigma_model.placement import load_placed, parse_places
-from sigma_model.quantization import Quantization, converter, load_quantized
+from sigma_model.quantization import converter, load_quantized
 from sigma_model.vae import Vae
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -25,14 +26,6 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 _LARGE = 2_000_000_000
 """Parameters above which a CPU, too, loads bfloat16: the memory matters more."""
-
-
-class DType(StrEnum):
-    """The numbers that the network computes in."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -209,7 +202,7 @@ def choose_device(name: str) -> str:
 def choose_dtype(dtype: DType, config: ModelConfig, device: str) -> torch.dtype:
     """What a model of this size computes in on this device; `auto` is decided here."""
     if dtype is not DType.AUTO:
-        return {DType.FLOAT32: torch.float32, DType.BFLOAT16: torch.bfloat16}[dtype]
+        return dtype.torch
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in SigmaModel(config).parameters())
     return torch.bfloat16 if device != "cpu" or size > _LARGE else torch.float32
