@@ -29,12 +29,12 @@ from pipelines.evaluate.generate import Generation
 from pipelines.evaluate.report.report import REPORT
 from pipelines.evaluate.report.tables import Column, figure, interval, metrics
 from pipelines.evaluate.runner import EvalOptions, Evaluation, evaluate
-from pipelines.generate.generate import Settings
 from pipelines.quickstart.journal import Journal
 from pipelines.quickstart.stages import CONFIG, SIZE, SPLITS, QuickstartOptions, Stages
 from pipelines.train.config import TrainConfig
 from pipelines.train.export import export_run
 from sigma_data.errors import SigmaError
+from sigma_model.sampling.generate import Settings
 from sigma_model.sampling.guidance import Guidance
 
 ROOT = Path(__file__).resolve().parents[1]

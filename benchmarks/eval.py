@@ -40,7 +40,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.run import build
-from pipelines.common.model_loading import LoadedModel, load_bundle
 from pipelines.evaluate import generate as generate_module
 from pipelines.evaluate.benchmarks import Benchmark, open_benchmark
 from pipelines.evaluate.generate import Generation, batches, generate, results
@@ -48,9 +47,10 @@ from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.base import Metric
 from pipelines.evaluate.metrics.registry import make_metrics
 from pipelines.evaluate.runner import EvalOptions, evaluate, limited
-from pipelines.generate.generate import Settings
 from sigma_data.loading.batch import Specials
+from sigma_model.loading import LoadedModel, load_bundle
 from sigma_model.model import SigmaModel
+from sigma_model.sampling.generate import Settings
 from sigma_model.sampling.guidance import Guidance
 from sigma_model.sampling.sampler import Branches, times
 
@@ -128,7 +128,7 @@ def batch(sizes: Sizes) -> bool:
         released = arm(1, "released")
 
         def as_released() -> None:
-            with mock.patch("pipelines.generate.generate.sample_latents", merging):
+            with mock.patch("sigma_model.sampling.generate.sample_latents", merging):
                 released()
 
         arms: dict[str, Callable[[], None]] = {

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.common.model_loading import read_blueprint
 from pipelines.common.progress import ProgressBar
 from pipelines.evaluate.aggregate import OVERALL, MetricInfo, RunScores, aggregate, main_metric
 from pipelines.evaluate.benchmarks.samples import corpus_samples
@@ -37,6 +36,7 @@ from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.images.decode import load
 from sigma_data.images.resample import resized
 from sigma_model.config import VAE_FILE, find_file
+from sigma_model.loading import read_blueprint
 from sigma_model.vae import Vae
 
 GREY = (128, 128, 128)

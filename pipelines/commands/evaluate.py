@@ -14,14 +14,14 @@ from pipelines.commands.path_options import model_option, path_option
 
 
 class Layout(StrEnum):
-    """Where reference pictures stand, by the names of `pipelines.generate.generate.Order`."""
+    """Where reference pictures stand, by the names of `sigma_model.sampling.generate.Order`."""
 
     INTERLEAVED = "interleaved"
     TEXT_FIRST = "text-first"
 
 
 class Numbers(StrEnum):
-    """What the network computes in, by the names of `pipelines.common.model_loading.DType`."""
+    """What the network computes in, by the names of `sigma_model.loading.DType`."""
 
     AUTO = "auto"
     FLOAT32 = "float32"
@@ -111,15 +111,15 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")] = False,
 ) -> None:
     """Generate a benchmark's answers, score them, report; run again to continue or to add metrics."""
-    from pipelines.common.model_loading import DType
     from pipelines.evaluate.generate import Generation
     from pipelines.evaluate.runner import EvalOptions, Stage
     from pipelines.evaluate.runner import evaluate as run
-    from pipelines.generate.generate import Order, Settings
     from pipelines.generate.run import parse_size
     from pipelines.train.launch import default_nproc
     from sigma_data.storage.files import dump_json
+    from sigma_model.loading import DType
     from sigma_model.quantization import Quantization
+    from sigma_model.sampling.generate import Order, Settings
     from sigma_model.sampling.guidance import Guidance
 
     guidance = Guidance(text=text_scale, image=image_scale, interval=interval)

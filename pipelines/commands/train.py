@@ -107,8 +107,8 @@ def export(
     ] = None,
 ) -> None:
     """Export a run's checkpoint to a directory in the released layout, for `sigma generate --model`."""
-    from pipelines.common.model_loading import DType
     from pipelines.train.export import export_run
+    from sigma_model.loading import DType
 
     made = export_run(
         run, out, step=step, ema=ema, adapter=adapter, released_names=released_names, dtype=DType(dtype),

@@ -17,11 +17,11 @@ from typing import Any
 
 from PIL import Image as Pillow
 
-from pipelines.common.model_loading import LoadedModel
 from pipelines.evaluate.item import Item, Result
-from pipelines.generate.generate import Order, Request, Settings, answer_in_words, lay_out, make_pictures
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.storage.files import disk_error, dump_json
+from sigma_model.loading import LoadedModel
+from sigma_model.sampling.generate import Order, Request, Settings, answer_in_words, lay_out, make_pictures
 
 GENERATED = "generated"
 _INDEX = "batch.json"

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.common.folder_lock import LOCK, FolderLock
-from pipelines.common.model_loading import ModelDescription
 from pipelines.evaluate.generate import GENERATED, Generation
 from pipelines.evaluate.item import Item
 from pipelines.evaluate.questions import Asked
@@ -22,6 +21,7 @@ from sigma_data.errors import ConfigError
 from sigma_data.sequence.tokenizer import TOKENIZER_FILES
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
 from sigma_model.config import VAE_FILE, find_file, weight_files
+from sigma_model.loading import ModelDescription
 
 SETTINGS = "settings.json"
 

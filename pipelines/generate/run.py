@@ -12,9 +12,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipelines.common.model_loading import DType, LoadedModel, load_bundle
 from pipelines.common.progress import ProgressBar
-from pipelines.generate.generate import (
+from sigma_data.errors import ConfigError
+from sigma_data.sequence.layout import Geometry
+from sigma_data.sequence.tokenizer import Tokenizer
+from sigma_data.storage.files import disk_error
+from sigma_model.loading import DType, LoadedModel, load_bundle
+from sigma_model.quantization import Quantization
+from sigma_model.sampling.generate import (
     Request,
     Settings,
     answer_in_words,
@@ -23,11 +28,6 @@ from pipelines.generate.generate import (
     make_pictures,
     write_picture,
 )
-from sigma_data.errors import ConfigError
-from sigma_data.sequence.layout import Geometry
-from sigma_data.sequence.tokenizer import Tokenizer
-from sigma_data.storage.files import disk_error
-from sigma_model.quantization import Quantization
 from sigma_model.sampling.guidance import Guidance, Rescale
 
 

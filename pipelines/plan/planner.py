@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from pipelines.common.model_loading import ModelDescription
 from pipelines.common.progress import ProgressBar
 from sigma_data.planning.index import CorpusIndex, open_index
 from sigma_data.planning.plan import Planner, PlanSettings
 from sigma_data.sequence.tokenizer import Tokenizer
+from sigma_model.loading import ModelDescription
 
 
 def open_planner(

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipelines.common.model_loading import read_blueprint
 from pipelines.common.settings import load_settings
 from pipelines.common.text_format import counted
 from pipelines.plan.planner import open_planner
@@ -21,6 +20,7 @@ from sigma_data.planning.plan import Planner, PlanSettings
 from sigma_data.sample import Family
 from sigma_data.sequence.layout import Kind
 from sigma_data.storage.path_settings import LocalPath, ModelPath
+from sigma_model.loading import read_blueprint
 
 _LISTED = 20
 """Samples without a pack that are printed; --json has all."""

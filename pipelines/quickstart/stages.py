@@ -223,7 +223,7 @@ class Stages:
     def _generation(self) -> Generation:
         """Pictures are made as those that a validation shows."""
         from pipelines.evaluate.generate import Generation
-        from pipelines.generate.generate import Settings
+        from sigma_model.sampling.generate import Settings
         from sigma_model.sampling.guidance import Guidance
 
         asked = self._config.validation

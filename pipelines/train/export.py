@@ -14,8 +14,6 @@ from pathlib import Path
 
 import torch
 
-from pipelines.common.model_loading import DType, ModelDescription
-from pipelines.common.run_folder import run_of
 from pipelines.common.settings import load_settings
 from pipelines.train.attribute_tokens import attribute_numbers, choose_learning
 from pipelines.train.checkpoint import Checkpointer
@@ -31,7 +29,9 @@ from sigma_data.sequence.tokenizer_files import write_tokenizer
 from sigma_data.storage.files import disk_error
 from sigma_model.checkpoint_io import DTYPES, Checkpoint, export_model, init_model, load_model
 from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, find_file, weight_files
+from sigma_model.loading import DType, ModelDescription
 from sigma_model.model import SigmaModel
+from sigma_model.run_directory import run_of
 
 _AVERAGES, _RAW = WEIGHT_FILES
 _NUMBERS = {DType.FLOAT32: torch.float32, DType.BFLOAT16: torch.bfloat16}

@@ -16,7 +16,6 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-from pipelines.common.model_loading import LoadedModel, ModelDescription
 from pipelines.plan.planner import open_planner
 from pipelines.train import qlora
 from pipelines.train.attribute_tokens import Likeness, attribute_numbers, choose_learning, likeness_of, start_rows
@@ -46,6 +45,7 @@ from sigma_data.planning.plan import Planner
 from sigma_data.planning.settings_diff import shown
 from sigma_data.storage.files import disk_error
 from sigma_model.config import VAE_FILE, ModelConfig, find_file, weight_files
+from sigma_model.loading import LoadedModel, ModelDescription
 from sigma_model.model import SigmaModel, widths
 from sigma_model.quantization import Quantization
 from sigma_model.vae import Vae

@@ -15,10 +15,10 @@ from typing import Any
 import yaml
 
 from pipelines.common.settings import dump_settings
-from pipelines.generate.generate import sigma_version
 from pipelines.train.config import TrainConfig
 from sigma_data.planning.settings_diff import changed, flat
 from sigma_data.storage.files import disk_error, dump_line, write_atomic
+from sigma_model.sampling.generate import sigma_version
 
 CONFIG = "config.yaml"
 """The settings of the newest trained steps, in the folder of the run."""

@@ -11,13 +11,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipelines.common.model_loading import ModelDescription, read_blueprint
-from pipelines.common.run_folder import RUN_CONFIG, run_of
 from pipelines.common.settings import load_settings
 from pipelines.train.config import START, TrainConfig
 from pipelines.train.distributed.parallelize import ProcessGroup, together
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import dump_json, write_atomic
+from sigma_model.loading import ModelDescription, read_blueprint
+from sigma_model.run_directory import RUN_CONFIG, run_of
 
 TAKEN = "run.json"
 """In OUT/start: the run, the step and the weights that it was made from."""

@@ -10,8 +10,6 @@ from contextlib import suppress
 import torch
 from PIL import Image as Pillow
 
-from pipelines.common.model_loading import LoadedModel
-from pipelines.generate.generate import Request, Settings, lay_out, make_pictures
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.parallelize import ProcessGroup, all_reduce_sum, callable_in_parts
 from pipelines.train.losses import LossTable
@@ -21,7 +19,9 @@ from sigma_data.images.decode import ImageFault, load
 from sigma_data.loading.loader import PackDataset
 from sigma_data.planning.plan import Dropout, PackEntry, Plan, Planner, PlanSettings
 from sigma_data.sample import Sample
+from sigma_model.loading import LoadedModel
 from sigma_model.model import SigmaModel
+from sigma_model.sampling.generate import Request, Settings, lay_out, make_pictures
 from sigma_model.sampling.guidance import Guidance
 from sigma_model.vae import Vae
 

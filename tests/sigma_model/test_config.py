@@ -10,10 +10,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 from support.places import TESTS
 
-from pipelines.common.model_loading import load_bundle
 from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import export_model, init_model
 from sigma_model.config import PRESETS, ModelConfig, header_shapes, preset, preset_directory
+from sigma_model.loading import load_bundle
 
 GOLDEN = TESTS / "golden"
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from support.sequences import one_thread  # noqa: F401
 
-from pipelines.common.model_loading import LoadedModel, load_bundle
-from pipelines.generate.generate import Request, Settings, answer_in_words, make_pictures
 from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import export_model, init_model
 from sigma_model.config import preset, preset_directory
+from sigma_model.loading import LoadedModel, load_bundle
 from sigma_model.placement import fill, parse_places, spread
+from sigma_model.sampling.generate import Request, Settings, answer_in_words, make_pictures
 
 LAYERS = preset("tiny").language.num_hidden_layers
 

@@ -11,14 +11,14 @@ import torch
 from support.sequences import generator, one_thread  # noqa: F401
 from torch import nn
 
-from pipelines.common.model_loading import load_bundle
-from pipelines.generate.generate import Request, Settings, describe, make_pictures
 from sigma_data.errors import ConfigError
 from sigma_model import quantization as quantization_module
 from sigma_model.checkpoint_io import export_model, init_model, load_model
 from sigma_model.config import preset, preset_directory
+from sigma_model.loading import load_bundle
 from sigma_model.model import SigmaModel
 from sigma_model.quantization import Quantization, load_quantized, quantised
+from sigma_model.sampling.generate import Request, Settings, describe, make_pictures
 
 LIBRARY = {Quantization.NF4: "bitsandbytes", Quantization.INT8: "bitsandbytes", Quantization.FP8: "torchao"}
 OFF = {Quantization.NF4: 0.12, Quantization.INT8: 0.02, Quantization.FP8: 0.04}

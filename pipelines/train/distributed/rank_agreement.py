@@ -24,11 +24,11 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 import pipelines
 import sigma_data
 import sigma_model
-from pipelines.generate.generate import sigma_version
 from pipelines.train.config import TrainConfig
 from sigma_data.errors import ConfigError, TrainError
 from sigma_data.planning.settings_diff import flat, shown
 from sigma_model.config import PRESETS
+from sigma_model.sampling.generate import sigma_version
 
 _LIBRARIES = ("torch", "numpy", "pillow", "transformers", "tokenizers", "safetensors", "diffusers", "pyarrow")
 _VARIABLES = (

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.common.model_loading import ModelDescription
 from pipelines.common.text_format import aligned, counted, size
 from pipelines.plan.planner import open_planner
 from pipelines.train.attribute_tokens import Likeness, check_token_init, likeness_of
@@ -43,6 +42,7 @@ from sigma_data.planning.plan import Planner
 from sigma_model.attention import flash_available
 from sigma_model.checkpoint_io import Checkpoint, expected
 from sigma_model.config import ModelConfig
+from sigma_model.loading import ModelDescription
 from sigma_model.model import SigmaModel
 
 _LISTED = 5

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from support import corpora, eval_runs
 
-from pipelines.common.model_loading import read_blueprint
 from pipelines.evaluate import generate as generate_module
 from pipelines.evaluate import runner
 from pipelines.evaluate.generate import results
 from pipelines.evaluate.runner import Evaluation
+from sigma_model.loading import read_blueprint
 
 FEW = ("--steps", "3", "--batch", "1", "--limit", "1")
 

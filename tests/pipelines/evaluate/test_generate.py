@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import corpora, eval_runs
 
-from pipelines.common.model_loading import LoadedModel, load_bundle
 from pipelines.evaluate import generate as generate_module
 from pipelines.evaluate.generate import Generation, batches, clean, generate, missing, results, shares
 from pipelines.evaluate.item import Item
-from pipelines.generate.generate import Order, Request, Settings, lay_out, make_pictures
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.sequence.layout import Kind, Segment
+from sigma_model.loading import LoadedModel, load_bundle
+from sigma_model.sampling.generate import Order, Request, Settings, lay_out, make_pictures
 
 FEW = Generation(batch=2, settings=Settings(steps=4))
 

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 from support import corpora, eval_runs, tiny_backbones
 
-from pipelines.common.model_loading import read_blueprint
 from pipelines.evaluate import generate, run_folder, runner, score
 from pipelines.evaluate.generate import Generation
 from pipelines.evaluate.item import Item
 from pipelines.evaluate.ranks import run_ranks
 from pipelines.evaluate.runner import EvalOptions, Stage, evaluate, limited
-from pipelines.generate.generate import Order, Settings
 from sigma_data.errors import BuildError, ConfigError
+from sigma_model.loading import read_blueprint
+from sigma_model.sampling.generate import Order, Settings
 from sigma_model.sampling.guidance import Guidance
 
 FEW = Generation(batch=2, settings=Settings(steps=4))

@@ -14,7 +14,6 @@ from support.sequences import FIRST_ATTRIBUTE, attribute_id, case, one_thread, p
 from support.training_runs import build_corpus, run, same, saved, settings_of
 from torch import Tensor
 
-from pipelines.common.model_loading import read_blueprint
 from pipelines.train.attribute_tokens import Likeness, choose_learning, start_rows
 from pipelines.train.config import FreezeSettings, LoraSettings, OptimizerSettings, TrainConfig
 from pipelines.train.estimate.dry_run import dry_run
@@ -29,6 +28,7 @@ from sigma_data.loading.batch import PackedBatch
 from sigma_data.sample import Turn
 from sigma_model.checkpoint_io import Checkpoint, export_model, init_model, load_model
 from sigma_model.config import preset, preset_directory
+from sigma_model.loading import read_blueprint
 from sigma_model.model import SigmaModel
 
 IDS = [attribute_id(name) for name in ATTRIBUTES]

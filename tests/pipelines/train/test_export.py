@@ -14,9 +14,7 @@ from support import ranks
 from support.sequences import generator, one_thread  # noqa: F401
 from torch import Tensor
 
-from pipelines.common.model_loading import DType, load_bundle, read_blueprint
 from pipelines.common.settings import dump_settings, load_settings
-from pipelines.generate.generate import Request, Settings, make_pictures
 from pipelines.train import export
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
@@ -31,6 +29,8 @@ from sigma_data.errors import BuildError, ConfigError
 from sigma_data.sequence.tokenizer import TOKENIZER_FILES
 from sigma_model.checkpoint_io import Checkpoint, export_model, init_model, load_model
 from sigma_model.config import ModelConfig, preset, preset_directory
+from sigma_model.loading import DType, load_bundle, read_blueprint
+from sigma_model.sampling.generate import Request, Settings, make_pictures
 
 ALONE = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
 LORA = {"rank": 4, "train": ["^llm2vae"]}

@@ -9,7 +9,6 @@ import torch
 from support import training_runs
 from support.corpora import build
 
-from pipelines.common.model_loading import load_bundle, read_blueprint
 from pipelines.train.config import TrainConfig
 from pipelines.train.estimate.dry_run import dry_run
 from pipelines.train.export import export_run
@@ -17,6 +16,7 @@ from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import Checkpoint, export_model, init_model, load_model
 from sigma_model.config import ModelConfig, preset
 from sigma_model.embed import sincos_table
+from sigma_model.loading import load_bundle, read_blueprint
 from sigma_model.position_extension import extended_table
 
 GRID = preset("tiny").latent.grid

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.common.model_loading import read_blueprint
 from pipelines.train.config import TrainConfig
 from pipelines.train.run import check_origin, origin_of
 from sigma_data.errors import ConfigError
+from sigma_model.loading import read_blueprint
 
 SETTINGS = {"out": "run", "steps": 1, "data": {"corpora": "corpus"}}
 

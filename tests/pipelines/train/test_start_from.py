@@ -13,8 +13,6 @@ from support import training_runs
 from typer.testing import CliRunner
 
 import cli
-from pipelines.common.model_loading import read_blueprint
-from pipelines.common.run_folder import RUN_CHECKPOINTS, RUN_CONFIG, run_of
 from pipelines.common.settings import load_settings
 from pipelines.common.text_format import result_line
 from pipelines.train.config import TrainConfig
@@ -24,6 +22,8 @@ from pipelines.train.run import CHECKPOINTS
 from pipelines.train.settings_history import CONFIG
 from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import load_model
+from sigma_model.loading import read_blueprint
+from sigma_model.run_directory import RUN_CHECKPOINTS, RUN_CONFIG, run_of
 
 
 @pytest.fixture(autouse=True)

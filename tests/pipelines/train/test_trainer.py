@@ -23,7 +23,6 @@ from support.training_data import index_of, planned
 from support.training_runs import apart, lines, run, same, saved, settings_of, steps_saved
 from torch.distributed.tensor import DTensor
 
-from pipelines.common.model_loading import load_bundle
 from pipelines.common.settings import load_settings
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
@@ -38,6 +37,7 @@ from sigma_data.loading.loader import PackDataset
 from sigma_data.loading.workers import Place
 from sigma_data.planning.plan import PackRequest
 from sigma_model.checkpoint_io import Checkpoint
+from sigma_model.loading import load_bundle
 
 ALONE = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
 FEW = {"every": 8, "packs": 1, "pictures": 0}

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from support.small_tokenizers import QWEN_ADDED, qwen_directory
 
-from pipelines.common.model_loading import read_blueprint
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES, Attribute, Text
 from sigma_data.sequence.tokenizer import _QWEN25_ADDED, Tokenizer
 from sigma_data.sequence.tokenizer_files import write_tokenizer
 from sigma_model.config import ModelConfig, preset_directory
+from sigma_model.loading import read_blueprint
 
 TOKENS = [f"<{name}>" for name in ATTRIBUTES]
 FILES = [

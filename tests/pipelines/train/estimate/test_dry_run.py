@@ -221,8 +221,8 @@ def planned_lengths(folder: Path) -> list[int]:
 
 def saved(config: TrainConfig, corpus: Path, step: int, *, epoch: int = 1, next_pack: int = 3) -> None:
     """A checkpoint of a run, as far as its position goes."""
-    from pipelines.common.model_loading import read_blueprint
     from pipelines.plan.planner import open_planner
+    from sigma_model.loading import read_blueprint
 
     planner = open_planner(config.data, read_blueprint("tiny"), quiet=True)
     plan = {"digest": planner.digest, "fields": dict(planner.fields)}

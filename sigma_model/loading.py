@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from pipelines.common.run_folder import refuse_run
 from sigma_data.errors import ConfigError
 from sigma_data.sequence.layout import Geometry
 from sigma_data.sequence.tokenizer import TOKENIZER_FILES, Tokenizer
@@ -19,6 +18,7 @@ from sigma_model.dtypes import Quantization
 from sigma_model.model import SigmaModel, geometry
 from sigma_model.placement import load_placed, parse_places
 from sigma_model.quantization import converter, load_quantized
+from sigma_model.run_directory import refuse_run
 from sigma_model.vae import Vae
 
 ADAPTER_CONFIG = "adapter_config.json"

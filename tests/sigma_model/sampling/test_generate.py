@@ -15,8 +15,12 @@ from PIL import Image
 from support import corpora
 from support.places import ROOT
 
-from pipelines.common.model_loading import DType, LoadedModel, load_bundle
-from pipelines.generate.generate import (
+from pipelines.generate.run import parse_size
+from sigma_data.errors import ConfigError, SigmaError
+from sigma_model.checkpoint_io import export_model, init_model
+from sigma_model.config import ModelConfig, preset_directory
+from sigma_model.loading import DType, LoadedModel, load_bundle
+from sigma_model.sampling.generate import (
     Request,
     Settings,
     answer_in_words,
@@ -24,10 +28,6 @@ from pipelines.generate.generate import (
     noise_seed,
     write_picture,
 )
-from pipelines.generate.run import parse_size
-from sigma_data.errors import ConfigError, SigmaError
-from sigma_model.checkpoint_io import export_model, init_model
-from sigma_model.config import ModelConfig, preset_directory
 from sigma_model.sampling.guidance import Guidance
 
 FEW = Settings(steps=4)

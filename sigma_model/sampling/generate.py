@@ -22,7 +22,6 @@ from PIL import Image as Pillow
 from PIL import PngImagePlugin
 from torch import Tensor
 
-from pipelines.common.model_loading import LoadedModel
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.images.decode import ImageFault, probe
 from sigma_data.instruction import ATTRIBUTES, parse
@@ -32,6 +31,7 @@ from sigma_data.sample import Family, Image, Sample, Source, Turn
 from sigma_data.sequence.layout import Geometry, Segment, layout, text_first, without_references, without_text
 from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.storage.files import disk_error, with_temporary
+from sigma_model.loading import LoadedModel
 from sigma_model.sampling.guidance import Guidance
 from sigma_model.sampling.sampler import Context, decode_text, sample_latents
 from sigma_model.vae import from_tokens
