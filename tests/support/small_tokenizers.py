@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
-
-from support.places import TESTS
 
 QWEN_ADDED = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|vision_start|>", "<|vision_end|>",
@@ -16,8 +15,38 @@ QWEN_ADDED = (
 """Like Qwen2.5's 22: control tokens not side by side, and some that are not special."""
 
 
-def trained(words: int = 400, **trainer: Any) -> Any:
-    """A byte-level BPE cut as Qwen2.5 cuts text, learnt from the text of a test, without added tokens."""
+TEXT = """\
+A tokenizer cuts a text into words and pieces of words, and gives each piece a number. The words of a sentence that
+were seen often become one token; the rare ones are written with several. Nothing is lost: what was encoded is decoded
+to the same text, with its spaces, its lines and its marks, in whichever language it was written.
+
+    for token in tokenizer.encode("Put the red dog of <image_1> on the green hill, in the style of <image_2>."):
+        print(token, tokenizer.decode([token]))
+
+The vocabulary of a small tokenizer is learnt from a text as short as this one. It starts with the 256 bytes; then the
+pair of neighbours that stands most often in the text is merged into a new token, and so on until there are as many
+as were asked for. Two trainings on the same text give the same merges in the same order, so the ids are the same.
+Control tokens such as <|im_start|> and <|im_end|> stand behind the words and are never made out of text: whoever
+types one gets its letters. The fifteen attribute tokens, among them <style>, <subject>, <background>, <relation>,
+<layout> and <select>, follow them, each with an id of its own that an image's instruction refers to.
+
+def count(texts: list[str]) -> list[int]:
+    return [len(encoder.encode(text)) for text in texts]
+
+An embedding table has one row for each id, 0, 1, 2, 3 and so on to 1023; an id beyond the last row is an error that
+names the token. Caf\u00e9, na\u00efve, \u00fcber: letters with accents take two bytes, \u6f22\u5b57 three each, and an emoji four.
+"""
+
+
+def trained(words: int = 400, special_tokens: Sequence[str] = ()) -> Any:
+    """A byte-level BPE cut as Qwen2.5 cuts text, learnt from `TEXT`, without added tokens."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(_trained(words, tuple(special_tokens)))
+
+
+@cache
+def _trained(words: int, special: tuple[str, ...]) -> str:
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
 
@@ -27,9 +56,11 @@ def trained(words: int = 400, **trainer: Any) -> Any:
     tokenizer.pre_tokenizer = bare.pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    learner = trainers.BpeTrainer(vocab_size=words, show_progress=False, initial_alphabet=alphabet, **trainer)
-    tokenizer.train_from_iterator([(TESTS / "sigma_data" / "test_text.py").read_text("utf-8")], learner)
-    return tokenizer
+    learner = trainers.BpeTrainer(
+        vocab_size=words, show_progress=False, initial_alphabet=alphabet, special_tokens=list(special)
+    )
+    tokenizer.train_from_iterator([TEXT], learner)
+    return str(tokenizer.to_str())
 
 
 def qwen_directory(folder: Path, *, files: Sequence[str], added: Sequence[str] = QWEN_ADDED, words: int = 400) -> Path:

@@ -163,9 +163,10 @@ def broken(folder: Path, name: str) -> Path:
             qwen_directory(folder, files=both)
             (folder / "added_tokens.json").write_text('{"<style>": "many"}')
         case "word level":
-            from tokenizers import Tokenizer, models
+            import tokenizers
 
-            Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(folder / "tokenizer.json"))
+            words = tokenizers.models.WordLevel({"a": 0}, unk_token="a")
+            tokenizers.Tokenizer(words).save(str(folder / "tokenizer.json"))
         case "spaces lost":
             tokenizer = trained()
             from tokenizers import pre_tokenizers
@@ -206,13 +207,13 @@ def test_an_empty_tokenizer_of_transformers_is_an_error() -> None:
 
 
 def test_two_words_with_one_id_are_an_error() -> None:
-    from tokenizers import Tokenizer
+    import tokenizers
 
     description = json.loads(trained().to_str())
     vocab = description["model"]["vocab"]
     vocab[next(token for token, number in vocab.items() if number == 301)] = 300  # one of the two is lost
     with pytest.raises(ConfigError, match="do not belong together"):
-        Tokenizer(Tokenizer.from_str(json.dumps(description)))
+        Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(description)))
 
 
 def test_ids_that_the_files_state_but_the_loader_changes_are_an_error(tmp_path: Path) -> None:
@@ -387,18 +388,18 @@ def test_the_digest_differs_wherever_ids_could() -> None:
 
 
 def test_the_digest_does_not_depend_on_what_decides_no_id() -> None:
-    from tokenizers import Tokenizer
+    import tokenizers
 
     description = json.loads(trained().to_str())
     description["pre_tokenizer"]["pretokenizers"][1]["trim_offsets"] ^= True
     description["model"] |= {"continuing_subword_prefix": "", "end_of_word_suffix": "", "unk_token": "a"}
-    other = Tokenizer.from_str(json.dumps(description))
+    other = tokenizers.Tokenizer.from_str(json.dumps(description))
     other.enable_padding(length=9)
     assert Tokenizer(other, vocab_size=2000, name="other").digest == Tokenizer(trained()).digest
 
 
 def test_another_process_has_the_same_digest() -> None:
-    code = f"from sigma_data.sequence.tokenizer import TextEncoder; print(TextEncoder.load({str(TINY)!r}, 2000).digest)"
+    code = f"from sigma_data.sequence.tokenizer import Tokenizer; print(Tokenizer.load({str(TINY)!r}, 2000).digest)"
     environment = {**os.environ, "PYTHONHASHSEED": "5", "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
     assert result.stdout.strip() == tiny().digest

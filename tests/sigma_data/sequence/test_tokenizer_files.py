@@ -48,7 +48,7 @@ def test_plain_transformers_cuts_an_attribute_token_of_a_release_into_pieces(tmp
 
 @pytest.mark.parametrize("files", FILES, ids=" ".join)
 def test_an_exported_tokenizer_gives_every_reader_our_ids(files: list[str], tmp_path: Path) -> None:
-    from tokenizers import Tokenizer
+    import tokenizers
 
     folder, out = qwen_directory(tmp_path / "in", files=files), tmp_path / "out"
     encoder = written(folder, out)
@@ -68,7 +68,7 @@ def test_an_exported_tokenizer_gives_every_reader_our_ids(files: list[str], tmp_
         assert [reader.encode(token, add_special_tokens=False) for token in TOKENS] == [[one] for one in wanted]
         assert tuple(reader.encode(text, add_special_tokens=False)) == encoder.encode_parts(parts).ids
         assert len(reader) == max(wanted) + 1
-    bare = Tokenizer.from_file(str(out / "tokenizer.json"))
+    bare = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json"))
     assert [bare.encode(token).ids for token in TOKENS] == [[one] for one in wanted]
     assert Tokenizer.load(out).digest == encoder.digest, "runs go on, and plans stay valid"
 
