@@ -5,13 +5,18 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint format bench clean
+# Linux, Python 3.11. CUDA's own packages follow from the torch that a machine has and are not pinned.
+COMPILE := uv pip compile pyproject.toml --python-version 3.11 $(addprefix --extra ,dev eval quant s3 train) \
+	--annotation-style line --no-header --output-file constraints.txt
+
+.PHONY: help setup demo test lint format bench constraints clean
 
 help:
 	@echo "make demo    set up, then in some ten minutes: corpus, training, evaluation before and after, report"
 	@echo "make test    set up, run every test"
 	@echo "make lint    ruff and mypy"
-	@echo "make bench   the measurements behind the README's figures"
+	@echo "make bench   the measurements behind the figures in docs/"
+	@echo "make constraints   compile constraints.txt from pyproject.toml; needs uv"
 
 # The environment holds what the constraints file names; on a GPU machine install torch first (README).
 $(READY): pyproject.toml constraints.txt
@@ -46,6 +51,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/eval_report.py
 	$(BIN)/python benchmarks/eval.py
+
+constraints:
+	$(COMPILE)
+	sed -i -E "/^(cuda|nvidia)-|^triton=/d; 1i # $(COMPILE)" constraints.txt
 
 clean:
 	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
