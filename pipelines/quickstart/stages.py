@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from pipelines.evaluate.generate import Generation
     from pipelines.train.config import TrainConfig
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-"""The configurations, in a checkout and where sigma is installed."""
+CONFIGS = (Path(__file__).resolve().parents[1] / "configs").resolve()
+"""The configurations: a link to the checkout's `configs/`, a folder where sigma is installed."""
 CONFIG = CONFIGS / "quickstart.yaml"
 SPLITS = {"train": 88.0, "val": 2.5, "test": 9.5}
 """More test samples than usual: of 2,000 there are 20 of each family and more, which is what intervals need."""
