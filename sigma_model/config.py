@@ -13,10 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from sigma_data.errors import ConfigError
 from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE, VQA_RULE, ResizeRule
+from sigma_data.settings_base import StrictModel
 from sigma_model.config_keys import language_values, vision_values
 from sigma_model.model_files import LLM_FILE, VIT_FILE, read_json, released_shapes
 from sigma_model.model_files import SIGMA_FILE as SIGMA_FILE
@@ -44,11 +45,7 @@ def _prefixes(ours: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(said) if isinstance(said, list | tuple) and all(isinstance(one, str) for one in said) else ()
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class LanguageConfig(_Strict):
+class LanguageConfig(StrictModel):
     """The language model: a Qwen2 with query and key norms, twice (one expert for each kind of token)."""
 
     vocab_size: Positive
@@ -76,7 +73,7 @@ class LanguageConfig(_Strict):
         return self
 
 
-class VisionConfig(_Strict):
+class VisionConfig(StrictModel):
     """The SigLIP encoder; `num_hidden_layers` counts the layers in use (the release counts one more)."""
 
     hidden_size: Positive
@@ -95,7 +92,7 @@ class VisionConfig(_Strict):
         return self
 
 
-class LatentConfig(_Strict):
+class LatentConfig(StrictModel):
     """How pictures enter the language model as latents."""
 
     channels: Positive = 16
@@ -115,7 +112,7 @@ class LatentConfig(_Strict):
         return self.patch_size * self.downsample
 
 
-class VaeConfig(_Strict):
+class VaeConfig(StrictModel):
     """The autoencoder of the latents; `mult` are channel multiples of `ch` a resolution."""
 
     ch: Positive = 128
@@ -161,7 +158,7 @@ class VaeConfig(_Strict):
 Row = Annotated[int, Field(ge=0)]
 
 
-class AttributeRows(_Strict):
+class AttributeRows(StrictModel):
     """The row of the embedding table, and so the id, of each attribute token; one number is the first of 15 in turn."""
 
     style: Row
@@ -194,7 +191,7 @@ class AttributeRows(_Strict):
         return self
 
 
-class ModelConfig(_Strict):
+class ModelConfig(StrictModel):
     """A whole model. `vision` is None for weights that only generate."""
 
     language: LanguageConfig

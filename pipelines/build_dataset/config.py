@@ -6,22 +6,21 @@ import hashlib
 import re
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from sigma_data.corpus.check_limits import Limits, Severity
 from sigma_data.corpus.checks import RULES
 from sigma_data.corpus.record import SCHEMA_VERSION
 from sigma_data.images.reader_differences import Store
 from sigma_data.sample import Family
+from sigma_data.settings_base import StrictModel
 
 BUILD_VERSION = 2
 """Raised when a change in the code changes what a build writes."""
 
 
-class BuildConfig(BaseModel):
+class BuildConfig(StrictModel):
     """A build. Everything here shapes the corpus; where and with how many workers it runs does not."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     sources: tuple[str, ...] = ()
     """Source strings, as in release:PATH?licence=cc-by-4.0."""

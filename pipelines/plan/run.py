@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pipelines.common.settings import load_settings
 from pipelines.common.text_format import counted
@@ -19,6 +19,7 @@ from sigma_data.errors import ConfigError
 from sigma_data.planning.plan import Planner, PlanSettings
 from sigma_data.sample import Family
 from sigma_data.sequence.layout import Kind
+from sigma_data.settings_base import StrictModel
 from sigma_data.storage.path_settings import LocalPath, ModelPath
 from sigma_model.loading import read_blueprint
 
@@ -41,10 +42,8 @@ class PlanOptions:
     quiet: bool
 
 
-class _Part(BaseModel):
+class _Part(StrictModel, extra="ignore"):
     """A part of the configuration of a training run: what else stands there is for others."""
-
-    model_config = ConfigDict(extra="ignore")
 
 
 class _Model(_Part):

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict
 
 from pipelines.build_dataset.commit import write_corpus_files
 from pipelines.build_dataset.plan import place
@@ -29,6 +28,7 @@ from sigma_data.corpus.shard import ShardFault, read_range
 from sigma_data.errors import BuildError, ConfigError, CorpusError
 from sigma_data.instruction import renumber
 from sigma_data.sample import Family, Sample
+from sigma_data.settings_base import StrictModel
 from sigma_data.sources.release import SPLIT_COLUMN
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
 from sigma_data.storage.paths import literal
@@ -65,10 +65,8 @@ class Selection:
         return rows
 
 
-class _ShardConfig(BaseModel):
+class _ShardConfig(StrictModel):
     """What a re-sharded corpus says about itself."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str
     source: str

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from sigma_data.loading.loader import LoaderSettings
 from sigma_data.planning.plan import PlanSettings
+from sigma_data.settings_base import StrictModel
 from sigma_data.storage.path_settings import LocalPath, ModelPath
 
 START = "start"
@@ -18,13 +19,7 @@ _PASSES = 64
 Positive = Annotated[int, Field(ge=1)]
 
 
-class Strict(BaseModel):
-    """Settings that refuse what they do not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelSettings(Strict):
+class ModelSettings(StrictModel):
     """Where the run starts from."""
 
     path: ModelPath = "tiny"
@@ -60,7 +55,7 @@ class ModelSettings(Strict):
     """Draws the weights of a preset."""
 
 
-class OptimizerSettings(Strict):
+class OptimizerSettings(StrictModel):
     """The optimiser and what is done to gradients before it."""
 
     kind: Literal["adamw", "muon"] = "adamw"
@@ -83,7 +78,7 @@ class OptimizerSettings(Strict):
     """Skipped steps in a row after which the run stops."""
 
 
-class ScheduleSettings(Strict):
+class ScheduleSettings(StrictModel):
     """Learning rate over the steps, as a factor of `lr`."""
 
     kind: Literal["constant", "cosine", "linear"] = "cosine"
@@ -93,7 +88,7 @@ class ScheduleSettings(Strict):
     """Where cosine and linear end."""
 
 
-class LossSettings(Strict):
+class LossSettings(StrictModel):
     """How the two losses add up; each is an average over all tokens of an optimiser step, on all ranks."""
 
     picture: float = Field(1.0, ge=0, allow_inf_nan=False)
@@ -103,7 +98,7 @@ class LossSettings(Strict):
     timestep_shift: float = Field(1.0, gt=0, allow_inf_nan=False)
 
 
-class FreezeSettings(Strict):
+class FreezeSettings(StrictModel):
     """What does not learn."""
 
     und: bool = False
@@ -122,7 +117,7 @@ class FreezeSettings(Strict):
         return self.except_attribute_tokens or not self.und
 
 
-class LoraSettings(Strict):
+class LoraSettings(StrictModel):
     """Train low-rank additions to linear layers instead of the weights."""
 
     rank: Positive = 16
@@ -135,13 +130,13 @@ class LoraSettings(Strict):
     """Regular expressions for parameters that learn in full beside them."""
 
 
-class EmaSettings(Strict):
+class EmaSettings(StrictModel):
     """A running average of the parameters that learn, in float32."""
 
     decay: float = Field(0.9999, gt=0, lt=1)
 
 
-class ParallelSettings(Strict):
+class ParallelSettings(StrictModel):
     """How the work is spread over ranks."""
 
     shard: int | None = Field(None, ge=1)
@@ -158,7 +153,7 @@ class ParallelSettings(Strict):
     wait for one another, so that fewer may be faster."""
 
 
-class CheckpointSettings(Strict):
+class CheckpointSettings(StrictModel):
     """When the state is saved."""
 
     every: int = Field(500, ge=0)
@@ -167,7 +162,7 @@ class CheckpointSettings(Strict):
     asynchronous: bool = True
 
 
-class ValidationSettings(Strict):
+class ValidationSettings(StrictModel):
     """Losses and pictures on samples that are held out."""
 
     every: int = Field(500, ge=0)
@@ -185,7 +180,7 @@ class ValidationSettings(Strict):
     """The same towards the references."""
 
 
-class LogSettings(Strict):
+class LogSettings(StrictModel):
     """Where figures go. JSON lines are always written."""
 
     every: Positive = 1
@@ -194,7 +189,7 @@ class LogSettings(Strict):
     """Project name; needs the wandb package."""
 
 
-class TrainConfig(Strict):
+class TrainConfig(StrictModel):
     """A whole run."""
 
     out: LocalPath

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from sigma_data.images.decode import DEFAULT_MAX_PIXELS, PILLOW_MAX_PIXELS
+from sigma_data.settings_base import StrictModel
 
 
 class Severity(StrEnum):
@@ -17,10 +18,8 @@ class Severity(StrEnum):
     OFF = "off"
 
 
-class Limits(BaseModel):
+class Limits(StrictModel):
     """Where the rules draw their lines."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_pixels: int = Field(DEFAULT_MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS)
     """Width x height a header may announce before the picture counts as a decompression bomb."""

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from sigma_data.corpus.archives import folder_hint
 from sigma_data.corpus.check_limits import Limits, Severity
@@ -24,6 +24,7 @@ from sigma_data.corpus.shard import read_range
 from sigma_data.errors import CorpusError, ShardError
 from sigma_data.images.fingerprint import SIGNATURE_BYTES
 from sigma_data.sample import Family, Sample
+from sigma_data.settings_base import StrictRecord
 from sigma_data.storage.paths import literal
 
 if TYPE_CHECKING:
@@ -49,11 +50,7 @@ _Split = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 _ShardName = Annotated[str, StringConstraints(pattern=rf"^{_SHARD.pattern}$")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-
-class _File(_Strict):
+class _File(StrictRecord, extra="ignore"):
     bytes: _Count
     sha256: str
 
@@ -62,7 +59,7 @@ class _Shard(_File):
     samples: _Count
 
 
-class _Sums(_Strict):
+class _Sums(StrictRecord, extra="ignore"):
     read: _Count
     written: _Count
     quarantined: _Count
@@ -75,14 +72,14 @@ class _Sums(_Strict):
     components: _Count
 
 
-class _Config(_Strict):
+class _Config(StrictRecord, extra="ignore"):
     title: str
     splits: dict[_Split, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
     limits: Limits
     checks: dict[str, Severity]
 
 
-class _Commit(_Strict):
+class _Commit(StrictRecord, extra="ignore"):
     """What must hold of `corpus.json` before anything is done with it: the file may be hostile."""
 
     config: _Config

@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from sigma_data.images.decode import MEMBER_EXTENSIONS, ImageInfo
 from sigma_data.images.value_range import Rule, ValueRange
 from sigma_data.sample import Family, Image, Sample, Source, Turn
+from sigma_data.settings_base import StrictRecord
 
 SCHEMA_VERSION = 1
 
@@ -29,22 +30,18 @@ class RecordError(ValueError):
     """JSON that is not a record of this schema, or does not fit its members."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
 _Number = Annotated[int, Field(ge=0, lt=2**31)]
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _ImageNumber = Annotated[int, Field(ge=1, lt=1000)]  # as many as member names tell apart
 
 
-class _ValueRange(_Strict):
+class _ValueRange(StrictRecord):
     rule: Rule
     low: _Finite
     high: _Finite
 
 
-class _ImageRecord(_Strict):
+class _ImageRecord(StrictRecord):
     number: _ImageNumber
     member: str
     role: str
@@ -53,12 +50,12 @@ class _ImageRecord(_Strict):
     value_range: _ValueRange | None = None
 
 
-class _BindingRecord(_Strict):
+class _BindingRecord(StrictRecord):
     token: _Number
     image: _Number
 
 
-class _TurnRecord(_Strict):
+class _TurnRecord(StrictRecord):
     instruction: str
     target: _ImageNumber | None
     response: str | None
@@ -66,14 +63,14 @@ class _TurnRecord(_Strict):
     bindings: list[_BindingRecord]
 
 
-class _SourceRecord(_Strict):
+class _SourceRecord(StrictRecord):
     name: str
     location: str
     row: Annotated[int, Field(ge=0, lt=2**63)]
     licence: str
 
 
-class _Record(_Strict):
+class _Record(StrictRecord):
     schema_version: int
     id: str
     family: Family

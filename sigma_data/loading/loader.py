@@ -33,19 +33,19 @@ from sigma_data.loading.shard_reader import ShardReader, shard_of
 from sigma_data.loading.skip_log import SkippedSample
 from sigma_data.loading.workers import Place, Workers
 from sigma_data.planning.index import CorpusIndex
-from sigma_data.planning.mixture import Strict
 from sigma_data.planning.plan import PackEntry, PackRequest, Planner, SampleRandomness
 from sigma_data.planning.settings_diff import changed, shown
 from sigma_data.sample import Family, Sample
 from sigma_data.sequence.layout import Geometry, Kind, Segment, Size, layout
 from sigma_data.sequence.tokenizer import Tokenizer
+from sigma_data.settings_base import StrictModel
 from sigma_data.storage.path_settings import LocalPath
 from sigma_data.storage.paths import is_uri
 
 _FAMILIES = tuple(Family)
 
 
-class LoaderSettings(Strict):
+class LoaderSettings(StrictModel):
     """How training reads its data."""
 
     workers: int = Field(2, ge=0)

@@ -16,24 +16,19 @@ from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from sigma_data.errors import ConfigError
 from sigma_data.planning.index import CorpusIndex
 from sigma_data.planning.keyed_random import mixed, names
 from sigma_data.sample import Family
+from sigma_data.settings_base import StrictModel
 from sigma_data.storage.path_settings import PlacePath
 
 Integers = npt.NDArray[np.int64]
 
 
-class Strict(BaseModel):
-    """Settings that refuse what they do not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CorpusSettings(Strict):
+class CorpusSettings(StrictModel):
     """A corpus, or a part of one."""
 
     path: Annotated[PlacePath, Field(min_length=1)]
@@ -52,7 +47,7 @@ class CorpusSettings(Strict):
         return self.name or self.path.rstrip("/").rsplit("/", 1)[-1]
 
 
-class Mixture(Strict):
+class Mixture(StrictModel):
     """Exact shares of samples in an epoch."""
 
     by: Literal["family", "corpus"] = "family"

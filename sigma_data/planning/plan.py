@@ -20,11 +20,12 @@ from pydantic import Field, field_validator, model_validator
 from sigma_data.errors import ConfigError
 from sigma_data.planning.index import CorpusIndex
 from sigma_data.planning.keyed_random import Words, mixed, units
-from sigma_data.planning.mixture import CorpusSettings, EpochSamples, Mixture, Part, Strict, draw, shares
+from sigma_data.planning.mixture import CorpusSettings, EpochSamples, Mixture, Part, draw, shares
 from sigma_data.planning.packing import pack_windows
 from sigma_data.planning.segment_table import SegmentTable, segment_table, why_unfit
 from sigma_data.sample import Family
 from sigma_data.sequence.layout import Geometry, Kind
+from sigma_data.settings_base import StrictModel
 
 Integers = npt.NDArray[np.int64]
 
@@ -33,7 +34,7 @@ _CHUNK = 100_000
 _DROP, _NOISE = 1, 2  # what a number is drawn for
 
 
-class Dropout(Strict):
+class Dropout(StrictModel):
     """How often a segment of each kind is left out, so that guidance can be learnt. SIGMA's values."""
 
     text: float = Field(0.1, ge=0, le=1)
@@ -43,7 +44,7 @@ class Dropout(Strict):
     """A reference as ViT patches."""
 
 
-class PlanSettings(Strict):
+class PlanSettings(StrictModel):
     """What an epoch is made of."""
 
     corpora: tuple[CorpusSettings, ...] = Field(min_length=1)

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from sigma_data.errors import ConfigError
 from sigma_data.sample import Rejection, Sample
+from sigma_data.settings_base import StrictModel
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,8 @@ class Fragment:
     refused: str | None = None
 
 
-class ReaderOptions(BaseModel):
+class ReaderOptions(StrictModel):
     """Options any source takes. `name` tells two sources of one layout apart; ids follow from it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str | None = None
     licence: str = "unknown"
