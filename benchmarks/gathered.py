@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma_data.loading.batch import PackedBatch, Specials, TokenTags, collate, grid_places
-from sigma_model.attention import Attention, dense_mask
+from sigma_model.attention import Attention
+from sigma_model.attention_mask import dense_mask
 from sigma_model.backbone import Backbone
 from sigma_model.embed import rotary, rotate
 from sigma_model.experts import Layer, Rotary

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from sigma_data.loading.batch import PackedBatch, TokenTags
 from sigma_data.sequence.layout import Segment
-from sigma_model.attention import Attention, Backend, attention_for, visible
+from sigma_model.attention import Attention, Backend, attention_for
+from sigma_model.attention_mask import visible
 from sigma_model.config import LanguageConfig, ModelConfig, preset
 from sigma_model.embed import rotary
 from sigma_model.experts import Layer

@@ -27,7 +27,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from sigma_data.loading.batch import PackedBatch, TokenTags
 from sigma_data.sequence.layout import Segment
-from sigma_model.attention import SdpaAttention, block_mask, visible
+from sigma_model.attention import SdpaAttention
+from sigma_model.attention_mask import block_mask, visible
 from sigma_model.backbone import Backbone, same_for_all
 from sigma_model.config import LanguageConfig, ModelConfig, preset
 from sigma_model.model import SigmaModel, widths

@@ -26,7 +26,7 @@ from torch import Tensor
 from sigma_data.errors import SigmaError
 from sigma_data.images.resize_rule import ResizeRule
 from sigma_data.loading.batch import PackedBatch, collate
-from sigma_model.attention import block_mask, dense_mask
+from sigma_model.attention_mask import block_mask, dense_mask
 from sigma_model.checkpoint_io import load_model, released_name
 from sigma_model.config import VaeConfig
 from sigma_model.model import widths

@@ -28,12 +28,10 @@ from sigma_model.attention import (
     Backend,
     FullAttention,
     attention_for,
-    block_mask,
-    block_tables,
-    dense_mask,
     flash_available,
     spans_of,
 )
+from sigma_model.attention_mask import block_mask, block_tables, dense_mask
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 

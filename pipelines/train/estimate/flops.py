@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 
-import numpy as np
 import torch
 
 from pipelines.train.config import FreezeSettings, LoraSettings
@@ -22,7 +21,8 @@ from pipelines.train.freeze import apply_freeze
 from pipelines.train.lora import add_lora
 from pipelines.train.token_rows import add_token_rows
 from sigma_data.instruction import ATTRIBUTES
-from sigma_data.loading.batch import PackedBatch, Run
+from sigma_data.loading.batch import PackedBatch
+from sigma_model.attention_mask import visible_pairs
 from sigma_model.config import ModelConfig, VaeConfig, VisionConfig
 from sigma_model.model import SigmaModel
 
@@ -128,51 +128,6 @@ def work_of(batch: PackedBatch, *, group_mask: bool) -> Work:
         pixels=sum(pixels),
         pixel_pairs=sum(count**2 for count in pixels),
     )
-
-
-def visible_pairs(runs: Sequence[Run], *, group_mask: bool) -> int:
-    """How many (query, key) pairs of tokens are visible: the sum of the dense mask, without the mask.
-
-    With T tokens in a segment and E clean tokens in the sample's segments before it, a segment has T E pairs with
-    those, and T^2 (picture) or T (T + 1) / 2 (text) inside. The group mask takes from every attribute token the
-    clean picture tokens before it that are not of its group.
-    """
-    if not runs:
-        return 0
-    start, stop, sample, segment, image, noised, attribute, group = np.array(runs, dtype=np.int64).T
-    length = stop - start
-    order = np.argsort(segment, kind="stable")
-    bounds = np.flatnonzero(np.diff(segment[order], prepend=-1))
-    first = order[bounds]  # a run of each segment; segments count on from sample to sample
-    total = np.add.reduceat(length[order], bounds)
-    clean = np.where(noised[first] == 1, 0, total)
-    owner = sample[first]
-    sample_start = np.searchsorted(owner, owner)
-    inside = np.where(image[first] == 1, total * total, total * (total + 1) // 2)
-    pairs = int((inside + total * _before(clean, sample_start)).sum())
-    if group_mask and attribute.any():
-        asks = np.flatnonzero(attribute)
-        place = np.searchsorted(segment[first], segment[asks])
-        pictures = np.where(image[first] == 1, clean, 0)
-        others = _before(pictures, sample_start)[place].sum()
-        # Of its own group: pictures sorted by (sample, group, segment), summed up to the attribute token's segment.
-        shown = np.flatnonzero(pictures)
-        groups, segments = int(group.max()) + 1, int(segment.max()) + 1
-        keys = (owner[shown] * groups + group[first[shown]]) * segments + segment[first[shown]]
-        by_key = np.argsort(keys)
-        sums = np.concatenate([[0], np.cumsum(pictures[shown][by_key])])
-        base = (sample[asks] * groups + group[asks]) * segments
-        ends, begins = (np.searchsorted(keys[by_key], key) for key in (base + segment[asks], base))
-        pairs -= int(others - (sums[ends] - sums[begins]).sum())
-    return pairs
-
-
-def _before(
-    counts: np.ndarray[tuple[int], np.dtype[np.int64]], start: np.ndarray[tuple[int], np.dtype[np.int64]]
-) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """[n] sum of `counts` from the entry `start` of each to the one before it."""
-    running = np.cumsum(counts) - counts
-    return running - running[start]
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,11 @@ from pipelines.train.adamw import moment_bytes
 from pipelines.train.config import TrainConfig
 from pipelines.train.estimate.flops import Parameters, Work, parameters_of, peak_flops, training_flops, vae_flops
 from pipelines.train.token_rows import ROWS
+from sigma_data.loading.batch import Run
 from sigma_data.planning.plan import Planner
 from sigma_data.planning.segment_table import SegmentTable, segment_table
 from sigma_data.sequence.layout import Kind
+from sigma_model.attention_mask import visible_pairs
 from sigma_model.config import ModelConfig
 from sigma_model.quantization import Quantization, is_quantised, stored_bytes
 
@@ -75,7 +77,7 @@ class Planned:
 
 def _work_of(table: SegmentTable, row: int, dropped: tuple[int, ...], stride: int) -> Work:
     """The work of one sample, segment by segment: what `flops.work_of` counts in a batch."""
-    work, clean = Work(), 0
+    work, runs, start = Work(), [], 0
     first, last = int(table.first[row]), int(table.first[row + 1])
     for place, (number, length) in enumerate(
         zip(table.kind[first:last].tolist(), table.length[first:last].tolist(), strict=True)
@@ -84,17 +86,17 @@ def _work_of(table: SegmentTable, row: int, dropped: tuple[int, ...], stride: in
             continue
         kind = Kind(number)
         inner = length - 2
-        pairs = length * clean + (length * length if kind.picture else length * (length + 1) // 2)
-        clean += length if kind is not Kind.TARGET else 0
+        runs.append(Run(start, start + length, 0, place, kind.picture, kind is Kind.TARGET, False, 0))
+        start += length
         if not kind.picture:
-            work += Work(text=length, answer=length - 1 if kind is Kind.ANSWER else 0, pairs=pairs)
+            work += Work(text=length, answer=length - 1 if kind is Kind.ANSWER else 0)
         elif kind is Kind.PATCH:
-            work += Work(text=2, patch=inner, patch_pairs=inner**2, pairs=pairs)
+            work += Work(text=2, patch=inner, patch_pairs=inner**2)
         else:
             tokens = {"target" if kind is Kind.TARGET else "latent": inner}
             pixels = inner * stride**2
-            work += Work(text=2, pictures=1, pairs=pairs, pixels=pixels, pixel_pairs=pixels**2, **tokens)
-    return work
+            work += Work(text=2, pictures=1, pixels=pixels, pixel_pairs=pixels**2, **tokens)
+    return work + Work(pairs=visible_pairs(runs, group_mask=False))
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
 
 from pipelines.train.config import FreezeSettings, LoraSettings
-from pipelines.train.estimate.flops import Work, peak_flops, training_flops, vae_flops, visible_pairs, work_of
+from pipelines.train.estimate.flops import Work, peak_flops, training_flops, vae_flops, work_of
 from pipelines.train.freeze import apply_freeze
 from pipelines.train.lora import add_lora
 from pipelines.train.token_rows import add_token_rows
 from sigma_data.loading.batch import Run
 from sigma_data.sample import Turn
-from sigma_model.attention import dense_mask
+from sigma_model.attention_mask import dense_mask, visible_pairs
 from sigma_model.config import VaeConfig
 from sigma_model.vae import Vae
 
