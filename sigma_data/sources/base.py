@@ -84,7 +84,11 @@ class Reader(ABC):
 def names() -> list[str]:
     """The layouts that exist, by their name in a source string."""
     package = importlib.import_module("sigma_data.sources")
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name != "base" and m.name[0] != "_")
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in _SHARED)
+
+
+_SHARED = ("base", "parquet")
+"""Modules that hold what layouts share."""
 
 
 _OPTIONS = re.compile(r"(\?+)(?=[A-Za-z_]+=|$)")
