@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.places import ROOT
+from support.commands import sigma
 from support.planning import mixed_corpus
 
 from pipelines.plan.run import PlanOptions, plan_summary, run_plan
@@ -24,12 +21,6 @@ def options(*words: str, **given: Any) -> PlanOptions:
     }  # fmt: skip
     values |= given
     return PlanOptions(**values | {name: tuple(values[name]) for name in ("corpora", "overrides")})
-
-
-def sigma(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from support import ranks
+from support.commands import sigma
 from support.sequences import generator, one_thread  # noqa: F401
 from torch import Tensor
 
@@ -293,9 +292,6 @@ def test_a_folder_that_is_no_run_is_said_in_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_writes_a_directory_that_generate_takes(run: Trained, tmp_path: Path) -> None:
-    def sigma(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "cli", *words], capture_output=True, text=True, timeout=200)
-
     out = tmp_path / "out"
     exported = sigma("export", str(run.folder), "--out", str(out), "--raw", "--step", "3", "--dtype", "bfloat16")
     assert (exported.returncode, exported.stdout) == (0, f"{out}\n"), exported.stderr

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from support import corpora
+from support.commands import sigma
 from support.places import ROOT
 
 from pipelines.generate.run import parse_size
@@ -236,18 +235,13 @@ def test_noise_depends_on_seed_and_name() -> None:
     assert len({noise_seed(seed, name) for seed in (0, 1, -1) for name in ("", "a", "b")}) == 9
 
 
-def sigma(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cli", "generate", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
 def test_the_command_writes_the_pictures_and_prints_where(
     directory: Path, pictures: list[bytes], tmp_path: Path
 ) -> None:
     (tmp_path / "a.jpg").write_bytes(pictures[0])
     out = tmp_path / "o.png"
     done = sigma(
-        "<subject> this <image_1> larger", "--image", str(tmp_path / "a.jpg"), "--out", str(out), "--seed", "0",
+        "generate", "<subject> this <image_1> larger", "--image", str(tmp_path / "a.jpg"), "--out", str(out), "--seed", "0",
         "--model", str(directory), "--steps", "3", "--count", "2",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -272,11 +266,11 @@ def test_the_command_writes_the_pictures_and_prints_where(
         (["x", "--out", "tests", "--count", "2"], "name a .png"),
     ],
 )
-def test_a_mistyped_command_is_one_sentence_and_exit_code_2(arguments: list[str], words: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "cli", "generate", *arguments],
-        capture_output=True, text=True, timeout=120, cwd=ROOT,
-    )  # fmt: skip
+def test_a_mistyped_command_is_one_sentence_and_exit_code_2(
+    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    done = sigma("generate", *arguments)
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
@@ -284,7 +278,7 @@ def test_a_mistyped_command_is_one_sentence_and_exit_code_2(arguments: list[str]
 
 
 def test_the_untrained_preset_says_that_it_makes_noise(tmp_path: Path) -> None:
-    done = sigma("a red square", "--out", str(tmp_path / "o.png"), "--steps", "2")
+    done = sigma("generate", "a red square", "--out", str(tmp_path / "o.png"), "--steps", "2")
     assert done.returncode == 0, done.stderr
     assert "no trained weights" in done.stderr
 

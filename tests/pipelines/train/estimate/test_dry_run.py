@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.commands import sigma
 from support.corpora import build
 from support.places import TESTS
 from support.planning import families, row_of, write_corpus
@@ -266,13 +265,9 @@ def test_the_command_prints_json_or_one_sentence_and_2(corpus: Path, tmp_path: P
     file = tmp_path / "run.yaml"
     file.write_text(dump_settings(settings(corpus, out=tmp_path / "run")))
 
-    def sigma(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "cli", "train", str(file), "--dry-run", *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    good = sigma("--json", "--ranks", "4")
+    good = sigma("train", file, "--dry-run", "--json", "--ranks", "4")
     assert (good.returncode, good.stderr) == (0, "")
     assert json.loads(good.stdout)["estimate"]["ranks"] == 4
-    bad = sigma(f"data.corpora=[{{path: {tmp_path / 'nowhere'}}}]")
+    bad = sigma("train", file, "--dry-run", f"data.corpora=[{{path: {tmp_path / 'nowhere'}}}]")
     assert (bad.returncode, bad.stdout) == (2, "")
     assert bad.stderr == f"sigma: {tmp_path / 'nowhere'}: no such folder\n"
