@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.commands.command import Command
+from pipelines.commands.common_options import Json
 from pipelines.commands.evaluate import evaluate
 from pipelines.commands.generate import generate
 from pipelines.commands.path_options import model_option, path_argument, path_option
@@ -31,7 +32,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one a core.")]
 CorpusPath = Annotated[Path, path_argument(help="A corpus: the folder with corpus.json.")]
 
@@ -51,6 +51,11 @@ def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
 ) -> None:
     """Global options; `main` looks for --debug itself."""
+    import logging
+
+    from pipelines.common.console import show_messages
+
+    show_messages(logging.INFO)
 
 
 @app.command("build-dataset")

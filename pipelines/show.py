@@ -10,6 +10,7 @@ from sigma_data.corpus.checks import RULES
 from sigma_data.corpus.corpus import REPORT, Corpus
 from sigma_data.corpus.refused_files import refused_files, refused_lines
 from sigma_data.sample import FAMILY_RULES, Family
+from sigma_data.text_format import aligned
 
 if TYPE_CHECKING:
     from pipelines.validate.run import Validation
@@ -57,9 +58,8 @@ def validation_summary(result: Validation) -> str:
     depth = "every byte, picture and rule" if result.deep else "index, sizes and commit; --deep checks the contents"
     if not result.problems:
         return f"{result.path}: sound ({result.samples:,} samples in {result.shards:,} shards; {depth})\n"
-    width = max(len(problem.code) for problem in result.problems)
-    lines = [f"{problem.code:<{width}}  {problem.where}: {problem.message}" for problem in result.problems]
-    return "\n".join(lines) + f"\n\n{result.path}: {len(result.problems):,} problems ({depth})\n"
+    problems = aligned([(problem.code, f"{problem.where}: {problem.message}") for problem in result.problems])
+    return f"{problems}\n\n{result.path}: {len(result.problems):,} problems ({depth})\n"
 
 
 def checks_table() -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.commands.common_options import Json
 from pipelines.commands.model_options import DeviceMap, Quantize
 from pipelines.commands.path_options import model_option, path_option
 
@@ -108,7 +109,7 @@ def evaluate(
             help="Only this stage; score and report go by what OUT says about generation.", show_default=False
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Generate a benchmark's answers, score them, report; run again to continue or to add metrics."""
     from pipelines.evaluate.generate import Generation

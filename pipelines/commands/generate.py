@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.commands.common_options import Json
 from pipelines.commands.model_options import DeviceMap, Quantize
 from pipelines.commands.path_options import model_option, path_option
 
@@ -65,7 +66,7 @@ def generate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     device_map: DeviceMap = None,
     quantize: Quantize = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Make a picture (or an answer in words) from a prompt and reference pictures."""
     from pipelines.generate.run import GenerateOptions, run_generate

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.commands.common_options import Json
 from pipelines.commands.path_options import path_option
 
 
@@ -21,7 +22,7 @@ def quickstart(
     limit: Annotated[int, typer.Option(min=1, help="At most so many test items, families taking turns.")] = 120,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that draw; by default one a core.")] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Processes that generate the pictures to be scored.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Show it all in minutes: corpus, training, export, evaluation before and after; run again to continue."""
     from pipelines.common.process_pool import default_workers
@@ -45,6 +46,8 @@ def quickstart_words(result: dict[str, Any]) -> str:
 
 def _table(result: dict[str, Any]) -> list[str]:
     """The main metric of each family before and after training, and the accuracy."""
+    from sigma_data.text_format import aligned
+
     rows = [("", "untrained", "trained")]
     rows += [
         (f"{family}, {of['untrained']['metric']}", _cell(of["untrained"]), _cell(of["trained"]))
@@ -52,10 +55,9 @@ def _table(result: dict[str, Any]) -> list[str]:
     ]
     accuracy = result["accuracy"]
     rows.append(("all, accuracy (higher is better)", f"{accuracy['untrained']:.3f}", f"{accuracy['trained']:.3f}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return [
         "world-error and world-change: colour distance to the exact answer (lower is better), with 95 % intervals",
-        *("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows),
+        *aligned(rows).splitlines(),
     ]
 
 
@@ -70,7 +72,7 @@ def _cell(cell: dict[str, Any] | None) -> str:
 
 
 def _places(result: dict[str, Any]) -> list[str]:
-    from pipelines.common.text_format import aligned
+    from sigma_data.text_format import aligned
 
     run = Path(result["run"])
     rows = [

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from pipelines.commands.common_options import Json
 from pipelines.commands.path_options import path_argument, path_option
 
 INTERRUPTED = 130
@@ -40,15 +41,15 @@ def train(
     ] = False,
     ranks: Annotated[int | None, typer.Option(min=1, help="Ranks that a dry run assumes.")] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print all settings and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, for machines.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Train, or go on where the run was stopped: the same command on a laptop and on 64 GPUs."""
     # Before torch is loaded: what its network code warns of we say ourselves, in a line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from pipelines.common.settings import dump_settings, load_settings
-    from pipelines.common.text_format import result_line
     from pipelines.train.config import TrainConfig
     from pipelines.train.settings_checks import check_settings
+    from pipelines.train.start_lines import result_line
     from sigma_data.storage.files import dump_json
 
     chosen = load_settings(TrainConfig, config, settings or [])

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from pipelines.common.console import shows_progress
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+logger = logging.getLogger(__name__)
 
 _PLAIN_INTERVAL = 10.0  # seconds between plain lines
 
@@ -16,20 +21,20 @@ _PLAIN_INTERVAL = 10.0  # seconds between plain lines
 class ProgressBar:
     """One pass of a pipeline with a known amount of work; use as a context manager.
 
-    Writes to standard error, so that standard output stays the result's. `quiet` writes nothing.
+    Shown where messages of level INFO are, on standard error, so that standard output stays the result's.
     `found` is work that an earlier run has done.
     """
 
     def __init__(self, name: str, total: int, unit: str, *, found: int = 0, quiet: bool = False) -> None:
         self.name, self.total, self.unit = name, total, unit
         self.count = self._found = found
-        self._quiet = quiet
+        self._shown = shows_progress() and not quiet
         self._start = self._last = time.monotonic()
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
-        if not self._quiet and sys.stderr.isatty():
+        if self._shown and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -47,14 +52,14 @@ class ProgressBar:
         now = time.monotonic()
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, advance=amount, speed=self._speed(now))
-        elif not self._quiet and now - self._last >= _PLAIN_INTERVAL:
+        elif self._shown and now - self._last >= _PLAIN_INTERVAL:
             self._last = now
             self._line(f"{self.count:,} of {self.total:,} {self.unit}, {self._speed(now)}")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif not self._quiet and kind is None:
+        elif self._shown and kind is None:
             now = time.monotonic()
             before = f" ({self._found:,} of them by an earlier run)" if self._found else ""
             speed = f", {self._speed(now)}" if self.count > self._found else ""
@@ -65,5 +70,4 @@ class ProgressBar:
         return f"{(self.count - self._found) / elapsed:,.0f} {self.unit}/s" if elapsed > 0 else ""
 
     def _line(self, text: str) -> None:
-        sys.stderr.write(f"{self.name}: {text}\n")
-        sys.stderr.flush()
+        logger.info("%s: %s", self.name, text)

@@ -13,7 +13,6 @@ import numpy as np
 from pydantic import Field
 
 from pipelines.common.settings import load_settings
-from pipelines.common.text_format import counted
 from pipelines.plan.planner import open_planner
 from sigma_data.errors import ConfigError
 from sigma_data.planning.plan import Planner, PlanSettings
@@ -21,6 +20,7 @@ from sigma_data.sample import Family
 from sigma_data.sequence.layout import Kind
 from sigma_data.settings_base import StrictModel
 from sigma_data.storage.path_settings import LocalPath, ModelPath
+from sigma_data.text_format import aligned, counted
 from sigma_model.loading import read_blueprint
 
 _LISTED = 20
@@ -164,10 +164,4 @@ def _table(title: str, rows: Mapping[str, Mapping[str, int]], columns: Sequence[
     if len(rows) > 1:
         sums = [sum(row.get(column, 0) for row in rows.values()) for column in used]
         cells.append(["all", *(f"{count:,}" for count in (*sums, sum(sums)))])
-    widths = [max(len(row[place]) for row in cells) for place in range(len(cells[0]))]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in cells
-    ]
+    return aligned(cells, right=range(1, len(cells[0]))).splitlines()

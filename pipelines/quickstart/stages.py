@@ -176,9 +176,9 @@ class Stages:
         )
 
     def _train(self) -> Facts:
-        from pipelines.common.text_format import counted
         from pipelines.train.launch import Launch, launch
         from pipelines.train.logs import METRICS
+        from sigma_data.text_format import counted
 
         told = launch(self._config, Launch(nproc=1), quiet=self._options.quiet)
         if told is None or told["stopped"]:
@@ -203,8 +203,8 @@ class Stages:
         return {**self._evaluate(str(self.model), self.trained, self.untrained), "example": self._lay_out_example()}
 
     def _evaluate(self, model: str, out: Path, *compare: Path) -> Facts:
-        from pipelines.common.text_format import counted
         from pipelines.evaluate.runner import EvalOptions, evaluate
+        from sigma_data.text_format import counted
 
         told = evaluate(
             EvalOptions(

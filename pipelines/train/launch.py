@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from pipelines.common.console import show_messages
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.launcher_env import alone, settle
 from sigma_data import errors
@@ -234,6 +235,8 @@ def _rank(config: TrainConfig, quiet: bool, machines: int) -> dict[str, Any] | N
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from pipelines.train.trainer import train
+
+    show_messages(logging.WARNING if quiet else logging.INFO)
 
     def run() -> dict[str, Any]:
         try:

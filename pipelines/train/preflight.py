@@ -6,12 +6,12 @@ import os
 import shutil
 from pathlib import Path
 
-from pipelines.common.text_format import counted
 from pipelines.train.config import TrainConfig
 from sigma_data.corpus.archives import shard_fault
 from sigma_data.errors import ConfigError, CorpusError
 from sigma_data.planning.index import CorpusIndex
 from sigma_data.storage.files import Place
+from sigma_data.text_format import counted
 from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, preset_directory, weight_files
 from sigma_model.loading import ModelDescription
 from sigma_model.vae import Vae

@@ -13,7 +13,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.common.text_format import counted
 from pipelines.train.config import ModelSettings, TrainConfig
 from pipelines.train.estimate.flops import Parameters
 from pipelines.train.optimizer import learning_rate
@@ -21,6 +20,7 @@ from sigma_data.corpus.corpus import COMMIT
 from sigma_data.errors import ConfigError
 from sigma_data.sample import Family
 from sigma_data.sequence.layout import Kind
+from sigma_data.text_format import counted
 from sigma_model.quantization import Quantization, converter, is_quantised
 from sigma_model.run_directory import RUN_CONFIG
 

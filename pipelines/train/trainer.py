@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from pipelines.common.folder_lock import LOCK, FolderLock
-from pipelines.common.text_format import Start, start_lines
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.parallelize import (
     ProcessGroup,
@@ -40,6 +39,7 @@ from pipelines.train.run import Run, assemble, compute_dtype, computes_otherwise
 from pipelines.train.settings_checks import Epoch, check_machine, check_settings, warnings
 from pipelines.train.settings_history import record_settings
 from pipelines.train.start_from import take_start
+from pipelines.train.start_lines import Start, start_lines
 from pipelines.train.train_step import Stepped, TrainStep
 from sigma_data.errors import ConfigError, SigmaError, TrainError
 from sigma_data.loading.loader import Loaded, Loader

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.common.text_format import aligned, counted, size
 from pipelines.plan.planner import open_planner
 from pipelines.train.attribute_tokens import Likeness, check_token_init, likeness_of
 from pipelines.train.checkpoint import Checkpointer
@@ -39,6 +38,7 @@ from pipelines.train.validation import heldout_planner
 from sigma_data.errors import ConfigError
 from sigma_data.loading.loader import check_state
 from sigma_data.planning.plan import Planner
+from sigma_data.text_format import aligned, counted, format_bytes
 from sigma_model.attention import flash_available
 from sigma_model.checkpoint_io import Checkpoint, expected
 from sigma_model.config import ModelConfig
@@ -132,9 +132,8 @@ class DryRun:
         if self.weights is None:
             return "none: it starts from random numbers"
         found = self.weights
-        return (
-            f"{found.tensors:,} tensors of {size(found.bytes)} in {counted(found.files, 'file')}: names and shapes fit"
-        )
+        held = f"{found.tensors:,} tensors of {format_bytes(found.bytes)}"
+        return f"{held} in {counted(found.files, 'file')}: names and shapes fit"
 
     def _held_out(self) -> str:
         if self.held_out is None:
@@ -156,8 +155,8 @@ class DryRun:
         begins = "a new run" if found is None else f"goes on from step {found.step:,} (epoch {found.epoch})"
         # One more than are kept: the oldest goes once the newest is whole.
         most = self.estimate.checkpoint * (self.estimate.checkpoints_kept + 1)
-        short = f", too few: checkpoints come to {size(most)}" if self.free < most else ""
-        return f"{self.out}: {begins}; {size(self.free)} are free there{short}"
+        short = f", too few: checkpoints come to {format_bytes(most)}" if self.free < most else ""
+        return f"{self.out}: {begins}; {format_bytes(self.free)} are free there{short}"
 
     def _unfit(self) -> str:
         if not self.left_out:
@@ -170,7 +169,7 @@ class DryRun:
 
 
 def _corpus(seen: Seen) -> str:
-    shards = f"{counted(seen.shards, 'shard')} of {size(seen.bytes)}, all there"
+    shards = f"{counted(seen.shards, 'shard')} of {format_bytes(seen.bytes)}, all there"
     return f"{seen.path}: {counted(seen.samples, 'sample')} an epoch; {shards}"
 
 

@@ -21,6 +21,7 @@ from sigma_data.loading.batch import Run
 from sigma_data.planning.plan import Planner
 from sigma_data.planning.segment_table import SegmentTable, segment_table
 from sigma_data.sequence.layout import Kind
+from sigma_data.text_format import aligned, counted
 from sigma_model.attention_mask import visible_pairs
 from sigma_model.config import ModelConfig
 from sigma_model.quantization import Quantization, is_quantised, stored_bytes
@@ -137,18 +138,17 @@ class Estimate:
             lines += [("offloaded", _size(self.host), "to the memory of the CPU, a rank")]
         lines += [
             ("checkpoint", _size(self.checkpoint), f"on disk; {self.checkpoints_kept} are kept"),
-            ("steps", f"{self.steps:,}", f"of {self.tokens_per_step:,.0f} tokens on {_ranks(self.ranks, 'rank')}"),
+            ("steps", f"{self.steps:,}", f"of {self.tokens_per_step:,.0f} tokens on {counted(self.ranks, 'rank')}"),
             ("a step", _flop(self.flops), f"{_flop(self.hardware_flops)} with what is computed again"),
             ("  autoencoder", _flop(self.vae_flops), "besides"),
             ("the run", _flop(self.steps * (self.flops + self.vae_flops)), ""),
         ]
-        note = f"on {_ranks(self.ranks, 'device')} at {UTILISATION:.0%} of the peak"
+        note = f"on {counted(self.ranks, 'device')} at {UTILISATION:.0%} of the peak"
         lines += [
             (f"  {device}", f"{hours:,.1f} h" if hours >= 1 else f"{hours * 60:,.1f} min", note)
             for device, hours in self.hours.items()
         ]
-        widths = [max(len(line[column]) for line in lines) for column in (0, 1)]
-        return "\n".join(f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in lines)
+        return aligned(lines, right=(1,))
 
 
 def estimate(
@@ -381,10 +381,6 @@ def _by_part(parameters: Parameters) -> dict[str, tuple[int, int]]:
         whole, learning = counts[part]
         counts[part] = whole + size, learning + size * (name in parameters.learning)
     return {part: found for part, found in counts.items() if found[0]}
-
-
-def _ranks(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _size(size: float) -> str:

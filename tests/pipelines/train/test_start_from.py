@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 
 import cli
 from pipelines.common.settings import load_settings
-from pipelines.common.text_format import result_line
 from pipelines.train.config import TrainConfig
 from pipelines.train.estimate.dry_run import dry_run
 from pipelines.train.export import export_run
 from pipelines.train.run import CHECKPOINTS
 from pipelines.train.settings_history import CONFIG
+from pipelines.train.start_lines import result_line
 from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import load_model
 from sigma_model.loading import read_blueprint

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from sigma_data.text_format import aligned, counted
 
 
 @dataclass(frozen=True)
@@ -65,19 +67,3 @@ def result_line(result: Mapping[str, Any]) -> str:
         else f"`sigma export {shlex.quote(out)} --out DIR` writes a model that `sigma generate --model DIR` takes"
     )
     return f"{out}: {result['steps']:,} of {counted(result['of'], 'step')}{skipped}; {then}\n"
-
-
-def aligned(rows: Sequence[tuple[str, str]]) -> str:
-    """Two columns, the first as wide as its longest entry."""
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
-
-
-def counted(count: int, what: str) -> str:
-    """A number of things, in words."""
-    return f"{count:,} {what}{'s' * (count != 1)}"
-
-
-def size(count: float) -> str:
-    """Bytes as a person reads them."""
-    return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{count / 2**20:,.1f} MiB"

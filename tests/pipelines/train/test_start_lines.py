@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
-from pipelines.common.text_format import Start, counted, result_line, size, start_lines
+from pipelines.train.start_lines import Start, result_line, start_lines
 
 START = Start(
     model="BAGEL-7B-MoT",
@@ -59,13 +57,3 @@ def test_a_result_tells_the_next_command_and_of_a_stop_where_it_was_saved() -> N
     assert result_line(stopped) == (
         "runs/sigma: 120 of 300 steps, 3 of them skipped; saved at step 120, where the same command goes on\n"
     )
-
-
-@pytest.mark.parametrize(("count", "words"), [(0, "0 packs"), (1, "1 pack"), (1200, "1,200 packs")])
-def test_counts_have_the_right_number(count: int, words: str) -> None:
-    assert counted(count, "pack") == words
-
-
-@pytest.mark.parametrize(("count", "words"), [(0, "0.0 MiB"), (2**20 - 2**15, "1.0 MiB"), (3 * 2**29, "1.5 GiB")])
-def test_sizes_have_a_unit_that_suits_them(count: int, words: str) -> None:
-    assert size(count) == words
