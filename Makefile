@@ -9,13 +9,14 @@ READY := $(VENV)/.ready
 COMPILE := uv pip compile pyproject.toml --python-version 3.11 $(addprefix --extra ,dev eval quant s3 train) \
 	--annotation-style line --no-header --output-file constraints.txt
 
-.PHONY: help setup demo test lint format bench constraints clean
+.PHONY: help setup demo test lint format bench docs constraints clean
 
 help:
 	@echo "make demo    set up, then in some ten minutes: corpus, training, evaluation before and after, report"
 	@echo "make test    set up, run every test"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   the measurements behind the figures in docs/"
+	@echo "make docs    write docs/configuration.md from the settings' docstrings"
 	@echo "make constraints   compile constraints.txt from pyproject.toml; needs uv"
 
 # The environment holds what the constraints file names; on a GPU machine install torch first (README).
@@ -51,6 +52,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/eval_report.py
 	$(BIN)/python benchmarks/eval.py
+
+docs: $(READY)
+	$(BIN)/python -m tools.write_configuration
 
 constraints:
 	$(COMPILE)
