@@ -34,8 +34,7 @@ from pipelines.quickstart.stages import CONFIG, SIZE, SPLITS, QuickstartOptions,
 from pipelines.train.config import TrainConfig
 from pipelines.train.export import export_run
 from sigma_data.errors import SigmaError
-from sigma_model.sampling.generate import Settings
-from sigma_model.sampling.guidance import Guidance
+from sigma_model.sampling.settings import Guidance, SamplingSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN, LOG, MODEL, EVALUATION = "run", "train.log", "model", "evaluation"
@@ -115,7 +114,7 @@ def scored(out: Path, config: TrainConfig, limit: int, jobs: int, arm: Arm) -> R
         export_run(folder / RUN, folder / MODEL, ema=config.ema is not None)
     if not (folder / EVALUATION / REPORT).exists():
         guidance = Guidance(text=seen.text_scale, image=seen.image_scale)
-        settings = Settings(steps=seen.picture_steps, guidance=guidance, group_mask=arm.group_mask)
+        settings = SamplingSettings(steps=seen.picture_steps, guidance=guidance, group_mask=arm.group_mask)
         evaluate(EvalOptions(
             benchmark=f"world:{out / arm.corpus}", out=folder / EVALUATION, model=str(folder / MODEL),
             name=arm.name, limit=limit, generation=Generation(settings=settings), nproc=jobs,

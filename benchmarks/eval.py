@@ -50,9 +50,8 @@ from pipelines.evaluate.runner import EvalOptions, evaluate, limited
 from sigma_data.loading.batch import Specials
 from sigma_model.loading import LoadedModel, load_bundle
 from sigma_model.model import SigmaModel
-from sigma_model.sampling.generate import Settings
-from sigma_model.sampling.guidance import Guidance
 from sigma_model.sampling.sampler import Branches, times
+from sigma_model.sampling.settings import Guidance, SamplingSettings
 
 BATCH_AIM, SCORING_AIM = 3.0, 1.0
 COPIES_AIM = 1.25
@@ -121,7 +120,7 @@ def batch(sizes: Sizes) -> bool:
         bundle = tiny()
 
         def arm(size: int, name: str) -> Generate:
-            generation = Generation(batch=size, settings=Settings(steps=sizes.steps))
+            generation = Generation(batch=size, settings=SamplingSettings(steps=sizes.steps))
             return Generate(bundle, items, folder / name, generation)
 
         one, eights, whole = arm(1, "one"), arm(8, "eights"), arm(sizes.pictures, "whole")
@@ -196,7 +195,7 @@ def difference(some: Sequence[Result], others: Sequence[Result]) -> float:
 def scoring(sizes: Sizes) -> bool:
     """Time each score and generating; whether all scores together keep up."""
     with world(sizes.pictures) as (folder, benchmark, items):
-        make = Generate(tiny(), items, folder / "made", Generation(settings=Settings(steps=sizes.steps)))
+        make = Generate(tiny(), items, folder / "made", Generation(settings=SamplingSettings(steps=sizes.steps)))
         make()
         made = make.results()
         metrics, skipped = make_metrics(METRICS, {}, "cpu", 32)
@@ -250,7 +249,7 @@ def weigh(items: int, folder: Path) -> None:
     weight = write_release(folder / "release.parquet", items)
     random = np.random.default_rng(1)
 
-    def stand_in(bundle: LoadedModel, requests: Sequence[Any], settings: Settings) -> list[Image.Image]:
+    def stand_in(bundle: LoadedModel, requests: Sequence[Any], settings: SamplingSettings) -> list[Image.Image]:
         return [noise_picture(random) for _ in requests]
 
     options = partial(

@@ -21,8 +21,9 @@ from sigma_model.embed import rotary, rotate
 from sigma_model.experts import Layer, Rotary
 from sigma_model.model import SigmaModel, widths
 from sigma_model.sampling.cache import Cache, prefill
-from sigma_model.sampling.guidance import Guidance, combine
+from sigma_model.sampling.guidance import combine
 from sigma_model.sampling.sampler import Branches, Context
+from sigma_model.sampling.settings import Guidance
 
 
 class Gathered:

@@ -32,8 +32,8 @@ from sigma_model.attention_mask import block_mask, visible
 from sigma_model.backbone import Backbone, same_for_all
 from sigma_model.config import LanguageConfig, ModelConfig, preset
 from sigma_model.model import SigmaModel, widths
-from sigma_model.sampling.guidance import Guidance
 from sigma_model.sampling.sampler import Sampler
+from sigma_model.sampling.settings import Guidance
 
 EXPERTS_TARGET, SAMPLING_TARGET = 1.25, 1.5
 MASK_MS, MASK_MB = 10.0, 2.0

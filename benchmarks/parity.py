@@ -31,8 +31,8 @@ from sigma_model.checkpoint_io import load_model, released_name
 from sigma_model.config import VaeConfig
 from sigma_model.model import widths
 from sigma_model.sampling.cache import Cache, prefill
-from sigma_model.sampling.guidance import Guidance, Rescale
 from sigma_model.sampling.sampler import Context, decode_text, sample_latents
+from sigma_model.sampling.settings import Guidance, Rescale
 from sigma_model.vae import Vae
 
 TOLERANCE = 1e-4

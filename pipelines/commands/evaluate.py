@@ -120,11 +120,10 @@ def evaluate(
     from sigma_data.storage.files import dump_json
     from sigma_model.loading import DType
     from sigma_model.quantization import Quantization
-    from sigma_model.sampling.generate import Order, Settings
-    from sigma_model.sampling.guidance import Guidance
+    from sigma_model.sampling.settings import Guidance, Order, SamplingSettings
 
     guidance = Guidance(text=text_scale, image=image_scale, interval=interval)
-    settings = Settings(steps=steps, guidance=guidance, group_mask=group_mask)
+    settings = SamplingSettings(steps=steps, guidance=guidance, group_mask=group_mask)
     told = run(
         EvalOptions(
             benchmark=benchmark, out=out, model=model, base=base, name=name,

@@ -21,7 +21,8 @@ from pipelines.evaluate.item import Item, Result
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.storage.files import disk_error, dump_json
 from sigma_model.loading import LoadedModel
-from sigma_model.sampling.generate import Order, Request, Settings, answer_in_words, lay_out, make_pictures
+from sigma_model.sampling.generate import Request, answer_in_words, lay_out, make_pictures
+from sigma_model.sampling.settings import Order, SamplingSettings
 
 GENERATED = "generated"
 _INDEX = "batch.json"
@@ -34,7 +35,7 @@ class Generation:
     seed: int = 0
     batch: int = 8
     order: Order = Order.INTERLEAVED
-    settings: Settings = field(default_factory=Settings)
+    settings: SamplingSettings = field(default_factory=SamplingSettings)
     words: bool = False
     max_tokens: int = 128
 

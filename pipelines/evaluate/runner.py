@@ -30,10 +30,10 @@ from pipelines.evaluate.report.report import REPORT, write_report
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import disk_error
 from sigma_data.storage.paths import local_path
+from sigma_data.version import sigma_version
 from sigma_model.config import weight_files
 from sigma_model.loading import DType, choose_device, choose_dtype, load_bundle, read_blueprint, shown_dtype
 from sigma_model.quantization import Quantization
-from sigma_model.sampling.generate import sigma_version
 
 USUAL_METRICS: Mapping[str, tuple[str, ...]] = {"sigma": NAMES, "world": (), "geneval": ("CLIP", "AES"), "cv-bench": ()}
 """The general metrics of a benchmark, where the user does not choose: those that its questions are scored with.

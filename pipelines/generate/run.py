@@ -19,16 +19,8 @@ from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.storage.files import disk_error
 from sigma_model.loading import DType, LoadedModel, load_bundle
 from sigma_model.quantization import Quantization
-from sigma_model.sampling.generate import (
-    Request,
-    Settings,
-    answer_in_words,
-    check_prompt,
-    lay_out,
-    make_pictures,
-    write_picture,
-)
-from sigma_model.sampling.guidance import Guidance, Rescale
+from sigma_model.sampling.generate import Request, answer_in_words, check_prompt, lay_out, make_pictures, write_picture
+from sigma_model.sampling.settings import Guidance, Rescale, SamplingSettings
 
 
 @dataclass(frozen=True)
@@ -67,7 +59,7 @@ def run_generate(options: GenerateOptions) -> dict[str, Any]:
 
     Everything a user can get wrong is checked before the weights are read.
     """
-    settings = Settings(
+    settings = SamplingSettings(
         steps=options.steps,
         timestep_shift=options.timestep_shift,
         guidance=Guidance(

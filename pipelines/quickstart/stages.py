@@ -223,12 +223,11 @@ class Stages:
     def _generation(self) -> Generation:
         """Pictures are made as those that a validation shows."""
         from pipelines.evaluate.generate import Generation
-        from sigma_model.sampling.generate import Settings
-        from sigma_model.sampling.guidance import Guidance
+        from sigma_model.sampling.settings import Guidance, SamplingSettings
 
         asked = self._config.validation
         return Generation(
-            settings=Settings(
+            settings=SamplingSettings(
                 steps=asked.picture_steps,
                 guidance=Guidance(text=asked.text_scale, image=asked.image_scale),
                 group_mask=self._config.model.group_mask,

@@ -10,6 +10,7 @@ from sigma_data.loading.loader import LoaderSettings
 from sigma_data.planning.plan import PlanSettings
 from sigma_data.settings_base import StrictModel
 from sigma_data.storage.path_settings import LocalPath, ModelPath
+from sigma_model.sampling.settings import Guidance
 
 START = "start"
 """Folder, in that of a run, of the model that `from_run` was exported to."""
@@ -174,9 +175,9 @@ class ValidationSettings(StrictModel):
     pictures: int = Field(4, ge=0)
     """Samples to generate each time."""
     picture_steps: int = Field(20, ge=2)
-    text_scale: float = Field(4.0, allow_inf_nan=False)
+    text_scale: float = Field(Guidance.text, allow_inf_nan=False)
     """Guidance of the pictures towards the text; 1 or less is none, as for a model that has hardly learnt."""
-    image_scale: float = Field(2.0, allow_inf_nan=False)
+    image_scale: float = Field(Guidance.image, allow_inf_nan=False)
     """The same towards the references."""
 
 

@@ -18,7 +18,7 @@ from pipelines.common.settings import dump_settings
 from pipelines.train.config import TrainConfig
 from sigma_data.planning.settings_diff import changed, flat
 from sigma_data.storage.files import disk_error, dump_line, write_atomic
-from sigma_model.sampling.generate import sigma_version
+from sigma_data.version import sigma_version
 
 CONFIG = "config.yaml"
 """The settings of the newest trained steps, in the folder of the run."""

@@ -21,8 +21,8 @@ from sigma_data.planning.plan import Dropout, PackEntry, Plan, Planner, PlanSett
 from sigma_data.sample import Sample
 from sigma_model.loading import LoadedModel
 from sigma_model.model import SigmaModel
-from sigma_model.sampling.generate import Request, Settings, lay_out, make_pictures
-from sigma_model.sampling.guidance import Guidance
+from sigma_model.sampling.generate import Request, lay_out, make_pictures
+from sigma_model.sampling.settings import Guidance, SamplingSettings
 from sigma_model.vae import Vae
 
 _LOOK_AT = 1000
@@ -99,7 +99,7 @@ class HeldOut:
         if not drawable:
             return {}
         asked = self._config.validation
-        settings = Settings(
+        settings = SamplingSettings(
             steps=asked.picture_steps,
             guidance=Guidance(text=asked.text_scale, image=asked.image_scale),
             group_mask=self._config.model.group_mask,

@@ -9,11 +9,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +28,14 @@ from sigma_data.sample import Family, Image, Sample, Source, Turn
 from sigma_data.sequence.layout import Geometry, Segment, layout, text_first, without_references, without_text
 from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.storage.files import disk_error, with_temporary
+from sigma_data.version import sigma_version
 from sigma_model.loading import LoadedModel
-from sigma_model.sampling.guidance import Guidance
 from sigma_model.sampling.sampler import Context, decode_text, sample_latents
+from sigma_model.sampling.settings import Order, SamplingSettings
 from sigma_model.vae import from_tokens
 
 METADATA_KEY = "sigma"
 """The PNG text chunk that says how a picture was made, as JSON."""
-
-
-class Order(StrEnum):
-    """Where pictures stand: at their placeholders, as in training, or behind all text, as the release generates."""
-
-    INTERLEAVED = "interleaved"
-    TEXT_FIRST = "text-first"
 
 
 @dataclass(frozen=True)
@@ -65,37 +56,10 @@ class Request:
     order: Order = Order.INTERLEAVED
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How to sample. The defaults are SIGMA's (arXiv 2602.07564)."""
-
-    steps: int = 50
-    timestep_shift: float = 3.0
-    guidance: Guidance = field(default_factory=Guidance)
-    group_mask: bool = True
-
-    def check(self) -> None:
-        """Raises ConfigError for values that make no sense."""
-        low, high = self.guidance.interval
-        if self.steps < 2:
-            raise ConfigError(f"{self.steps} steps: at least 2 are needed, for they count noise levels")
-        if not 0 < self.timestep_shift < math.inf:
-            raise ConfigError(f"a timestep shift of {self.timestep_shift}: it must be a number greater than 0")
-        for name in ("text", "image"):
-            if not math.isfinite(getattr(self.guidance, name)):
-                raise ConfigError(
-                    f"a guidance of {getattr(self.guidance, name)} towards the {name}: it must be a number"
-                )
-        if not 0 <= self.guidance.rescale_min <= 1:
-            raise ConfigError(f"a least rescaling of {self.guidance.rescale_min}: it must lie in 0 to 1")
-        if not 0 <= low <= high <= 1:
-            raise ConfigError(f"a guidance interval from {low} to {high}: it must lie in 0 to 1, the lower one first")
-
-
 def make_pictures(
     bundle: LoadedModel,
     requests: Sequence[Request],
-    settings: Settings,
+    settings: SamplingSettings,
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Pillow.Image]:
@@ -175,7 +139,9 @@ def noise_seed(seed: int, name: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def write_picture(picture: Pillow.Image, out: Path, bundle: LoadedModel, request: Request, settings: Settings) -> None:
+def write_picture(
+    picture: Pillow.Image, out: Path, bundle: LoadedModel, request: Request, settings: SamplingSettings
+) -> None:
     """Write a PNG that says how it was made. Raises BuildError where the disk refuses."""
     info = PngImagePlugin.PngInfo()
     about = json.dumps(describe(bundle, request, settings, picture.size))  # ASCII: a name may be no Unicode
@@ -190,7 +156,9 @@ def write_picture(picture: Pillow.Image, out: Path, bundle: LoadedModel, request
         raise disk_error(error, out) from None
 
 
-def describe(bundle: LoadedModel, request: Request, settings: Settings, size: tuple[int, int]) -> dict[str, Any]:
+def describe(
+    bundle: LoadedModel, request: Request, settings: SamplingSettings, size: tuple[int, int]
+) -> dict[str, Any]:
     """All that a picture was made from; pictures by name and hash, never by path."""
     return {
         "prompt": request.prompt,
@@ -273,11 +241,3 @@ def _to_picture(pixels: Tensor) -> Pillow.Image:
     """[3, h, w] in [-1, 1] -> a picture."""
     levels = (pixels.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
     return Pillow.fromarray(levels.permute(1, 2, 0).cpu().numpy())
-
-
-def sigma_version() -> str:
-    """The version of this package; `unknown` where it runs uninstalled."""
-    try:
-        return version("sigma-multimodal")
-    except PackageNotFoundError:
-        return "unknown"

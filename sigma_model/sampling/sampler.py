@@ -18,7 +18,8 @@ from sigma_data.sequence.layout import Kind, Segment
 from sigma_model.attention import Backend, spans_of
 from sigma_model.model import SigmaModel, widths
 from sigma_model.sampling.cache import Cache, cached_attention, prefill
-from sigma_model.sampling.guidance import Guidance, combine
+from sigma_model.sampling.guidance import combine
+from sigma_model.sampling.settings import Guidance, SamplingSettings
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def sample_latents(
     noise: Sequence[Tensor],
     specials: Specials,
     *,
-    steps: int = 50,
-    timestep_shift: float = 3.0,
+    steps: int = SamplingSettings.steps,
+    timestep_shift: float = SamplingSettings.timestep_shift,
     guidance: Guidance | None = None,
     group_mask: bool = True,
     backend: Backend = Backend.AUTO,

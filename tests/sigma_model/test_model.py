@@ -28,8 +28,8 @@ from sigma_data.sample import Turn
 from sigma_data.sequence.layout import Kind, Segment, without_references, without_text
 from sigma_model.attention import Backend
 from sigma_model.model import Output, SigmaModel, widths
-from sigma_model.sampling.guidance import Guidance, Rescale
 from sigma_model.sampling.sampler import Branches, Context, Sampler, decode_text, sample_latents, times
+from sigma_model.sampling.settings import Guidance, Rescale
 
 OFF = Guidance(text=1, image=1)
 SIZES = {1: (16, 12), 2: (8, 16), 3: (12, 12), 4: (16, 8)}

@@ -27,8 +27,8 @@ import sigma_model
 from pipelines.train.config import TrainConfig
 from sigma_data.errors import ConfigError, TrainError
 from sigma_data.planning.settings_diff import flat, shown
+from sigma_data.version import sigma_version
 from sigma_model.config import PRESETS
-from sigma_model.sampling.generate import sigma_version
 
 _LIBRARIES = ("torch", "numpy", "pillow", "transformers", "tokenizers", "safetensors", "diffusers", "pyarrow")
 _VARIABLES = (

@@ -19,9 +19,10 @@ from pipelines.evaluate.item import Item
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.sequence.layout import Kind, Segment
 from sigma_model.loading import LoadedModel, load_bundle
-from sigma_model.sampling.generate import Order, Request, Settings, lay_out, make_pictures
+from sigma_model.sampling.generate import Request, lay_out, make_pictures
+from sigma_model.sampling.settings import Order, SamplingSettings
 
-FEW = Generation(batch=2, settings=Settings(steps=4))
+FEW = Generation(batch=2, settings=SamplingSettings(steps=4))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,9 @@ class Counting:
         self.calls = 0
         self.stop_at = stop_at
 
-    def __call__(self, bundle: LoadedModel, requests: Sequence[Request], settings: Settings) -> list[Image.Image]:
+    def __call__(
+        self, bundle: LoadedModel, requests: Sequence[Request], settings: SamplingSettings
+    ) -> list[Image.Image]:
         self.calls += 1
         if self.calls == self.stop_at:
             raise KeyboardInterrupt
@@ -131,7 +134,7 @@ def test_a_batch_that_lost_its_index_is_removed_and_made_again(
 def test_failures_are_kept_beside_answers_and_removed_where_there_are_no_others(
     bundle: LoadedModel, items: list[Item], tmp_path: Path
 ) -> None:
-    one = Generation(batch=1, settings=Settings(steps=4))
+    one = Generation(batch=1, settings=SamplingSettings(steps=4))
     asked = [Item(f"broken {number}", "editing", "Paint <image_1>", (b"no picture",)) for number in range(2)]
     run(bundle, [*asked, items[2]], tmp_path / "mixed", one)
     clean(tmp_path / "mixed")
@@ -150,7 +153,7 @@ def test_an_item_that_cannot_be_answered_is_recorded_with_the_reason_beside_the_
         Item("absent", "editing", "Paint <image_3>", (picture(1),)),
     ]
     asked = [items[0], *bad, items[1]]
-    generation = Generation(batch=5, settings=Settings(steps=4))
+    generation = Generation(batch=5, settings=SamplingSettings(steps=4))
     run(bundle, asked, tmp_path, generation)
     found = {result.item.id: result for result in results(tmp_path, asked, 5)}
     assert list(found) == [item.id for item in asked]
@@ -165,13 +168,13 @@ def test_an_item_that_cannot_be_answered_is_recorded_with_the_reason_beside_the_
 def test_one_that_fails_while_sampling_does_not_take_its_batch_with_it(
     bundle: LoadedModel, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fragile(bundle: LoadedModel, requests: Sequence[Request], settings: Settings) -> list[Image.Image]:
+    def fragile(bundle: LoadedModel, requests: Sequence[Request], settings: SamplingSettings) -> list[Image.Image]:
         if any(request.name == "item-1" for request in requests):
             raise ConfigError("the sampler ended in numbers that are not finite")
         return make_pictures(bundle, requests, settings)
 
     monkeypatch.setattr(generate_module, "make_pictures", fragile)
-    run(bundle, items[:3], tmp_path, Generation(batch=3, settings=Settings(steps=4)))
+    run(bundle, items[:3], tmp_path, Generation(batch=3, settings=SamplingSettings(steps=4)))
     found = list(results(tmp_path, items[:3], 3))
     assert [bool(result.picture) for result in found] == [True, False, True]
     assert "not finite" in (found[1].failure or "")
@@ -233,7 +236,7 @@ def test_the_order_reaches_the_pictures(bundle: LoadedModel, items: list[Item], 
     one_text = Item("one", "editing", "Paint the <subject>thing in <image_1>", (picture(3),))
     made = {}
     for order in Order:
-        generation = Generation(batch=1, order=order, settings=Settings(steps=4))
+        generation = Generation(batch=1, order=order, settings=SamplingSettings(steps=4))
         run(bundle, [items[0], one_text], tmp_path / order, generation)
         made[order] = [result.picture for result in results(tmp_path / order, [items[0], one_text], 1)]
     usual, released = made[Order.INTERLEAVED], made[Order.TEXT_FIRST]

@@ -22,10 +22,9 @@ from pipelines.evaluate.ranks import run_ranks
 from pipelines.evaluate.runner import EvalOptions, Stage, evaluate, limited
 from sigma_data.errors import BuildError, ConfigError
 from sigma_model.loading import read_blueprint
-from sigma_model.sampling.generate import Order, Settings
-from sigma_model.sampling.guidance import Guidance
+from sigma_model.sampling.settings import Guidance, Order, SamplingSettings
 
-FEW = Generation(batch=2, settings=Settings(steps=4))
+FEW = Generation(batch=2, settings=SamplingSettings(steps=4))
 Change = Callable[..., EvalOptions]
 
 
@@ -167,7 +166,11 @@ def test_only_the_batches_that_are_missing_are_made(copy: Change, whole: Path, m
         ({"generation": replace(FEW, batch=3)}, ["batch (2 there, 3 now)"]),
         ({"limit": 5}, ["limit (6 there, 5 now)", "items ("]),
         (
-            {"generation": replace(FEW, settings=Settings(steps=5, guidance=Guidance(text=3.0), group_mask=False))},
+            {
+                "generation": replace(
+                    FEW, settings=SamplingSettings(steps=5, guidance=Guidance(text=3.0), group_mask=False)
+                )
+            },
             ["steps (4 there, 5 now)", "text_scale (4.0 there, 3.0 now)", "group_mask (true there, false now)"],
         ),
         ({"model": "tiny"}, ["weights (", "trained (true there, false now)"]),
@@ -265,7 +268,7 @@ def test_a_metric_without_weights_is_skipped_with_the_reason_in_the_report(copy:
         ({"compare": (Path("nowhere"),)}, "nowhere: holds no evaluation"),
         ({"benchmark": "world:nowhere"}, "nowhere"),
         ({"device": "abacus"}, "abacus"),
-        ({"generation": replace(FEW, settings=Settings(steps=1))}, "1 steps"),
+        ({"generation": replace(FEW, settings=SamplingSettings(steps=1))}, "1 steps"),
         ({"stage": Stage.SCORE}, "holds no evaluation"),
     ],
 )

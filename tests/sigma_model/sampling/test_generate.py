@@ -19,17 +19,10 @@ from sigma_data.errors import ConfigError, SigmaError
 from sigma_model.checkpoint_io import export_model, init_model
 from sigma_model.config import ModelConfig, preset_directory
 from sigma_model.loading import DType, LoadedModel, load_bundle
-from sigma_model.sampling.generate import (
-    Request,
-    Settings,
-    answer_in_words,
-    make_pictures,
-    noise_seed,
-    write_picture,
-)
-from sigma_model.sampling.guidance import Guidance
+from sigma_model.sampling.generate import Request, answer_in_words, make_pictures, noise_seed, write_picture
+from sigma_model.sampling.settings import Guidance, SamplingSettings
 
-FEW = Settings(steps=4)
+FEW = SamplingSettings(steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +99,7 @@ def test_a_picture_does_not_depend_on_what_else_is_asked_for(bundle: LoadedModel
 )
 def test_every_setting_counts(bundle: LoadedModel, pictures: list[bytes], changes: dict[str, Any]) -> None:
     usual = make_pictures(bundle, [request_of(pictures)], FEW)[0]
-    other = make_pictures(bundle, [request_of(pictures)], Settings(**{"steps": 4, **changes}))[0]
+    other = make_pictures(bundle, [request_of(pictures)], SamplingSettings(**{"steps": 4, **changes}))[0]
     assert pixels(usual) != pixels(other)
 
 
@@ -153,7 +146,7 @@ def test_a_run_can_be_repeated_from_what_the_file_says(
         about = json.loads(image.text["sigma"])  # type: ignore[attr-defined]
     again = Request(about["prompt"], pictures, size=tuple(about["size"]), seed=about["seed"], name=about["name"])
     guidance = Guidance(**{**about["guidance"], "interval": tuple(about["guidance"]["interval"])})
-    settings = Settings(about["steps"], about["timestep_shift"], guidance, about["group_mask"])
+    settings = SamplingSettings(about["steps"], about["timestep_shift"], guidance, about["group_mask"])
     assert pixels(make_pictures(bundle, [again], settings)[0]) == pixels(made)
 
 
@@ -170,7 +163,7 @@ def test_answers_in_words_repeat_and_temperature_draws_by_seed(bundle: LoadedMod
 
 def test_bfloat16_runs_on_a_cpu_and_stays_near(directory: Path, bundle: LoadedModel, pictures: list[bytes]) -> None:
     half = load_bundle(str(directory), dtype=DType.BFLOAT16)
-    calm = Settings(steps=4, guidance=Guidance(text=1, image=1))
+    calm = SamplingSettings(steps=4, guidance=Guidance(text=1, image=1))
     one, two = (make_pictures(b, [request_of(pictures)], calm)[0] for b in (bundle, half))
     values = [torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8).float() for p in (one, two)]
     assert 0 < (values[0] - values[1]).abs().mean() < 8
@@ -210,17 +203,17 @@ def test_a_picture_that_cannot_be_used_is_named(bundle: LoadedModel, data: bytes
 @pytest.mark.parametrize(
     "settings",
     [
-        Settings(steps=1),
-        Settings(timestep_shift=0.0),
-        Settings(timestep_shift=float("nan")),
-        Settings(timestep_shift=float("inf")),
-        Settings(guidance=Guidance(interval=(0.9, 0.1))),
-        Settings(guidance=Guidance(text=float("nan"))),
-        Settings(guidance=Guidance(image=float("inf"))),
-        Settings(guidance=Guidance(rescale_min=2.0)),
+        SamplingSettings(steps=1),
+        SamplingSettings(timestep_shift=0.0),
+        SamplingSettings(timestep_shift=float("nan")),
+        SamplingSettings(timestep_shift=float("inf")),
+        SamplingSettings(guidance=Guidance(interval=(0.9, 0.1))),
+        SamplingSettings(guidance=Guidance(text=float("nan"))),
+        SamplingSettings(guidance=Guidance(image=float("inf"))),
+        SamplingSettings(guidance=Guidance(rescale_min=2.0)),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(bundle: LoadedModel, settings: Settings) -> None:
+def test_settings_that_make_no_sense_are_refused(bundle: LoadedModel, settings: SamplingSettings) -> None:
     with pytest.raises(ConfigError):
         make_pictures(bundle, [Request("a red square")], settings)
 

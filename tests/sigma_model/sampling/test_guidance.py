@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from support.sequences import generator, one_thread  # noqa: F401
 from torch import Tensor
 
-from sigma_model.sampling.guidance import Guidance, Rescale, combine
+from sigma_model.sampling.guidance import combine
+from sigma_model.sampling.settings import Guidance, Rescale
 
 examples = settings(max_examples=60, deadline=None)
 strengths = st.one_of(st.floats(1.01, 12), st.sampled_from([0.0, 0.5, 1.0]))
