@@ -25,7 +25,8 @@ from sigma_data.corpus.corpus import images_type
 from sigma_data.corpus.record import encode, member_names, stored_order
 from sigma_data.corpus.shard import member_size
 from sigma_data.errors import SourceError
-from sigma_data.images.decode import ImageFault, ImageInfo, reencode, thumbnail
+from sigma_data.images.decode import ImageFault, reencode, thumbnail
+from sigma_data.images.image_info import ImageInfo
 from sigma_data.images.probe_cache import Prober
 from sigma_data.images.reader_differences import Store
 from sigma_data.sample import Image, Rejection, Sample

@@ -12,7 +12,8 @@ import polars as pl
 
 from sigma_data.corpus.corpus import Corpus, open_corpus
 from sigma_data.errors import ConfigError
-from sigma_data.images.decode import PILLOW_MAX_PIXELS, ImageFault, ImageInfo, probe
+from sigma_data.images.decode import PILLOW_MAX_PIXELS, ImageFault, probe
+from sigma_data.images.image_info import ImageInfo
 from sigma_data.sample import FAMILY_RULES, Family, Sample
 from sigma_data.storage.files import disk_error, with_temporary
 
@@ -126,7 +127,7 @@ def inspect_sample(path: Path, name: str, picture: Path | None = None) -> Sample
     row = _find(corpus.manifest, name)
     sample = corpus.sample(row)
     if picture is not None:
-        from sigma_data.report.describe import draw
+        from sigma_data.report.draw import draw
 
         if picture.suffix.lower() != ".png":
             raise ConfigError(f"{picture}: the picture is a PNG; choose a name that ends in .png")

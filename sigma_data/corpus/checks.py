@@ -15,7 +15,8 @@ from itertools import islice
 from sigma_data.corpus.check_limits import Limits, Severity
 from sigma_data.corpus.foreign_spellings import leftovers
 from sigma_data.corpus.token_estimate import count_tokens
-from sigma_data.images.decode import ImageFault, ImageInfo, probe, same_pixels
+from sigma_data.images.decode import ImageFault, probe, same_pixels
+from sigma_data.images.image_info import ImageInfo
 from sigma_data.images.image_warnings import REMARKS, remarks
 from sigma_data.instruction import ATTRIBUTES, Instruction, parse
 from sigma_data.sample import FAMILY_RULES, Family, Sample

@@ -14,7 +14,8 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from sigma_data.images.decode import MEMBER_EXTENSIONS, ImageInfo
+from sigma_data.images.decode import MEMBER_EXTENSIONS
+from sigma_data.images.image_info import ImageInfo
 from sigma_data.images.value_range import Rule, ValueRange
 from sigma_data.sample import Family, Image, Sample, Source, Turn
 from sigma_data.settings_base import StrictRecord

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sigma_data.images.decode import ImageInfo
+from sigma_data.images.image_info import ImageInfo
 from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE, ResizeRule
 from sigma_data.sample import Sample
 

@@ -14,21 +14,21 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from PIL import Image
 
 from sigma_data.images.decoder_output import captured_stderr
 from sigma_data.images.encode import encode, rgb_profile
-from sigma_data.images.fingerprint import GRID, alike, signature
+from sigma_data.images.fingerprint import GRID, signature
 from sigma_data.images.formats import EXTENSIONS as EXTENSIONS
 from sigma_data.images.formats import MEMBER_EXTENSIONS as MEMBER_EXTENSIONS
 from sigma_data.images.formats import ImageFault as ImageFault
 from sigma_data.images.formats import sniff as sniff
-from sigma_data.images.near_blank import Tone, tone_of
+from sigma_data.images.image_info import ImageInfo
+from sigma_data.images.near_blank import tone_of
 from sigma_data.images.png_metadata import is_large, readable
 from sigma_data.images.reader_differences import Store, is_transparent, stored_as_shown
-from sigma_data.images.value_range import NoRangeError, ValueRange, is_deep, range_of, to_8bit
+from sigma_data.images.value_range import NoRangeError, is_deep, range_of, to_8bit
 
 _MODES = frozenset((
     "1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "F", "I", "I;16", "I;16B", "I;16L",
@@ -43,45 +43,6 @@ PILLOW_MAX_PIXELS = 178_956_970
 """Pillow itself refuses more than this."""
 
 _PNG_END = b"IEND\xaeB`\x82"
-
-
-@dataclass(frozen=True)
-class ImageInfo:
-    """What one decode tells about a picture.
-
-    `width` and `height` are those of the upright picture (EXIF orientation applied); `sha256` is of
-    the encoded bytes; `signature` is the perceptual one of `sigma_data.images.fingerprint`; `coarse` is a
-    checksum of the pixels as decoded for it, and `orientation` the EXIF one. `value_range` is what a deep image
-    is shown by, `tone` says of one that shows next to nothing, `transparent` whether the background shows through,
-    `large_metadata` whether Pillow refuses the file for its texts or profile.
-    """
-
-    format: str
-    mode: str
-    width: int
-    height: int
-    size: int
-    sha256: str
-    signature: bytes
-    coarse: int
-    orientation: int
-    value_range: ValueRange | None = None
-    tone: Tone | None = None
-    transparent: bool = False
-    large_metadata: bool = False
-
-    @property
-    def extension(self) -> str:
-        """The extension these bytes carry in a shard."""
-        return EXTENSIONS[self.format]
-
-    def may_equal(self, other: ImageInfo) -> bool:
-        """Whether two pictures could show the same pixels: a cheap necessary condition."""
-        if (self.width, self.height) != (other.width, other.height):
-            return False
-        if (self.format, self.mode, self.orientation) == (other.format, other.mode, other.orientation):
-            return self.coarse == other.coarse  # equal pixels come out of one scaled decoding equal
-        return alike(self.signature, other.signature)
 
 
 def open_image(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from sigma_data.images.image_info import ImageInfo
 from sigma_data.images.reader_differences import DEEP, LARGE, TRANSPARENT, TURNED, differences
-
-if TYPE_CHECKING:
-    from sigma_data.images.decode import ImageInfo
 
 REMARKS: dict[str, str] = {
     "near_black": "A picture at least 98 % of which is darker than level 16 of 255, with nothing light on it",

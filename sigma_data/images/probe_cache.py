@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 
-from sigma_data.images.decode import ImageFault, ImageInfo, probe
+from sigma_data.images.decode import ImageFault, probe
+from sigma_data.images.image_info import ImageInfo
 
 
 class Prober:

@@ -7,14 +7,12 @@ with large metadata Pillow does not open at all, unless its bounds are raised.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from PIL import Image
 
+from sigma_data.images.image_info import ImageInfo
 from sigma_data.images.value_range import is_deep
-
-if TYPE_CHECKING:
-    from sigma_data.images.decode import ImageInfo
 
 Store = Literal["auto", "original", "shown"]
 """Which bytes a corpus holds where others would see another image: `original` keeps what came, `shown` stores the image

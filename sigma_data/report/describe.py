@@ -1,57 +1,19 @@
-"""What a sample looks like: in words for a terminal (`describe`), as one picture for everything else (`draw`).
-
-The colours of the attribute tokens live here, once; the report and the command line take them from
-here. Whatever a sample holds (missing pictures, endless words, control characters), both must show it.
-"""
+"""A sample as coloured text for a terminal, whatever it holds (missing images, long text, control characters)."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from sigma_data.images.decode import ImageFault, ImageInfo, open_image, probe
+from sigma_data.images.decode import ImageFault, open_image, probe
+from sigma_data.images.image_info import ImageInfo
 from sigma_data.instruction import Attribute, Part, Placeholder, Text, parse
-from sigma_data.sample import Image as Picture
-from sigma_data.sample import Sample, Turn
+from sigma_data.report.style import TOKEN_COLOURS, printable
+from sigma_data.sample import Image, Sample, Turn
 
 if TYPE_CHECKING:
-    from PIL import Image
     from rich.text import Text as RichText
-
-TOKEN_COLOURS: Mapping[str, str] = {
-    "style": "#a93ae8", "subject": "#0463bf", "id": "#ca4604", "icon": "#0d8096", "text": "#ba004f",
-    "pose": "#dc149c", "layout": "#5941f2", "perspective": "#7a65c5", "lighting": "#857427",
-    "background": "#0d851d", "environment": "#32654a", "emotion": "#a45c85", "clothing": "#9f2398",
-    "texture": "#874c38", "select": "#60597e",
-}  # fmt: skip
-"""One colour an attribute token, as far apart as OKLab allows at this lightness.
-
-Each carries white text, and is itself readable on white, at 4.5 : 1 or better, and stands out from
-black at 3 : 1. `select` names an operation, no attribute, and is nearly grey.
-"""
-
-TARGET_COLOUR = "#e8960c"
-"""The colour of targets: outside the token colours, and the same wherever samples are shown."""
-
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
-
-def printable(text: str) -> str:
-    """The text with control and direction characters made visible as U+FFFD: nothing reaches a terminal but text."""
-    return _CONTROL.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))
-
-
-def draw(sample: Sample, *, width: int = 1280) -> Image.Image:
-    """The sample as one picture `width` pixels wide (240 at least), as high as it needs.
-
-    A band a turn: the pictures it may look at, an arrow, the picture it makes; below the instruction
-    and, where there is one, the answer in words. Never raises for what a sample holds.
-    """
-    from sigma_data.report.draw import paint
-
-    return paint(sample, width=width)
 
 
 def describe(sample: Sample, facts: Mapping[int, ImageInfo] | None = None) -> RichText:
@@ -122,7 +84,7 @@ def _append_parts(out: RichText, parts: Sequence[Part]) -> None:
                 out.append(f"<image_{number}>", style="bold underline")
 
 
-def _facts(image: Picture, facts: Mapping[int, ImageInfo] | None) -> str:
+def _facts(image: Image, facts: Mapping[int, ImageInfo] | None) -> str:
     try:
         # A picture without facts has a fault, and only decoding it tells which.
         known = None if facts is None else facts.get(image.number) or probe(image.data)

@@ -1,8 +1,4 @@
-"""The picture of a sample, block by block: heading, pictures in a row, wrapped words, answers.
-
-Every block knows its height before anything is painted, so that the canvas is made once and nothing
-can overflow it. The way in is `sigma_data.report.describe.draw`.
-"""
+"""A sample as one image. Every block is measured before any is painted, so that nothing overflows the canvas."""
 
 from __future__ import annotations
 
@@ -16,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sigma_data.images.decode import ImageFault, load, open_image
 from sigma_data.instruction import Attribute, Part, Placeholder, Text, parse
-from sigma_data.report.describe import TARGET_COLOUR, TOKEN_COLOURS, printable
+from sigma_data.report.style import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.sample import Sample, Turn
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
@@ -28,8 +24,12 @@ _MAX_HEIGHT, _MAX_PICTURES = 12_000, 24
 _EMPTY_TURN = Turn("")
 
 
-def paint(sample: Sample, *, width: int) -> Image.Image:
-    """The picture that `sigma_data.report.describe.draw` promises: blocks measured first, then painted."""
+def draw(sample: Sample, *, width: int = 1280) -> Image.Image:
+    """The sample as one image `width` pixels wide (240 at least), as high as it needs.
+
+    A band a turn: the images in its context, an arrow, its target; below the instruction and the answer in words, if
+    any. Never raises for what a sample holds.
+    """
     width = max(width, 240)
     sheet = _Sheet(width)
     blocks: list[_Block] = [_Heading(sheet, sample)]

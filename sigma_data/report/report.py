@@ -23,7 +23,7 @@ from sigma_data.images.decode import thumbnail
 from sigma_data.images.reader_differences import DEEP, LARGE, TRANSPARENT, TURNED
 from sigma_data.instruction import ATTRIBUTES, Attribute, Placeholder, Text, parse
 from sigma_data.report.charts import Chart, bars, file_size, histogram, number, percent
-from sigma_data.report.describe import TARGET_COLOUR, TOKEN_COLOURS, printable
+from sigma_data.report.style import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.sample import FAMILY_RULES, Family
 
 Read = Callable[[str, int, int], bytes]

@@ -31,8 +31,8 @@ from pipelines.evaluate.report.published import NOTE
 from pipelines.evaluate.report.tables import Table, definitions, figure, interval, metrics
 from pipelines.evaluate.report.thumbnails import Thumbnail, thumbnails
 from sigma_data.report.charts import number
-from sigma_data.report.describe import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.report.report import parts
+from sigma_data.report.style import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.storage.files import finite
 
 PICTURE_BYTES = 36_000_000

@@ -21,7 +21,8 @@ from sigma_data.corpus.record import (
     member_names,
     stored_order,
 )
-from sigma_data.images.decode import EXTENSIONS, ImageInfo
+from sigma_data.images.decode import EXTENSIONS
+from sigma_data.images.image_info import ImageInfo
 from sigma_data.sample import Family, Image, Sample, Source, Turn
 
 

@@ -16,7 +16,9 @@ from PIL import Image as Pillow
 from sigma_data.corpus.check_limits import Limits
 from sigma_data.corpus.checks import examine
 from sigma_data.instruction import ATTRIBUTES
-from sigma_data.report.describe import TARGET_COLOUR, TOKEN_COLOURS, describe, draw, printable
+from sigma_data.report.describe import describe
+from sigma_data.report.draw import draw
+from sigma_data.report.style import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.sample import Family, Image, Sample, Source, Turn
 
 SOURCE = Source("demo", "demo.jsonl", 3, "cc0-1.0")

@@ -15,8 +15,8 @@ from PIL import Image as Pillow
 from sigma_data.corpus.checks import RULES
 from sigma_data.instruction import ATTRIBUTES
 from sigma_data.report.charts import file_size, histogram, number, percent
-from sigma_data.report.describe import TOKEN_COLOURS
 from sigma_data.report.report import EXAMPLES_A_CODE, SAMPLES_A_FAMILY, parts, render_report
+from sigma_data.report.style import TOKEN_COLOURS
 from sigma_data.sample import FAMILY_RULES, Family
 
 IMAGE = pl.Struct({
