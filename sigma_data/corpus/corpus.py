@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,8 @@ from sigma_data.storage.paths import literal
 if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
+
+    from sigma_data.corpus.to_datasets import AnyDataset
 
 COMMIT = "corpus.json"
 MANIFEST = "manifest.parquet"
@@ -173,6 +175,42 @@ class Corpus:
     def warnings(self) -> Mapping[str, int]:
         """Code -> samples with that warning, the most frequent first. Reads nothing else of the manifest."""
         return count_warnings(self._table(MANIFEST, manifest_schema(), ["warnings"]))
+
+    def __len__(self) -> int:
+        """The number of samples."""
+        return len(self.manifest)
+
+    def __getitem__(self, key: int | str) -> Sample:
+        """The sample in this row of the manifest, or with this id, every byte of it checked.
+
+        Raises IndexError or KeyError if there is none, CorpusError if it cannot be read.
+        """
+        if isinstance(key, str):
+            rows = self.manifest.filter(self.manifest["id"] == key)
+            if not len(rows):
+                raise KeyError(f"{self.path}: has no sample {key!r}")
+            return self.sample(rows.row(0, named=True))
+        if not -len(self) <= key < len(self):
+            raise IndexError(f"{self.path}: has no sample {key}: it has {len(self):,}")
+        return self.sample(self.manifest.row(key % len(self), named=True))
+
+    def __iter__(self) -> Iterator[Sample]:
+        for row in self.manifest.iter_rows(named=True):
+            yield self.sample(row)
+
+    def to_datasets(self, *, split: str | None = None, streaming: bool = False) -> AnyDataset:
+        """A split as an HF `Dataset`, all of them as a `DatasetDict`; with `streaming` as their iterable forms.
+
+        A row is a sample: `images` are decoded by `datasets` when a row is looked at (`<image_N>` of an instruction
+        is the one whose `numbers` is N), `turns` hold the instructions with their attribute tokens and each turn's
+        `target` number or `response`. Images come as they are stored; `sigma_data.images.decode.load` gives the
+        image that training shows, which differs for transparent ones. A `Dataset` is copied into the cache of
+        `datasets`; an `IterableDataset` reads the shards where they lie, has a part a shard for workers and nodes
+        (`split_dataset_by_node`), and can be resumed (`state_dict`). Raises ConfigError if there is no such split.
+        """
+        from sigma_data.corpus.to_datasets import to_datasets
+
+        return to_datasets(self.path, self.commit, split=split, streaming=streaming)
 
     def read(self, shard: str, offset: int, size: int) -> bytes:
         """Bytes of a shard by range, as the manifest gives them."""
