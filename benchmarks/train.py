@@ -31,13 +31,9 @@ from torch import Tensor
 
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import CheckpointSettings, OptimizerSettings, ParallelSettings
-from pipelines.train.distributed.parallelize import (
-    barrier,
-    init_weights_sharded,
-    parallelize,
-    start_process_group,
-    stop_process_group,
-)
+from pipelines.train.distributed.materialize import init_weights_sharded
+from pipelines.train.distributed.parallelize import parallelize
+from pipelines.train.distributed.process_group import barrier, start_process_group, stop_process_group
 from pipelines.train.optimizer import make_optimizer
 from sigma_data.loading.batch import PackedBatch
 from sigma_model.backbone import same_for_all

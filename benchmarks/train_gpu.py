@@ -17,14 +17,10 @@ import torch
 from packs import Delimiters, item, sample
 
 from pipelines.train.config import FreezeSettings, OptimizerSettings, ParallelSettings
-from pipelines.train.distributed.parallelize import (
-    ProcessGroup,
-    clip_grad_norm,
-    init_weights_sharded,
-    parallelize,
-    start_process_group,
-    stop_process_group,
-)
+from pipelines.train.distributed.clip import clip_grad_norm
+from pipelines.train.distributed.materialize import init_weights_sharded
+from pipelines.train.distributed.parallelize import parallelize
+from pipelines.train.distributed.process_group import ProcessGroup, start_process_group, stop_process_group
 from pipelines.train.estimate.flops import peak_flops, training_flops, work_of
 from pipelines.train.optimizer import make_optimizer
 from sigma_data.loading.batch import PackedBatch, collate

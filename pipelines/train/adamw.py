@@ -18,7 +18,8 @@ import torch.distributed.tensor as distributed
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from pipelines.train.distributed.parallelize import held_rows, local_part
+from pipelines.train.distributed.sharded_tensor import held_rows, local_part
+from sigma_model.torch_compat import sharded_like
 
 BLOCK = 256
 """Numbers of a row that share the scale of an 8-bit moment; a shorter row is one block."""
@@ -119,7 +120,7 @@ class LeanAdamW(torch.optim.Optimizer):
             return sharded
         there = sharded.to_local().cpu()  # not DTensor's own way, which moves it to the device of the mesh
         there = there.pin_memory() if torch.cuda.is_available() else there
-        return DTensor(there, sharded._spec, requires_grad=False)
+        return sharded_like(there, sharded)
 
 
 def moment_bytes(shape: Sequence[int], *, eight_bit: bool) -> int:

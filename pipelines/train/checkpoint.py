@@ -34,10 +34,11 @@ from torch.distributed.tensor import DTensor
 from torch.utils.serialization import config
 
 from pipelines.train.config import CheckpointSettings
-from pipelines.train.distributed.parallelize import ProcessGroup
+from pipelines.train.distributed.process_group import ProcessGroup
 from sigma_data.errors import ConfigError, TrainError
 from sigma_data.storage.files import dump_json, write_atomic
 from sigma_model.checkpoint_io import counted
+from sigma_model.torch_compat import CHECKPOINT_RECORDS, sharded_like
 
 MARKER = "complete.json"
 METADATA = ".metadata"
@@ -225,8 +226,7 @@ class Checkpointer:
                 copy = torch.empty(part.shape, dtype=part.dtype, pin_memory=part.is_cuda)
                 self._copies[name] = copy
             copy.copy_(part, non_blocking=True)
-            # Not DTensor.from_local, which would move the copy to the device of the mesh.
-            copies[name] = DTensor(copy, tensor._spec, requires_grad=False) if isinstance(tensor, DTensor) else copy
+            copies[name] = sharded_like(copy, tensor) if isinstance(tensor, DTensor) else copy
         if self._world.device.type == "cuda":
             torch.cuda.synchronize(self._world.device)
         return copies
@@ -291,9 +291,7 @@ class _Unpickler(pickle.Unpickler):
     _records = frozenset(
         {
             *(("torch.distributed.checkpoint.metadata", name) for name in records.__all__ if "Bytes" not in name),
-            ("torch.distributed.checkpoint.metadata", "_MEM_FORMAT_ENCODING"),
-            ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-            ("torch.serialization", "_get_layout"),
+            *CHECKPOINT_RECORDS,
             ("torch", "Size"),
             *(("torch", name) for name, value in vars(torch).items() if isinstance(value, torch.dtype)),
             *((module, name) for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath")),

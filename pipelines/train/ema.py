@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from pipelines.train.distributed.parallelize import local_part
+from pipelines.train.distributed.sharded_tensor import local_part
+from sigma_model.torch_compat import lerp_all
 
 
 class Ema:
@@ -35,7 +36,7 @@ class Ema:
             zip(map(local_part, self._averages.values()), map(local_part, self._parameters.values()), strict=True)
         )
         if same := [pair for pair in pairs if pair[1].dtype == torch.float32]:
-            torch._foreach_lerp_([average for average, _ in same], [own for _, own in same], 1 - self.decay)
+            lerp_all([average for average, _ in same], [own for _, own in same], 1 - self.decay)
         for average, parameter in pairs:
             if parameter.dtype != torch.float32:
                 average.lerp_(parameter.float(), 1 - self.decay)

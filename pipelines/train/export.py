@@ -18,7 +18,7 @@ from pipelines.common.settings import load_settings
 from pipelines.train.attribute_tokens import attribute_numbers, choose_learning
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import CheckpointSettings, TrainConfig
-from pipelines.train.distributed.parallelize import ProcessGroup
+from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.lora import merge_lora, save_adapter
 from pipelines.train.run import CHECKPOINTS, origin_of, training_config
 from pipelines.train.settings_history import CONFIG

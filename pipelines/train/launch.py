@@ -212,7 +212,7 @@ def _not_met(error: BaseException, where: Launch) -> SigmaError:
     """What kept the machines from meeting, in a sentence."""
     from torch.distributed.elastic import rendezvous
 
-    from pipelines.train.distributed.parallelize import first_line
+    from pipelines.train.distributed.process_group import first_line
 
     place = f"--rdzv {where.rdzv}" if where.rdzv is not None else "the processes of this machine"
     if isinstance(error, rendezvous.RendezvousTimeoutError):

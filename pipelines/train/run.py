@@ -10,9 +10,9 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 
@@ -21,14 +21,9 @@ from pipelines.train import qlora
 from pipelines.train.attribute_tokens import Likeness, attribute_numbers, choose_learning, likeness_of, start_rows
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import (
-    ProcessGroup,
-    init_weights_sharded,
-    load_weights_sharded,
-    parallelize,
-    together,
-    write_rows,
-)  # fmt: skip
+from pipelines.train.distributed.materialize import init_weights_sharded, load_weights_sharded, write_rows
+from pipelines.train.distributed.parallelize import parallelize
+from pipelines.train.distributed.process_group import ProcessGroup, first_on_rank0, together
 from pipelines.train.distributed.rank_agreement import compare
 from pipelines.train.ema import Ema
 from pipelines.train.estimate.flops import parameters_of
@@ -49,8 +44,6 @@ from sigma_model.loading import LoadedModel, ModelDescription
 from sigma_model.model import SigmaModel, widths
 from sigma_model.quantization import Quantization
 from sigma_model.vae import Vae
-
-_Value = TypeVar("_Value")
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -305,13 +298,6 @@ def training_config(released: ModelConfig, config: TrainConfig) -> ModelConfig:
     vision = released.vision if config.model.vision else None
     projection = released.attribute_projection or config.model.attribute_projection
     return released.model_copy(update={"vision": vision, "attribute_projection": projection})
-
-
-def first_on_rank0(world: ProcessGroup, act: Callable[[], _Value]) -> _Value:
-    """Do something on rank 0 while the others wait, then on them: what it leaves behind is made once."""
-    value = together(world, lambda: act() if world.rank == 0 else None)
-    others = together(world, lambda: act() if world.rank != 0 else None)
-    return cast(_Value, value if world.rank == 0 else others)
 
 
 def build_model(

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines.common.settings import load_settings
 from pipelines.train.config import START, TrainConfig
-from pipelines.train.distributed.parallelize import ProcessGroup, together
+from pipelines.train.distributed.process_group import ProcessGroup, together
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import dump_json, write_atomic
 from sigma_model.loading import ModelDescription, read_blueprint

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import ProcessGroup, all_reduce_sum, clip_grad_norm
+from pipelines.train.distributed.clip import clip_grad_norm
+from pipelines.train.distributed.process_group import ProcessGroup, all_reduce_sum
 from pipelines.train.ema import Ema
 from pipelines.train.latent_cache import LatentCache
 from pipelines.train.losses import LossTable, LossWeights

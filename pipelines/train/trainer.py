@@ -20,7 +20,7 @@ import torch
 
 from pipelines.common.folder_lock import LOCK, FolderLock
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import (
+from pipelines.train.distributed.process_group import (
     ProcessGroup,
     all_reduce_sum,
     from_rank0,

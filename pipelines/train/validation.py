@@ -11,7 +11,8 @@ import torch
 from PIL import Image as Pillow
 
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import ProcessGroup, all_reduce_sum, callable_in_parts
+from pipelines.train.distributed.parallelize import callable_in_parts
+from pipelines.train.distributed.process_group import ProcessGroup, all_reduce_sum
 from pipelines.train.losses import LossTable
 from pipelines.train.train_step import forward
 from sigma_data.errors import ConfigError, SigmaError

@@ -10,7 +10,7 @@ import torch
 from support.places import ROOT
 
 from pipelines.train.config import ParallelSettings
-from pipelines.train.distributed.parallelize import start_process_group, stop_process_group
+from pipelines.train.distributed.process_group import start_process_group, stop_process_group
 from sigma_model.config import preset
 
 FOLDER = str(ROOT / "benchmarks")

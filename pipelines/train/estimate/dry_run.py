@@ -17,7 +17,7 @@ from pipelines.plan.planner import open_planner
 from pipelines.train.attribute_tokens import Likeness, check_token_init, likeness_of
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import ProcessGroup
+from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.estimate.flops import parameters_of
 from pipelines.train.estimate.memory import Estimate, Planned, estimate
 from pipelines.train.preflight import check_autoencoder, check_optimizer, check_out, check_shards, has_weights

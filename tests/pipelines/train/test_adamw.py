@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pipelines.train.adamw import pack_first, pack_second, to_bfloat16, unpack_first, unpack_second
 from pipelines.train.config import OptimizerSettings, ParallelSettings, TrainConfig
-from pipelines.train.distributed.parallelize import parallelize, start_process_group, stop_process_group
+from pipelines.train.distributed.parallelize import parallelize
+from pipelines.train.distributed.process_group import start_process_group, stop_process_group
 from pipelines.train.optimizer import Optimizers, make_optimizer
 from sigma_model.model import SigmaModel
 

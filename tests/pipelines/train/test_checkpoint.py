@@ -26,13 +26,8 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import CheckpointSettings, EmaSettings, OptimizerSettings, ParallelSettings
-from pipelines.train.distributed.parallelize import (
-    ProcessGroup,
-    barrier,
-    parallelize,
-    start_process_group,
-    stop_process_group,
-)
+from pipelines.train.distributed.parallelize import parallelize
+from pipelines.train.distributed.process_group import ProcessGroup, barrier, start_process_group, stop_process_group
 from pipelines.train.ema import Ema
 from pipelines.train.optimizer import make_optimizer
 from sigma_data.errors import ConfigError, TrainError

@@ -17,7 +17,7 @@ from pipelines.common.settings import dump_settings, load_settings
 from pipelines.train import export
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import ProcessGroup, start_process_group, stop_process_group
+from pipelines.train.distributed.process_group import ProcessGroup, start_process_group, stop_process_group
 from pipelines.train.ema import Ema
 from pipelines.train.export import export_run
 from pipelines.train.freeze import apply_freeze

@@ -17,7 +17,7 @@ from support.training_runs import apart, lines, run, same, saved, settings_of
 from torch import Tensor, nn
 
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import ProcessGroup
+from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.estimate.dry_run import dry_run
 from pipelines.train.export import export_run
 from pipelines.train.lora import is_lora

@@ -14,7 +14,8 @@ from support.sequences import FIRST_ATTRIBUTE, Case, case, one_thread, pack, tin
 from torch import Tensor
 
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import ProcessGroup, parallelize, start_process_group, stop_process_group
+from pipelines.train.distributed.parallelize import parallelize
+from pipelines.train.distributed.process_group import ProcessGroup, start_process_group, stop_process_group
 from pipelines.train.ema import Ema
 from pipelines.train.train_step import Stepped, TrainStep
 from sigma_data.instruction import ATTRIBUTES

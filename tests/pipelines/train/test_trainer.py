@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor
 from pipelines.common.settings import load_settings
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import ProcessGroup
+from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.export import export_run
 from pipelines.train.logs import RunLog
 from pipelines.train.lora import is_lora

@@ -18,7 +18,7 @@ from support.training_runs import lines, run, same, saved, settings_of
 
 from pipelines.train import validation as validation_module
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import ProcessGroup
+from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.run import Run, assemble
 from sigma_data.loading.shard_reader import ShardReader
 

@@ -15,15 +15,13 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from pipelines.train.config import LoraSettings, ParallelSettings
-from pipelines.train.distributed.parallelize import (
+from pipelines.train.distributed.clip import clip_grad_norm
+from pipelines.train.distributed.materialize import init_weights_sharded, load_weights_sharded
+from pipelines.train.distributed.parallelize import callable_in_parts, parallelize
+from pipelines.train.distributed.process_group import (
     ProcessGroup,
     all_reduce_sum,
     barrier,
-    callable_in_parts,
-    clip_grad_norm,
-    init_weights_sharded,
-    load_weights_sharded,
-    parallelize,
     start_process_group,
     stop_process_group,
 )

@@ -20,7 +20,7 @@ from support.training_data import planned
 from pipelines.common.settings import dump_settings
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import ProcessGroup
+from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.estimate.dry_run import DryRun, dry_run
 from sigma_data.errors import ConfigError, CorpusError, SigmaError
 from sigma_data.sample import Family
