@@ -9,15 +9,16 @@ READY := $(VENV)/.ready
 COMPILE := uv pip compile pyproject.toml --python-version 3.11 $(addprefix --extra ,dev eval quant s3 train) \
 	--annotation-style line --no-header --output-file constraints.txt
 
-.PHONY: help setup demo test lint format bench docs constraints clean
+.PHONY: help setup demo test test-fast lint format bench docs constraints clean
 
 help:
-	@echo "make demo    set up, then in some ten minutes: corpus, training, evaluation before and after, report"
-	@echo "make test    set up, run every test"
-	@echo "make lint    ruff and mypy"
-	@echo "make bench   the measurements behind the figures in docs/"
-	@echo "make docs    write docs/configuration.md from the settings' docstrings"
-	@echo "make constraints   compile constraints.txt from pyproject.toml; needs uv"
+	@echo "make demo         set up, then in some ten minutes: corpus, training, evaluation before and after, report"
+	@echo "make test         set up, run every test"
+	@echo "make test-fast    the tests that are not marked slow"
+	@echo "make lint         ruff and mypy"
+	@echo "make bench        the measurements behind the figures in docs/"
+	@echo "make docs         write docs/configuration.md from the settings' docstrings"
+	@echo "make constraints  compile constraints.txt from pyproject.toml; needs uv"
 
 # The environment holds what the constraints file names; on a GPU machine install torch first (README).
 $(READY): pyproject.toml constraints.txt
@@ -32,6 +33,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+test-fast: $(READY)
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
