@@ -7,6 +7,7 @@ a key, a known suffix and a sound header, members of a key side by side, and a p
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
@@ -18,8 +19,6 @@ BLOCK = 512
 END = bytes(2 * BLOCK)
 """The two zero blocks that close a tar."""
 
-_NAME_BYTES = 100
-_MAX_SIZE = 8**11 - 1  # what eleven octal digits say
 _ZERO = bytes(BLOCK)
 
 
@@ -34,22 +33,13 @@ def member_size(size: int) -> int:
 
 
 def header(name: str, size: int) -> bytes:
-    """A ustar header with fixed owner, mode and time, so that equal content gives equal tars."""
-    encoded = name.encode("ascii")
-    if len(encoded) > _NAME_BYTES:
-        raise ValueError(f"{name}: a member's name has at most {_NAME_BYTES} bytes")
-    if not 0 <= size <= _MAX_SIZE:
-        raise ValueError(f"{name}: a member has at most {_MAX_SIZE:,} bytes")
-    fields = b"".join((
-        encoded.ljust(_NAME_BYTES, b"\0"),
-        b"0000644\0", b"0000000\0", b"0000000\0",  # mode, user, group
-        b"%011o\0" % size,
-        b"%011o\0" % 0,  # modification time
-        b" " * 8,  # the checksum's own place counts as spaces
-        b"0", bytes(100), b"ustar\x0000",
-    ))  # fmt: skip
-    fields = fields.ljust(BLOCK, b"\0")
-    return fields[:148] + b"%06o\0 " % sum(fields) + fields[156:]
+    """The ustar header of a file with fixed owner, mode and time, so that equal content gives equal tars.
+
+    Raises ValueError for a name or a size that such a header cannot hold.
+    """
+    info = tarfile.TarInfo(name)
+    info.size = size
+    return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
 
 
 def block(key: str, members: Sequence[tuple[str, bytes]]) -> bytes:
@@ -147,7 +137,7 @@ def _parse(head: bytes, position: int) -> Member:
         raise ShardFault("bad_header", "the header holds no numbers where they belong", position) from None
     if checksum != sum(fields) or size < 0:
         raise ShardFault("bad_header", "the header's checksum is wrong", position)
-    name = head[:_NAME_BYTES].split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+    name = head[:100].split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
     prefix = head[345:500].split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
     name = f"{prefix}/{name}" if prefix and head[257:263] == b"ustar\0" else name
     if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/"):

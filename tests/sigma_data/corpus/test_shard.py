@@ -88,18 +88,19 @@ def test_sizes_are_known_before_a_byte_is_written(content: dict[str, dict[str, b
     assert len(shard(content)) % BLOCK == 0
 
 
-@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 8**10, 8**11 - 1])
-def test_a_header_is_the_one_that_tarfile_writes(size: int) -> None:
-    info = tarfile.TarInfo("0123456789abcdef.ref_01.jpg")
-    info.size = size
-    theirs, ours = info.tobuf(tarfile.USTAR_FORMAT), header(info.name, size)
+def written_out(name: bytes, size: int) -> bytes:
+    """A ustar header field by field, as POSIX has it: shards of every version begin their members so."""
+    fields = name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + b"%011o\0" % size + b"00000000000\0"
+    fields += b" " * 8 + b"0" + bytes(100) + b"ustar\x0000" + bytes(247)
+    return fields[:148] + b"%06o\0 " % sum(fields) + fields[156:]
+
+
+@settings(deadline=None, max_examples=200)
+@given(keys, st.sampled_from(SUFFIXES), st.integers(0, 8**11 - 1) | st.sampled_from([0, 511, 512, 8**10, 8**11 - 1]))
+def test_a_header_is_the_same_512_bytes_whatever_wrote_it(key: str, suffix: str, size: int) -> None:
+    ours = header(f"{key}.{suffix}", size)
+    assert ours == written_out(f"{key}.{suffix}".encode(), size)
     assert len(ours) == BLOCK
-    # name, mode, owner, size, time, checksum, type, link, magic: all that a reader looks at
-    again = tarfile.TarInfo.frombuf(ours, "ascii", "strict")
-    for field in ("name", "mode", "uid", "gid", "size", "mtime", "type", "linkname", "uname", "gname"):
-        assert getattr(again, field) == getattr(info, field), field
-    assert ours[:148] == theirs[:148]
-    assert ours[156:265] == theirs[156:265]
 
 
 @pytest.mark.parametrize("size", range(0, 1600, 64))
@@ -111,9 +112,9 @@ def test_padding_is_to_whole_blocks(size: int) -> None:
 
 def test_what_a_header_cannot_say_is_refused() -> None:
     assert len(header("a" * 95 + ".json", 1)) == BLOCK
-    with pytest.raises(ValueError, match="100 bytes"):
+    with pytest.raises(ValueError, match="too long"):
         header("a" * 96 + ".json", 1)
-    with pytest.raises(ValueError, match="at most"):
+    with pytest.raises(ValueError, match="overflow"):
         header("a.json", 8**11)
     with pytest.raises(ValueError, match="ascii|ordinal"):
         header("ä.json", 1)
