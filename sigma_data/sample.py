@@ -53,12 +53,12 @@ FAMILY_RULES: dict[Family, FamilyRule] = {
 
 @dataclass(frozen=True)
 class Source:
-    """Where a sample came from: source name, location inside the source, row, licence."""
+    """Where a sample came from: source name, location inside the source, row, license."""
 
     name: str
     location: str
     row: int
-    licence: str = "unknown"
+    license: str = "unknown"
 
 
 @dataclass(frozen=True)

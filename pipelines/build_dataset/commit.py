@@ -125,7 +125,10 @@ def write_corpus_files(
     try:
         for name in (MANIFEST, QUARANTINE):
             _write_table(out / name, tables.pop(name), scratch)
-        write_atomic(out / CARD, render_card(title=config["title"], manifest=manifest, sums=sums), scratch=scratch)
+        first = manifest.row(0, named=True)
+        record = read(first["shard"], first["json_offset"], first["json_size"])
+        card = render_card(title=config["title"], manifest=manifest, sums=sums, record=record)
+        write_atomic(out / CARD, card, scratch=scratch)
         report = render_report(
             title=config["title"], summary=_summary(sums), manifest=manifest, quarantine=quarantine, read=read
         )

@@ -16,14 +16,16 @@ from sigma_data.sample import Family
 from sigma_data.settings_base import StrictModel
 
 BUILD_VERSION = 2
-"""Raised when a change in the code changes what a build writes."""
+"""Raised when a change in the code changes what a build writes: what an older one began or finished is refused then."""
+SCAN_VERSION = 3
+"""Raised when scan files change: an interrupted build is scanned anew then, and goes on."""
 
 
 class BuildConfig(StrictModel):
     """A build. Everything here shapes the corpus; where and with how many workers it runs does not."""
 
     sources: tuple[str, ...] = ()
-    """Source strings, as in release:PATH?licence=cc-by-4.0."""
+    """Source strings, as in release:PATH?license=cc-by-4.0."""
     title: str = "SIGMA interleaved corpus"
     """Heads the data set card and the report."""
     seed: int = 0
@@ -93,4 +95,4 @@ class BuildConfig(StrictModel):
     def scan_digest(self) -> str:
         """SHA-256 over what the scan of a fragment depends on, so that the rest may change."""
         parts = self.model_dump_json(include={"max_side", "store", "checks", "limits"})
-        return hashlib.sha256(f"{SCHEMA_VERSION}\x1f{BUILD_VERSION}\x1f{parts}".encode()).hexdigest()
+        return hashlib.sha256(f"{SCHEMA_VERSION}\x1f{SCAN_VERSION}\x1f{parts}".encode()).hexdigest()

@@ -49,7 +49,7 @@ def scan_schema() -> pa.Schema:
     return pa.schema({
         "position": pa.int32(), "status": pa.string(), "id": pa.string(), "family": pa.string(),
         "family_inferred": pa.bool_(), "source": pa.string(), "location": pa.string(), "row": pa.int64(),
-        "licence": pa.string(), "images": images_type(), "instruction": pa.string(),
+        "license": pa.string(), "images": images_type(), "instruction": pa.string(),
         "turns": pa.list_(turn), "attributes": pa.list_(pa.string()), "references": pa.int16(),
         "tokens": pa.int32(), "content": pa.string(), "text": pa.string(), "size": pa.int64(),
         "json": pa.binary(), "json_size": pa.int64(), "json_sha256": pa.string(),
@@ -138,7 +138,7 @@ def _common(position: int, sample: Sample) -> dict[str, Any]:
         "source": sample.source.name,
         "location": sample.source.location,
         "row": sample.source.row,
-        "licence": sample.source.licence,
+        "license": sample.source.license,
         "old_split": sample.split,
         "instruction": sample.turns[0].instruction if sample.turns else None,
     }

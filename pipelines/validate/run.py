@@ -18,7 +18,7 @@ from sigma_data.corpus.archives import archive_fault, is_repacked, rebuild_advic
 from sigma_data.corpus.check_limits import Limits, Severity
 from sigma_data.corpus.checks import Examination, examine
 from sigma_data.corpus.corpus import COMMIT, INDEXES, MANIFEST, QUARANTINE, WORK, Corpus, file_digest, open_corpus
-from sigma_data.corpus.record import RecordError, decode, encode, stored_order
+from sigma_data.corpus.record import RecordError, decode, encode, stored_order, with_current_keys
 from sigma_data.corpus.shard import ShardFault, block, read_members, read_range
 from sigma_data.errors import CorpusError
 from sigma_data.images.fingerprint import SIGNATURE_BYTES, components, near_pairs
@@ -346,7 +346,7 @@ def _sample_problems(task: ShardTask, path: Path, row: dict[str, Any]) -> Iterat
             yield Problem("wrong_extension", where, f"{image['member']} holds a {fact.format}")
     if damaged or len(examination.facts) < len(sample.images):
         return
-    if encode(sample, examination.facts) != record:
+    if encode(sample, examination.facts) != with_current_keys(record):
         yield Problem("bad_record", where, "the JSON is not what a build writes about these pictures")
     if differing := _differing(row, examination):
         yield Problem("manifest_differs", where, f"{', '.join(differing)} are not those of the manifest")
@@ -370,7 +370,7 @@ def _differing(row: dict[str, Any], found: Examination) -> list[str]:
         "source": sample.source.name,
         "location": sample.source.location,
         "row": sample.source.row,
-        "licence": sample.source.licence,
+        "license": sample.source.license,
         "instruction": sample.turns[0].instruction if sample.turns else None,
         "turns": [{"instruction": t.instruction, "target": t.target, "response": t.response} for t in sample.turns],
         "attributes": list(found.attributes),

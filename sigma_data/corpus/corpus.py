@@ -43,6 +43,9 @@ WORK = ".sigma"
 INDEXES = ".index"
 """Where `sigma_data.planning.index` keeps what training needs; no part of what the commit covers."""
 
+OLD_COLUMNS = {"licence": "license"}
+"""Former names of columns of the manifest, by which older corpora are opened."""
+
 _SHARD = re.compile(r"(?P<split>[A-Za-z_][A-Za-z0-9_]*)/(?P<family>[a-z]+)-[0-9]{5,}\.tar")
 _MOST = 2**50
 """No file of a corpus is larger than this; offsets and sizes beyond it are a forgery."""
@@ -121,7 +124,7 @@ def manifest_schema() -> pa.Schema:
         "images": images_type(), "instruction": pa.string(), "turns": pa.list_(turn),
         "attributes": pa.list_(pa.string()), "references": pa.int16(), "tokens": pa.int32(),
         "content": pa.string(), "component": pa.string(), "source": pa.string(), "location": pa.string(),
-        "row": pa.int64(), "licence": pa.string(), "warnings": pa.list_(pa.string()),
+        "row": pa.int64(), "license": pa.string(), "warnings": pa.list_(pa.string()),
     })  # fmt: skip
 
 
@@ -239,7 +242,7 @@ class Corpus:
             # Before a reader sees it: damage would make it fail in many ways, or not at all.
             if file_digest(path) != (entry["bytes"], entry["sha256"]):
                 raise CorpusError(f"{path}: is not the file that was committed; run sigma validate")
-            table = pl.read_parquet(literal(path), columns=columns, glob=False)
+            table = pl.read_parquet(literal(path), columns=columns, glob=False).rename(OLD_COLUMNS, strict=False)
         except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise CorpusError(f"{path}: cannot be read ({reason}); run sigma validate") from None

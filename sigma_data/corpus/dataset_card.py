@@ -7,58 +7,17 @@ columns from the first samples and drops pictures that only later samples have.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import polars as pl
 import yaml
+from pydantic import BaseModel
 
 from sigma_data.corpus.dataset_card_usage import SURPRISES, different_images
+from sigma_data.corpus.record import Record, with_current_keys
 from sigma_data.sample import FAMILY_RULES, Family
 
 _STRING, _NUMBER = "string", "int64"
-
-_JSON_FEATURE: dict[str, Any] = {
-    "name": "json",
-    "struct": [
-        {"name": "schema_version", "dtype": _NUMBER},
-        {"name": "id", "dtype": _STRING},
-        {"name": "family", "dtype": _STRING},
-        {"name": "family_inferred", "dtype": "bool"},
-        {
-            "name": "images",
-            "list": [
-                {"name": "number", "dtype": _NUMBER},
-                {"name": "member", "dtype": _STRING},
-                {"name": "role", "dtype": _STRING},
-                {"name": "width", "dtype": _NUMBER},
-                {"name": "height", "dtype": _NUMBER},
-            ],
-        },
-        {
-            "name": "turns",
-            "list": [
-                {"name": "instruction", "dtype": _STRING},
-                {"name": "target", "dtype": _NUMBER},
-                {"name": "response", "dtype": _STRING},
-                {"name": "alternatives", "list": _STRING},
-                {
-                    "name": "bindings",
-                    "list": [{"name": "token", "dtype": _NUMBER}, {"name": "image", "dtype": _NUMBER}],
-                },
-            ],
-        },
-        {
-            "name": "source",
-            "struct": [
-                {"name": "name", "dtype": _STRING},
-                {"name": "location", "dtype": _STRING},
-                {"name": "row", "dtype": _NUMBER},
-                {"name": "licence", "dtype": _STRING},
-            ],
-        },
-        {"name": "truth", "dtype": _STRING},
-    ],
-}
 
 _TEXT = """
 # {title}
@@ -72,11 +31,11 @@ _TEXT = """
 {read:,} records were read: {written:,} written, {quarantined:,} in quarantine (`quarantine.parquet` says why),
 {duplicates:,} duplicates. Samples that share a picture, exactly or nearly, lie in one split.
 
-## Licences
+## Licenses
 
-| source | licence | samples |
+| source | license | samples |
 |---|---|---:|
-{licences}
+{licenses}
 
 ## Reading it
 
@@ -103,8 +62,8 @@ with the byte range of every picture; `corpus.json` has the size and SHA-256 of 
 """
 
 
-def render_card(*, title: str, manifest: pl.DataFrame, sums: Mapping[str, Any]) -> str:
-    """README.md for a corpus of this manifest: YAML that `datasets` reads, then words.
+def render_card(*, title: str, manifest: pl.DataFrame, sums: Mapping[str, Any], record: bytes) -> str:
+    """README.md for a corpus of this manifest and of records like this one: YAML that `datasets` reads, then words.
 
     There is a configuration for all families (`default`) and one a family, each with the columns
     that its shards really have.
@@ -132,14 +91,14 @@ def render_card(*, title: str, manifest: pl.DataFrame, sums: Mapping[str, Any]) 
         configs.append({"config_name": name, "data_files": files, **({"default": True} if name == "default" else {})})
         features = [{"name": member, "dtype": "image"} for member in members]
         features += [
-            _json_feature(manifest),
+            _json_feature(manifest, record),
             {"name": "__key__", "dtype": _STRING},
             {"name": "__url__", "dtype": _STRING},
         ]
         infos.append({"config_name": name, "features": features})
 
-    licences = manifest.group_by("source", "licence").len().sort("source", "licence")
-    names = licences["licence"].unique().sort().to_list()
+    licenses = manifest.group_by("source", "license").len().sort("source", "license")
+    names = licenses["license"].unique().sort().to_list()
     head = {
         "pretty_name": title,
         "license": names[0] if len(names) == 1 and names[0] != "unknown" else "other" if names else "unknown",
@@ -160,7 +119,7 @@ def render_card(*, title: str, manifest: pl.DataFrame, sums: Mapping[str, Any]) 
         written=sums["written"], images=sums["images"], families=len(families), read=sums["read"],
         quarantined=sums["quarantined"], duplicates=sums["duplicates"],
         splits=" | ".join(splits), bars="---:|" * len(splits), rows=rows,
-        licences="\n".join(f"| {_cell(s)} | {_cell(licence)} | {n:,} |" for s, licence, n in licences.iter_rows()),
+        licenses="\n".join(f"| {_cell(s)} | {_cell(name)} | {n:,} |" for s, name, n in licenses.iter_rows()),
         first_split=splits[0] if splits else "train", first_family=families[0] if families else "editing",
         first_shard=manifest["shard"][0] if len(manifest) else "train/editing-00000.tar",
     )  # fmt: skip
@@ -172,17 +131,28 @@ def render_card(*, title: str, manifest: pl.DataFrame, sums: Mapping[str, Any]) 
     return f"---\n{yaml.dump(head, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)}---\n{text}"
 
 
-def _json_feature(manifest: pl.DataFrame) -> dict[str, Any]:
-    """The type of `KEY.json`, with value ranges where images have some."""
+def _json_feature(manifest: pl.DataFrame, record: bytes) -> dict[str, Any]:
+    """The type of `KEY.json`, with value ranges if any image has one, in the words of this corpus's records."""
     ranges = manifest["images"].explode().drop_nulls().struct.field("value_range")
-    if ranges.null_count() == len(ranges):
-        return _JSON_FEATURE
-    images = next(part for part in _JSON_FEATURE["struct"] if part["name"] == "images")
-    known = {"name": "value_range", "struct": [
-        {"name": "rule", "dtype": _STRING}, {"name": "low", "dtype": "float64"}, {"name": "high", "dtype": "float64"},
-    ]}  # fmt: skip
-    parts = [part | {"list": [*part["list"], known]} if part is images else part for part in _JSON_FEATURE["struct"]]
-    return {"name": "json", "struct": parts}
+    feature = {"name": "json", **_feature(Record, without="value_range" if ranges.is_null().all() else None)}
+    if with_current_keys(record) != record:
+        source = next(part for part in feature["struct"] if part["name"] == "source")
+        source["struct"][-1]["name"] = "licence"
+    return feature
+
+
+def _feature(kind: Any, without: str | None = None) -> dict[str, Any]:
+    """A type of the record as `datasets` writes it into a card; a field named `without` is left out."""
+    inner = get_args(kind)[0] if get_args(kind) else None  # of Annotated[T, ...], T | None, list[T]
+    if get_origin(kind) is list:
+        [members] = _feature(inner, without).values()
+        return {"list": members}
+    if inner is not None:
+        return _feature(inner, without)
+    if issubclass(kind, BaseModel):
+        fields = {name: field.annotation for name, field in kind.model_fields.items() if name != without}
+        return {"struct": [{"name": name, **_feature(field, without)} for name, field in fields.items()]}
+    return {"dtype": {bool: "bool", int: _NUMBER, float: "float64"}.get(kind, _STRING)}
 
 
 def _cell(text: str) -> str:

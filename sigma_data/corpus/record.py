@@ -68,10 +68,12 @@ class _SourceRecord(StrictRecord):
     name: str
     location: str
     row: Annotated[int, Field(ge=0, lt=2**63)]
-    licence: str
+    license: str
 
 
-class _Record(StrictRecord):
+class Record(StrictRecord):
+    """What `KEY.json` holds."""
+
     schema_version: int
     id: str
     family: Family
@@ -122,25 +124,19 @@ def encode(sample: Sample, facts: Mapping[int, ImageInfo]) -> bytes:
             for number in stored_order(sample)
         ],
         "turns": [
-            {
-                "instruction": turn.instruction,
-                "target": turn.target,
-                "response": turn.response,
-                "alternatives": list(turn.alternatives),
-                "bindings": [{"token": token, "image": image} for token, image in turn.bindings],
-            }
+            {**vars(turn), "bindings": [{"token": token, "image": image} for token, image in turn.bindings]}
             for turn in sample.turns
         ],
-        "source": {
-            "name": sample.source.name,
-            "location": sample.source.location,
-            "row": sample.source.row,
-            "licence": sample.source.licence,
-        },
+        "source": vars(sample.source),
         "truth": sample.truth,
     }
     text = json.dumps(record, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "replace") + b"\n"
+
+
+def with_current_keys(data: bytes) -> bytes:
+    """The bytes of `KEY.json` in the words of today: older corpora write the key `license` as `licence`."""
+    return data.replace(b'"licence":', b'"license":', 1)  # a key: inside a text the quotes would be escaped
 
 
 def decode(data: bytes, pictures: Mapping[str, bytes] | None) -> Sample:
@@ -150,7 +146,7 @@ def decode(data: bytes, pictures: Mapping[str, bytes] | None) -> Sample:
     RecordError where the JSON is broken, of another schema, or names other members than there are.
     """
     try:
-        record = _Record.model_validate_json(data)
+        record = Record.model_validate_json(with_current_keys(data))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(place) for place in first["loc"])
@@ -173,9 +169,7 @@ def decode(data: bytes, pictures: Mapping[str, bytes] | None) -> Sample:
             Image(
                 image.number,
                 None if pictures is None else pictures[image.member],
-                value_range=ValueRange(image.value_range.rule, image.value_range.low, image.value_range.high)
-                if image.value_range is not None
-                else None,
+                value_range=None if image.value_range is None else ValueRange(**vars(image.value_range)),
             )
             for image in sorted(record.images, key=lambda i: i.number)
         ),
@@ -189,7 +183,7 @@ def decode(data: bytes, pictures: Mapping[str, bytes] | None) -> Sample:
             )
             for turn in record.turns
         ),
-        source=Source(record.source.name, record.source.location, record.source.row, record.source.licence),
+        source=Source(**vars(record.source)),
         family_inferred=record.family_inferred,
         truth=record.truth,
     )

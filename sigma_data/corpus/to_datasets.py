@@ -75,7 +75,7 @@ def _row(sample: Sample, split: str) -> dict[str, Any]:
     targets = set(sample.targets)
     return {
         "id": sample.id, "family": sample.family.value, "split": split, "source": sample.source.name,
-        "license": sample.source.licence,
+        "license": sample.source.license,
         "turns": [
             {
                 "instruction": turn.instruction, "target": turn.target, "response": turn.response,

@@ -28,7 +28,7 @@ def describe(sample: Sample, facts: Mapping[int, ImageInfo] | None = None) -> Ri
     if sample.family_inferred:
         out.append(" (inferred)", style="dim")
     source = sample.source
-    out.append(printable(f"\n{source.name}, {source.location}, row {source.row}, licence {source.licence}\n"), "dim")
+    out.append(printable(f"\n{source.name}, {source.location}, row {source.row}, license {source.license}\n"), "dim")
     for index, turn in enumerate(sample.turns):
         heading = "instruction" if len(sample.turns) == 1 else f"turn {index + 1}"
         out.append(f"\n{heading}\n", style="bold")

@@ -110,7 +110,7 @@ class _Heading(_Block):
         self.large, self.small = _font(sheet.size(26)), _font(sheet.size(16))
         source = sample.source
         self.family = str(sample.family) + (" (inferred)" if sample.family_inferred else "")
-        self.place = f"{source.name} · {source.location} · row {source.row} · licence {source.licence}"
+        self.place = f"{source.name} · {source.location} · row {source.row} · license {source.license}"
         self.id = sample.id
         self.first = sheet.size(26) * 4 // 3
         self.height = self.first + sheet.size(16) * 4 // 3

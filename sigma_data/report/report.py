@@ -44,7 +44,7 @@ _MANIFEST: dict[str, pl.DataType] = {
     "id": pl.String(), "family": pl.String(), "split": pl.String(), "shard": pl.String(), "size": pl.Int64(),
     "images": pl.List(_IMAGE), "turns": pl.List(_TURN), "attributes": pl.List(pl.String), "references": pl.Int16(),
     "tokens": pl.Int32(), "component": pl.String(), "source": pl.String(), "location": pl.String(), "row": pl.Int64(),
-    "licence": pl.String(), "warnings": pl.List(pl.String),
+    "license": pl.String(), "warnings": pl.List(pl.String),
 }  # fmt: skip
 _QUARANTINE: dict[str, pl.DataType] = {
     "source": pl.String(), "location": pl.String(), "row": pl.Int64(), "code": pl.String(), "message": pl.String(),
@@ -251,14 +251,14 @@ def _components(manifest: pl.DataFrame) -> dict[str, Any]:
 def _sources(manifest: pl.DataFrame, quarantine: pl.DataFrame) -> list[dict[str, Any]]:
     rejected = Counter(quarantine["source"].to_list())
     kept = manifest.group_by("source").agg(
-        pl.len().alias("samples"), pl.col("size").sum(), pl.col("licence").unique().sort(), pl.col("family").unique()
+        pl.len().alias("samples"), pl.col("size").sum(), pl.col("license").unique().sort(), pl.col("family").unique()
     )
     rows = {row["source"]: row for row in kept.iter_rows(named=True)}
-    nothing = {"samples": 0, "size": 0, "licence": [], "family": []}
+    nothing = {"samples": 0, "size": 0, "license": [], "family": []}
     return [
         (row := rows.get(name, nothing)) | {
             "name": printable(name),
-            "licences": ", ".join(printable(licence or "unknown") for licence in row["licence"]),
+            "licenses": ", ".join(printable(name or "unknown") for name in row["license"]),
             "families": ", ".join(family for family in Family if family in row["family"]),
             "rejected": rejected[name],
         }

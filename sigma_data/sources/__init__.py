@@ -1,6 +1,6 @@
 """Corpus layouts: one module a layout, named after it, with its `Reader` class in `READER`.
 
-A source is written `name:path?option=value&option=value`, as in `release:data?licence=cc-by-4.0`.
+A source is written `name:path?option=value&option=value`, as in `release:data?license=cc-by-4.0`.
 Adding a layout is adding a file here.
 """
 

@@ -43,7 +43,7 @@ class ReaderOptions(StrictModel):
     """Options any source takes. `name` tells two sources of one layout apart; ids follow from it."""
 
     name: str | None = None
-    licence: str = "unknown"
+    license: str = "unknown"
 
 
 class Reader(ABC):
@@ -91,6 +91,9 @@ _SHARED = ("base", "parquet")
 """Modules that hold what layouts share."""
 
 
+_OLD_OPTIONS = {"licence": "license"}
+"""Former spellings of options, which are read as ever."""
+
 _OPTIONS = re.compile(r"(\?+)(?=[A-Za-z_]+=|$)")
 """Question marks where options could begin: an even number of them is half as many of the path."""
 
@@ -132,7 +135,7 @@ def open_source(spec: str) -> Reader:
     if not path:
         raise ConfigError(f"source {spec!r}: a path must follow {scheme}:")
     reader: type[Reader] = importlib.import_module(f"sigma_data.sources.{scheme}").READER
-    pairs = parse_qsl(query, keep_blank_values=True)
+    pairs = [(_OLD_OPTIONS.get(name, name), value) for name, value in parse_qsl(query, keep_blank_values=True)]
     try:
         if len(dict(pairs)) != len(pairs):
             raise ConfigError(f"source {spec!r}: an option is given twice")

@@ -209,7 +209,7 @@ class ReleaseReader(Reader):
             family=family,
             images=images,
             turns=turns,
-            source=Source(self.name, location, row, self.options.licence),
+            source=Source(self.name, location, row, self.options.license),
             family_inferred=inferred,
             split=self._split(split),
         )

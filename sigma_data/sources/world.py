@@ -32,7 +32,7 @@ _TOKEN = re.compile(rf"<(?:{'|'.join(ATTRIBUTES)})> ?")
 class WorldOptions(ReaderOptions):
     """What the corpus looks like."""
 
-    licence: str = "apache-2.0"
+    license: str = "apache-2.0"
     size: int = Field(256, ge=64, le=1024)
     """Side of the square pictures in pixels."""
     seed: int = Field(0, ge=0, lt=1 << 63)
@@ -105,7 +105,7 @@ class WorldReader(Reader):
             family=family,
             images=tuple(Image(number, data) for number, data in enumerate(drawn.pictures, start=1)),
             turns=(Turn(instruction, target=last),),
-            source=Source(self.name, self.location, index, self.options.licence),
+            source=Source(self.name, self.location, index, self.options.license),
             truth=drawn.truth,
         )
 

@@ -72,28 +72,28 @@ def test_a_corpus_is_built_into_and_from_folders_of_any_name(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(
-    ("text", "path", "licence"),
+    ("text", "path", "license"),
     [
         ("a", "a", "unknown"),
-        ("a?licence=b", "a", "b"),
-        ("a?licence=https://x/y?z=1", "a", "https://x/y?z=1"),
+        ("a?license=b", "a", "b"),
+        ("a?license=https://x/y?z=1", "a", "https://x/y?z=1"),
         ("q?x", "q?x", "unknown"),
-        ("q?x/y z?licence=b", "q?x/y z", "b"),
+        ("q?x/y z?license=b", "q?x/y z", "b"),
         ("w??t", "w??t", "unknown"),
         ("q??x=1", "q?x=1", "unknown"),
-        ("q??x=1?licence=b", "q?x=1", "b"),
-        ("q???licence=b", "q?", "b"),
+        ("q??x=1?license=b", "q?x=1", "b"),
+        ("q???license=b", "q?", "b"),
         ("a?", "a", "unknown"),
         ("a??", "a?", "unknown"),
         ("50%20#&=:[*]{1}", "50%20#&=:[*]{1}", "unknown"),
     ],
 )
-def test_options_of_a_source_begin_where_an_option_does(text: str, path: str, licence: str) -> None:
+def test_options_of_a_source_begin_where_an_option_does(text: str, path: str, license: str) -> None:
     reader = open_source(f"release:{text}")
-    assert (reader.path, reader.options.licence) == (path, licence)  # type: ignore[attr-defined]
+    assert (reader.path, reader.options.license) == (path, license)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("path", [*NAMES, "a?", "a??licence=b", "?x=1"])
+@pytest.mark.parametrize("path", [*NAMES, "a?", "a??license=b", "?x=1"])
 def test_a_source_spec_opens_the_very_path(path: str) -> None:
     assert open_source(source_spec("release", path) if not path.startswith("~") else f"release:./{path}").path in (
         path,

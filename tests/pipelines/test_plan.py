@@ -56,7 +56,7 @@ def record(
     ]  # fmt: skip
     return {
         "status": "ok", "id": f"id{number:06d}", "family": family, "family_inferred": False, "source": source,
-        "location": "file", "row": number, "licence": "mit", "images": images, "instruction": text,
+        "location": "file", "row": number, "license": "mit", "images": images, "instruction": text,
         "turns": [{"instruction": text, "target": len(names) or None, "response": None}], "attributes": [],
         "references": max(0, len(names) - 1), "tokens": 100, "text": text, "json": b"{}", "json_size": json_size,
         "json_sha256": hashlib.sha256(text.encode()).hexdigest(), "warnings": [], "old_split": split,

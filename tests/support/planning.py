@@ -52,7 +52,7 @@ def row_of(one: Case, number: int, *, per_shard: int = 1000) -> dict[str, Any]:
         "index": number % per_shard, "offset": 0, "size": 0, "json_offset": 512, "json_size": 300,
         "json_sha256": "0" * 64, "images": images, "instruction": sample.turns[0].instruction, "turns": turns,
         "attributes": [], "references": len(sample.references), "tokens": 1, "content": "0", "component": "0",
-        "source": "test", "location": "here", "row": number, "licence": "unknown", "warnings": [],
+        "source": "test", "location": "here", "row": number, "license": "unknown", "warnings": [],
     }  # fmt: skip
 
 

@@ -628,8 +628,8 @@ def width_in_the_manifest(row: dict[str, Any], named: Members) -> None:
     row["images"][0]["width"] += 1
 
 
-def licence_in_the_manifest(row: dict[str, Any], named: Members) -> None:
-    row["licence"] = "cc0"
+def license_in_the_manifest(row: dict[str, Any], named: Members) -> None:
+    row["license"] = "cc0"
 
 
 def attributes_in_the_manifest(row: dict[str, Any], named: Members) -> None:
@@ -685,7 +685,7 @@ RETOLD: dict[Callable[[dict[str, Any], Members], None], str] = {
     role_in_the_manifest: "manifest_differs",
     number_in_the_manifest: "manifest_differs",
     width_in_the_manifest: "manifest_differs",
-    licence_in_the_manifest: "manifest_differs",
+    license_in_the_manifest: "manifest_differs",
     attributes_in_the_manifest: "manifest_differs",
     width_in_the_json: "bad_record",
     role_in_the_json: "bad_record",

@@ -230,7 +230,7 @@ def hostile_records(named: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "empty_instruction", with_(turns=[{**turn, "instruction": ""}])
     yield "null_bytes", with_(turns=[{**turn, "instruction": "Paint \0 <image_1>"}])
     yield "terminal_codes", with_(turns=[{**turn, "instruction": "\x1b[2J Paint <image_1>\x07"}])
-    yield "markup", with_(source={**named["source"], "licence": "</td><script>alert(1)</script>|\n# evil"})
+    yield "markup", with_(source={**named["source"], "license": "</td><script>alert(1)</script>|\n# evil"})
     yield "many_placeholders", with_(turns=[{**turn, "instruction": "<image>" * 200_000}])
     yield (
         "many_brackets",

@@ -176,7 +176,7 @@ def test_any_words_are_settings_or_one_sentence(overrides: list[str]) -> None:
 
 def test_printed_settings_read_back_as_they_were(tmp_path: Path) -> None:
     config = BuildConfig(
-        sources=("release:a b?licence=c",), title="größer: [1]", seed=9, splits={"train": 1, "test": 2.5},
+        sources=("release:a b?license=c",), title="größer: [1]", seed=9, splits={"train": 1, "test": 2.5},
         quotas={Family.EDITING: 3}, checks={"too_small": Severity.OFF}, max_side=99,
     )  # fmt: skip
     again = load_settings(BuildConfig, written(tmp_path, dump_settings(config)), ())

@@ -167,7 +167,7 @@ EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "no images": lambda r: r.pop("images"),
     "no truth": lambda r: r.pop("truth"),
     "no target": lambda r: r["turns"][0].pop("target"),
-    "no licence": lambda r: r["source"].pop("licence"),
+    "no license": lambda r: r["source"].pop("license"),
     "another schema version": lambda r: r.update(schema_version=SCHEMA_VERSION + 1),
     "a schema version in words": lambda r: r.update(schema_version=str(SCHEMA_VERSION)),
     "an unknown family": lambda r: r.update(family="drawing"),

@@ -71,7 +71,7 @@ class TestDescribe:
         sample = make([picture(40, 30), picture(50, 60), picture(70, 80, form="JPEG")], turn)
         text = str(describe(sample, examine(sample, Limits()).facts))
         assert "0123456789abcdef0123  editing" in text
-        assert "demo, demo.jsonl, row 3, licence cc0-1.0" in text
+        assert "demo, demo.jsonl, row 3, license cc0-1.0" in text
         assert "Put <subject>the dog of <image_2> on <background>the beach." in text
         assert "<subject> speaks of image 2" in text
         assert "or: Dog on a beach." in text

@@ -30,7 +30,7 @@ MANIFEST: dict[str, Any] = {
     "index": pl.Int32, "offset": pl.Int64, "size": pl.Int64, "json_offset": pl.Int64, "json_size": pl.Int64,
     "images": pl.List(IMAGE), "instruction": pl.String, "turns": pl.List(TURN), "attributes": pl.List(pl.String),
     "references": pl.Int16, "tokens": pl.Int32, "component": pl.String, "source": pl.String, "location": pl.String,
-    "row": pl.Int64, "licence": pl.String, "warnings": pl.List(pl.String),
+    "row": pl.Int64, "license": pl.String, "warnings": pl.List(pl.String),
 }  # fmt: skip
 QUARANTINE: dict[str, Any] = {
     "source": pl.String, "location": pl.String, "row": pl.Int64, "id": pl.String, "family": pl.String,
@@ -64,7 +64,7 @@ def sample(
         "images": images, "instruction": text, "attributes": ["lighting"], "references": roles.count("reference"),
         "turns": [{"instruction": text, "target": None if response else len(roles), "response": response}],
         "tokens": 1000 + at, "component": f"c{at}", "source": "demo", "location": "demo.jsonl", "row": at,
-        "licence": "cc0-1.0", "warnings": [],
+        "license": "cc0-1.0", "warnings": [],
     } | changes  # fmt: skip
 
 
@@ -163,7 +163,7 @@ def test_the_file_loads_nothing_and_runs_nothing() -> None:
 
 
 def test_hostile_text_is_inert_wherever_it_comes_from() -> None:
-    texts = dict.fromkeys(("id", "split", "component", "source", "location", "licence"), HOSTILE)
+    texts = dict.fromkeys(("id", "split", "component", "source", "location", "license"), HOSTILE)
     rows = [sample(1, text=HOSTILE, response=HOSTILE, warnings=[HOSTILE], **texts)]
     rejects = [
         reject(1, code=HOSTILE, source=HOSTILE, location=HOSTILE, message=HOSTILE, instruction=HOSTILE, id=HOSTILE)

@@ -63,13 +63,13 @@ def sample(tmp_path: Path, only: dict[str, Any], options: str = "", **types: Any
 
 
 def test_a_plain_row_has_its_last_picture_as_target(tmp_path: Path) -> None:
-    made = sample(tmp_path, row(3, "Put the cat of <Image 2> into <image_1>"), "?licence=cc-by-4.0")
+    made = sample(tmp_path, row(3, "Put the cat of <Image 2> into <image_1>"), "?license=cc-by-4.0")
     assert [image.number for image in made.images] == [1, 2, 3]
     assert [image.data for image in made.images] == [picture(seed) for seed in range(3)]
     assert made.turns == (Turn("Put the cat of <image_2> into <image_1>", target=3),)
     assert (made.references, made.targets) == ((1, 2), (3,))
     assert (made.source.name, made.source.location, made.source.row) == ("release", "chunk_1.parquet", 0)
-    assert made.source.licence == "cc-by-4.0"
+    assert made.source.license == "cc-by-4.0"
     assert made.id == sample_id("release", "chunk_1.parquet", 0)
 
 

@@ -57,7 +57,7 @@ def test_every_layout_has_a_name_and_a_reader_with_typed_options() -> None:
     for name in names():
         reader = __import__(f"sigma_data.sources.{name}", fromlist=["READER"]).READER
         assert issubclass(reader, Reader)
-        assert {"name", "licence"} <= set(reader.options_type.model_fields)
+        assert {"name", "license"} <= set(reader.options_type.model_fields)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_an_unknown_layout_is_answered_with_those_that_exist(spec: str) -> None:
 def test_an_unknown_option_is_answered_with_those_that_exist() -> None:
     message = sentence("release:data?licens=mit")
     assert "licens" in message
-    for option in ("family", "families", "licence", "name"):
+    for option in ("family", "families", "license", "name"):
         assert option in message
 
 
@@ -84,7 +84,8 @@ def test_an_unknown_option_is_answered_with_those_that_exist() -> None:
         ("release:data?families=a", "families"),
         ("webdataset:data?splits=some", "splits"),
         ("webdataset:data?family=", "family"),
-        ("release:data?licence=a&licence=b", "twice"),
+        ("release:data?license=a&license=b", "twice"),
+        ("release:data?license=a&licence=b", "twice"),
         ("world:5?size=huge", "size"),
     ],
 )
@@ -94,13 +95,19 @@ def test_an_option_of_the_wrong_type_is_named(spec: str, word: str) -> None:
 
 def test_options_are_typed_and_decoded() -> None:
     reader = open_source(
-        "release:a folder/x?family=editing&name=my+source&licence=cc%2Dby&families=a:layout,b:relation"
+        "release:a folder/x?family=editing&name=my+source&license=cc%2Dby&families=a:layout,b:relation"
     )
     assert (reader.path, reader.name) == ("a folder/x", "my source")
     options = reader.options  # type: ignore[attr-defined]
-    assert (options.family, options.licence) == (Family.EDITING, "cc-by")
+    assert (options.family, options.license) == (Family.EDITING, "cc-by")
     assert options.families == {"a": Family.LAYOUT, "b": Family.RELATION}
     assert open_source("release:x").name == "release"
+
+
+@pytest.mark.parametrize("scheme", ["release:x", "webdataset:x", "world:5"])
+def test_the_former_spelling_of_license_is_read(scheme: str) -> None:
+    for spelling in ("license", "licence"):
+        assert open_source(f"{scheme}?{spelling}=mit").options.license == "mit"  # type: ignore[attr-defined]
 
 
 @settings(deadline=None, max_examples=200)

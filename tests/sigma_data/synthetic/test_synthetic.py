@@ -277,6 +277,6 @@ def test_a_bad_source_string_is_one_clear_error(spec: str) -> None:
         open_source(spec)
 
 
-def test_the_licence_is_ours_and_can_be_set() -> None:
-    assert corpus("world:1?size=64")[0].source.licence == "apache-2.0"
-    assert corpus("world:1?size=64&licence=mit")[0].source.licence == "mit"
+def test_the_license_is_ours_and_can_be_set() -> None:
+    assert corpus("world:1?size=64")[0].source.license == "apache-2.0"
+    assert corpus("world:1?size=64&license=mit")[0].source.license == "mit"
