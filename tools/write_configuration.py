@@ -80,16 +80,27 @@ def _text(model: type[BaseModel]) -> str:
     return f"{inspect.cleandoc(model.__doc__ or '')}\n"
 
 
+def _summary(field: FieldInfo) -> str:
+    """What a section is for, from its class; empty for other fields."""
+    inner = _models(field.annotation)
+    return " ".join((inner[0].__doc__ or "").split("\n\n")[0].split()) if inner else ""
+
+
 def _table(model: type[BaseModel], prefix: str) -> str:
     """A row a setting; sections, which have tables of their own, are left out."""
     explained = _explanations(model)
     rows = [
-        (f"`{prefix}.{name}`" if prefix else f"`{name}`", _type(field), _default(field), explained.get(name, ""))
+        (
+            f"`{prefix}.{name}`" if prefix else f"`{name}`",
+            _type(field),
+            _default(field),
+            explained.get(name) or _summary(field),
+        )
         for name, field in model.model_fields.items()
         if not (inner := _models(field.annotation)) or field.annotation is not inner[0]
     ]
     lines = [" | ".join(cell.replace("|", "\\|") for cell in row).rstrip() for row in rows]
-    head = ["| setting | value | default | |", "|---|---|---|---|"]
+    head = ["| setting | value | default | meaning |", "|---|---|---|---|"]
     return "\n".join([*head, *(f"| {line} |" for line in lines)]) + "\n"
 
 

@@ -45,6 +45,7 @@ class ModelSettings(StrictModel):
     attribute_projection: bool = False
     """Train the paper's projection of attribute tokens (not in its release)."""
     group_mask: bool = True
+    """Hide the images of other references from attribute tokens (SIGMA's paper, section 3); without, BAGEL's mask."""
     token_init: Literal["keep", "words"] = "keep"
     """What the rows of the fifteen attribute tokens start from in a new run: as they are in the weights, or the mean of
     the rows of their words, `style` for `<style>`. A resumed run has its own."""
@@ -52,6 +53,7 @@ class ModelSettings(StrictModel):
     """Latent patches a side of the largest image, e.g. 128 for 2048 pixels; by default the model's own (64 for BAGEL:
     1024 pixels). Positions past the released table follow from its formula; an export has the larger table."""
     attention: Literal["auto", "flex", "sdpa", "flash"] = "auto"
+    """Implementation; auto is flex attention on a GPU and sdpa on a CPU."""
     seed: int = 0
     """Draws the weights of a preset."""
 
@@ -63,8 +65,11 @@ class OptimizerSettings(StrictModel):
     """muon: steps of the layers' matrices are made orthogonal, the rest is AdamW's; learns from random weights in
     about half the steps, and runs on one process."""
     lr: float = Field(2e-5, gt=0, allow_inf_nan=False)
+    """Learning rate after the warm-up."""
     betas: tuple[Below1, Below1] = (0.9, 0.95)
+    """Decay of AdamW's two moments per step."""
     eps: float = Field(1e-15, gt=0, allow_inf_nan=False)
+    """Added to the root of the second moment."""
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Not for norms, biases and embeddings."""
     states: Literal["float32", "8bit"] = "float32"
@@ -83,6 +88,7 @@ class ScheduleSettings(StrictModel):
     """Learning rate over the steps, as a factor of `lr`."""
 
     kind: Literal["constant", "cosine", "linear"] = "cosine"
+    """How the rate falls after the warm-up."""
     warmup: int = Field(0, ge=0)
     """Steps over which the rate rises from zero."""
     min_lr: float = Field(1e-7, ge=0, allow_inf_nan=False)
@@ -93,10 +99,13 @@ class LossSettings(StrictModel):
     """How the two losses add up; each is an average over all tokens of an optimiser step, on all ranks."""
 
     picture: float = Field(1.0, ge=0, allow_inf_nan=False)
+    """Weight of the squared error of the velocity of target images."""
     text: float = Field(0.25, ge=0, allow_inf_nan=False)
+    """Weight of the cross entropy of answers in words."""
     reweight_text: bool = True
     """Weight a text's tokens by length^-1/2, as BAGEL does."""
     timestep_shift: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """Above 1 more noise levels are drawn near pure noise."""
 
 
 class FreezeSettings(StrictModel):
@@ -105,7 +114,9 @@ class FreezeSettings(StrictModel):
     und: bool = False
     """The understanding expert, with embeddings and vision encoder: SIGMA's generation-only recipe."""
     vit: bool = False
+    """The vision encoder."""
     llm: bool = False
+    """Both experts, embeddings and the text head."""
     except_attribute_tokens: bool = False
     """Train the rows of the fifteen attribute tokens although the embeddings are frozen, and nothing else of them.
     Gradients then pass through the frozen understanding expert, which takes memory and work."""
@@ -122,7 +133,9 @@ class LoraSettings(StrictModel):
     """Train low-rank additions to linear layers instead of the weights."""
 
     rank: Positive = 16
+    """Rank of the two matrices of an adapter."""
     alpha: float = Field(32.0, gt=0, allow_inf_nan=False)
+    """An adapter's output is scaled by alpha / rank."""
     dropout: Literal[0] = 0
     """There is none: a resumed run must repeat itself to the bit."""
     targets: tuple[str, ...] = (r"layers\.\d+\.gen\.(q|k|v|o|mlp\.(gate|up|down))$",)
@@ -135,6 +148,7 @@ class EmaSettings(StrictModel):
     """A running average of the parameters that learn, in float32."""
 
     decay: float = Field(0.9999, gt=0, lt=1)
+    """Share of the average that a step keeps."""
 
 
 class ParallelSettings(StrictModel):
@@ -160,7 +174,9 @@ class CheckpointSettings(StrictModel):
     every: int = Field(500, ge=0)
     """Steps; 0 saves at the end alone."""
     keep: Positive = 3
+    """Newest checkpoints that stay on disk."""
     asynchronous: bool = True
+    """Write to disk while training continues."""
 
 
 class ValidationSettings(StrictModel):
@@ -169,12 +185,15 @@ class ValidationSettings(StrictModel):
     every: int = Field(500, ge=0)
     """Steps; 0 never."""
     split: str = "val"
+    """Split of the corpora that is held out."""
     packs: Positive = 16
+    """Packs over which losses are averaged."""
     seed: int = 0
     """Draws the noise, the same each time."""
     pictures: int = Field(4, ge=0)
     """Samples to generate each time."""
     picture_steps: int = Field(20, ge=2)
+    """Noise levels of the sampler."""
     text_scale: float = Field(Guidance.text, allow_inf_nan=False)
     """Guidance of the pictures towards the text; 1 or less is none, as for a model that has hardly learnt."""
     image_scale: float = Field(Guidance.image, allow_inf_nan=False)
@@ -185,7 +204,9 @@ class LogSettings(StrictModel):
     """Where figures go. JSON lines are always written."""
 
     every: Positive = 1
+    """Steps between lines of figures."""
     tensorboard: bool = True
+    """Write TensorBoard's files, too."""
     wandb: str | None = None
     """Project name; needs the wandb package."""
 
@@ -198,6 +219,7 @@ class TrainConfig(StrictModel):
     steps: int | None = Field(None, ge=1)
     """Optimiser steps; this or `epochs`."""
     epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Length of the run in epochs; this or `steps`."""
     accumulate: Positive = 1
     """Packs a rank works on before each optimiser step."""
     model: ModelSettings = ModelSettings()

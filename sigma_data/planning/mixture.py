@@ -36,6 +36,7 @@ class CorpusSettings(StrictModel):
     name: str = ""
     """What the mixture calls it; by default the last part of its path."""
     split: str = "train"
+    """The split that is trained on."""
     families: tuple[Family, ...] | None = None
     """Only these; by default all."""
     repeat: float = Field(1.0, gt=0, le=1000, allow_inf_nan=False)
@@ -51,6 +52,7 @@ class Mixture(StrictModel):
     """Exact shares of samples in an epoch."""
 
     by: Literal["family", "corpus"] = "family"
+    """What the names in `shares` are."""
     shares: dict[str, float] = Field(min_length=1)
     """Family or corpus -> its share, in any unit: {segmentation: 2, understanding: 1}. Others are left out."""
     size: int | None = Field(None, ge=1)

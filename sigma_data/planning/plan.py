@@ -38,6 +38,7 @@ class Dropout(StrictModel):
     """How often a segment of each kind is left out, so that guidance can be learnt. SIGMA's values."""
 
     text: float = Field(0.1, ge=0, le=1)
+    """The instruction."""
     latent: float = Field(0.3, ge=0, le=1)
     """A reference as VAE latents."""
     patch: float = Field(0.3, ge=0, le=1)
@@ -48,6 +49,7 @@ class PlanSettings(StrictModel):
     """What an epoch is made of."""
 
     corpora: tuple[CorpusSettings, ...] = Field(min_length=1)
+    """Corpora to train on; a path alone is a corpus with the defaults below."""
     mixture: Mixture | None = None
     """Shares of families or corpora; without it every corpus comes `repeat` times."""
     budget: int = Field(30_000, ge=1)
@@ -57,8 +59,10 @@ class PlanSettings(StrictModel):
     open_shards: int = Field(4, ge=1)
     """Shards of each family that the samples of one stretch come from."""
     shuffle: bool = True
+    """Draw the order of samples anew in every epoch."""
     dropout: Dropout = Dropout()
     seed: int = Field(0, ge=0, lt=2**63)
+    """Seeds order, dropout and noise."""
 
     @field_validator("corpora", mode="before")
     @classmethod
