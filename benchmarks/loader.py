@@ -39,7 +39,7 @@ from mix import GEOMETRY
 from peers import AHEAD, PEERS, WORKERS, Delivery, Place, Stream, by_torch, webdataset
 
 from sigma_data.corpus.corpus import open_corpus
-from sigma_data.images.resample import several
+from sigma_data.images.resample import resized_all
 from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE
 from sigma_data.loading.batch import Widths, unit_range
 from sigma_data.planning.index import CorpusIndex, open_index
@@ -104,7 +104,7 @@ def _work(work: Sequence[tuple[str, list[tuple[bytes, list[tuple[int, int]]]]]],
     while True:
         name, pictures = work[first % len(work)]
         for data, sizes in pictures:
-            for pixels in several(data, sizes):
+            for pixels in resized_all(data, sizes):
                 unit_range(torch.from_numpy(pixels).permute(2, 0, 1))
         done.put(name)
         first += 1

@@ -1,14 +1,14 @@
-"""The errors a user can meet: each says in one sentence what is wrong, where, and what to do."""
+"""Errors that a user can cause: each message is one sentence that says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
 
 class SigmaError(Exception):
-    """Base of every error worded for the person at the keyboard; the command line exits with 2."""
+    """Base of every error with a message for the user; the command line exits with status 2."""
 
 
 class ConfigError(SigmaError):
-    """An option, a source string or a configuration file does not fit."""
+    """An option, a source string or a configuration file is invalid."""
 
 
 class SourceError(SigmaError):
@@ -16,15 +16,15 @@ class SourceError(SigmaError):
 
 
 class CorpusError(SigmaError):
-    """A corpus on disk is missing, unfinished, damaged, or belongs to another configuration."""
+    """A corpus on disk is missing, unfinished, damaged, or of another configuration."""
 
 
 class ShardError(CorpusError):
-    """A tar is not the strict shard that `sigma_data.corpus.shard` writes."""
+    """A tar is not a shard as `sigma_data.corpus.shard` writes it."""
 
 
 class BuildError(SigmaError):
-    """A build cannot go on: no space, a source that changed underneath, a worker that died."""
+    """A build cannot continue: no space, a source that changed, a worker that died."""
 
 
 class SequenceError(SigmaError):
@@ -32,8 +32,8 @@ class SequenceError(SigmaError):
 
 
 class LoaderError(SigmaError):
-    """Training data cannot be read on: too many bad pictures, a worker that died or does not answer."""
+    """Training data cannot be read: too many unreadable images, a worker that died or does not answer."""
 
 
 class TrainError(SigmaError):
-    """A training run cannot go on: losses that are no numbers, a rank that died."""
+    """A training run cannot continue: non-finite losses, a rank that died."""

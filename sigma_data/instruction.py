@@ -1,7 +1,7 @@
 """Interleaved instructions: text <-> parts (text, attribute tokens, image placeholders).
 
-`parse` reads every spelling found in public data, `render` writes the one canonical spelling, and
-`parse(render(parts)) == parts`. What looks like a token but is none is reported, never swallowed.
+`parse` reads every spelling found in public data, `render` writes the canonical one, and
+`parse(render(parts)) == parts`. What looks like a token but is not one is reported and kept as text.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _TAG = re.compile(
 
 @dataclass(frozen=True)
 class Text:
-    """Ordinary text, kept to the letter."""
+    """Ordinary text, unchanged."""
 
     text: str
 
@@ -51,7 +51,7 @@ class Attribute:
 
 @dataclass(frozen=True)
 class Placeholder:
-    """The place of image `number`; 0 is a placeholder that names no picture."""
+    """The position of image `number`; 0 is a placeholder without a number."""
 
     number: int
 
@@ -61,10 +61,10 @@ Part = Text | Attribute | Placeholder
 
 @dataclass(frozen=True)
 class Instruction:
-    """A parsed instruction: its parts, and what looked like a token but is none.
+    """A parsed instruction: its parts, and what looked like a token but is not one.
 
-    `unknown` holds misspelt or foreign tokens (`<subjct>`), `control` the tokenizer's own control
-    tokens (`<|im_end|>`); both stay in the parts as text, so that rendering loses nothing.
+    `unknown` holds misspelt or foreign tokens (`<subjct>`), `control` the tokenizer's control tokens
+    (`<|im_end|>`); both stay in the parts as text.
     """
 
     parts: tuple[Part, ...]
@@ -73,7 +73,7 @@ class Instruction:
 
     @property
     def placeholders(self) -> tuple[int, ...]:
-        """Image numbers in the order in which the text names them, repeats included."""
+        """Image numbers in the order of the text, repeats included."""
         return tuple(part.number for part in self.parts if isinstance(part, Placeholder))
 
     @property
@@ -83,18 +83,18 @@ class Instruction:
 
     @property
     def plain(self) -> str:
-        """The words alone, without tokens and placeholders, white space folded."""
+        """The text without tokens and placeholders, white space normalized."""
         words = " ".join(part.text for part in self.parts if isinstance(part, Text))
         return " ".join(words.split())
 
     def groups(
         self, *, before: Sequence[int] = (), bindings: Mapping[int, int] | None = None
     ) -> tuple[int | None, ...]:
-        """The image each attribute token speaks of, aligned with `attributes`.
+        """The image each attribute token refers to, aligned with `attributes`; None for no image at all.
 
-        A token belongs to the next placeholder after it, else to the last one before it. `before`
-        are the numbers of the pictures that stand before the text because no placeholder names
-        them. `bindings` (token index -> image number) overrides the rule. None: no picture at all.
+        A token refers to the next placeholder after it, else to the last one before it. `before` are the numbers of the
+        images laid out before the text because no placeholder names them. `bindings` (token index -> image number)
+        overrides the rule.
         """
         following: list[int | None] = []
         number: int | None = None
@@ -113,12 +113,11 @@ class Instruction:
         return tuple(rule)
 
 
-def parse(text: str, *, pictures: int | None = None) -> Instruction:
+def parse(text: str, *, references: int | None = None) -> Instruction:
     """Read an instruction in any known spelling.
 
-    `pictures` is how many references the sample has. A bare `<image>` means image 1 where there is
-    just one; where there are more (or it is not known) the k-th bare placeholder is image k, as
-    visual-question-answering corpora write it.
+    `references` is how many references the sample has. A bare `<image>` means image 1 if there is just one; otherwise
+    (or if None) the k-th bare placeholder is image k, as in visual question answering corpora.
     """
     parts: list[Part] = []
     unknown: list[str] = []
@@ -135,7 +134,7 @@ def parse(text: str, *, pictures: int | None = None) -> Instruction:
         if match["image"]:
             if match["number"] is None:
                 bare += 1
-                part = Placeholder(1 if pictures == 1 else bare)
+                part = Placeholder(1 if references == 1 else bare)
             else:
                 part = Placeholder(int(match["number"]))
         elif word and (name := _attribute(word)):
@@ -161,19 +160,19 @@ def parse(text: str, *, pictures: int | None = None) -> Instruction:
 def render(instruction: Instruction | Sequence[Part]) -> str:
     """Write parts in the canonical spelling: `<id>` for tokens, `<image_1>` for placeholders.
 
-    Raises ValueError where text would read back as a tag, so that rendering always round-trips.
+    Raises ValueError if text would be parsed as a tag, so that rendering always round-trips.
     """
     parts = tuple(instruction.parts if isinstance(instruction, Instruction) else instruction)
     text = "".join(_spell(part) for part in parts)
     if parse(text).parts != parts:
-        raise ValueError(f"these parts do not read back as they are written: {text!r}")
+        raise ValueError(f"these parts do not round-trip: {text!r}")
     return text
 
 
-def canonical(text: str, *, pictures: int | None = None) -> str:
+def canonical(text: str, *, references: int | None = None) -> str:
     """The same instruction in the canonical spelling, ordinary text untouched."""
-    # Parts that come from `parse` always read back, so the check of `render` is not needed.
-    return "".join(_spell(part) for part in parse(text, pictures=pictures).parts)
+    # Parts that come from `parse` always round-trip, so the check of `render` is not needed.
+    return "".join(_spell(part) for part in parse(text, references=references).parts)
 
 
 def renumber(text: str, numbers: Mapping[int, int]) -> str:

@@ -1,7 +1,7 @@
-"""The one record of the toolkit: `Sample`, with its images, turns, family and source.
+"""`Sample`, the training example that the whole toolkit shares: images, turns, family and source.
 
-A sample is a short conversation over numbered images. Every turn has an interleaved instruction and
-an answer that the model must produce: a picture (`target`, an image number) or a text (`response`).
+A sample is a short conversation over numbered images. Every turn has an interleaved instruction and an answer that the
+model must produce: an image (`target`, an image number) or a text (`response`).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Family(StrEnum):
 
 @dataclass(frozen=True)
 class FamilyRule:
-    """What a family promises.
+    """Requirements of a family.
 
-    `goal` is the number of samples SIGMA (arXiv 2602.07564) trains on, None where the paper has no
-    such family; `min_references` pictures must stand before the first answer.
+    `goal` is the number of samples SIGMA (arXiv 2602.07564) trains on, None if the paper has no such family;
+    `min_references` images must precede the first answer.
     """
 
     goal: int | None
@@ -40,14 +40,14 @@ class FamilyRule:
 
 
 FAMILY_RULES: dict[Family, FamilyRule] = {
-    Family.COMPOSITIONAL: FamilyRule(100_000, 1, "things from several pictures in one new picture"),
-    Family.SELECTIVE: FamilyRule(226_000, 1, "one thing taken out of a picture"),
-    Family.STYLIZATION: FamilyRule(153_000, 1, "a picture redrawn in the style of another"),
+    Family.COMPOSITIONAL: FamilyRule(100_000, 1, "things from several images in one new image"),
+    Family.SELECTIVE: FamilyRule(226_000, 1, "one thing taken out of an image"),
+    Family.STYLIZATION: FamilyRule(153_000, 1, "an image redrawn in the style of another"),
     Family.RELATION: FamilyRule(41_600, 3, "the change from A to A' applied to B"),
-    Family.EDITING: FamilyRule(70_000, 1, "a picture changed as told"),
-    Family.LAYOUT: FamilyRule(110_000, 1, "a picture that follows a canny or depth map"),
-    Family.SEGMENTATION: FamilyRule(None, 1, "the instance colour map of a picture"),
-    Family.UNDERSTANDING: FamilyRule(None, 0, "questions about pictures, answered in words"),
+    Family.EDITING: FamilyRule(70_000, 1, "an image changed as instructed"),
+    Family.LAYOUT: FamilyRule(110_000, 1, "an image that follows a canny or depth map"),
+    Family.SEGMENTATION: FamilyRule(None, 1, "the instance colour map of an image"),
+    Family.UNDERSTANDING: FamilyRule(None, 0, "questions about images, answered in words"),
 }
 
 
@@ -63,12 +63,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Image:
-    """One encoded picture; `number` counts from 1 inside its sample.
+    """One encoded image; `number` counts from 1 inside its sample.
 
-    `data` is what the source holds, so it may be None or not a picture at all: saying so is the
-    job of `sigma_data.images.decode.probe`. `missing` says why there is no data, where the source knows. `value_range`
-    is what a deep image is shown by, known once it was decoded; it stays where only the 8 bits that are shown
-    are stored.
+    `data` is what the source holds, so it may be None or not an image: `sigma_data.images.decode.probe` tells.
+    `missing` says why there is no data, if the source knows. `value_range` is how a deep image becomes 8 bits, known
+    once it was decoded, and kept if only the 8 bits are stored.
     """
 
     number: int
@@ -79,11 +78,11 @@ class Image:
 
 @dataclass(frozen=True)
 class Turn:
-    """An instruction and what it must produce: the picture numbered `target`, or `response`.
+    """An instruction and what it must produce: the image numbered `target`, or `response`.
 
-    `alternatives` are other phrasings of the same instruction. `bindings` maps the index of an
-    attribute token in the instruction (0, 1, ...) to the image it speaks of, where the source says
-    so; it overrides the rule of `sigma_data.instruction.Instruction.groups`.
+    `alternatives` are other phrasings of the instruction. `bindings` maps the index of an attribute token in the
+    instruction (0, 1, ...) to the image it refers to, if the source says so; it overrides the rule of
+    `sigma_data.instruction.Instruction.groups`.
     """
 
     instruction: str
@@ -97,8 +96,7 @@ class Turn:
 class Sample:
     """A conversation over numbered images.
 
-    `truth` is JSON text with exactly known answers; `split` is set where the source has splits
-    that should stay.
+    `truth` is JSON text with the exact ground truth, if known; `split` is set if the source has splits to be kept.
     """
 
     id: str
@@ -112,17 +110,17 @@ class Sample:
 
     @property
     def targets(self) -> tuple[int, ...]:
-        """Numbers of the pictures to be produced, in turn order."""
+        """Numbers of the images to be produced, in turn order."""
         return tuple(turn.target for turn in self.turns if turn.target is not None)
 
     @property
     def references(self) -> tuple[int, ...]:
-        """Numbers of the pictures that are given, never produced."""
+        """Numbers of the images that are given, never produced."""
         targets = set(self.targets)
         return tuple(image.number for image in self.images if image.number not in targets)
 
     def context(self, turn: int) -> tuple[int, ...]:
-        """Numbers of the pictures that the turn with this index may look at, references first."""
+        """Numbers of the images in the context of the turn with this index, references first."""
         return self.references + tuple(earlier.target for earlier in self.turns[:turn] if earlier.target is not None)
 
 
@@ -138,9 +136,6 @@ class Rejection:
 
 
 def sample_id(source: str, location: str, row: int) -> str:
-    """The stable id of a row: 20 hex digits of SHA-256 over source name, location and row.
-
-    Eighty bits: ten million samples collide with a probability of 4e-11.
-    """
+    """The stable id of a row: 20 hex digits (80 bits) of SHA-256 over source name, location and row."""
     name = f"{source}\x1f{location}\x1f{row}"
     return hashlib.sha256(name.encode()).hexdigest()[:20]

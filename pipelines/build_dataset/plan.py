@@ -20,7 +20,7 @@ from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.scan import OK, REJECTED, scan_schema
 from sigma_data.corpus.shard import BLOCK, END, member_size
 from sigma_data.errors import ConfigError
-from sigma_data.images.fingerprint import SIGNATURE_BYTES, choose_split, components, near_pairs, unit
+from sigma_data.images.fingerprint import SIGNATURE_BYTES, choose_split, components, hash_fraction, near_pairs
 from sigma_data.sample import Family
 
 _COLUMNS = [name for name in scan_schema().names if name != "json"]
@@ -143,7 +143,7 @@ def _apply_quotas(rows: pl.DataFrame, config: BuildConfig) -> tuple[pl.DataFrame
     """Keep the quota's number of samples a family, those with the lowest hash of their id."""
     if not config.quotas or rows.is_empty():
         return rows, rows.clear()
-    luck = [unit("quota", config.seed, name) for name in rows["id"]]
+    luck = [hash_fraction("quota", config.seed, name) for name in rows["id"]]
     ranked = rows.with_columns(pl.Series("luck", luck)).with_columns(
         pl.col("luck").rank("ordinal").over("family").alias("rank")
     )
@@ -239,7 +239,7 @@ def _ordered(rows: pl.DataFrame, config: BuildConfig) -> pl.DataFrame:
     families = {family.value: index for index, family in enumerate(Family)}
     splits = {name: index for index, name in enumerate(config.splits)}
     shuffled = config.order == "shuffled"
-    luck = [unit("order", config.seed, name) for name in rows["id"]] if shuffled else [0.0] * len(rows)
+    luck = [hash_fraction("order", config.seed, name) for name in rows["id"]] if shuffled else [0.0] * len(rows)
     return (
         rows.with_columns(pl.Series("luck", luck, dtype=pl.Float64))
         .sort(

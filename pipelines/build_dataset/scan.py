@@ -27,7 +27,7 @@ from sigma_data.corpus.shard import member_size
 from sigma_data.errors import SourceError
 from sigma_data.images.decode import ImageFault, reencode, thumbnail
 from sigma_data.images.image_info import ImageInfo
-from sigma_data.images.probe_cache import Prober
+from sigma_data.images.probe_cache import ProbeCache
 from sigma_data.images.reader_differences import Store
 from sigma_data.sample import Image, Rejection, Sample
 from sigma_data.sources import Fragment, open_source
@@ -99,9 +99,9 @@ def read_scan(path: Path, columns: list[str]) -> pa.Table:
 
 
 @cache
-def _prober(max_pixels: int) -> Prober:
+def _prober(max_pixels: int) -> ProbeCache:
     """One memory a worker, for its whole life: samples far apart may share a picture."""
-    return Prober(max_pixels=max_pixels)
+    return ProbeCache(max_pixels=max_pixels)
 
 
 def _row(position: int, record: Sample | Rejection, task: ScanTask, thumbnails: Counter[str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from sigma_data.corpus.foreign_spellings import leftovers
 from sigma_data.corpus.token_estimate import count_tokens
 from sigma_data.images.decode import ImageFault, probe, same_pixels
 from sigma_data.images.image_info import ImageInfo
-from sigma_data.images.image_warnings import REMARKS, remarks
+from sigma_data.images.image_warnings import IMAGE_WARNINGS, image_warnings
 from sigma_data.instruction import ATTRIBUTES, Instruction, parse
 from sigma_data.sample import FAMILY_RULES, Family, Sample
 
@@ -78,7 +78,7 @@ class RuleContext:
         """(where, turn index, parsed) of every instruction and alternative phrasing."""
         pictures = len(self.sample.references)
         return [
-            (_where(self.sample, index, phrasing), index, parse(text, pictures=pictures))
+            (_where(self.sample, index, phrasing), index, parse(text, references=pictures))
             for index, turn in enumerate(self.sample.turns)
             for phrasing, text in enumerate((turn.instruction, *turn.alternatives))
         ]
@@ -353,14 +353,14 @@ def _unread_placeholder(view: RuleContext) -> Iterator[str]:
 def _remark_rule(code: str, summary: str) -> None:
     def rule(view: RuleContext) -> Iterator[str]:
         for number, fact in view.facts.items():
-            if told := remarks(fact).get(code):
+            if told := image_warnings(fact).get(code):
                 yield f"image {number} {told}"
 
     rule.__doc__ = summary
     _rule(code, severity=Severity.WARNING)(rule)
 
 
-for _code, _words in REMARKS.items():
+for _code, _words in IMAGE_WARNINGS.items():
     _remark_rule(_code, _words)
 
 
@@ -370,7 +370,7 @@ def examine(
     """Decode the pictures of a sample and hold it against every rule that applies to its family.
 
     `severities` relaxes or sharpens rules by code; rules marked `fixed` keep theirs. `look` decodes
-    a picture: `probe` within the limits, or a `Prober` that remembers.
+    a picture: `probe` within the limits, or a `ProbeCache` that remembers.
     """
     view = RuleContext(sample, limits, look or partial(probe, max_pixels=limits.max_pixels))
     findings: list[Finding] = []

@@ -7,7 +7,7 @@ from collections import Counter
 import polars as pl
 
 from sigma_data.corpus.corpus import count_warnings
-from sigma_data.images.image_warnings import REMARKS
+from sigma_data.images.image_warnings import IMAGE_WARNINGS
 from sigma_data.images.reader_differences import CODES, LARGE
 
 READ_IMAGE = """\
@@ -121,7 +121,7 @@ def different_images(manifest: pl.DataFrame) -> str:
     stored = Counter(columns["reencoded"].drop_nulls().to_list())
     text = ""
     if different := [code for code in CODES if code in warned and code != LARGE]:
-        rows = "\n".join(f"| `{code}` | {warned[code]:,} | {REMARKS[code]} |" for code in different)
+        rows = "\n".join(f"| `{code}` | {warned[code]:,} | {IMAGE_WARNINGS[code]} |" for code in different)
         text += _DIFFERENT.format(rows=rows, snippet=READ_IMAGE)
     if LARGE in warned:
         text += _LARGE.format(count=warned[LARGE], code=LARGE)

@@ -1,1 +1,1 @@
-"""One image: decoding, resampling, what it is and how it differs from others."""
+"""Images: decoding, properties, near duplicates, resizing."""

@@ -1,8 +1,7 @@
-"""Pictures as bytes: safe decoding, orientation, facts about a picture.
+"""Safe decoding of images given as bytes: validation, orientation, conversion to RGB.
 
-`probe` decodes a picture once, at the smallest scale that still reads every byte (JPEG decodes to
-an eighth of its size, yet a truncated file is still found), and returns all a corpus must know of
-it. Nothing here touches Pillow's global state.
+`probe` decodes an image once, at the smallest scale that still reads every byte (a JPEG at an eighth of its size,
+which still finds a truncated file), and returns its `ImageInfo`. Nothing here changes Pillow's global state.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from sigma_data.images.formats import MEMBER_EXTENSIONS as MEMBER_EXTENSIONS
 from sigma_data.images.formats import ImageFault as ImageFault
 from sigma_data.images.formats import sniff as sniff
 from sigma_data.images.image_info import ImageInfo
-from sigma_data.images.near_blank import tone_of
+from sigma_data.images.near_blank import near_blank
 from sigma_data.images.png_metadata import is_large, readable
 from sigma_data.images.reader_differences import Store, is_transparent, stored_as_shown
 from sigma_data.images.value_range import NoRangeError, is_deep, range_of, to_8bit
@@ -36,8 +35,7 @@ _MODES = frozenset((
 """Modes that webdataset, HF datasets and this module open; others are re-encoded."""
 
 DEFAULT_MAX_PIXELS = 25_000_000
-"""A 24-megapixel photograph fits. A lossless WebP of this size takes 400 MB while it is decoded, which
-bounds a worker's memory."""
+"""A 24-megapixel photograph fits; decoding a lossless WebP of this size takes 400 MB of memory."""
 
 PILLOW_MAX_PIXELS = 178_956_970
 """Pillow itself refuses more than this."""
@@ -46,17 +44,17 @@ _PNG_END = b"IEND\xaeB`\x82"
 
 
 def open_image(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
-    """Read the header only; the picture is decoded on first use.
+    """Read the header only; the pixels are decoded on first use.
 
     Raises ImageFault: `empty`, `wrong_type`, `truncated`, `undecodable`, or `bomb` where the header
-    announces more than `max_pixels`, before a pixel of it is decoded.
+    announces more than `max_pixels`, before any pixel is decoded.
     """
     name = sniff(data)
     assert data is not None
-    _whole(data, name)
+    _check_complete(data, name)
     try:
         with quiet():
-            # MPO is a JPEG with more pictures behind the first; Pillow's JPEG reader knows it.
+            # MPO is a JPEG followed by more images; Pillow's JPEG reader knows it.
             image = Image.open(io.BytesIO(readable(data) if name == "PNG" else data), formats=(name,))
     except Image.DecompressionBombError:
         raise ImageFault("bomb", f"the header announces more than {PILLOW_MAX_PIXELS:,} pixels") from None
@@ -71,7 +69,7 @@ def open_image(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> I
 
 
 def probe(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS, sha256: str | None = None) -> ImageInfo:
-    """Decode a picture and return its facts; `sha256` is that of the data where it is known already.
+    """Decode an image and describe it; `sha256` is that of the data, if known already.
 
     Raises ImageFault with one of the codes `empty`, `wrong_type`, `bomb`, `truncated`,
     `undecodable`, `no_range`.
@@ -97,17 +95,17 @@ def probe(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS, sha256: s
         coarse=zlib.crc32(blocks.tobytes()),
         orientation=turn,
         value_range=found,
-        tone=tone_of(blocks),
+        near_blank=near_blank(blocks),
         transparent=is_transparent(image),
         large_metadata=image.format == "PNG" and is_large(data),
     )
 
 
 def load(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: int | None = None) -> Image.Image:
-    """The upright picture as RGB: first frame, transparency on white, deep values scaled to 8 bits.
+    """Decode the upright image as RGB: first frame, transparency on white, deep values scaled to 8 bits.
 
-    `at_least`: a JPEG may come out smaller than it is, but with both sides no shorter than this
-    where they were (scaled decoding, for thumbnails). Raises ImageFault as `probe` does.
+    With `at_least`, a JPEG may be decoded at a fraction of its size, both sides no shorter than this (for thumbnails).
+    Raises ImageFault as `probe` does.
     """
     image = open_image(data, max_pixels=max_pixels)
     try:
@@ -124,7 +122,7 @@ def load(data: bytes | None, *, max_pixels: int = DEFAULT_MAX_PIXELS, at_least: 
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A decoded picture as RGB: transparency composited on white, deep values by their `value_range`."""
+    """Convert a decoded image to RGB: transparency composited on white, deep values by their `value_range`."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if is_deep(image.mode):
@@ -132,7 +130,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         result = Image.new("RGB", image.size)
         for top, strip in _strips(image):
-            strip.info = image.info  # the transparent colour, where there is one
+            strip.info = image.info  # the transparent colour, if any
             straight = strip.convert("RGBA")
             white = Image.new("RGBA", straight.size, (255, 255, 255, 255))
             result.paste(Image.alpha_composite(white, straight).convert("RGB"), (0, top))
@@ -143,48 +141,48 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return result
 
 
-def reencode(data: bytes, facts: ImageInfo, *, max_side: int | None, store: Store = "auto") -> tuple[bytes, str] | None:
-    """New bytes and the reason, where these must not stand in a shard as they are; else None.
+def reencode(data: bytes, info: ImageInfo, *, max_side: int | None, store: Store = "auto") -> tuple[bytes, str] | None:
+    """New bytes and the reason, where the image is not stored as it is; else None.
 
-    Reasons: `mode` (a colour mode that readers do not share), `max_side` (longer than the limit the user set), and
-    those of `other_readers.stored_as_shown`. A JPEG that is too long stays one, at quality 95; all else becomes PNG.
-    An RGB picture keeps its colour profile.
+    Reasons: `mode` (a colour mode that not every reader supports), `max_side` (longer than the limit the user set), and
+    those of `reader_differences.stored_as_shown`. A JPEG that is too long stays a JPEG, at quality 95; all else becomes
+    PNG. An RGB image keeps its colour profile.
     """
-    too_long = max_side is not None and max(facts.width, facts.height) > max_side
-    reason = "max_side" if too_long else None if facts.mode in _MODES else "mode"
-    reason = reason or stored_as_shown(facts, store)
+    too_long = max_side is not None and max(info.width, info.height) > max_side
+    reason = "max_side" if too_long else None if info.mode in _MODES else "mode"
+    reason = reason or stored_as_shown(info, store)
     if reason is None:
         return None
-    picture = load(data, max_pixels=sys.maxsize)  # the limit was kept when the facts were taken
+    image = load(data, max_pixels=sys.maxsize)  # the limit was checked by `probe`
     if too_long and max_side is not None:
-        picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+        image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     profile = rgb_profile(open_image(data, max_pixels=sys.maxsize))
-    kind = "JPEG" if too_long and facts.format in ("JPEG", "MPO") else "PNG"
-    return encode(picture, kind, profile=profile), reason
+    kind = "JPEG" if too_long and info.format in ("JPEG", "MPO") else "PNG"
+    return encode(image, kind, profile=profile), reason
 
 
 def thumbnail(data: bytes | None, side: int, *, quality: int = 80) -> bytes | None:
-    """A small JPEG of the picture, `side` pixels at most, or None where it cannot be decoded."""
+    """A small JPEG of the image, `side` pixels at most; None if it cannot be decoded."""
     try:
         image = open_image(data)
         with quiet():
             turn = orientation_of(image)
-            picture = upright(_reduced(image, side)[0], turn)
+            small = upright(_reduced(image, side)[0], turn)
     except ImageFault:
         return None
-    picture.thumbnail((side, side), Image.Resampling.BILINEAR)
+    small.thumbnail((side, side), Image.Resampling.BILINEAR)
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
+    small.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
 def same_pixels(first: bytes, second: bytes) -> bool:
-    """Whether two encoded pictures, both probed before, show exactly the same upright RGB pixels."""
+    """Whether two encoded images, both probed before, have exactly the same upright RGB pixels."""
     return first == second or _pixel_digest(first) == _pixel_digest(second)
 
 
 def _pixel_digest(data: bytes) -> tuple[tuple[int, int], bytes]:
-    """Size and SHA-256 of the pixels, so that two large pictures are never held at once."""
+    """Size and SHA-256 of the pixels, so that two large images are never held at once."""
     image = load(data, max_pixels=sys.maxsize)
     digest = hashlib.sha256()
     for _, strip in _strips(image):
@@ -193,21 +191,21 @@ def _pixel_digest(data: bytes) -> tuple[tuple[int, int], bytes]:
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """The picture in pieces of 256 rows, each with its first row: copies of it stay small."""
+    """Strips of 256 rows with the index of their first row, so that copies stay small."""
     for top in range(0, image.height, 256):
         yield top, image.crop((0, top, image.width, min(top + 256, image.height)))
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Pillow and its libraries warn of odd metadata; such a picture is legal, and a terminal is no place for it."""
+    """Hide warnings of Pillow and its libraries about odd but legal metadata."""
     with warnings.catch_warnings(), captured_stderr():
         warnings.simplefilter("ignore")
         yield
 
 
-def _whole(data: bytes, name: str) -> None:
-    """Find a cut end by structure where the decoder would not notice it."""
+def _check_complete(data: bytes, name: str) -> None:
+    """Raise ImageFault `truncated` for files whose missing end the decoder would not notice."""
     if name == "PNG" and _PNG_END not in data:
         raise ImageFault("truncated", "the PNG ends before its last chunk")
     if name == "WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data):
@@ -216,18 +214,18 @@ def _whole(data: bytes, name: str) -> None:
 
 
 def fault_of(error: Exception) -> ImageFault:
-    """What a reader's exception means for the picture."""
+    """The ImageFault for an exception of a decoder."""
     if isinstance(error, NoRangeError):
         return ImageFault("no_range", str(error))
     text = " ".join(str(error).split())[:200] or type(error).__name__
     if notes := " ".join(" ".join(getattr(error, "__notes__", ())).split())[:200]:
-        text = f"{text}; {notes}"  # what a library printed of it
+        text = f"{text}; {notes}"  # what a C library printed
     low = text.lower()
     if "truncated" in low or "unexpected end" in low or "not enough" in low:
-        return ImageFault("truncated", f"the picture ends too early ({text})")
-    if "bytesio" in low:  # Pillow's text names a memory address, which must not get into a manifest
+        return ImageFault("truncated", f"the image ends too early ({text})")
+    if "bytesio" in low:  # Pillow's message has a memory address, which must not get into a manifest
         text = "no reader understands it"
-    return ImageFault("undecodable", f"the picture cannot be decoded ({text})")
+    return ImageFault("undecodable", f"the image cannot be decoded ({text})")
 
 
 _TRANSPOSE = {
@@ -242,11 +240,10 @@ _TRANSPOSE = {
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The orientation 1..8 by which Pillow's `ImageOps.exif_transpose`, and so HF `datasets`, turns the picture.
+    """The orientation 1..8 that Pillow's `ImageOps.exif_transpose`, and so HF `datasets`, applies.
 
-    From EXIF, from XMP or from the texts of a PNG, which may also stand behind its pixels: so anything but a JPEG is
-    decoded here. A TIFF comes decoded upright, and says 1. A block of EXIF that is broken does not make a picture
-    illegal, and says 1 too. Raises ImageFault where decoding fails.
+    Read from EXIF, XMP or the texts of a PNG, which may follow its pixels, so anything but a JPEG is decoded here.
+    1 for a TIFF (Pillow decodes it upright) and for broken EXIF. Raises ImageFault where decoding fails.
     """
     if image.format not in ("JPEG", "MPO"):  # a JPEG's header has it, and a JPEG may yet be decoded smaller
         try:
@@ -262,37 +259,36 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def upright(image: Image.Image, turn: int) -> Image.Image:
-    """The picture turned as its EXIF orientation `turn`, 1..8, says."""
+    """Apply the EXIF orientation `turn`, 1..8."""
     return image.transpose(_TRANSPOSE[turn]) if turn in _TRANSPOSE else image
 
 
 def _reduced(image: Image.Image, least: int) -> tuple[Image.Image, tuple[float, float]]:
-    """Decode and shrink by whole blocks, to no less than `least` on the short side; RGB, not turned.
+    """Decode and shrink by whole blocks, to no less than `least` on the short side; RGB, orientation not applied.
 
-    A JPEG is decoded at a fraction of its size, which still reads every byte of it. Anything else is
-    decoded in full, then shrunk before it is composited, so that a large picture is copied once at
-    most. Also returns the part of the result that the picture covers: the last block may hang over.
+    A JPEG is decoded at a fraction of its size, which still reads every byte. Anything else is decoded in full and
+    shrunk before compositing, so that a large image is copied at most once. Also returns the (width, height) of the
+    result that the image covers: the last block may be partial.
     """
     try:
         drafted = image.draft(None, (least, least))
         width, height = drafted[1][2:] if drafted else image.size
         image.load()
         block = max(1, min(image.size) // (2 * least))
-        picture = image
         if is_deep(image.mode):
-            picture = to_rgb(image)
+            image = to_rgb(image)
         elif "transparency" in image.info or image.mode in ("PA", "La", "RGBa"):
-            picture = image.convert("RGBA")
+            image = image.convert("RGBA")
         elif image.mode not in ("L", "RGB", "RGBA", "LA"):
-            picture = image.convert("RGB")
-        small = to_rgb(picture.reduce(block) if block > 1 else picture)
+            image = image.convert("RGB")
+        small = to_rgb(image.reduce(block) if block > 1 else image)
     except Exception as error:  # as in open_image
         raise fault_of(error) from None
     return small, (width / block, height / block)
 
 
 def _shrink(image: Image.Image, turn: int) -> tuple[Image.Image, Image.Image]:
-    """Decode a picture; returns it in blocks, not turned, and its upright thumbnail of GRID x GRID."""
+    """The image shrunk by blocks, orientation not applied, and its upright GRID x GRID thumbnail."""
     blocks, covered = _reduced(image, GRID)
     small = blocks.resize((GRID, GRID), Image.Resampling.BILINEAR, box=(0, 0, *covered))
     return blocks, upright(small, turn)

@@ -1,7 +1,7 @@
-"""What C libraries print: libtiff writes its complaints to the process's standard error, through a progress bar.
+"""Capture what C libraries print while decoding: libtiff writes to the process's standard error.
 
-Python cannot redirect that, so the file descriptor itself is led away while an image is decoded. Only where nobody
-else can be writing to it: in a worker process, or while the process has a single Python thread.
+Python cannot redirect that, so the file descriptor itself is replaced, and only where nothing else can be writing to
+it: in a worker process, or while the process has a single Python thread.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _inside = False
 
 @contextmanager
 def captured_stderr() -> Iterator[None]:
-    """Keep what is printed from the terminal; an exception that leaves the block carries it as a note."""
+    """Hide what is printed to standard error; an exception that leaves the block carries it as a note."""
     global _inside
     alone = multiprocessing.parent_process() is not None or threading.active_count() == 1
     if not alone and not _inside:
@@ -32,7 +32,7 @@ def captured_stderr() -> Iterator[None]:
     try:
         sink = _open_sink()
         saved = None if _inside else os.dup(_STDERR)
-    except OSError:  # no temporary folder, or no standard error: then noise is no reason to fail
+    except OSError:  # no temporary folder, or no standard error: not a reason to fail
         yield
         return
     start = os.lseek(sink, 0, os.SEEK_END) if _inside else 0

@@ -1,7 +1,7 @@
-"""What makes two pictures or two samples the same, and the splits that follow from it.
+"""Duplicate and near-duplicate images, and the splits that follow from them.
 
-Exact identity is SHA-256. Near-identity is a perceptual signature in three parts, compared coarse to
-fine. Samples that share a picture either way form a component, and a component lies in one split.
+Exact duplicates have the same SHA-256, near duplicates similar perceptual signatures. Samples that share an image
+either way form a component, and a component lies in one split.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def signature(small: Image.Image) -> bytes:
     waves = _DCT @ np.asarray(luma, dtype=np.float64) @ _DCT_T  # (8, 8)
     flat = waves.ravel()
     hash_bits = flat > np.sort(flat[1:])[31]
-    hash_bits[0] = False  # brightness is no feature
+    hash_bits[0] = False  # brightness is not a feature
     # Two levels of tolerance, so that flat areas do not turn noise into bits.
     coarse = np.asarray(luma.reduce(2), dtype=np.int16)  # (16, 16)
     edge_bits = coarse[:, 1:] > coarse[:, :-1] + 2
@@ -46,29 +46,26 @@ def signature(small: Image.Image) -> bytes:
 
 
 def near(first: bytes, second: bytes) -> bool:
-    """Whether two signatures are of nearly identical pictures (the definition; slow)."""
+    """Whether two signatures are of near-duplicate images (the definition; slow)."""
     pair = np.frombuffer(first + second, dtype=np.uint8).reshape(2, SIGNATURE_BYTES)
     return bool(_near(pair, np.array([0]), np.array([1]))[0])
 
 
-def alike(first: bytes, second: bytes) -> bool:
-    """Whether the mean colours of two signatures hardly differ.
+def similar_colours(first: bytes, second: bytes) -> bool:
+    """Whether the mean colours of two signatures hardly differ: a cheap necessary condition for equal pixels.
 
-    A cheap necessary condition for equal pixels: unlike the bits, the colours stay within a few steps
-    in every encoding and orientation of the same pixels, even where these are noise or flat.
+    Unlike the hash bits, the colours stay within a few steps in every encoding and orientation of the same pixels.
     """
     return all(abs(a - b) <= MAX_COLOUR_STEP for a, b in zip(first[-_COLOURS:], second[-_COLOURS:], strict=True))
 
 
 def near_pairs(signatures: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Links between nearly identical pictures, for signatures of shape (N, 86): pairs (P, 2).
+    """Links between near-duplicate images, for signatures of shape (N, 86): pairs (P, 2).
 
-    The pairs connect exactly the sets that `near` connects. Four bands of 16 bits: two hashes at
-    most 3 bits apart agree in one band at least; and mean colours at most 10 steps apart lie in the
-    same or in neighbouring cells of a grid of 11. So only pictures that share a band, in cells that
-    touch, are compared. Equal signatures are folded first: a picture that occurs a million times
-    costs nothing. More than 128 in one place (blank pages, say) are joined without a look at each
-    pair: that may join too much, never too little, and never hangs.
+    The pairs connect exactly the sets that `near` connects. Two hashes at most 3 bits apart agree in at least one of
+    four 16-bit bands, and mean colours at most 10 steps apart lie in the same or neighbouring cells of a grid of 11:
+    only images that share a band in adjacent cells are compared. Equal signatures are merged first. More than 128 in
+    one cell (e.g. blank pages) are joined without comparing each pair, which may join too much, never too little.
     """
     if len(signatures) < 2:
         return np.empty((0, 2), dtype=np.int64)
@@ -90,7 +87,7 @@ def near_pairs(signatures: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 
 _CELL = np.array([1 << 10, 1 << 5, 1])  # a colour cell's place in a key, five bits a channel
-_STEPS = [step for step in np.ndindex(3, 3, 3) if step >= (1, 1, 1)]  # a cell itself and half of those around it
+_STEPS = [step for step in np.ndindex(3, 3, 3) if step >= (1, 1, 1)]  # a cell itself and half of its neighbours
 _CROWD = 128
 _CHUNK = 1 << 20
 
@@ -98,9 +95,9 @@ _CHUNK = 1 << 20
 def _candidates(
     keys: NDArray[np.int64],
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]]:
-    """Pairs of places in sorted keys that lie in one colour cell or in two that touch, in chunks.
+    """Pairs of positions in sorted keys that lie in one colour cell or in adjacent ones, in chunks.
 
-    Of a crowded cell there is one pair a place, to be taken as near without a look.
+    A crowded cell gives one pair a position, to be joined without a comparison.
     """
     places = np.arange(len(keys))
     for step in _STEPS:
@@ -135,22 +132,19 @@ def components(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
             return label
 
 
-def unit(*words: str | int) -> float:
-    """A number in [0, 1) from SHA-256 of the words: the one source of chance in a build."""
+def hash_fraction(*words: str | int) -> float:
+    """A number in [0, 1) from the SHA-256 of the words: the only source of randomness in a build."""
     digest = hashlib.sha256("\x1f".join(str(word) for word in words).encode()).digest()
     return int.from_bytes(digest[:7], "big") / (1 << 56)
 
 
 def choose_split(representative: str, shares: Mapping[str, float], *, seed: int) -> str:
-    """The split of a component, by a hash of its representative's id.
-
-    Only the representative and the seed count, so that other data never moves a component.
-    """
-    place = unit("split", seed, representative) * sum(shares.values())
+    """The split of a component, by a hash of its representative's id and the seed: no other data moves it."""
+    position = hash_fraction("split", seed, representative) * sum(shares.values())
     for name, share in shares.items():
-        if place < share:
+        if position < share:
             return name
-        place -= share
+        position -= share
     return list(shares)[-1]
 
 

@@ -1,4 +1,4 @@
-"""The image formats that pass, told by their first bytes; and what other bytes most likely are."""
+"""Accepted image formats, recognised by their first bytes, and guesses for other bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ EXTENSIONS: dict[str, str] = {
     "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif",
     "AVIF": "avif",
 }  # fmt: skip
-"""Formats that pass, and the extension their bytes carry in a shard."""
+"""Accepted formats -> their file extension in a shard."""
 
 MEMBER_EXTENSIONS = frozenset(EXTENSIONS.values())
 
@@ -41,11 +41,11 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
 _AVIF = frozenset({b"avif", b"avis"})
 _HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 _CONTAINERS = frozenset({b"mif1", b"msf1", b"miaf"})
-"""Major brands that say "an image" without its codec: the compatible brands name that."""
+"""Major brands of images without a codec, which the compatible brands name."""
 
 
 class ImageFault(Exception):
-    """An image that cannot be used: `code` is the check's code, the text says why."""
+    """An image that cannot be used: `code` is the check's code, `message` says why."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -59,11 +59,11 @@ class ImageFault(Exception):
 def sniff(data: bytes | None) -> str:
     """The Pillow format that the first bytes announce.
 
-    Raises ImageFault `empty`, `wrong_type`, guessing what the bytes are instead, or `undecodable` for an
-    AVIF that the installed Pillow cannot decode.
+    Raises ImageFault `empty`, `wrong_type` with a guess of what the bytes are, or `undecodable` for an AVIF that the
+    installed Pillow cannot decode.
     """
     if not data:
-        raise ImageFault("empty", "the picture has no bytes")
+        raise ImageFault("empty", "the image has no bytes")
     for magic, name in _MAGIC:
         if data.startswith(magic):
             return name
@@ -79,20 +79,18 @@ def sniff(data: bytes | None) -> str:
         head = bytes(data[:16]).lstrip().lower()
         guess = next((what for magic, what in _FOREIGN if head.startswith(magic)), None)
     known = ", ".join(sorted(set(EXTENSIONS) - {"MPO"}))
-    raise ImageFault("wrong_type", f"not a picture but {guess or 'unknown bytes'} (pictures are {known})")
+    raise ImageFault("wrong_type", f"not an image but {guess or 'unknown bytes'} (accepted formats: {known})")
 
 
 def _container(data: bytes) -> str:
-    """AVIF, or in words what else a file in ISO boxes is, by the brands in its `ftyp` box."""
+    """AVIF, or a description of another ISO base media file, by the brands in its `ftyp` box."""
     end = min(int.from_bytes(data[:4], "big"), 256)
     major = bytes(data[8:12])
     brands = {bytes(data[place : place + 4]) for place in range(16, end - 3, 4)}
     if major in _AVIF or (major in _CONTAINERS and brands & _AVIF):
         return "AVIF"
     if major in _HEIC or (major in _CONTAINERS and brands & _HEIC):
-        return (
-            "a HEIC image, which Pillow reads only with a plugin: convert it to JPEG, PNG or AVIF, as with pillow-heif"
-        )
+        return "a HEIC image, which Pillow reads only with a plugin: convert it to JPEG, PNG or AVIF (pillow-heif)"
     return "a video or another file in ISO boxes"
 
 

@@ -1,7 +1,7 @@
-"""Images that show next to nothing: nearly black or nearly white all over.
+"""Nearly black or nearly white images, such as a depth map that was clipped before it was stored.
 
-What a depth map looks like that was clipped before it got here. A mask or an edge map is dark too, but what is
-drawn on it is light; so an image whose few other pixels are the opposite of its ground is none of these.
+A mask or an edge map is dark too, but has light lines: an image whose few other pixels are the opposite of its
+background does not count.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-Tone = Literal["near_black", "near_white"]
+NearBlank = Literal["near_black", "near_white"]
 
 SHARE = 0.98
-"""Of the pixels that must be dark (or light)."""
+"""Share of the pixels that must be dark (or light)."""
 
 DARK, LIGHT = 16, 240
 """Dark: every channel below 16. Light: every channel at 240 or above."""
 
 _DRAWN = 0.25
-"""Of the other pixels, when at least this share is of the opposite kind in some channel, something is drawn."""
+"""If at least this share of the other pixels is of the opposite kind, it is a drawing."""
 
 _SPECKS = 0.001
-"""Opposite pixels up to this share of the image are specks, no drawing."""
+"""Opposite pixels up to this share of the image are specks, not a drawing."""
 
 
-def tone_of(image: Image.Image) -> Tone | None:
+def near_blank(image: Image.Image) -> NearBlank | None:
     """Whether an RGB image is nearly black or nearly white."""
     pixels = np.asarray(image)
     least, most = pixels.min(axis=2), pixels.max(axis=2)

@@ -1,8 +1,8 @@
-"""PNGs with more metadata than Pillow reads: what exceeds its bounds is left out of what it is given.
+"""PNGs with more metadata than Pillow reads: it is given the file without the chunks that exceed its limits.
 
-Pillow refuses a whole PNG for a compressed text or colour profile that unpacks to more than a megabyte, or for 64
-megabytes of texts. Its bounds are module variables, and raising them would raise them for everybody in the process.
-So the decoder gets the file without such chunks; nothing in them is a pixel. The bytes stored are never touched.
+Pillow refuses a whole PNG for a compressed text or colour profile that unpacks to more than 1 MiB, or for 64 MiB of
+texts. Its limits are module variables, and raising them would affect the whole process. The chunks left out hold no
+pixels, and the stored bytes stay as they are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_TEXT = 64 * MAX_CHUNK
 """Bytes of all texts together: Pillow's PngImagePlugin.MAX_TEXT_MEMORY."""
 
 _ORIENTED = frozenset({b"XML:com.adobe.xmp", b"Raw profile type exif"})
-"""Texts in which Pillow looks for an orientation: unpacked instead of left out, so that the image stays upright."""
+"""Texts in which Pillow looks for an orientation: unpacked instead of left out."""
 
 
 def is_large(data: bytes) -> bool:
@@ -27,7 +27,7 @@ def is_large(data: bytes) -> bool:
 
 
 def readable(data: bytes) -> bytes:
-    """The PNG itself where Pillow reads its metadata, else one without the chunks that it would refuse."""
+    """The PNG itself if Pillow reads its metadata, else a copy without the chunks that it refuses."""
     pieces: list[bytes] = []
     done = text = 0
     for start, end, kind in _chunks(data):
@@ -59,7 +59,7 @@ def _chunks(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _packed(kind: bytes, content: bytes) -> bytes | None:
-    """The deflated part of a chunk; None where nothing is deflated, or not by a method that there is."""
+    """The deflated part of a chunk; None if nothing is deflated, or by an unknown method."""
     rest = content.partition(b"\0")[2]
     if kind == b"iTXt":
         fields = rest[2:].split(b"\0", 2)
@@ -68,17 +68,17 @@ def _packed(kind: bytes, content: bytes) -> bytes | None:
 
 
 def _unpacked_size(packed: bytes) -> int | None:
-    """Bytes that the data unpacks to, None where Pillow would find them too many; never holds more than its bound."""
+    """Bytes that the data unpacks to; None if more than Pillow accepts. Never holds more than that."""
     unpacker = zlib.decompressobj()
     try:
         size = len(unpacker.decompress(packed, MAX_CHUNK))
     except zlib.error:
-        return 0  # Pillow passes over it
+        return 0  # Pillow ignores it
     return None if unpacker.unconsumed_tail else size
 
 
 def _plain(kind: bytes, content: bytes, packed: bytes, room: int) -> bytes:
-    """A chunk with the text unpacked, for Pillow bounds only packed ones; nothing where none looks for it."""
+    """The chunk with its text unpacked, as Pillow limits only packed ones; empty if the text is not needed."""
     key = content.partition(b"\0")[0]
     if key not in _ORIENTED or kind == b"iCCP" or room <= 0:
         return b""

@@ -1,4 +1,4 @@
-"""A probe that remembers: many samples of a corpus use the same picture, and one decode is enough."""
+"""A cache of probed images: many samples of a corpus share an image, which is decoded once."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ from sigma_data.images.decode import ImageFault, probe
 from sigma_data.images.image_info import ImageInfo
 
 
-class Prober:
-    """`sigma_data.images.decode.probe` with the facts of the last `capacity` different pictures at hand.
-
-    Pictures are the same where their SHA-256 is, so remembering changes no result. An entry takes
-    about a kilobyte.
-    """
+class ProbeCache:
+    """`sigma_data.images.decode.probe` with an LRU cache by SHA-256; an entry takes about a kilobyte."""
 
     def __init__(self, *, max_pixels: int, capacity: int = 4_096) -> None:
         self.max_pixels = max_pixels
@@ -22,7 +18,7 @@ class Prober:
         self._known: OrderedDict[bytes, ImageInfo | ImageFault] = OrderedDict()
 
     def __call__(self, data: bytes | None) -> ImageInfo:
-        """The facts of a picture. Raises ImageFault as `probe` does."""
+        """As `probe`. Raises ImageFault."""
         if not data:
             return probe(data, max_pixels=self.max_pixels)
         digest = hashlib.sha256(data)

@@ -1,7 +1,7 @@
-"""Pictures as the model takes them: bytes -> resized pixels -> patches.
+"""Images as the model takes them: bytes -> resized pixels -> patches. Pillow decodes, torch resizes.
 
-One decode serves every size that a sample needs of a picture; a JPEG far larger than its largest use is
-decoded at a fraction of its size. Pillow decodes, torch resizes.
+One decode serves every size that a sample needs of an image; a JPEG far larger than the largest size is decoded at a
+fraction of its own.
 """
 
 from __future__ import annotations
@@ -33,10 +33,9 @@ Size = tuple[int, int]
 """(width, height) in pixels, upright."""
 
 _DRAFT_GAP = 2.0
-"""A scaled decode stays at least this many times longer than the largest size on either side, so that
-bicubic resampling, not the decoder, makes the final pixels. Where it is just that many times longer, 19 of 20
-photographs agree with the whole decode to 40 dB, half to 44, the worst to 37 and the sharpest drawing to 35. A gap
-of 1.5 has 36, 40, 33 and 27 dB; one of 3.0 has 44, 50, 43 and 39."""
+"""A scaled decode keeps both sides at least this many times longer than the largest size, so that bicubic resampling,
+not the decoder, makes the final pixels. PSNR against the full decode at exactly this factor: 19 of 20 photographs
+40 dB, the median 44, the worst 37, the sharpest drawing 35; at 1.5: 36, 40, 33, 27 dB; at 3.0: 44, 50, 43, 39."""
 
 _SCALES = (8, 4, 2)
 """Fractions at which JPEG decodes."""
@@ -45,24 +44,23 @@ _SCALES = (8, 4, 2)
 def resized(
     data: bytes | None, rule: ResizeRule | Size, *, images: int = 1, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> npt.NDArray[np.uint8]:
-    """The upright picture as RGB on white, uint8 [h, w, 3], bicubic with antialias.
+    """The upright image as RGB on white, uint8 [h, w, 3], bicubic with antialias.
 
-    `rule` gives the size, for a picture among `images` of a sample, or is the size (width, height)
-    itself. `max_pixels` bounds what is decoded, as in `images.load`. Raises ImageFault as that does.
+    `rule` gives the size for one of `images` images of a sample, or is the size (width, height) itself. `max_pixels`
+    limits what is decoded, as in `decode.load`. Raises ImageFault as that does.
     """
     if isinstance(rule, ResizeRule):
-        return _pictures(data, lambda upright: [rule.size(*upright, images=images)], max_pixels)[0]
-    return several(data, [rule], max_pixels=max_pixels)[0]
+        return _decode_at(data, lambda upright: [rule.size(*upright, images=images)], max_pixels)[0]
+    return resized_all(data, [rule], max_pixels=max_pixels)[0]
 
 
-def several(
+def resized_all(
     data: bytes | None, sizes: Sequence[Size], *, known: Size | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> list[npt.NDArray[np.uint8]]:
-    """The picture at several sizes (width, height) from one decode, each as `resized` gives it.
+    """The image at several upright sizes (width, height) from one decode, each as `resized` gives it.
 
-    Sizes are those of the upright picture. `known` is the size that it is said to have. Raises ImageFault as
-    `images.load` does, and `other_size` where it has another than that; ValueError for a size that is not
-    positive.
+    Raises ImageFault as `decode.load` does, and `other_size` if the image does not have the `known` size; ValueError
+    for a size that is not positive.
     """
     if any(side <= 0 for size in sizes for side in size):
         raise ValueError(f"sizes must be positive: {list(sizes)}")
@@ -70,18 +68,18 @@ def several(
     def choose(found: Size) -> Sequence[Size]:
         if known is not None and found != known:
             raise ImageFault(
-                "other_size", f"the picture is {found[0]} x {found[1]} pixels, and was {known[0]} x {known[1]}"
+                "other_size", f"the image is {found[0]} x {found[1]} pixels, and was {known[0]} x {known[1]}"
             )
         return sizes
 
-    return _pictures(data, choose, max_pixels)
+    return _decode_at(data, choose, max_pixels)
 
 
 def patchify(image: npt.NDArray[_Number], patch: int = 14) -> npt.NDArray[_Number]:
     """[3, h, w] -> [rows * columns, patch * patch * 3], patches row by row.
 
     Inside a patch the order is row, column, channel, the channel innermost. Raises ValueError where a
-    side is no multiple of `patch`.
+    side is not a multiple of `patch`.
     """
     channels, height, width = image.shape
     if height % patch or width % patch:
@@ -90,24 +88,24 @@ def patchify(image: npt.NDArray[_Number], patch: int = 14) -> npt.NDArray[_Numbe
     return grid.transpose(1, 3, 2, 4, 0).reshape(-1, patch * patch * channels)
 
 
-def _pictures(
+def _decode_at(
     data: bytes | None, choose: Callable[[Size], Sequence[Size]], max_pixels: int
 ) -> list[npt.NDArray[np.uint8]]:
-    """The picture at the sizes that `choose` gives for its own size; all sizes are upright ones."""
+    """The image at the sizes that `choose` gives for its own size; all sizes are upright ones."""
     image = open_image(data, max_pixels=max_pixels)
     try:
         with quiet():
             turn = orientation_of(image)
-            aside = turn >= 5  # stored on its side
+            aside = turn >= 5  # stored rotated by 90 degrees
             sizes = [_turned(size, aside) for size in choose(_turned(image.size, aside))]
             covered = _draft(image, sizes)
             image.load()
-            picture = torch.from_numpy(np.array(to_rgb(image)))
+            pixels = torch.from_numpy(np.array(to_rgb(image)))
     except ImageFault:
         raise
     except Exception as error:  # Pillow's readers raise whatever broken bytes make them raise
         raise fault_of(error) from None
-    return [_upright(_scaled(picture, size, covered), turn) for size in sizes]
+    return [_upright(_scaled(pixels, size, covered), turn) for size in sizes]
 
 
 def _turned(size: Size, aside: bool) -> Size:
@@ -115,10 +113,10 @@ def _turned(size: Size, aside: bool) -> Size:
 
 
 def _draft(image: Image.Image, sizes: Sequence[Size]) -> tuple[float, float]:
-    """Let a JPEG decode at a fraction of its size where all `sizes` allow it.
+    """Let a JPEG decode at a fraction of its size if all `sizes` allow it.
 
-    Returns what the picture covers (width, height) of the decoded pixels: the last ones may hang over, and
-    counting them in would shift the picture.
+    Returns the (width, height) of the decoded pixels that the image covers: the last row and column may be partial, and
+    counting them in full would shift the image.
     """
     width, height = image.size
     ratio = min(min(width / size[0], height / size[1]) for size in sizes) / _DRAFT_GAP
@@ -127,14 +125,14 @@ def _draft(image: Image.Image, sizes: Sequence[Size]) -> tuple[float, float]:
     return drafted[1][2:] if drafted else (width, height)
 
 
-def _scaled(picture: Tensor, size: Size, covered: tuple[float, float]) -> npt.NDArray[np.uint8]:
+def _scaled(pixels: Tensor, size: Size, covered: tuple[float, float]) -> npt.NDArray[np.uint8]:
     """[h, w, 3] at another size, bicubic with antialias: within two levels of Pillow's, several times faster.
 
-    It takes the part that is covered, and writes into [h, w, 3], which is twice as fast as writing planes.
+    It resizes the covered part, and writes into [h, w, 3], which is twice as fast as writing planes.
     """
     result = np.empty((size[1], size[0], 3), np.uint8)
     out = _planes(torch.from_numpy(result))
-    resize_into(_planes(picture), out, scale_h=size[1] / covered[1], scale_w=size[0] / covered[0])
+    resize_into(_planes(pixels), out, scale_h=size[1] / covered[1], scale_w=size[0] / covered[0])
     return result
 
 
@@ -144,7 +142,7 @@ def _planes(pixels: Tensor) -> Tensor:
 
 
 def _upright(pixels: npt.NDArray[np.uint8], turn: int) -> npt.NDArray[np.uint8]:
-    """[h, w, 3] turned as the EXIF orientation `turn`, 1..8, says."""
+    """Apply the EXIF orientation `turn`, 1..8, to [h, w, 3]."""
     if turn >= 5:
         pixels = pixels.transpose(1, 0, 2)
     if turn in (3, 4, 7, 8):

@@ -1,4 +1,4 @@
-"""The sizes that the model takes pictures at: one rule, in the settings of each use."""
+"""The sizes that the model takes images at: one rule, and its parameters for each use."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ResizeRule:
-    """How a picture is brought to a size the model takes (golden: tests/golden/resize.json).
+    """How an image is resized for the model (golden: tests/golden/resize.json).
 
-    Longest side at most `max_size`, then shortest at least `min_size`, both rounded to `stride`, at
-    most `max_pixels` shared by the pictures of a sample, and never longer than `max_size` after all.
+    Longest side at most `max_size`, then shortest at least `min_size`, both rounded to `stride`; at most `max_pixels`
+    divided by the number of images of the sample; and finally no side longer than `max_size`.
     """
 
     max_size: int
@@ -37,11 +37,11 @@ class ResizeRule:
         return new
 
     def sizes(self, widths: Integers, heights: Integers, images: Integers | int = 1) -> tuple[Integers, Integers]:
-        """`size` of many pictures at once: widths and heights [n]."""
+        """`size` of many images at once: widths and heights [n]."""
         scale = np.minimum(self.max_size / np.maximum(widths, heights), 1.0)
         scale = np.maximum(scale, self.min_size / np.minimum(widths, heights))
         width, height = self._all_scaled(widths, scale), self._all_scaled(heights, scale)
-        # What keeps to a limit is scaled by 1, which changes nothing: its sides are whole strides already.
+        # Sizes within the limits are scaled by 1, which changes nothing: their sides are multiples of stride.
         share, area = self.max_pixels / np.asarray(images), width * height
         scale = np.where(area > share, share / area, 1.0)
         width, height = self._all_scaled(width, scale), self._all_scaled(height, scale)

@@ -1,8 +1,7 @@
-"""Deep images: 16 and 32 bits a pixel, whole numbers or floats, as the 8 bits that are shown and trained on.
+"""Deep images (16 or 32 bits a channel, integers or floats) scaled to the 8 bits that are shown and trained on.
 
-Depth maps hold millimetres, metres or 0..1, photographs the whole of 16 bits, and Pillow's own conversion
-clips all of them at 255. Here the values decide, and nothing else: the same bytes give the same range in
-every pass of a build, in training and in evaluation.
+Depth maps hold millimetres, metres or 0..1, photographs all 16 bits, and Pillow's own conversion clips them at 255.
+The range follows from the values alone, so it is the same in every pass of a build, in training and in evaluation.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ import numpy.typing as npt
 from PIL import Image
 
 _ROWS = 256
-"""Rows worked on at a time, so that a copy in float64 stays small."""
+"""Rows processed at a time, so that the float64 copy stays small."""
 
-_MARK_GAP = 3
-"""An end value this many times farther away than all others span is a mark, no measurement: left in, it would
-press the others into a quarter of the range."""
+_MARKER_GAP = 3
+"""An extreme value this many times farther away than the span of all others is a marker for "not measured": kept, it
+would squeeze the others into a quarter of the range."""
 
 _LEVELS = 16
-"""Values that must be left without a mark; fewer are labels, not measurements."""
+"""Distinct values that must remain without the marker; fewer are labels, not measurements."""
 
 _UNSIGNED = 1  # TIFF's SampleFormat
 _SAMPLE_FORMAT = 339
@@ -39,7 +38,7 @@ class Rule(StrEnum):
     FULL_16BIT = "full_16bit"
     """0..65535, the high byte."""
     MIN_MAX = "min_max"
-    """The least value becomes black, the greatest white."""
+    """The smallest value becomes black, the greatest white."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +65,14 @@ def is_deep(mode: str) -> bool:
 def range_of(image: Image.Image) -> ValueRange:
     """The range of a decoded deep image.
 
-    Non-finite values and the transparent one do not count, nor does an end value that stands alone far from the
-    others (65535, 1e10, -9999 where nothing was measured). What is left, low..high, is read as 0..1, 0..255 or
-    0..65535 where it lies inside, reaches the upper half and spans at least a quarter of that range; any other is
-    scaled from low to high. A whole-number image of one value within 0..65535 has no range of its own and is
-    read as 0..65535. Raises NoRangeError where no range is left.
+    Ignores non-finite values, the transparent value and markers for "not measured" (an extreme value far from all
+    others: 65535, 1e10, -9999). The remaining low..high is read as 0..1, 0..255 or 0..65535 if it lies inside, reaches
+    the upper half and spans at least a quarter of that range; any other is scaled from low to high. An integer image of
+    one value within 0..65535 is read as 0..65535. Raises NoRangeError if no range is left.
     """
     low, high = _ends(image)
     if low < high:
-        low, high = _without_marks(image, low, high)
+        low, high = _without_markers(image, low, high)
         for rule, top in ((Rule.UNIT, 1.0), (Rule.FULL_8BIT, 255.0), (Rule.FULL_16BIT, 65535.0)):
             if low >= 0 and top / 2 < high <= top and high - low >= top / 4:
                 return ValueRange(rule, 0.0, top)
@@ -117,7 +115,7 @@ def _bands(image: Image.Image) -> Iterator[npt.NDArray[np.float64]]:
 
 
 def _counted(image: Image.Image) -> Iterator[npt.NDArray[np.float64]]:
-    """The values that count, flat, in pieces: finite, and not transparent."""
+    """The finite, non-transparent values, flat, in pieces."""
     key = image.info.get("transparency")
     for values in _bands(image):
         counts = np.isfinite(values)
@@ -130,7 +128,7 @@ Keep = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.bool_]]
 
 
 def _ends(image: Image.Image, keep: Keep | None = None) -> tuple[float, float]:
-    """The least and the greatest value; (inf, -inf) where there is none."""
+    """The smallest and the greatest value; (inf, -inf) if there are none."""
     low, high = np.inf, -np.inf
     for values in _counted(image):
         kept = values if keep is None else values[keep(values)]
@@ -139,15 +137,15 @@ def _ends(image: Image.Image, keep: Keep | None = None) -> tuple[float, float]:
     return low, high
 
 
-def _without_marks(image: Image.Image, low: float, high: float) -> tuple[float, float]:
-    """The ends without those that mark what was not measured: one far above, one below 0 where no other is."""
+def _without_markers(image: Image.Image, low: float, high: float) -> tuple[float, float]:
+    """The ends without markers for "not measured": one far above all others, one below 0 if no other is."""
     first, last = _ends(image, lambda values: (values > low) & (values < high))
     if first >= last:
         return low, high
-    marked_low = low < 0 <= first and first - low > _MARK_GAP * (last - first)
-    start = first if marked_low else low
-    marked_high = high - last > _MARK_GAP * (last - start)
-    end = last if marked_high else high
+    low_is_marker = low < 0 <= first and first - low > _MARKER_GAP * (last - first)
+    start = first if low_is_marker else low
+    high_is_marker = high - last > _MARKER_GAP * (last - start)
+    end = last if high_is_marker else high
     if (start, end) == (low, high) or _levels(image, start, end) < _LEVELS:
         return low, high
     return start, end

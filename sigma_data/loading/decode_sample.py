@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sigma_data.images.decode import DEFAULT_MAX_PIXELS
-from sigma_data.images.resample import Size, patchify, several
+from sigma_data.images.resample import Size, patchify, resized_all
 from sigma_data.sequence.layout import Kind, Segment
 
 Bytes = npt.NDArray[np.uint8]
@@ -50,7 +50,7 @@ def decode_content(
     patches: dict[int, Bytes] = {}
     for number, sizes in wanted.items():
         size = known[number] if known is not None else None
-        found = several(data[number], list(sizes.values()), known=size, max_pixels=max_pixels)
+        found = resized_all(data[number], list(sizes.values()), known=size, max_pixels=max_pixels)
         for as_patches, pixels in zip(sizes, found, strict=True):
             planes = pixels.transpose(2, 0, 1)
             if as_patches:

@@ -1,6 +1,6 @@
 """Chance that depends on names alone: the same number for the same words, on any machine, in any order.
 
-Whole arrays at once, where `fingerprint.unit` hashes one by one: splitmix64 (Steele, Lea, Flood 2014)
+Whole arrays at once, where `fingerprint.hash_fraction` hashes one by one: splitmix64 (Steele, Lea, Flood 2014)
 over 64-bit words, whose finaliser changes half of the bits on average for a change of any one.
 """
 

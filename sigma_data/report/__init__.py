@@ -1,1 +1,1 @@
-"""The report of a corpus, and a sample in words and as an image."""
+"""The HTML report of a corpus; a sample as text and as an image."""

@@ -1,7 +1,4 @@
-"""Figures for people: how numbers are written, and histograms laid out for inline SVG.
-
-Pure arithmetic: a chart is a title, a note and bars in the units of a 480 x 150 drawing.
-"""
+"""Numbers as text, and histograms laid out for inline SVG in a 480 x 150 drawing."""
 
 from __future__ import annotations
 
@@ -63,7 +60,7 @@ def percent(part: float, whole: float) -> str:
     return f"{share:.1f}{_SPACE}%" if 0 < share < 99.95 else f"{share:.0f}{_SPACE}%"
 
 
-def histogram(title: str, values: Sequence[int], steps: Sequence[int], unit: str, things: str = "pictures") -> Chart:
+def histogram(title: str, values: Sequence[int], steps: Sequence[int], unit: str, things: str = "images") -> Chart:
     """Bins of one round width, sixteen at most; what lies beyond the 99.5th percentile shares the last."""
     if not values:
         return Chart(title, "", ())

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from rich.text import Text as RichText
 
 
-def describe(sample: Sample, facts: Mapping[int, ImageInfo] | None = None) -> RichText:
-    """The sample in words, coloured for a terminal; `str()` of it reads as well without colours.
+def describe(sample: Sample, infos: Mapping[int, ImageInfo] | None = None) -> RichText:
+    """The sample as coloured text; `str()` of it is readable without colours.
 
-    `facts` are those of `sigma_data.corpus.checks.examine`; without them the pictures' headers are read.
+    `infos` are those of `sigma_data.corpus.checks.examine`; without them the image headers are read.
     """
     from rich.text import Text as RichText
 
@@ -35,12 +35,12 @@ def describe(sample: Sample, facts: Mapping[int, ImageInfo] | None = None) -> Ri
         _describe_turn(out, sample, index, turn)
     if not sample.turns:
         out.append("\nno turns\n", style="bold")
-    out.append("\npictures\n" if sample.images else "\nno pictures\n", style="bold")
+    out.append("\nimages\n" if sample.images else "\nno images\n", style="bold")
     targets = set(sample.targets)
     for image in sample.images:
         role = "target" if image.number in targets else "reference"
         size = f"{len(image.data):,} bytes" if image.data else ""
-        out.append(f"  {image.number:>2}  {role:<9}  ").append(f"{_facts(image, facts)}  {size}".rstrip() + "\n")
+        out.append(f"  {image.number:>2}  {role:<9}  ").append(f"{_image_info(image, infos)}  {size}".rstrip() + "\n")
     if sample.truth is not None:
         out.append("\ntruth\n", style="bold")
         for line in _truth(sample.truth):
@@ -50,8 +50,8 @@ def describe(sample: Sample, facts: Mapping[int, ImageInfo] | None = None) -> Ri
 
 
 def _describe_turn(out: RichText, sample: Sample, index: int, turn: Turn) -> None:
-    pictures = len(sample.references)
-    instruction = parse(turn.instruction, pictures=pictures)
+    references = len(sample.references)
+    instruction = parse(turn.instruction, references=references)
     out.append("  ")
     _append_parts(out, instruction.parts)
     out.append("\n")
@@ -60,17 +60,17 @@ def _describe_turn(out: RichText, sample: Sample, index: int, turn: Turn) -> Non
     groups = instruction.groups(before=before, bindings=dict(turn.bindings))
     for name, number in zip(instruction.attributes, groups, strict=True):
         out.append("    ").append(f"<{name}>", style=f"bold {TOKEN_COLOURS[name]}")
-        out.append(" speaks of no picture\n" if number is None else f" speaks of image {number}\n")
+        out.append(" refers to no image\n" if number is None else f" refers to image {number}\n")
     for text in turn.alternatives:
         out.append("  or: ", style="dim")
-        _append_parts(out, parse(text, pictures=pictures).parts)
+        _append_parts(out, parse(text, references=references).parts)
         out.append("\n")
     if turn.target is not None:
-        out.append("  makes ", style="dim").append(f"image {turn.target}\n")
+        out.append("  target ", style="dim").append(f"image {turn.target}\n")
     if turn.response is not None:
-        out.append("  answers ", style="dim").append(printable(turn.response).replace("\n", "\n  ") + "\n")
+        out.append("  response ", style="dim").append(printable(turn.response).replace("\n", "\n  ") + "\n")
     if turn.target is None and turn.response is None:
-        out.append("  asks for nothing\n", style="dim")
+        out.append("  no target and no response\n", style="dim")
 
 
 def _append_parts(out: RichText, parts: Sequence[Part]) -> None:
@@ -84,10 +84,10 @@ def _append_parts(out: RichText, parts: Sequence[Part]) -> None:
                 out.append(f"<image_{number}>", style="bold underline")
 
 
-def _facts(image: Image, facts: Mapping[int, ImageInfo] | None) -> str:
+def _image_info(image: Image, infos: Mapping[int, ImageInfo] | None) -> str:
     try:
-        # A picture without facts has a fault, and only decoding it tells which.
-        known = None if facts is None else facts.get(image.number) or probe(image.data)
+        # An image without info is faulty, and only decoding it tells how.
+        known = None if infos is None else infos.get(image.number) or probe(image.data)
         header = known or open_image(image.data)
     except ImageFault as fault:
         return fault.message

@@ -20,7 +20,7 @@ Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 PAPER, INK, MUTED, HAIRLINE, HOLLOW = "#ffffff", "#1b1d20", "#686e76", "#e2e4e8", "#eceef1"
 _TARGET = "target"
 _MAX_TEXT, _MAX_LINES = 6_000, 160
-_MAX_HEIGHT, _MAX_PICTURES = 12_000, 24
+_MAX_HEIGHT, _MAX_IMAGES = 12_000, 24
 _EMPTY_TURN = Turn("")
 
 
@@ -40,11 +40,11 @@ def draw(sample: Sample, *, width: int = 1280) -> Image.Image:
         if index:
             blocks.append(_Rule())
         shown = sample.context(index) if sample.turns else tuple(image.number for image in sample.images)
-        # A chat about the same pictures shows them once.
+        # A conversation about the same images shows them once.
         if (shown or turn.target is not None) and (index == 0 or turn.target is not None):
-            blocks.append(_Pictures(sheet, sample, shown, turn.target))
+            blocks.append(_ImageRow(sheet, sample, shown, turn.target))
         label = f"{index + 1}." if len(sample.turns) > 1 else ""
-        parts = parse(turn.instruction, pictures=len(sample.references)).parts
+        parts = parse(turn.instruction, references=len(sample.references)).parts
         blocks.append(_Flow(sheet, parts, label=label))
         if turn.response is not None:
             blocks.append(_Flow(sheet, (Text(turn.response),), bar=True))
@@ -65,7 +65,7 @@ def _font(size: int) -> Font:
 
 @dataclass(frozen=True)
 class _Sheet:
-    """The measures that follow from the width."""
+    """The sizes that follow from the width."""
 
     width: int
 
@@ -229,8 +229,8 @@ class _Flow(_Block):
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """A picture as the sheet shows it: decoded, or the reason why it is not."""
+class _ShownImage:
+    """An image as the sheet shows it: decoded, or the reason why it is not."""
 
     number: int
     role: str
@@ -240,12 +240,12 @@ class _Picture:
 
     @property
     def aspect(self) -> float:
-        """Width over height of its cell; extreme pictures are fitted inside a calmer one."""
+        """Width over height of its cell; extreme images are fitted inside a less extreme cell."""
         width, height = self.size or (4, 3)
         return min(3.0, max(0.4, width / height))
 
     def captions(self) -> Iterator[str]:
-        """What may stand under it, the fullest first."""
+        """Possible captions, the longest first."""
         size = f"{self.size[0]} x {self.size[1]}" if self.size else ""
         if size:
             yield f"image {self.number} · {self.role} · {size}"
@@ -256,30 +256,30 @@ class _Picture:
         yield self.role
 
 
-class _Pictures(_Block):
-    """The pictures a turn may look at, an arrow, and the picture it makes."""
+class _ImageRow(_Block):
+    """The images in a turn's context, an arrow, and its target."""
 
     def __init__(self, sheet: _Sheet, sample: Sample, numbers: Sequence[int], target: int | None) -> None:
         self.gap = 6 if sheet.width < 600 else 16
         self.font, self.caption = _font(sheet.size(15)), sheet.size(15) * 2
         self.badge = sheet.size(17)
-        hidden = max(0, len(numbers) - _MAX_PICTURES)
+        hidden = max(0, len(numbers) - _MAX_IMAGES)
         self.more = f"and {hidden} more" if hidden else ""
         data = {image.number: image.data for image in sample.images}
         tallest = sheet.width // 3
         self.sources = [
-            _look(data, number, "earlier target" if number in sample.targets else "reference", tallest)
-            for number in numbers[:_MAX_PICTURES]
+            _shown_image(data, number, "earlier target" if number in sample.targets else "reference", tallest)
+            for number in numbers[:_MAX_IMAGES]
         ]
-        self.target = None if target is None else _look(data, target, _TARGET, tallest)
+        self.target = None if target is None else _shown_image(data, target, _TARGET, tallest)
         self._arrange(sheet.inner, tallest)
         self.height = max(self._rows_height(), self.target_height + self.caption) + (self.caption if self.more else 0)
 
     def _arrange(self, room: int, tallest: int) -> None:
-        """One row where it fits at a fair height; else the references in rows beside the target."""
+        """One row if it fits at a reasonable height; else the references in rows beside the target."""
         self.target_height = 0
         self.arrow = max(24, room // 20) if self.sources and self.target else 0
-        aspects = [picture.aspect for picture in self.sources]
+        aspects = [shown.aspect for shown in self.sources]
         if self.target is None:
             self.rows, self.row_height = self._fold(aspects, room, tallest)
             return
@@ -294,13 +294,13 @@ class _Pictures(_Block):
         self.target_height = max(1, int(min(tallest, rest / self.target.aspect)))
 
     def _fold(self, aspects: Sequence[float], room: int, tallest: int) -> tuple[list[int], int]:
-        """Pictures a row, and the common height, so that they are as large as the block allows."""
+        """Images a row, and their common height, as large as the block allows."""
         best: tuple[int, list[int]] = (0, [])
         total = sum(aspects)
         for rows in range(1, len(aspects) + 1):
             widths, sizes = [0.0], [0]
             for aspect in aspects:
-                # A new row once this one holds its share of all the width there is.
+                # A new row once this one holds its share of the total width.
                 if sizes[-1] and widths[-1] + aspect / 2 > total / rows:
                     widths.append(0.0)
                     sizes.append(0)
@@ -310,7 +310,7 @@ class _Pictures(_Block):
             fit = min((room - self.gap * (size - 1)) / wide for size, wide in zip(sizes, widths, strict=True))
             if min(height, fit) > best[0]:
                 best = (int(min(height, fit, tallest)), sizes)
-        # Where nothing fits (many pictures, narrow sheet): one a row, however high that gets.
+        # If nothing fits (many images, narrow sheet): one a row, however high that gets.
         return (best[1], best[0]) if best[0] >= 24 else ([1] * len(aspects), 24)
 
     def _rows_height(self) -> int:
@@ -320,13 +320,13 @@ class _Pictures(_Block):
         full = self.height - (self.caption if self.more else 0)
         y = top + (full - self._rows_height()) // 2
         right = left
-        pictures = iter(self.sources)
+        images = iter(self.sources)
         for count in self.rows:
             x = left
             for _ in range(count):
-                picture = next(pictures)
-                wide = max(1, int(picture.aspect * self.row_height))
-                self._cell(canvas, pen, picture, (x, y, wide, self.row_height))
+                shown = next(images)
+                wide = max(1, int(shown.aspect * self.row_height))
+                self._cell(canvas, pen, shown, (x, y, wide, self.row_height))
                 x += wide + self.gap
             right = max(right, x)
             y += self.row_height + self.caption
@@ -342,33 +342,33 @@ class _Pictures(_Block):
             self._cell(canvas, pen, self.target, (right, y, wide, self.target_height))
 
     def _cell(
-        self, canvas: Image.Image, pen: ImageDraw.ImageDraw, picture: _Picture, box: tuple[int, int, int, int]
+        self, canvas: Image.Image, pen: ImageDraw.ImageDraw, shown: _ShownImage, box: tuple[int, int, int, int]
     ) -> None:
         x, y, wide, high = box
-        if picture.image is None:
+        if shown.image is None:
             pen.rectangle((x, y, x + wide - 1, y + high - 1), fill=HOLLOW)
-            self._reason(pen, picture.fault, box)
+            self._reason(pen, shown.fault, box)
         else:
-            scale = min(wide / picture.image.width, high / picture.image.height)
-            size = (max(1, round(picture.image.width * scale)), max(1, round(picture.image.height * scale)))
+            scale = min(wide / shown.image.width, high / shown.image.height)
+            size = (max(1, round(shown.image.width * scale)), max(1, round(shown.image.height * scale)))
             pen.rectangle((x, y, x + wide - 1, y + high - 1), fill=HOLLOW)
-            small = picture.image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+            small = shown.image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
             canvas.paste(small, (x + (wide - size[0]) // 2, y + (high - size[1]) // 2))
-        target = picture.role == _TARGET
+        target = shown.role == _TARGET
         frame = TARGET_COLOUR if target else HAIRLINE
         pen.rectangle((x, y, x + wide - 1, y + high - 1), outline=frame, width=3 if target else 1)
-        number = str(picture.number)
+        number = str(shown.number)
         badge = max(self.badge * 4 // 3, int(self.font.getlength(number)) + 10)
         if badge <= wide and self.badge * 4 // 3 <= high:
             corner = (x, y, x + badge - 1, y + self.badge * 4 // 3 - 1)
             pen.rectangle(corner, fill=TARGET_COLOUR if target else INK)
             centre = ((corner[0] + corner[2]) / 2, (corner[1] + corner[3]) / 2)
             pen.text(centre, number, font=self.font, fill=INK if target else PAPER, anchor="mm")
-        caption = next((text for text in picture.captions() if self.font.getlength(text) <= wide), "")
+        caption = next((text for text in shown.captions() if self.font.getlength(text) <= wide), "")
         pen.text((x, y + high + self.caption // 2), caption, font=self.font, fill=MUTED, anchor="lm")
 
     def _reason(self, pen: ImageDraw.ImageDraw, fault: str, box: tuple[int, int, int, int]) -> None:
-        """The reason in the grey box, as much of it as fits below the badge."""
+        """Write the reason in the grey box, as much of it as fits below the badge."""
         x, y, wide, high = box
         line = self.caption * 2 // 3
         at, words = y + self.badge * 4 // 3 + 6, printable(fault).split()
@@ -379,18 +379,18 @@ class _Pictures(_Block):
             words, at = words[count:], at + line
 
 
-def _look(data: dict[int, bytes | None], number: int, role: str, tallest: int) -> _Picture:
+def _shown_image(data: dict[int, bytes | None], number: int, role: str, tallest: int) -> _ShownImage:
     if number not in data:
-        return _Picture(number, role, None, None, "the sample has no such picture")
+        return _ShownImage(number, role, None, None, "the sample has no such image")
     try:
         image = load(data[number], at_least=2 * tallest)
         size = open_image(data[number]).size
     except ImageFault as fault:
-        return _Picture(number, role, None, None, fault.message)
+        return _ShownImage(number, role, None, None, fault.message)
     upright = size if (size[0] >= size[1]) == (image.width >= image.height) else (size[1], size[0])
-    # No cell is wider than three times its height; many large pictures must not fill the memory.
+    # No cell is wider than three times its height; many large images must not fill the memory.
     image.thumbnail((3 * tallest, 3 * tallest), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    return _Picture(number, role, image, upright)
+    return _ShownImage(number, role, image, upright)
 
 
 def _arrow(pen: ImageDraw.ImageDraw, start: int, end: int, y: int) -> None:

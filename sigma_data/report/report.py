@@ -1,7 +1,7 @@
-"""A corpus on one page: a standalone HTML file with figures, charts, contact sheets and what was rejected.
+"""The report of a corpus: a standalone HTML file with numbers, charts, contact sheets and rejected rows.
 
-Everything is inside the file (thumbnails as data: URIs, charts as SVG) and nothing in it runs: its
-content security policy forbids scripts and the network. The same frames give the same bytes.
+Thumbnails are data: URIs and charts are SVG; the content security policy forbids scripts and the network. The same
+frames give the same bytes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ Read = Callable[[str, int, int], bytes]
 
 SAMPLES_A_FAMILY = 12
 EXAMPLES_A_CODE = 8
-_PICTURES_A_CARD = 6
-_PICTURES_A_FAMILY = 40
+_IMAGES_A_CARD = 6
+_IMAGES_A_FAMILY = 40
 _LONGEST_TEXT = 420
 _LONGEST_ANSWER = 280
 _SPLITS = ("train", "val", "test")
@@ -52,18 +52,18 @@ _QUARANTINE: dict[str, pl.DataType] = {
 }  # fmt: skip
 
 _PLANNED = {
-    "duplicate": "The same pictures and the same words as a sample that is already there",
-    "near_duplicate": "Nearly the same pictures and the same words as a sample that is already there",
+    "duplicate": "The same images and the same words as an earlier sample",
+    "near_duplicate": "Nearly the same images and the same words as an earlier sample",
     "over_quota": "More samples than the build was asked to keep",
 }
-"""Codes that the planner gives, which no rule of `checks` has."""
+"""Codes given by the planner, not by a rule of `checks`."""
 
 _REENCODED = {
     "max_side": "Longer than the limit of the build: scaled down",
-    "mode": "A colour mode that readers do not share: stored as RGB",
+    "mode": "A colour mode that not every reader supports: stored as RGB",
     DEEP: "More than 8 bits a value: stored as the 8 bits that are shown; value_range in the manifest has the scale",
     TRANSPARENT: "Transparent: stored as shown, on white",
-    TURNED: "On its side or mirrored: stored upright",
+    TURNED: "Rotated or mirrored: stored upright",
     LARGE: "A PNG with more text or a larger profile than Pillow opens by default: stored without them",
 }
 """Why an image was re-encoded, by the manifest's code."""
@@ -73,8 +73,8 @@ _ASPECTS = (("1:3", 1 / 3), ("1:2", 1 / 2), ("9:16", 9 / 16), ("2:3", 2 / 3), ("
 
 
 @dataclass(frozen=True)
-class Thumb:
-    """A small picture as a data: URI (empty where it cannot be decoded)."""
+class Thumbnail:
+    """A thumbnail as a data: URI (empty if the image cannot be decoded)."""
 
     number: int
     uri: str
@@ -89,8 +89,8 @@ class Card:
     id: str
     facts: str
     place: str
-    references: tuple[Thumb, ...]
-    targets: tuple[Thumb, ...]
+    references: tuple[Thumbnail, ...]
+    targets: tuple[Thumbnail, ...]
     hidden: int
     turns: tuple[tuple[list[tuple[str, str]], str], ...]
 
@@ -111,8 +111,8 @@ def render_report(
     """The page as HTML text.
 
     `summary` has `read`, `written`, `quarantined`, `duplicates`, `splits`, `bytes`, `images`;
-    `read(shard, offset, size)` returns bytes of a shard, and is asked only for the pictures of the
-    contact sheets. Whatever `read` raises is passed on: a report over a damaged corpus is none.
+    `read(shard, offset, size)` returns bytes of a shard, and is called only for the images of the
+    contact sheets. Whatever `read` raises is passed on.
     """
     manifest, quarantine = _complete(manifest, _MANIFEST), _complete(quarantine, _QUARANTINE)
     splits = _splits(summary, manifest)
@@ -132,8 +132,7 @@ def render_report(
         split_counts=[(name, summary["splits"].get(name, 0)) for name in splits],
         families=_families(manifest, splits),
         goal=sum(rule.goal or 0 for rule in FAMILY_RULES.values()),
-        pictures=[_sides(images), _aspects(images)],
-        sequences=[_tokens(manifest), _references(manifest)],
+        charts=[_sides(images), _aspects(images), _tokens(manifest), _references(manifest)],
         attributes=_attributes(manifest),
         components=_components(manifest),
         sources=_sources(manifest, quarantine),
@@ -148,10 +147,10 @@ def render_report(
     )
 
 
-def parts(text: str | None, pictures: int | None = None, limit: int = _LONGEST_TEXT) -> list[tuple[str, str]]:
+def parts(text: str | None, references: int | None = None, limit: int = _LONGEST_TEXT) -> list[tuple[str, str]]:
     """An instruction as (kind, words), kind `text`, `attribute` or `image`; cut after `limit` characters."""
     result: list[tuple[str, str]] = []
-    for part in parse(printable(text or ""), pictures=pictures).parts:
+    for part in parse(printable(text or ""), references=references).parts:
         match part:
             case Attribute(name):
                 result.append(("attribute", name))
@@ -190,7 +189,7 @@ def _families(manifest: pl.DataFrame, splits: Sequence[str]) -> list[dict[str, A
 
 def _sides(images: pl.DataFrame) -> Chart:
     longest = images.select(pl.max_horizontal("width", "height")).to_series().drop_nulls().to_list()
-    return histogram("Longest side of the pictures", longest, (16, 32, 64, 128, 256, 512, 1024, 2048), "pixels")
+    return histogram("Longest side of the images", longest, (16, 32, 64, 128, 256, 512, 1024, 2048), "pixels")
 
 
 def _aspects(images: pl.DataFrame) -> Chart:
@@ -200,7 +199,7 @@ def _aspects(images: pl.DataFrame) -> Chart:
         nearest = min(_ASPECTS, key=lambda entry: max(width / height / entry[1], entry[1] * height / width))
         counts[nearest[0]] += count
     entries = [(name, counts[name], f"about {name}") for name, _ in _ASPECTS]
-    return Chart("Width to height", "nearest common aspect", bars(entries, "pictures"))
+    return Chart("Width to height", "nearest common aspect", bars(entries, "images"))
 
 
 def _tokens(manifest: pl.DataFrame) -> Chart:
@@ -313,7 +312,7 @@ def _place(row: Mapping[str, Any]) -> str:
 
 
 def _spread(frame: pl.DataFrame, count: int) -> Iterable[dict[str, Any]]:
-    """`count` rows at even distances, so that every source and file has its chance."""
+    """`count` rows at even distances, so that every source and file is represented."""
     take = min(count, frame.height)
     return frame[[(2 * place + 1) * frame.height // (2 * take) for place in range(take)]].iter_rows(named=True)
 
@@ -327,9 +326,9 @@ def _sheets(manifest: pl.DataFrame, read: Read) -> list[dict[str, Any]]:
         order = rows.select("source", "location", "row", "id").with_row_index("at").sort(
             "source", "location", "row", "id"
         )  # fmt: skip
-        # Pictures, not samples, are what the page weighs and what takes time: fewer cards of many.
-        mean = rows["images"].list.len().clip(1, _PICTURES_A_CARD).mean()
-        cards_at_most = min(SAMPLES_A_FAMILY, max(6, int(_PICTURES_A_FAMILY / cast(float, mean or 1.0))))
+        # Size and time of the page depend on its images: fewer cards of samples with many.
+        mean = rows["images"].list.len().clip(1, _IMAGES_A_CARD).mean()
+        cards_at_most = min(SAMPLES_A_FAMILY, max(6, int(_IMAGES_A_FAMILY / cast(float, mean or 1.0))))
         chosen = [entry["at"] for entry in _spread(order, cards_at_most)]
         cards = [_card(row, read) for row in rows[chosen].iter_rows(named=True)]
         summary = FAMILY_RULES[family].summary
@@ -341,16 +340,16 @@ def _card(row: Mapping[str, Any], read: Read) -> Card:
     images = row["images"] or ()
     targets = [image for image in images if image["role"] == "target"]
     references = [image for image in images if image["role"] != "target"]
-    shown_targets = targets[: _PICTURES_A_CARD // 2]
-    shown = references[: _PICTURES_A_CARD - len(shown_targets)]
-    # Many pictures are shown smaller, so they need fewer pixels.
+    shown_targets = targets[: _IMAGES_A_CARD // 2]
+    shown = references[: _IMAGES_A_CARD - len(shown_targets)]
+    # Many images are shown smaller, so they need fewer pixels.
     side = 160 if len(shown) + len(shown_targets) <= 4 else 120
 
-    def thumb(image: Mapping[str, Any]) -> Thumb:
+    def thumb(image: Mapping[str, Any]) -> Thumbnail:
         small = thumbnail(read(row["shard"], image["offset"], image["size"]), side, quality=75)
         width, height = image["width"] or 1, image["height"] or 1
         words = f"image {image['number']}, {image['role']}, {width} × {height}"
-        return Thumb(image["number"], _uri(small), round(min(3.0, max(0.4, width / height)), 3), words)
+        return Thumbnail(image["number"], _uri(small), round(min(3.0, max(0.4, width / height)), 3), words)
 
     return Card(
         id=printable(row["id"] or ""),

@@ -11,18 +11,18 @@ TOKEN_COLOURS: Mapping[str, str] = {
     "background": "#0d851d", "environment": "#32654a", "emotion": "#a45c85", "clothing": "#9f2398",
     "texture": "#874c38", "select": "#60597e",
 }  # fmt: skip
-"""One colour an attribute token, as far apart as OKLab allows at this lightness.
+"""A colour for each attribute token, as far apart as OKLab allows at this lightness.
 
-Each carries white text, and is itself readable on white, at 4.5 : 1 or better, and stands out from
-black at 3 : 1. `select` names an operation, no attribute, and is nearly grey.
+Contrast with white is 4.5 : 1 or better, with black 3 : 1. `select`, an operation rather than an attribute, is nearly
+grey.
 """
 
 TARGET_COLOUR = "#e8960c"
-"""The colour of targets: outside the token colours, and the same wherever samples are shown."""
+"""The colour of targets, distinct from the token colours."""
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    """The text with control and direction characters made visible as U+FFFD: nothing reaches a terminal but text."""
+    """The text with control and direction characters replaced by U+FFFD, safe for a terminal."""
     return _CONTROL.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))

@@ -255,7 +255,7 @@ def outline(sample: Sample) -> Iterator[Piece]:
     Raises SequenceError for a placeholder or a binding without a picture.
     """
     references = sample.references
-    instructions = [parse(turn.instruction, pictures=len(references)) for turn in sample.turns]
+    instructions = [parse(turn.instruction, references=len(references)) for turn in sample.turns]
     allowed = list(references)
     shown: list[int] = []
     for index, (turn, instruction) in enumerate(zip(sample.turns, instructions, strict=True)):

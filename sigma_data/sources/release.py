@@ -193,7 +193,7 @@ class ReleaseReader(Reader):
         references = count - len(targets)
 
         def read(text: str, target: int) -> str:
-            return canonical(settle(text, target - 1), pictures=references)  # what stands before it may be named
+            return canonical(settle(text, target - 1), references=references)  # what stands before it may be named
 
         turns = tuple(
             Turn(

@@ -185,7 +185,7 @@ def check_prompt(prompt: str, pictures: int) -> None:
     """Raises ConfigError for what would reach the model as nonsense."""
     if not prompt.strip():
         raise ConfigError("the prompt is empty: say what to make")
-    found = parse(prompt, pictures=pictures)
+    found = parse(prompt, references=pictures)
     if found.unknown:
         word = found.unknown[0].strip("<>/ ").lower()
         close = difflib.get_close_matches(word, [*ATTRIBUTES, "identity", "image"], 1)

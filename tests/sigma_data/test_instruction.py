@@ -57,18 +57,18 @@ def names(text: str, **options: int) -> tuple[int, ...]:
 )
 def test_every_spelling_of_a_numbered_placeholder_is_read_and_written_in_one(spelling: str) -> None:
     text = f"paint the man from {spelling} in oil"
-    assert names(text, pictures=3) == (1,)
-    assert canonical(text, pictures=3) == "paint the man from <image_1> in oil"
+    assert names(text, references=3) == (1,)
+    assert canonical(text, references=3) == "paint the man from <image_1> in oil"
 
 
 @pytest.mark.parametrize("spelling", ["<image>", "<Image>", "<IMAGE>"])
 def test_a_bare_placeholder_is_image_1_where_there_is_just_one_picture(spelling: str) -> None:
-    assert names(f"{spelling} once, {spelling} twice", pictures=1) == (1, 1)
+    assert names(f"{spelling} once, {spelling} twice", references=1) == (1, 1)
 
 
 @pytest.mark.parametrize("pictures", [None, 2, 3])
 def test_bare_placeholders_count_up_where_there_are_several_pictures(pictures: int | None) -> None:
-    assert parse("<image> then <Image> then <image>", pictures=pictures).placeholders == (1, 2, 3)
+    assert parse("<image> then <Image> then <image>", references=pictures).placeholders == (1, 2, 3)
 
 
 def test_large_numbers_and_zero_are_placeholders_and_absurd_ones_are_reported() -> None:
@@ -129,7 +129,7 @@ SENTENCES = [
 def test_the_sentences_of_the_release_are_understood(
     text: str, pictures: int, attributes: tuple[str, ...], placeholders: tuple[int, ...], groups: tuple[int, ...]
 ) -> None:
-    instruction = parse(text, pictures=pictures)
+    instruction = parse(text, references=pictures)
     assert instruction.attributes == attributes
     assert instruction.placeholders == placeholders
     assert instruction.groups() == groups
@@ -150,7 +150,7 @@ ORDINARY = [
 
 @pytest.mark.parametrize("text", ORDINARY)
 def test_ordinary_text_is_left_alone_to_the_letter(text: str) -> None:
-    instruction = parse(text, pictures=1)
+    instruction = parse(text, references=1)
     assert instruction.parts == ((Text(text),) if text else ())
     assert instruction.unknown == instruction.control == ()
     assert canonical(text) == text
@@ -171,7 +171,7 @@ def test_text_without_a_bracket_is_text(text: str) -> None:
 )  # fmt: skip
 def test_a_misspelt_token_is_reported_and_kept(token: str) -> None:
     text = f"draw the {token}man of <image_1>"
-    instruction = parse(text, pictures=1)
+    instruction = parse(text, references=1)
     assert instruction.unknown == (token,)
     assert instruction.attributes == ()
     assert canonical(text) == text
@@ -200,7 +200,7 @@ def test_reports_come_in_the_order_of_the_text_with_repeats() -> None:
 @example("<<style>style>", 1)
 @example("<|<image>im_end|>", 2)
 def test_parts_read_back_as_they_are_written(text: str, pictures: int | None) -> None:
-    instruction = parse(text, pictures=pictures)
+    instruction = parse(text, references=pictures)
     again = parse(render(instruction))
     assert again.parts == instruction.parts
     assert again.unknown == instruction.unknown
@@ -212,9 +212,9 @@ def test_parts_read_back_as_they_are_written(text: str, pictures: int | None) ->
 def test_the_canonical_spelling_exists_for_any_text_and_is_final(
     text: str, pictures: int | None, later: int | None
 ) -> None:
-    once = canonical(text, pictures=pictures)
-    assert once == render(parse(text, pictures=pictures))
-    assert canonical(once, pictures=later) == once
+    once = canonical(text, references=pictures)
+    assert once == render(parse(text, references=pictures))
+    assert canonical(once, references=later) == once
 
 
 @settings(deadline=None, max_examples=300)
@@ -262,7 +262,7 @@ def test_render_writes_what_reads_back_and_refuses_the_rest(parts: list[Part]) -
     ],
 )
 def test_render_refuses_parts_that_would_not_read_back(parts: list[Part]) -> None:
-    with pytest.raises(ValueError, match="read back"):
+    with pytest.raises(ValueError, match="round-trip"):
         render(parts)
 
 
@@ -329,5 +329,5 @@ def test_renumbering_back_gives_the_canonical_text(text: str, order: list[int]) 
 
 
 def test_plain_is_the_words_alone() -> None:
-    assert parse("  Isolate <select> the  dog\nin <Image>. ", pictures=1).plain == "Isolate the dog in ."
+    assert parse("  Isolate <select> the  dog\nin <Image>. ", references=1).plain == "Isolate the dog in ."
     assert parse("<style><image_1>").plain == ""

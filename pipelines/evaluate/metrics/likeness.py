@@ -159,7 +159,7 @@ def _cosines(first: Floats, second: Floats) -> list[float]:
 
 def _input(item: Item) -> int:
     """The number of the reference that is selected from."""
-    instruction = parse(item.instruction, pictures=len(item.references))
+    instruction = parse(item.instruction, references=len(item.references))
     tokens = zip(instruction.attributes, instruction.groups(), strict=True)
     numbers = (number for token, number in tokens if token == "select" and number)
     return next((number for number in numbers if number <= len(item.references)), 1)

@@ -17,7 +17,7 @@ from tests.sigma_data.test_instruction import ORDINARY, texts
 
 def read(text: str, images: int = 2) -> str:
     """The instruction as a source stores it."""
-    return canonical(settle(text, images), pictures=images)
+    return canonical(settle(text, images), references=images)
 
 
 def noticed(text: str) -> tuple[str, ...]:
@@ -142,8 +142,8 @@ def test_what_is_settled_stays_settled_and_reads_back(text: str, images: int) ->
     """A corpus that is exported and built again has the same words."""
     once = read(text, images)
     assert read(once, images) == once
-    again = parse(once, pictures=images)
-    assert parse(canonical(once), pictures=images).parts == again.parts
+    again = parse(once, references=images)
+    assert parse(canonical(once), references=images).parts == again.parts
 
 
 @settings(deadline=None, max_examples=200)

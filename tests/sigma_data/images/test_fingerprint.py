@@ -19,13 +19,13 @@ from sigma_data.images.fingerprint import (
     MAX_EDGE_BITS,
     MAX_HASH_BITS,
     SIGNATURE_BYTES,
-    alike,
     choose_split,
     components,
+    hash_fraction,
     near,
     near_pairs,
     signature,
-    unit,
+    similar_colours,
 )
 
 HASH, EDGES = 8, 30
@@ -153,10 +153,12 @@ def test_equal_pixels_are_alike_in_any_encoding(kind: str, quality: int) -> None
     }[kind]
     data = encoded(shown, "JPEG", quality=quality)
     pixels = load(data)
-    assert alike(probe(data).signature, sign(pixels))
+    assert similar_colours(probe(data).signature, sign(pixels))
     exif = Image.Exif()
     exif[0x0112] = 8
-    assert alike(sign(pixels), sign(ImageOps.exif_transpose(pixels).rotate(-90, expand=True), "PNG", exif=exif))
+    assert similar_colours(
+        sign(pixels), sign(ImageOps.exif_transpose(pixels).rotate(-90, expand=True), "PNG", exif=exif)
+    )
 
 
 # Links ----------------------------------------------------------------------------------------------
@@ -236,7 +238,7 @@ def test_the_thresholds_are_the_last_values_that_are_near() -> None:
             other = base.copy()
             other[-1] = 128 + sign_of * step
             assert near(base.tobytes(), other.tobytes()) is verdict
-            assert alike(base.tobytes(), other.tobytes()) is verdict
+            assert similar_colours(base.tobytes(), other.tobytes()) is verdict
 
 
 def test_near_is_symmetric_and_every_picture_is_near_itself() -> None:
@@ -295,12 +297,12 @@ def test_without_links_every_node_is_its_own_component() -> None:
 
 
 def test_the_source_of_chance_is_fixed_and_even() -> None:
-    draws = [unit("test", number) for number in range(4_000)]
+    draws = [hash_fraction("test", number) for number in range(4_000)]
     assert all(0 <= draw < 1 for draw in draws)
     assert len(set(draws)) == len(draws)
     assert abs(np.mean(draws) - 0.5) < 0.02
-    assert unit("a", 1) == unit("a", "1") != unit("a1")
-    assert unit("split", 0, "x") == unit("split", 0, "x")
+    assert hash_fraction("a", 1) == hash_fraction("a", "1") != hash_fraction("a1")
+    assert hash_fraction("split", 0, "x") == hash_fraction("split", 0, "x")
 
 
 def test_splits_have_their_shares() -> None:

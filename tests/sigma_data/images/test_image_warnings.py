@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from sigma_data.images.decode import probe
-from sigma_data.images.image_warnings import REMARKS, remarks
+from sigma_data.images.image_warnings import IMAGE_WARNINGS, image_warnings
 
 
 def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
@@ -20,7 +20,7 @@ def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) 
 
 
 def codes(data: bytes) -> list[str]:
-    return list(remarks(probe(data)))
+    return list(image_warnings(probe(data)))
 
 
 RAMP = np.tile(np.linspace(0, 1, 200), (150, 1))
@@ -101,7 +101,7 @@ def test_what_other_readers_show_differently_is_named() -> None:
     for code, images in cases.items():
         for data in images:
             assert codes(data) == [code]
-            assert code in REMARKS
+            assert code in IMAGE_WARNINGS
 
 
 def test_what_all_readers_show_alike_is_not_named() -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 import sigma_data.images.probe_cache
 from sigma_data.images.decode import DEFAULT_MAX_PIXELS, ImageFault, probe
-from sigma_data.images.probe_cache import Prober
+from sigma_data.images.probe_cache import ProbeCache
 
 
 def picture(seed: int) -> bytes:
@@ -33,7 +33,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_picture_met_again_is_not_decoded_again_and_has_the_same_facts(decoded: list[int]) -> None:
-    look = Prober(max_pixels=DEFAULT_MAX_PIXELS)
+    look = ProbeCache(max_pixels=DEFAULT_MAX_PIXELS)
     for _ in range(3):
         for seed in range(4):
             assert look(picture(seed)) == probe(picture(seed))
@@ -41,7 +41,7 @@ def test_a_picture_met_again_is_not_decoded_again_and_has_the_same_facts(decoded
 
 
 def test_a_fault_is_remembered_with_its_code_and_words(decoded: list[int]) -> None:
-    look = Prober(max_pixels=DEFAULT_MAX_PIXELS)
+    look = ProbeCache(max_pixels=DEFAULT_MAX_PIXELS)
     broken = picture(1)[:300]
     raised = []
     for _ in range(2):
@@ -54,7 +54,7 @@ def test_a_fault_is_remembered_with_its_code_and_words(decoded: list[int]) -> No
 
 
 def test_only_so_many_pictures_are_remembered(decoded: list[int]) -> None:
-    look = Prober(max_pixels=DEFAULT_MAX_PIXELS, capacity=2)
+    look = ProbeCache(max_pixels=DEFAULT_MAX_PIXELS, capacity=2)
     for seed in (1, 2, 3, 1):
         look(picture(seed))
     assert len(decoded) == 4
@@ -63,4 +63,4 @@ def test_only_so_many_pictures_are_remembered(decoded: list[int]) -> None:
 @pytest.mark.parametrize("nothing", [None, b""])
 def test_nothing_is_empty(nothing: bytes | None) -> None:
     with pytest.raises(ImageFault, match="no bytes"):
-        Prober(max_pixels=DEFAULT_MAX_PIXELS)(nothing)
+        ProbeCache(max_pixels=DEFAULT_MAX_PIXELS)(nothing)

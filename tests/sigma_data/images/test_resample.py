@@ -16,7 +16,7 @@ from support.corpora import encoded, picture, pixels
 from support.places import TESTS
 
 from sigma_data.images.decode import ImageFault, load, to_rgb
-from sigma_data.images.resample import patchify, resized, several
+from sigma_data.images.resample import patchify, resized, resized_all
 from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE, ResizeRule
 
 GOLDEN = TESTS / "golden"
@@ -138,7 +138,7 @@ def test_a_photograph_far_too_large_is_decoded_at_a_fraction_its_largest_use_all
     for orientation in (1, 6):
         data = turned(photograph(1201, 901), orientation)
         for sizes in ([(60, 45), (190, 140)], [(60, 45), (80, 60)], [(60, 45)], [(40, 30)]):
-            several(data, [size[::-1] for size in sizes] if orientation == 6 else sizes)
+            resized_all(data, [size[::-1] for size in sizes] if orientation == 6 else sizes)
     # 6.3, 15, 20 and 30 times too large: what is decoded stays twice as large as the largest use, or larger.
     assert decoded == [(601, 451), (301, 226), (151, 113), (151, 113)] * 2
 
@@ -158,7 +158,7 @@ def test_several_sizes_come_from_one_decode(kind: str, monkeypatch: pytest.Monke
     sizes = [(128, 96), (140, 98), (128, 96)]
     decoded = []
     monkeypatch.setattr("sigma_data.images.resample.to_rgb", lambda image: decoded.append(1) or to_rgb(image))
-    results = several(data, sizes)
+    results = resized_all(data, sizes)
     assert len(decoded) == 1
     assert [result.shape for result in results] == [(96, 128, 3), (98, 140, 3), (96, 128, 3)]
     assert np.array_equal(results[0], results[2])
@@ -174,7 +174,7 @@ def test_faults_of_a_picture_have_their_codes() -> None:
     }  # fmt: skip
     for code, (data, limit) in cases.items():
         options = {} if limit is None else {"max_pixels": limit}
-        for call in (lambda: resized(data, SMALL, **options), lambda: several(data, [(32, 32)], **options)):  # noqa: B023
+        for call in (lambda: resized(data, SMALL, **options), lambda: resized_all(data, [(32, 32)], **options)):  # noqa: B023
             with pytest.raises(ImageFault) as caught:
                 call()
             assert caught.value.code == code
@@ -223,6 +223,6 @@ def test_a_picture_that_cannot_be_cut_into_patches_is_refused(shape: tuple[int, 
 
 def test_nothing_of_a_picture_is_shared_or_read_only() -> None:
     data = encoded(pixels(2, 32, 32), "png")
-    first, second = several(data, [(32, 32), (32, 32)])
+    first, second = resized_all(data, [(32, 32), (32, 32)])
     first[:] = 0
     assert np.array_equal(second, np.asarray(Image.open(io.BytesIO(data))))

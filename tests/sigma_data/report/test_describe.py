@@ -73,9 +73,9 @@ class TestDescribe:
         assert "0123456789abcdef0123  editing" in text
         assert "demo, demo.jsonl, row 3, license cc0-1.0" in text
         assert "Put <subject>the dog of <image_2> on <background>the beach." in text
-        assert "<subject> speaks of image 2" in text
+        assert "<subject> refers to image 2" in text
         assert "or: Dog on a beach." in text
-        assert "makes image 3" in text
+        assert "target image 3" in text
         assert re.search(r"2  reference  PNG   50 x 60  \d+ bytes", text)
         assert re.search(r"3  target     JPEG  70 x 80  ", text)
 
@@ -88,15 +88,15 @@ class TestDescribe:
         sample = make([picture(40, 30)], turn, family=Family.UNDERSTANDING)
         sample = Sample(**{**vars(sample), "truth": '{"count": 2, "names": ["a", "b"]}'})
         text = str(describe(sample))
-        assert "answers A dog.\n  It sleeps." in text
+        assert "response A dog.\n  It sleeps." in text
         assert "count: 2" in text and 'names: ["a", "b"]' in text
 
-    def test_pictures_that_cannot_be_read_give_their_reason(self) -> None:
+    def test_images_that_cannot_be_read_give_their_reason(self) -> None:
         whole = picture(300, 200, form="JPEG")
         sample = make([b"<html>", None, whole[: len(whole) // 2]], Turn("Change <image_1>.", 9))
         text = str(describe(sample, examine(sample, Limits()).facts))
-        assert "not a picture but an HTML page" in text
-        assert "the picture has no bytes" in text
+        assert "not an image but an HTML page" in text
+        assert "the image has no bytes" in text
         assert "ends too early" in text
 
     def test_no_control_character_reaches_the_terminal(self) -> None:
