@@ -1,0 +1,138 @@
+"""A model from Python: `load(path)`, then `.generate(...)` and `.answer(...)`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+from PIL import Image as Pillow
+
+from sigma_data.errors import ConfigError
+from sigma_data.storage.paths import model_path
+from sigma_model.dtypes import DType, Quantization
+from sigma_model.loading import LoadedModel, load_bundle
+from sigma_model.sampling.generate import Request, answer_in_words, check_prompt, make_pictures
+from sigma_model.sampling.settings import Order, SamplingSettings
+
+Reference = bytes | str | PathLike[str] | Pillow.Image
+"""A reference image: an encoded file's bytes, its path, or an image of Pillow."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model. Made by `load`; `parts` are its network, VAE and tokenizer."""
+
+    parts: LoadedModel
+
+    def generate(
+        self,
+        prompt: str,
+        images: Sequence[Reference] = (),
+        *,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+        settings: SamplingSettings | None = None,
+        order: Order | str = Order.INTERLEAVED,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Pillow.Image:
+        """An RGB image for a prompt, e.g. `"Put <subject>the cup <image_1> on <background>the table <image_2>"`.
+
+        `<image_N>` is the Nth of `images`. `size` is (width, height) in pixels, brought to the nearest that the model
+        makes; by default that of the last image, or the largest square. The noise is drawn from `seed`: on one machine
+        the same arguments give the same image to the bit, and the one that `sigma generate` gives. `settings` default
+        to SIGMA's 50 steps; `progress` is called with (step, steps). Raises SigmaError for a prompt or an image that
+        cannot be used, before anything is computed.
+        """
+        request = self._request(prompt, images, size=size, seed=seed, order=order)
+        return make_pictures(self.parts, [request], settings or SamplingSettings(), progress=progress)[0]
+
+    def answer(
+        self,
+        prompt: str,
+        images: Sequence[Reference] = (),
+        *,
+        max_tokens: int = 512,
+        temperature: float = 0.0,
+        seed: int = 0,
+        group_mask: bool = True,
+    ) -> str:
+        """A text for a prompt; at temperature 0 each token is the likeliest. Raises SigmaError as `generate` does."""
+        request = self._request(prompt, images, size=None, seed=seed, order=Order.INTERLEAVED)
+        return answer_in_words(
+            self.parts, [request], max_tokens=max_tokens, temperature=temperature, group_mask=group_mask
+        )[0]
+
+    def _request(
+        self,
+        prompt: str,
+        images: Sequence[Reference],
+        *,
+        size: tuple[int, int] | None,
+        seed: int,
+        order: Order | str,
+    ) -> Request:
+        if isinstance(images, str | bytes | PathLike | Pillow.Image):
+            raise ConfigError("images: give a list of images, also for a single one")
+        check_prompt(prompt, len(images))
+        return Request(
+            prompt,
+            tuple(_encoded(image) for image in images),
+            tuple(_name(image, number) for number, image in enumerate(images, 1)),
+            size=size,
+            seed=seed,
+            order=Order(order),
+        )
+
+
+def load(
+    path: str | PathLike[str],
+    *,
+    base: str | PathLike[str] | None = None,
+    dtype: DType | str = DType.AUTO,
+    device: str = "auto",
+    device_map: str | None = None,
+    quantize: Quantization | str | None = None,
+    vision: bool = True,
+    seed: int = 0,
+) -> Model:
+    """Load a model: a directory in the released layout, e.g. an export of `sigma export`, or a preset by name.
+
+    Files that the directory lacks (SIGMA's release holds weights alone) are taken from `base`. `dtype` and `device`
+    "auto" follow the machine. `device_map` spreads the layers over devices and `quantize` stores their weights in 4
+    or 8 bits, as `sigma generate` does. Without `vision` the vision encoder is left out. A preset without weights
+    is random, drawn from `seed`. Raises ConfigError for a directory that is not a whole model.
+    """
+    return Model(
+        load_bundle(
+            model_path(str(path)),
+            base=None if base is None else model_path(str(base)),
+            dtype=DType(dtype),
+            device=device,
+            seed=seed,
+            vision=vision,
+            device_map=device_map,
+            quantization=None if quantize is None else Quantization(quantize),
+        )
+    )
+
+
+def _encoded(image: Reference) -> bytes:
+    """The bytes of an image file; an image of Pillow as PNG."""
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, Pillow.Image):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return buffer.getvalue()
+    try:
+        return Path(image).expanduser().read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{image}: cannot be read ({error.strerror or error})") from None
+
+
+def _name(image: Reference, number: int) -> str:
+    """What error messages call an image."""
+    return str(image) if isinstance(image, str | PathLike) else f"image {number}"
