@@ -106,6 +106,18 @@ def load_settings(
     return _validated(model, values, origins)
 
 
+def merge_settings(model: type[Model], values: Model | Mapping[str, Any], given: Mapping[str, Any]) -> Model:
+    """Settings from Python: `values`, and `given` in their place; of a part, only what the mapping given names.
+
+    Raises ConfigError with the name of the first setting that is wrong.
+    """
+    merged = values.model_dump(mode="json") if isinstance(values, BaseModel) else dict(values)
+    for name, value in given.items():
+        old = merged.get(name)
+        merged[name] = {**old, **value} if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return _validated(model, merged, [_Origin((name,), name) for name in merged])
+
+
 def dump_settings(settings: BaseModel) -> str:
     """The settings as YAML that `load_settings` reads."""
     return dump(settings.model_dump(mode="json"))

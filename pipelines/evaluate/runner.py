@@ -23,6 +23,7 @@ from pipelines.evaluate.generate import Generation, clean, generate, missing, re
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics import weights
 from pipelines.evaluate.metrics.registry import NAMES, backbones, make_metrics
+from pipelines.evaluate.metrics.registry import names as metric_names
 from pipelines.evaluate.questions import Asked
 from pipelines.evaluate.questions import limited as limited
 from pipelines.evaluate.ranks import run_ranks
@@ -116,7 +117,7 @@ class Evaluation:
 
     def scores(self, made: Sequence[Result]) -> RunScores:
         """All scores on disk of what was made. Raises ConfigError where there are none."""
-        found = score_module.collect(self.out, NAMES, score_module.digest(made))
+        found = score_module.collect(self.out, metric_names(), score_module.digest(made))
         return RunScores(
             name=self.settings["name"],
             benchmark=self.benchmark.name,
@@ -195,9 +196,9 @@ def _wanted(benchmark: Benchmark, options: EvalOptions) -> tuple[str, ...]:
     wanted = USUAL_METRICS[benchmark.name] if options.metrics is None else options.metrics
     if benchmark.answers == "words" and wanted:
         raise ConfigError(f"benchmark {benchmark.name} is answered in words: leave --metrics out")
-    unknown = [name for name in wanted if name not in NAMES]
+    unknown = [name for name in wanted if name not in metric_names()]
     if unknown:
-        raise ConfigError(f"--metrics {unknown[0]}: there is no such metric; there are {', '.join(NAMES)}")
+        raise ConfigError(f"--metrics {unknown[0]}: there is no such metric; there are {', '.join(metric_names())}")
     for key, value in options.models.items():
         if key not in weights.DEFAULTS:
             raise ConfigError(

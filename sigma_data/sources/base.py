@@ -81,10 +81,30 @@ class Reader(ABC):
         """
 
 
+_REGISTERED: dict[str, type[Reader]] = {}
+
+
+def register(name: str, reader: type[Reader]) -> None:
+    """Make a layout known that lies outside this package, so that `name:path` opens it.
+
+    Call it when your module is imported, not under `if __name__ == "__main__"`: worker processes import it anew.
+    Raises ConfigError for a name that is taken or is not a word of lower-case letters, digits and underscores.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ConfigError(f"source {name!r}: a layout is named in lower-case letters, digits and underscores")
+    if name in _built_in():
+        raise ConfigError(f"source {name!r}: there is a layout of that name")
+    _REGISTERED[name] = reader
+
+
 def names() -> list[str]:
     """The layouts that exist, by their name in a source string."""
+    return sorted({*_built_in(), *_REGISTERED})
+
+
+def _built_in() -> list[str]:
     package = importlib.import_module("sigma_data.sources")
-    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in _SHARED)
+    return [m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in _SHARED]
 
 
 _SHARED = ("base", "parquet")
@@ -134,7 +154,7 @@ def open_source(spec: str) -> Reader:
     path, query = _split(rest)
     if not path:
         raise ConfigError(f"source {spec!r}: a path must follow {scheme}:")
-    reader: type[Reader] = importlib.import_module(f"sigma_data.sources.{scheme}").READER
+    reader = _REGISTERED.get(scheme) or importlib.import_module(f"sigma_data.sources.{scheme}").READER
     pairs = [(_OLD_OPTIONS.get(name, name), value) for name, value in parse_qsl(query, keep_blank_values=True)]
     try:
         if len(dict(pairs)) != len(pairs):

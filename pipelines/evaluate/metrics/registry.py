@@ -36,7 +36,7 @@ class _Setting:
         return self._clip
 
 
-_MAKERS: Mapping[str, Callable[[_Setting], Metric | SetMetric]] = {
+_MAKERS: dict[str, Callable[[_Setting], Metric | SetMetric]] = {
     "CLIP": lambda use: TextLikeness(use.clip()),
     "CLIP-I": lambda use: AnswerLikeness(use.clip()),
     "DINO": lambda use: AnswerLikeness(Dino(use.models["dino"], use.device, use.batch)),
@@ -54,7 +54,23 @@ _MAKERS: Mapping[str, Callable[[_Setting], Metric | SetMetric]] = {
 }
 
 NAMES = tuple(_MAKERS)
-"""Every metric, in the order of tables."""
+"""The metrics of this package, in the order of tables."""
+
+
+def register(metric: type[Metric] | type[SetMetric]) -> None:
+    """Make a metric known that lies outside this package; its class is called without arguments when it is wanted.
+
+    Raises ConfigError for the name of a metric of this package.
+    """
+    if metric.name in NAMES:
+        raise ConfigError(f"{metric.name}: there is a metric of that name")
+    _MAKERS[metric.name] = lambda _use: metric()
+
+
+def names() -> tuple[str, ...]:
+    """Every metric, the registered ones last."""
+    return tuple(_MAKERS)
+
 
 _BACKBONES: Mapping[str, tuple[str, ...]] = {
     "CLIP": ("clip",),
@@ -73,23 +89,23 @@ _BACKBONES: Mapping[str, tuple[str, ...]] = {
 
 
 def make_metrics(
-    names: Sequence[str] | None, models: Mapping[str, str], device: str, batch: int
+    wanted: Sequence[str] | None, models: Mapping[str, str], device: str, batch: int
 ) -> tuple[list[Metric | SetMetric], dict[str, str]]:
     """The metrics, and by name the reason for each that cannot run here.
 
-    `names` are the metrics wanted, None for all. `models` gives backbones (the keys of `weights.DEFAULTS`) a hub
+    `wanted` are names of metrics, None for all. `models` gives backbones (the keys of `weights.DEFAULTS`) a hub
     name or a directory of their own. `device` is torch's name for it; `batch` pictures go through a model at once.
 
     Raises:
         ConfigError: a metric or a backbone that does not exist, a directory that is not there or does not hold
             what it should.
     """
-    _known("metric", names or (), NAMES)
+    _known("metric", wanted or (), names())
     _known("model of the metrics", models, tuple(DEFAULTS))
     use = _Setting(models, device, batch)
     made: list[Metric | SetMetric] = []
     skipped: dict[str, str] = {}
-    for name in NAMES if names is None else dict.fromkeys(names):
+    for name in names() if wanted is None else dict.fromkeys(wanted):
         try:
             made.append(_MAKERS[name](use))
         except Unavailable as error:
