@@ -22,7 +22,7 @@ OURS = {"cli", "sigma_data", "sigma_model", "pipelines", "benchmarks", "tools", 
 MODULES = {"pillow": "PIL", "pyyaml": "yaml"}
 THROUGH = {"tensorboard": "torch.utils.tensorboard", "s3fs": "fsspec"}
 """Packages that are used through another one."""
-NOT_YET = {"datasets": "Corpus.to_datasets", "webdataset": "tars that others wrote"}
+NOT_YET = {"webdataset": "tars that others wrote"}
 """Declared for a feature under way."""
 ASKED_FOR = {"wandb", "dreamsim"}
 """Imported where a user asks for them, with a message that says how to install them; no extra has them."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import ast
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ PLACE = re.compile(
 )
 OPTIONS_ELSEWHERE = {"--logdir", "--steps", "--batch", "--seed", "--learning-rate", "--start", "--source"}
 """Of other programs that the text names: tensorboard, tools, benchmarks."""
+
+LAYERS = ("sigma_data", "sigma_model", "pipelines")
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -124,27 +127,20 @@ def test_every_option_that_is_named_exists(page: Path) -> None:
     assert named <= known | OPTIONS_ELSEWHERE | {"--help", "--strict"}
 
 
+@pages
+def test_python_compiles_and_what_it_imports_of_ours_exists(page: Path) -> None:
+    for language, block in CODE.findall(page.read_text()):
+        if language == "python":
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] in LAYERS:
+                    module = importlib.import_module(str(node.module))
+                    assert all(hasattr(module, alias.name) for alias in node.names), node.module
+
+
 def example(heading: str) -> str:
     """The Python under a heading of docs/extending.md."""
     section = (ROOT / "docs" / "extending.md").read_text().split(f"## {heading}\n")[1]
     return next(block for language, block in CODE.findall(section) if language == "python")
-
-
-def test_the_example_of_a_source_reads_samples_and_rejects_bad_rows(tmp_path: Path) -> None:
-    from sigma_data.sample import Rejection, Sample
-    from sigma_data.sources.base import ReaderOptions
-
-    (tmp_path / "a.png").write_bytes(corpora.picture("png", 1))
-    rows = [{"images": ["a.png", "a.png"], "text": "Make <image_1> red"}, {"images": ["b.png"], "text": "x"}]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    names: dict[str, Any] = {}
-    exec(compile(example("A source"), "extending.md", "exec"), names)
-    reader = names["READER"]("mine", str(tmp_path), ReaderOptions())
-    (fragment,) = reader.fragments()
-    sample, rejection = reader.read(fragment)
-    assert isinstance(sample, Sample)
-    assert isinstance(rejection, Rejection)
-    assert sample.references == (1,)
 
 
 def test_the_example_of_a_check_finds_what_it_describes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,16 +157,3 @@ def test_the_example_of_a_check_finds_what_it_describes(monkeypatch: pytest.Monk
     assert list(names["_shouting"](checks.RuleContext(sample, Limits(), probe))) == [
         "the instruction is all in capitals"
     ]
-
-
-def test_the_example_of_a_metric_scores_results() -> None:
-    from pipelines.evaluate.item import Item, Result
-    from pipelines.evaluate.metrics import base
-
-    names = dict(vars(base)) | {"Item": Item, "Result": Result}
-    exec(compile(example("A metric"), "extending.md", "exec"), names)
-    metric = names["Brightness"]()
-    picture = corpora.picture("png", 1)
-    item = Item("a", "editing", "Make it red", answer=picture)
-    assert metric.applies(item)
-    assert metric.score([Result(item, picture)]) == [0.0]
