@@ -159,7 +159,7 @@ def training_batch(config: ModelConfig, samples: int = 3, side: int = 12) -> Pac
 
 def checkpoint(*, megabytes: tuple[int, ...] = (64, 256, 512), rounds: int = 5) -> bool:
     """Time `save` both ways; whether the asynchronous one holds a step up little at the largest size."""
-    world = start_process_group(ParallelSettings(), device="cpu")
+    group = start_process_group(ParallelSettings(), device="cpu")
     print("checkpoint: what one rank waits in `save`; synchronous: written, synced to disk, marked complete")
     print(f"  {'state':>8}{'synchronous':>13}{'asynchronous':>14}{'the first':>11}{'a copy of it':>14}{'share':>8}")
     share = 1.0
@@ -167,7 +167,7 @@ def checkpoint(*, megabytes: tuple[int, ...] = (64, 256, 512), rounds: int = 5) 
         for size in megabytes:
             with tempfile.TemporaryDirectory() as name:
                 tensors = {f"w{n}": torch.randn(2**18) for n in range(size)}  # 1 MiB each
-                waits, first = _saves(Path(name), world, {"model": tensors}, rounds)
+                waits, first = _saves(Path(name), group, {"model": tensors}, rounds)
             copies = {key: torch.zeros_like(value) for key, value in tensors.items()}
             begin = time.perf_counter()
             for key, value in tensors.items():
@@ -186,13 +186,13 @@ def checkpoint(*, megabytes: tuple[int, ...] = (64, 256, 512), rounds: int = 5) 
     return good
 
 
-def _saves(folder: Path, world: Any, state: Mapping[str, Any], rounds: int) -> tuple[dict[str, list[float]], float]:
+def _saves(folder: Path, group: Any, state: Mapping[str, Any], rounds: int) -> tuple[dict[str, list[float]], float]:
     """Seconds in `save`, by turns: synchronous, asynchronous; and of the first asynchronous one, which takes memory.
 
     After an asynchronous save its writing is waited for, outside the measured time, as training's steps would.
     """
     arms = {
-        name: Checkpointer(folder / name, world, CheckpointSettings(asynchronous=name == "asynchronous", keep=1))
+        name: Checkpointer(folder / name, group, CheckpointSettings(asynchronous=name == "asynchronous", keep=1))
         for name in ("synchronous", "asynchronous")
     }
     waits: dict[str, list[float]] = {name: [] for name in arms}
@@ -236,12 +236,12 @@ def memory(language: LanguageConfig) -> bool:
 def saving_rank(folder: Path, language: dict[str, Any], asynchronous: bool) -> tuple[int, int, int]:
     """One rank: (bytes of its state, bytes of all parameters, growth of the peak while saving)."""
     torch.set_num_threads(1)
-    world = start_process_group(ParallelSettings(), device="cpu", timeout_s=120)
+    group = start_process_group(ParallelSettings(), device="cpu", timeout_s=120)
     config = preset("tiny").model_copy(update={"language": LanguageConfig(**language), "vision": None})
     with torch.device("meta"):
         model = SigmaModel(config)
-    parallelize(model, world, ParallelSettings(), dtype=torch.float32)
-    init_weights_sharded(model, 0, world, dtype=torch.float32)
+    parallelize(model, group, ParallelSettings(), dtype=torch.float32)
+    init_weights_sharded(model, 0, group, dtype=torch.float32)
     parameters: dict[str, Any] = {name: parameter.detach() for name, parameter in model.named_parameters()}
     moments = {
         f"{name}.{moment}": torch.ones_like(parameter)
@@ -251,11 +251,11 @@ def saving_rank(folder: Path, language: dict[str, Any], asynchronous: bool) -> t
     state = {"model": parameters, "optimizer": moments}
     settings = CheckpointSettings(asynchronous=asynchronous)
     small = next(iter(parameters))
-    warm = Checkpointer(folder / "warm", world, settings)  # the first use of torch's own code takes memory once
+    warm = Checkpointer(folder / "warm", group, settings)  # the first use of torch's own code takes memory once
     warm.save(1, {"model": {small: parameters[small]}}, {"step": 1})
     warm.finish()
-    checkpointer = Checkpointer(folder / "run", world, settings)
-    barrier(world)
+    checkpointer = Checkpointer(folder / "run", group, settings)
+    barrier(group)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again at the present size
     before = _resident("VmRSS")
     checkpointer.save(1, state, {"step": 1})
@@ -263,7 +263,7 @@ def saving_rank(folder: Path, language: dict[str, Any], asynchronous: bool) -> t
     growth = _resident("VmHWM") - before
     share = sum(tensor.to_local().nbytes for part in state.values() for tensor in part.values())
     whole = sum(parameter.numel() * 4 for parameter in parameters.values())
-    barrier(world)
+    barrier(group)
     stop_process_group()
     return share, whole, growth
 

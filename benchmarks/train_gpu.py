@@ -76,9 +76,9 @@ def report(config: ModelConfig, batch: PackedBatch, *, device: str, dtype: torch
     for compiled in (False, True):
         settings = ParallelSettings(checkpointing="full", compile=compiled)
         # Made here, for `start_process_group` would refuse to compile on a CPU.
-        world = start_process_group(ParallelSettings(), device=device, mixed=True)
+        group = start_process_group(ParallelSettings(), device=device, mixed=True)
         try:
-            found = measure(config, batch.to(device), world, settings, dtype=dtype, rounds=rounds)
+            found = measure(config, batch.to(device), group, settings, dtype=dtype, rounds=rounds)
         finally:
             stop_process_group()
             gc.collect()  # the next row's model must find the memory free
@@ -102,7 +102,7 @@ def report(config: ModelConfig, batch: PackedBatch, *, device: str, dtype: torch
 def measure(
     config: ModelConfig,
     batch: PackedBatch,
-    world: ProcessGroup,
+    group: ProcessGroup,
     settings: ParallelSettings,
     *,
     dtype: torch.dtype,
@@ -111,17 +111,17 @@ def measure(
     """Time whole steps, after three that warm up."""
     with torch.device("meta"):
         model = SigmaModel(config)
-    parallelize(model, world, settings, dtype=dtype)
-    init_weights_sharded(model, 0, world, dtype=dtype, learning=torch.float32)
+    parallelize(model, group, settings, dtype=dtype)
+    init_weights_sharded(model, 0, group, dtype=dtype, trainable=torch.float32)
     optimizer = make_optimizer(model, OptimizerSettings())
     latents = model.clean_latents(batch, batch.known_latents)
-    on_gpu = world.device.type == "cuda"
+    on_gpu = group.device.type == "cuda"
     wait: Callable[[], None] = torch.cuda.synchronize if on_gpu else lambda: None
 
     def step() -> None:
         out = model(batch, latents)
         (out.mse.mean() + 0.0 * out.ce.sum()).backward()
-        clip_grad_norm(model.parameters(), world, 1.0)
+        clip_grad_norm(model.parameters(), group, 1.0)
         optimizer.step()
         optimizer.zero_grad()
 

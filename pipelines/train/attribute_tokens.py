@@ -16,7 +16,7 @@ from torch import Tensor
 from pipelines.train.config import TrainConfig
 from pipelines.train.freeze import apply_freeze
 from pipelines.train.lora import add_lora
-from pipelines.train.token_rows import TABLE, add_token_rows, rows_learn
+from pipelines.train.token_rows import TABLE, add_token_rows, rows_trainable
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES
 from sigma_data.sequence.tokenizer import Tokenizer
@@ -29,7 +29,7 @@ ALIKE = 0.99
 """Cosine of two rows from which on they are taken as nearly equal: trained words of Qwen2.5 are far below."""
 
 
-def choose_learning(model: SigmaModel, config: TrainConfig, ids: Sequence[int]) -> None:
+def choose_trainable(model: SigmaModel, config: TrainConfig, ids: Sequence[int]) -> None:
     """Freeze, add LoRA and the attribute tokens' own rows, as a run's settings say; `ids` are those tokens'.
 
     Raises ConfigError as `apply_freeze` and `add_lora` do, and for rows that must start anew but never learn.
@@ -39,7 +39,7 @@ def choose_learning(model: SigmaModel, config: TrainConfig, ids: Sequence[int]) 
         add_lora(model, config.lora, seed=config.model.seed)
     if config.freeze.except_attribute_tokens:
         add_token_rows(model, ids)
-    check_token_init(config, learn=rows_learn(model))
+    check_token_init(config, learn=rows_trainable(model))
 
 
 def check_token_init(config: TrainConfig, *, learn: bool) -> None:
@@ -73,14 +73,14 @@ def start_rows(directory: Path, shape: ModelConfig, encoder: Tokenizer, *, init:
     plain text, `style` for `<style>`.
     """
     if init == "keep":
-        return stored_rows(directory, shape, attribute_numbers(encoder.attribute_ids), seed=seed)
+        return stored_rows(directory, shape, attribute_ids_in_order(encoder.attribute_ids), seed=seed)
     words = [encoder.encode(name) for name in ATTRIBUTES]
     rows = stored_rows(directory, shape, [number for ids in words for number in ids], seed=seed)
     return torch.stack([part.mean(0) for part in rows.split([len(ids) for ids in words])])
 
 
 @dataclass(frozen=True)
-class Likeness:
+class RowSimilarity:
     """Cosines between the rows of all pairs of attribute tokens; `nearest` are the names of the most alike.
 
     `learn`: the run trains these rows.
@@ -93,7 +93,7 @@ class Likeness:
     learn: bool
 
     @classmethod
-    def of(cls, rows: Tensor, *, learn: bool) -> Likeness:
+    def of(cls, rows: Tensor, *, learn: bool) -> RowSimilarity:
         """Of rows [15, D] in the order of `ATTRIBUTES`. Two rows of zeros are alike, one beside another is not."""
         wide = rows.double()
         norms = wide.norm(dim=1)
@@ -125,9 +125,9 @@ class Likeness:
         )
 
 
-def likeness_of(
+def start_rows_similarity(
     config: TrainConfig, directory: Path, shape: ModelConfig, encoder: Tokenizer, *, learn: bool
-) -> Likeness | None:
+) -> RowSimilarity | None:
     """The likeness of the rows that a run starts from, which it trains or not; None where they are drawn at random.
 
     Reads the rows alone, by their place in the file.
@@ -135,9 +135,9 @@ def likeness_of(
     if not weight_files(directory):
         return None
     rows = start_rows(directory, shape, encoder, init=config.model.token_init, seed=config.model.seed)
-    return Likeness.of(rows, learn=learn)
+    return RowSimilarity.of(rows, learn=learn)
 
 
-def attribute_numbers(ids: Mapping[str, int]) -> list[int]:
+def attribute_ids_in_order(ids: Mapping[str, int]) -> list[int]:
     """The attribute tokens' ids in the order of `ATTRIBUTES`."""
     return [ids[name] for name in ATTRIBUTES]

@@ -55,12 +55,12 @@ _Value = TypeVar("_Value")
 class Checkpointer:
     """Saves and loads the checkpoints of one run, in `folder`, which all ranks must see. Its methods are collective."""
 
-    def __init__(self, folder: Path, world: ProcessGroup, settings: CheckpointSettings) -> None:
+    def __init__(self, folder: Path, group: ProcessGroup, settings: CheckpointSettings) -> None:
         self._root = folder
-        self._world = world
+        self._group = group
         self._settings = settings
         # A group of its own: collectives of a save in flight must not mix with those of training.
-        self._group = dist.new_group(backend="gloo", timeout=PATIENCE) if dist.is_initialized() else None
+        self._save_group = dist.new_group(backend="gloo", timeout=PATIENCE) if dist.is_initialized() else None
         self._copies: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -150,7 +150,7 @@ class Checkpointer:
         _check(folder, tensors, {name: s for name, s in stored.items() if not part or name.partition("/")[0] in state})
         try:
             with _alone_is_meant():
-                load_shards(tensors, storage_reader=reader, process_group=self._group)
+                load_shards(tensors, storage_reader=reader, process_group=self._save_group)
         except (CheckpointException, OSError, RuntimeError) as error:
             reason = _reason(error)
             raise ConfigError(f"{folder}: cannot be read ({reason}): remove it to resume from the one before") from None
@@ -171,12 +171,12 @@ class Checkpointer:
         try:
             self._on_rank0(lambda: _remove(folder))
             with _alone_is_meant():
-                save_shards(tensors, storage_writer=_Writer(folder), process_group=self._group)
-            mine = {path.name: path.stat().st_size for path in folder.glob(f"__{self._world.rank}_*")}
+                save_shards(tensors, storage_writer=_Writer(folder), process_group=self._save_group)
+            mine = {path.name: path.stat().st_size for path in folder.glob(f"__{self._group.rank}_*")}
             files = dict(item for of_rank in self._gathered(mine) for item in of_rank.items())
             self._on_rank0(lambda: self._commit(step, files, extra))
         except (CheckpointException, OSError, RuntimeError) as error:
-            if self._world.rank == 0:  # half of one is of no use, and would take the room that is wanted
+            if self._group.rank == 0:  # half of one is of no use, and would take the room that is wanted
                 with contextlib.suppress(OSError):
                     _remove(folder)
             raise TrainError(
@@ -192,7 +192,7 @@ class Checkpointer:
         metadata = (folder / METADATA).read_bytes()
         marker = {
             "step": step,
-            "ranks": self._world.size,
+            "ranks": self._group.size,
             "files": dict(sorted(files.items())),
             "metadata": hashlib.sha256(metadata).hexdigest(),
             "extra": json.loads(extra),
@@ -227,28 +227,28 @@ class Checkpointer:
                 self._copies[name] = copy
             copy.copy_(part, non_blocking=True)
             copies[name] = sharded_like(copy, tensor) if isinstance(tensor, DTensor) else copy
-        if self._world.device.type == "cuda":
-            torch.cuda.synchronize(self._world.device)
+        if self._group.device.type == "cuda":
+            torch.cuda.synchronize(self._group.device)
         return copies
 
     def _gathered(self, value: _Value) -> list[_Value]:
         """What each rank has, on all ranks."""
-        if self._group is None:
+        if self._save_group is None:
             return [value]
-        values: list[Any] = [None] * self._world.size
-        dist.all_gather_object(values, value, group=self._group)
+        values: list[Any] = [None] * self._group.size
+        dist.all_gather_object(values, value, group=self._save_group)
         return values
 
     def _on_rank0(self, act: Callable[[], _Value]) -> _Value:
         """Have rank 0 do something while the others wait; all get its value, or raise OSError as it does."""
         told: list[Any] = [None, None]
-        if self._world.rank == 0:
+        if self._group.rank == 0:
             try:
                 told[0] = act()
             except OSError as error:
                 told[1] = error.strerror or str(error)
-        if self._group is not None:
-            dist.broadcast_object_list(told, src=0, group=self._group)
+        if self._save_group is not None:
+            dist.broadcast_object_list(told, src=0, group=self._save_group)
         if told[1] is not None:
             raise OSError(told[1])
         value: _Value = told[0]

@@ -249,7 +249,7 @@ class TrainConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _learns_in_one_type(self) -> TrainConfig:
+    def _trainable_in_one_dtype(self) -> TrainConfig:
         if self.lora is not None and self.lora.train and self.model.master != "float32":
             raise ValueError("lora.train: needs model.master float32, for low-rank additions learn in float32 as well")
         return self

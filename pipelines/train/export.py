@@ -15,14 +15,14 @@ from pathlib import Path
 import torch
 
 from pipelines.common.settings import load_settings
-from pipelines.train.attribute_tokens import attribute_numbers, choose_learning
+from pipelines.train.attribute_tokens import attribute_ids_in_order, choose_trainable
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import CheckpointSettings, TrainConfig
 from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.lora import merge_lora, save_adapter
 from pipelines.train.run import CHECKPOINTS, origin_of, training_config
 from pipelines.train.settings_history import CONFIG
-from pipelines.train.start_from import located, start_blueprint
+from pipelines.train.start_from import located, start_description
 from pipelines.train.token_rows import merge_token_rows
 from sigma_data.errors import ConfigError
 from sigma_data.sequence.tokenizer_files import write_tokenizer
@@ -70,22 +70,21 @@ def export_run(
         raise ConfigError(f"{run}: trains no LoRA, so it has no adapter: leave --adapter out")
     if released_names and not adapter:
         raise ConfigError("--released-names belongs to --adapter: a whole export has the released names anyway")
-    alone = ProcessGroup(rank=0, size=1, local_rank=0, device=torch.device("cpu"), mesh=None)
-    checkpointer = Checkpointer(run / CHECKPOINTS, alone, config.checkpoint)
+    checkpointer = Checkpointer(run / CHECKPOINTS, ProcessGroup.single(), config.checkpoint)
     chosen = checkpointer.latest() if step is None else step
     if chosen is None:
         raise ConfigError(f"{run / CHECKPOINTS}: holds no complete checkpoint")
     if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
         raise ConfigError(f"--out {out}: is there already: choose another folder")
 
-    blueprint = _base(config, run)
-    vae = find_file(VAE_FILE, *blueprint.places)
+    description = _base(config, run)
+    vae = find_file(VAE_FILE, *description.places)
     if not vae.is_file():
         raise ConfigError(f"{vae}: is not there any more, and belongs to the export: put it back")
-    started = _started_type(blueprint)
+    started = _started_type(description)
     written = _NUMBERS.get(dtype, started)
-    model = _starting(config, blueprint, max(started, written, key=lambda kind: kind.itemsize))
-    _read_learnt(model, checkpointer, chosen, config, blueprint, ema=ema)
+    model = _starting(config, description, max(started, written, key=lambda kind: kind.itemsize))
+    _load_trained(model, checkpointer, chosen, config, description, ema=ema)
 
     temporary = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
     try:
@@ -95,10 +94,10 @@ def export_run(
         else:
             merge_lora(model)
             merge_token_rows(model)
-            model.config = model.config.with_rows(blueprint.encoder.attribute_ids)
+            model.config = model.config.with_rows(description.encoder.attribute_ids)
             export_model(model, temporary, dtype=written, name=_AVERAGES if ema else _RAW)
             shutil.copyfile(vae, temporary / vae.name)
-            write_tokenizer(blueprint.words, temporary, blueprint.encoder)
+            write_tokenizer(description.words, temporary, description.encoder)
         temporary.rename(out)
     except OSError as error:
         raise disk_error(error, out) from None
@@ -109,8 +108,7 @@ def export_run(
 
 def complete_step(run: Path, step: int | None) -> int:
     """The step asked for, or that of the newest complete checkpoint. Raises ConfigError where there is none such."""
-    alone = ProcessGroup(rank=0, size=1, local_rank=0, device=torch.device("cpu"), mesh=None)
-    steps = Checkpointer(run / CHECKPOINTS, alone, CheckpointSettings()).complete()
+    steps = Checkpointer(run / CHECKPOINTS, ProcessGroup.single(), CheckpointSettings()).complete()
     if not steps:
         raise ConfigError(f"{run / CHECKPOINTS}: holds no complete checkpoint")
     if step is not None and step not in steps:
@@ -141,7 +139,7 @@ def _moved(overrides: Sequence[str]) -> Sequence[str]:
 def _base(config: TrainConfig, run: Path) -> ModelDescription:
     """What the run started from. Raises ConfigError where it is not there any more."""
     try:
-        return start_blueprint(config.model_copy(update={"model": config.model.model_copy(update={"vision": True})}))
+        return start_description(config.model_copy(update={"model": config.model.model_copy(update={"vision": True})}))
     except ConfigError as error:
         if config.model.path in PRESETS or Path(config.start).is_dir() or config.model.from_run is not None:
             raise
@@ -150,44 +148,44 @@ def _base(config: TrainConfig, run: Path) -> ModelDescription:
         ) from None
 
 
-def _started_type(blueprint: ModelDescription) -> torch.dtype:
+def _started_type(description: ModelDescription) -> torch.dtype:
     """The widest type among the weights a run started from; float32 where there are none."""
-    if not weight_files(blueprint.directory):
+    if not weight_files(description.directory):
         return torch.float32
-    tensors = Checkpoint(blueprint.directory, config=blueprint.config).tensors.values()
+    tensors = Checkpoint(description.directory, config=description.config).tensors.values()
     return max((DTYPES.get(tensor.dtype, torch.float32) for tensor in tensors), key=lambda kind: kind.itemsize)
 
 
-def _starting(config: TrainConfig, blueprint: ModelDescription, dtype: torch.dtype) -> SigmaModel:
+def _starting(config: TrainConfig, description: ModelDescription, dtype: torch.dtype) -> SigmaModel:
     """The model with the weights that the run started from, frozen and with LoRA as in the run."""
-    shape = training_config(blueprint.config, config)
-    if weight_files(blueprint.directory):
-        model = load_model(blueprint.directory, dtype=dtype, config=shape, vision=config.model.vision)
+    shape = training_config(description.config, config)
+    if weight_files(description.directory):
+        model = load_model(description.directory, dtype=dtype, config=shape, vision=config.model.vision)
     else:
         model = init_model(shape, seed=config.model.seed, dtype=dtype)
-    choose_learning(model, config, attribute_numbers(blueprint.encoder.attribute_ids))
+    choose_trainable(model, config, attribute_ids_in_order(description.encoder.attribute_ids))
     return model
 
 
-def _read_learnt(
+def _load_trained(
     model: SigmaModel,
     checkpointer: Checkpointer,
     step: int,
     config: TrainConfig,
-    blueprint: ModelDescription,
+    description: ModelDescription,
     *,
     ema: bool,
 ) -> None:
     """Replace what learns by what a checkpoint holds, in the type it is held in."""
-    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     master = _NUMBERS[DType(config.model.master)]
-    for parameter in learning.values():
+    for parameter in trainable.values():
         kind = torch.float32 if ema or config.lora is not None else master
         parameter.data = torch.empty(parameter.shape, dtype=kind)  # the old memory is given back one by one
-    extra = checkpointer.load(step, {"ema" if ema else "model": learning}, part=True)
-    before, now = extra.get("origin", {}).get("model.path"), origin_of(config, blueprint)["model.path"]
+    extra = checkpointer.load(step, {"ema" if ema else "model": trainable}, part=True)
+    before, now = extra.get("origin", {}).get("model.path"), origin_of(config, description)["model.path"]
     if before is not None and before != now:
         raise ConfigError(
-            f"{blueprint.directory}: holds other weights than those that the run was trained from: name theirs with "
+            f"{description.directory}: holds other weights than those that the run was trained from: name theirs with "
             "model.path=DIR"
         )

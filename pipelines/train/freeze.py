@@ -17,7 +17,7 @@ from sigma_model.model import SigmaModel
 def apply_freeze(model: SigmaModel, settings: FreezeSettings) -> None:
     """Freeze parts of a model as the settings say; what they do not name learns.
 
-    To be called before `add_lora`; the attribute tokens' own rows come after both (`tokens.choose_learning`).
+    To be called before `add_lora`; the attribute tokens' own rows come after both (`tokens.choose_trainable`).
     Raises ConfigError for a pattern that is no regular expression or matches no parameter, and where nothing is
     left to learn.
     """

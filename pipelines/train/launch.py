@@ -24,7 +24,7 @@ from typing import Any
 
 from pipelines.common.console import show_messages
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.launcher_env import alone, settle
+from pipelines.train.distributed.launcher_env import resolve_launcher, without_launcher_env
 from sigma_data import errors
 from sigma_data.errors import ConfigError, SigmaError, TrainError
 
@@ -79,13 +79,13 @@ def launch(config: TrainConfig, where: Launch, *, quiet: bool = False) -> dict[s
     where the run was told to stop before it had begun.
     """
     where.check()
-    started = settle(chosen=where.chosen, nproc=where.nproc)
+    started = resolve_launcher(chosen=where.chosen, nproc=where.nproc)
     if started is not None:
         from pipelines.train.trainer import train
 
         summary = train(config, quiet=quiet)
         return summary if started.rank == 0 else None
-    with alone():
+    with without_launcher_env():
         if where.nproc == 1 and where.nnodes == 1:
             from pipelines.train.trainer import train
 

@@ -142,7 +142,7 @@ class RunLog:
         self._writes = rank == 0
         self._board: TensorBoardLog | None = None
         self._wandb: Any = None
-        self._progress: Progress | None = None
+        self._progress: TrainingProgress | None = None
         if not self._writes:
             return
         self._metrics, self._texts = folder / METRICS, folder / TEXTS
@@ -158,10 +158,10 @@ class RunLog:
         if settings.wandb is not None:
             self._wandb = _start_wandb(folder, settings.wandb)
         if not quiet:
-            self._progress = Progress(total, max(0, resumed))
+            self._progress = TrainingProgress(total, max(0, resumed))
 
     def step(self, step: int, figures: Mapping[str, float | None]) -> None:
-        """Write the figures of a step; None is a figure that there is not. See `Progress` for names."""
+        """Write the figures of a step; None is a figure that there is not. See `TrainingProgress` for names."""
         if not self._writes:
             return
         there = {name: value for name, value in figures.items() if value is not None}
@@ -233,7 +233,7 @@ class RunLog:
         return line
 
 
-class Progress:
+class TrainingProgress:
     """Where a run is: two lines that change on a terminal, a plain line now and then elsewhere; on standard error.
 
     Of the figures it shows, where they are there, the losses `picture` and `text`, `norm` (the gradient's),

@@ -66,16 +66,16 @@ def add_lora(model: SigmaModel, settings: LoraSettings, *, seed: int) -> None:
     Raises ConfigError for a pattern that matches nothing, or nothing that is not frozen, and for a layer
     that would get an addition and learn in full.
     """
-    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     linears = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     every = [name for name, _ in model.named_parameters()]
     targets = set()
     for pattern in settings.targets:
         found = matching([name for name in every if name in linears], pattern, setting="lora.targets", suffix=".weight")
-        targets |= _not_frozen(found, learning, f"lora.targets: {pattern!r}")
+        targets |= _not_frozen(found, trainable, f"lora.targets: {pattern!r}")
     trained = set()
     for pattern in settings.train:
-        trained |= _not_frozen(matching(every, pattern, setting="lora.train"), learning, f"lora.train: {pattern!r}")
+        trained |= _not_frozen(matching(every, pattern, setting="lora.train"), trainable, f"lora.train: {pattern!r}")
     paths = {name.removesuffix(".weight") for name in targets}
     if both := sorted(paths & {name.rpartition(".")[0] for name in trained}):
         raise ConfigError(f"lora.train: {both[0]} is matched by lora.targets as well; narrow one of the two")
@@ -139,8 +139,8 @@ def save_adapter(
 
     layers = dict(_layers(model))
     first = next(iter(layers.values()))
-    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    whole = {name.rpartition(".")[0] for name in learning if not is_lora(name) and name != ROWS}
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    whole = {name.rpartition(".")[0] for name in trainable if not is_lora(name) and name != ROWS}
     embed = model.backbone.embed
     settings = {
         "peft_type": "LORA",
@@ -176,8 +176,8 @@ def _layers(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:
     return ((path, module) for path, module in model.named_modules() if isinstance(module, LoraLinear))
 
 
-def _not_frozen(found: list[str], learning: list[str], pattern: str) -> set[str]:
-    left = set(found) & set(learning)
+def _not_frozen(found: list[str], trainable: list[str], pattern: str) -> set[str]:
+    left = set(found) & set(trainable)
     if not left:
         raise ConfigError(f"{pattern} matches only what `freeze` holds fast; freeze less, or leave the pattern out")
     return left

@@ -22,10 +22,10 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict
     Matrices of linear layers decay. Norms, biases, embeddings and the learned table of positions do not.
     """
     matrices = {module.weight for module in model.modules() if isinstance(module, nn.Linear)}
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = (
-        ([parameter for parameter in learning if parameter in matrices], settings.weight_decay),
-        ([parameter for parameter in learning if parameter not in matrices], 0.0),
+        ([parameter for parameter in trainable if parameter in matrices], settings.weight_decay),
+        ([parameter for parameter in trainable if parameter not in matrices], 0.0),
     )
     return [{"params": parameters, "weight_decay": decay} for parameters, decay in groups if parameters]
 

@@ -36,9 +36,9 @@ def check_optimizer(config: TrainConfig, ranks: int) -> None:
         )
 
 
-def check_autoencoder(blueprint: ModelDescription, shape: ModelConfig) -> Path:
+def check_autoencoder(description: ModelDescription, shape: ModelConfig) -> Path:
     """The autoencoder's file, by its header. Raises ConfigError where it does not fit the model."""
-    path = find_file(VAE_FILE, *blueprint.places)
+    path = find_file(VAE_FILE, *description.places)
     if shape.vae.z_channels != shape.latent.channels:
         raise ConfigError(
             f"{path}: makes {shape.vae.z_channels} channels, and the model takes {shape.latent.channels}: "
@@ -48,12 +48,12 @@ def check_autoencoder(blueprint: ModelDescription, shape: ModelConfig) -> Path:
     return path
 
 
-def has_weights(config: TrainConfig, blueprint: ModelDescription) -> bool:
+def has_weights(config: TrainConfig, description: ModelDescription) -> bool:
     """Whether there are weights to start from; a preset may have none. Raises ConfigError where there must be some."""
-    if weight_files(blueprint.directory):
+    if weight_files(description.directory):
         return True
-    if blueprint.directory.parent != preset_directory(PRESETS[0]).parent:
-        raise ConfigError(f"{blueprint.directory}: has no weights: {' or '.join(WEIGHT_FILES)} must lie there")
+    if description.directory.parent != preset_directory(PRESETS[0]).parent:
+        raise ConfigError(f"{description.directory}: has no weights: {' or '.join(WEIGHT_FILES)} must lie there")
     return False
 
 

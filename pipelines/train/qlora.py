@@ -23,27 +23,27 @@ from sigma_model.quantization import Quantization, converter, quantise, quantise
 from sigma_model.state_dict_adapter import released_name
 
 
-class Kept:
-    """A quantised weight [out, in], out of sight of its module: no parameter that FSDP, or an optimiser, would see."""
+class QuantizedWeight:
+    """A quantised weight [out, in], hidden from its module: FSDP and optimisers see no parameter."""
 
     def __init__(self, layer: nn.Module) -> None:
         self.layer = layer
 
-    def whole(self, dtype: torch.dtype) -> Tensor:
+    def dequantized(self, dtype: torch.dtype) -> Tensor:
         """The weight it stands for."""
         return restored(self.layer, dtype)
 
 
 class QuantizedLinear(nn.Linear):
-    """A linear layer whose weight is `kept`, once there is one; its bias stays as it was."""
+    """A linear layer whose weight is `quantized`, once `quantize_weights` has set it; its bias stays as it was."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
         self.weight, self.bias = None, linear.bias  # type: ignore[assignment]
-        self.kept: Kept | None = None
+        self.quantized: QuantizedWeight | None = None
 
     def forward(self, input: Tensor) -> Tensor:
-        return _product(input, self.bias, self.kept)
+        return _product(input, self.bias, self.quantized)
 
 
 class QuantizedLora(LoraLinear):
@@ -53,17 +53,17 @@ class QuantizedLora(LoraLinear):
         super().__init__(linear, linear.rank, linear.alpha)
         self.weight = None  # type: ignore[assignment]
         self.lora_A, self.lora_B = linear.lora_A, linear.lora_B
-        self.kept: Kept | None = None
+        self.quantized: QuantizedWeight | None = None
 
     def base(self, input: Tensor) -> Tensor:
-        return _product(input, self.bias, self.kept)
+        return _product(input, self.bias, self.quantized)
 
 
-def take_out(model: SigmaModel) -> dict[str, torch.Size]:
+def detach_weights(model: SigmaModel) -> dict[str, torch.Size]:
     """Take the weights that will be quantised out of a model on the meta device; returns their names and shapes.
 
     To be called once it is settled what learns, and before the model is spread over ranks: all other parameters keep
-    their names, and are sharded and loaded as without. `fill` brings the weights back.
+    their names, and are sharded and loaded as without. `quantize_weights` brings the weights back.
     """
     shapes = {}
     for path in quantised(model):
@@ -77,7 +77,7 @@ def take_out(model: SigmaModel) -> dict[str, torch.Size]:
     return shapes
 
 
-def fill(model: SigmaModel, kind: Quantization, read: Callable[[str], Tensor]) -> None:
+def quantize_weights(model: SigmaModel, kind: Quantization, read: Callable[[str], Tensor]) -> None:
     """Quantise what `read(name)` gives, in the type that layers compute in, for each weight that was taken out.
 
     Every rank holds all of them: FSDP cannot share them out. Memory: the quantised weights, and one as it is read.
@@ -88,13 +88,13 @@ def fill(model: SigmaModel, kind: Quantization, read: Callable[[str], Tensor]) -
         if isinstance(layer, QuantizedLinear | QuantizedLora):
             plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
             plain.weight = nn.Parameter(read(f"{path}.weight"), requires_grad=False)
-            layer.kept = Kept(quantise(plain, kind, convert))
+            layer.quantized = QuantizedWeight(quantise(plain, kind, convert))
 
 
-def reader(
+def weight_reader(
     model: SigmaModel, directory: Path | None, *, dtype: torch.dtype, device: torch.device, vision: bool, seed: int
 ) -> Callable[[str], Tensor]:
-    """What reads whole weights for `fill`: from a released directory, or without one as `init_model` draws them."""
+    """Reads whole weights for `quantize_weights`: from a released directory, or drawn as `init_model` does."""
     if directory is not None:
         stored = Checkpoint(directory, vision=vision, config=model.config)
         return lambda name: stored.read(released_name(name), dtype=dtype, device=device)
@@ -102,7 +102,7 @@ def reader(
     return lambda name: fresh_tensor(model.config, name, shapes[name], seed=seed).to(dtype=dtype, device=device)
 
 
-def hidden(model: nn.Module) -> int:
+def quantized_numel(model: nn.Module) -> int:
     """How many numbers are quantised, and so no parameters of the model."""
     return sum(_shape(layer).numel() for layer in model.modules() if isinstance(layer, QuantizedLinear | QuantizedLora))
 
@@ -116,18 +116,18 @@ class _Product(torch.autograd.Function):
     """x W' + b for a weight that is restored for the product, and once more for the gradient, and never kept."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, kept: Kept) -> Tensor:
-        ctx.kept = kept
-        return F.linear(x, kept.whole(x.dtype), bias)
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, weight: QuantizedWeight) -> Tensor:
+        ctx.weight = weight
+        return F.linear(x, weight.dequantized(x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        of_x = gradient @ ctx.kept.whole(gradient.dtype) if ctx.needs_input_grad[0] else None
+        of_x = gradient @ ctx.weight.dequantized(gradient.dtype) if ctx.needs_input_grad[0] else None
         of_bias = gradient.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
         return of_x, of_bias, None
 
 
-def _product(x: Tensor, bias: Tensor | None, kept: Kept | None) -> Tensor:
-    assert kept is not None, "no weight yet: see `fill`"
-    out: Tensor = _Product.apply(x, bias, kept)  # type: ignore[no-untyped-call]
+def _product(x: Tensor, bias: Tensor | None, weight: QuantizedWeight | None) -> Tensor:
+    assert weight is not None, "no weight yet: see `quantize_weights`"
+    out: Tensor = _Product.apply(x, bias, weight)  # type: ignore[no-untyped-call]
     return out

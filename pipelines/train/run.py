@@ -18,22 +18,28 @@ import torch
 
 from pipelines.plan.planner import open_planner
 from pipelines.train import qlora
-from pipelines.train.attribute_tokens import Likeness, attribute_numbers, choose_learning, likeness_of, start_rows
+from pipelines.train.attribute_tokens import (
+    RowSimilarity,
+    attribute_ids_in_order,
+    choose_trainable,
+    start_rows,
+    start_rows_similarity,
+)
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.materialize import init_weights_sharded, load_weights_sharded, write_rows
 from pipelines.train.distributed.parallelize import parallelize
-from pipelines.train.distributed.process_group import ProcessGroup, first_on_rank0, together
+from pipelines.train.distributed.process_group import ProcessGroup, on_all_ranks, rank0_first
 from pipelines.train.distributed.rank_agreement import compare
 from pipelines.train.ema import Ema
 from pipelines.train.estimate.flops import parameters_of
 from pipelines.train.lora import init_lora
 from pipelines.train.optimizer import Optimizers, make_optimizer
 from pipelines.train.preflight import check_autoencoder, check_optimizer, check_out, check_shards, has_weights
-from pipelines.train.settings_checks import check_learning, check_projection, check_quantized, model_warnings
-from pipelines.train.start_from import start_blueprint
-from pipelines.train.token_rows import TokenRows, rows_learn
-from pipelines.train.validation import HeldOut, heldout_planner
+from pipelines.train.settings_checks import check_projection, check_quantized, check_trainable, model_warnings
+from pipelines.train.start_from import start_description
+from pipelines.train.token_rows import TokenRows, rows_trainable
+from pipelines.train.validation import ValidationSet, validation_planner
 from sigma_data.errors import ConfigError
 from sigma_data.loading.loader import START, Loader, PackDataset, Position, check_state
 from sigma_data.planning.plan import Planner
@@ -63,13 +69,13 @@ class Run:
     """
 
     config: TrainConfig
-    world: ProcessGroup
-    bundle: LoadedModel
+    group: ProcessGroup
+    parts: LoadedModel
     optimizer: Optimizers
     ema: Ema | None
     planner: Planner
     dataset: PackDataset
-    heldout: HeldOut | None
+    validation: ValidationSet | None
     checkpointer: Checkpointer
     position: Position = START
     step: int = 0
@@ -79,19 +85,19 @@ class Run:
     resumed: bool = False
     origin: Mapping[str, str] = field(default_factory=dict)
     """What a checkpoint leaves out, and a resumed run must have as before: by name, as `origin_of` says."""
-    tokens: Likeness | None = None
+    tokens: RowSimilarity | None = None
     """Of the rows that the attribute tokens started from."""
     warnings: Sequence[str] = ()
     """What is possible of the model and hardly meant, a line each."""
 
     def state(self) -> dict[str, dict[str, Any]]:
         """What a checkpoint holds: what learns, and what the optimiser and the average know of it."""
-        learning = {name: p for name, p in self.bundle.model.named_parameters() if p.requires_grad}
+        trainable = {name: p for name, p in self.parts.model.named_parameters() if p.requires_grad}
         state: dict[str, dict[str, Any]] = {
-            "model": {name: parameter.detach() for name, parameter in learning.items()},
+            "model": {name: parameter.detach() for name, parameter in trainable.items()},
             "optimizer": {
                 f"{name}.{what}": value
-                for name, parameter in learning.items()
+                for name, parameter in trainable.items()
                 for what, value in self.optimizer.state[parameter].items()
             },
         }
@@ -131,7 +137,7 @@ class Run:
 
     def _length(self) -> list[float | None]:
         """All that decides the length of a run, but for its data."""
-        return [self.config.steps, self.config.epochs, self.world.size * self.config.accumulate]
+        return [self.config.steps, self.config.epochs, self.group.size * self.config.accumulate]
 
     def loader(self) -> Loader:
         """This rank's packs from here on."""
@@ -142,8 +148,8 @@ class Run:
         return Loader(
             self.planner,
             self.dataset,
-            rank=self.world.rank,
-            world=self.world.size,
+            rank=self.group.rank,
+            world=self.group.size,
             settings=settings,
             position=self.position,
         )
@@ -155,97 +161,95 @@ class Run:
         assert self.config.epochs is not None
         packs = len(self.planner.plan(self.position.epoch))
         left = (self.config.epochs - self.position.epoch) * packs - self.position.pack
-        return self.step + max(0, math.ceil(left / (self.world.size * self.config.accumulate)))
+        return self.step + max(0, math.ceil(left / (self.group.size * self.config.accumulate)))
 
 
-def assemble(config: TrainConfig, world: ProcessGroup, *, quiet: bool = False) -> Run:
+def make_run(config: TrainConfig, group: ProcessGroup, *, quiet: bool = False) -> Run:
     """Put a run together and resume it where there is a checkpoint. Raises SigmaError for what does not fit."""
-    blueprint = together(world, lambda: _checked_blueprint(config, world))
-    shape, encoder = training_config(blueprint.config, config), blueprint.encoder
-    trained = has_weights(config, blueprint)
-    planner = first_on_rank0(
-        world, lambda: open_planner(config.data, blueprint, cache=config.loader.cache, quiet=quiet)
-    )
-    together(world, lambda: [check_shards(index) for index in planner.indexes] if world.rank == 0 else [])
-    origin = origin_of(config, blueprint)
-    if world.store is not None:
-        facts = {**origin, **read_facts(blueprint, planner)}
-        compare(world.store, rank=world.rank, size=world.size, stage="files", facts=facts)
+    description = on_all_ranks(group, lambda: _checked_description(config, group))
+    shape, encoder = training_config(description.config, config), description.encoder
+    trained = has_weights(config, description)
+    planner = rank0_first(group, lambda: open_planner(config.data, description, cache=config.loader.cache, quiet=quiet))
+    on_all_ranks(group, lambda: [check_shards(index) for index in planner.indexes] if group.rank == 0 else [])
+    origin = origin_of(config, description)
+    if group.store is not None:
+        facts = {**origin, **read_facts(description, planner)}
+        compare(group.store, rank=group.rank, size=group.size, stage="files", facts=facts)
     parameters = parameters_of(shape, config.freeze, config.lora)
-    learning = parameters.learning
-    check_quantized(config, learning)
-    check_learning(config, learning, planner.kinds())
-    check_projection(config, learning, released=blueprint.config.attribute_projection)
-    held, note = heldout_planner(config, planner)
-    if config.validation.every and note and world.rank == 0:
+    trainable = parameters.trainable
+    check_quantized(config, trainable)
+    check_trainable(config, trainable, planner.kinds())
+    check_projection(config, trainable, released=description.config.attribute_projection)
+    held, note = validation_planner(config, planner)
+    if config.validation.every and note and group.rank == 0:
         sys.stderr.write(f"train: validation: {note}: set validation.split, or validation.every=0\n")
     datasets = [
         PackDataset(
-            one.indexes, one.recipe, encoder, blueprint.geometry, widths(shape), cache=config.loader.shard_cache()
+            one.indexes, one.recipe, encoder, description.geometry, widths(shape), cache=config.loader.shard_cache()
         )
         for one in (planner, held)
         if one is not None
     ]
-    heldout = None if held is None else HeldOut(config, world, held, datasets[-1])
-    vae = Vae.load(find_file(VAE_FILE, *blueprint.places), shape.vae, device=world.device)
-    model = build_model(config, blueprint, shape, world)
-    bundle = LoadedModel(blueprint.directory.name, model, vae, encoder, blueprint.geometry, trained=trained)
+    validation = None if held is None else ValidationSet(config, group, held, datasets[-1])
+    vae = Vae.load(find_file(VAE_FILE, *description.places), shape.vae, device=group.device)
+    model = build_model(config, description, shape, group)
+    parts = LoadedModel(description.directory.name, model, vae, encoder, description.geometry, trained=trained)
     ema = Ema(model.named_parameters(), config.ema.decay) if config.ema is not None else None
     run = Run(
         config=config,
-        world=world,
-        bundle=bundle,
+        group=group,
+        parts=parts,
         optimizer=make_optimizer(model, config.optimizer),
         ema=ema,
         planner=planner,
         dataset=datasets[0],
-        heldout=heldout,
-        checkpointer=Checkpointer(config.out / CHECKPOINTS, world, config.checkpoint),
+        validation=validation,
+        checkpointer=Checkpointer(config.out / CHECKPOINTS, group, config.checkpoint),
         origin=origin,
-        tokens=likeness_of(config, blueprint.directory, shape, encoder, learn=rows_learn(model)),
+        tokens=start_rows_similarity(config, description.directory, shape, encoder, learn=rows_trainable(model)),
         warnings=model_warnings(config, parameters, trained=trained),
     )
     run.resume()
     return run
 
 
-def _checked_blueprint(config: TrainConfig, world: ProcessGroup) -> ModelDescription:
+def _checked_description(config: TrainConfig, group: ProcessGroup) -> ModelDescription:
     """The model's description, once all that can be seen without its weights has been looked at."""
-    blueprint = start_blueprint(config)
+    description = start_description(config)
     check_out(config.out)
-    check_optimizer(config, world.size)
-    has_weights(config, blueprint)
-    check_autoencoder(blueprint, training_config(blueprint.config, config))
-    return blueprint
+    check_optimizer(config, group.size)
+    has_weights(config, description)
+    check_autoencoder(description, training_config(description.config, config))
+    return description
 
 
-def read_facts(blueprint: ModelDescription, planner: Planner) -> dict[str, str]:
+def read_facts(description: ModelDescription, planner: Planner) -> dict[str, str]:
     """What a rank has read besides the weights, to be compared with the others: model files, corpora, packs."""
     digest = hashlib.sha256()
     plan = planner.plan(0)
     for array in (plan.draws.corpus, plan.draws.row, plan.draws.round, plan.lengths, plan.fills):
         digest.update(array.tobytes())
-    with find_file(VAE_FILE, *blueprint.places).open("rb") as file:
+    with find_file(VAE_FILE, *description.places).open("rb") as file:
         vae = hashlib.file_digest(file, "sha256").hexdigest()
     return {
-        "the model's configuration": hashlib.sha256(blueprint.config.model_dump_json().encode()).hexdigest()[:12],
-        "the tokenizer": blueprint.encoder.digest[:12],
+        "the model's configuration": hashlib.sha256(description.config.model_dump_json().encode()).hexdigest()[:12],
+        "the tokenizer": description.encoder.digest[:12],
         "the autoencoder": vae[:12],
         **{f"corpus {number}": f"of manifest {index.digest[:12]}" for number, index in enumerate(planner.indexes, 1)},
         "the plan of the packs": digest.hexdigest()[:12],
     }
 
 
-def origin_of(config: TrainConfig, blueprint: ModelDescription) -> dict[str, str]:
+def origin_of(config: TrainConfig, description: ModelDescription) -> dict[str, str]:
     """What a run is built on and its checkpoints do not hold, in a few words each."""
     digest = hashlib.sha256()
-    for path in weight_files(blueprint.directory):
+    for path in weight_files(description.directory):
         with path.open("rb") as file:
             head = file.read(2**20)  # names, shapes and places of all tensors, and the first numbers
             size = file.seek(0, 2)
             file.seek(max(0, size - 2**20))
             digest.update(f"{path.name} {size} ".encode() + head + file.read())
-    weights = digest.hexdigest()[:16] if weight_files(blueprint.directory) else f"random, seed {config.model.seed}"
+    weights = digest.hexdigest()[:16] if weight_files(description.directory) else f"random, seed {config.model.seed}"
     return {
         "model.path": weights,
         "model.vision": str(config.model.vision),
@@ -301,37 +305,37 @@ def training_config(released: ModelConfig, config: TrainConfig) -> ModelConfig:
 
 
 def build_model(
-    config: TrainConfig, blueprint: ModelDescription, shape: ModelConfig, world: ProcessGroup
+    config: TrainConfig, description: ModelDescription, shape: ModelConfig, group: ProcessGroup
 ) -> SigmaModel:
     """The network of a run, spread over the ranks, with its starting weights.
 
     What learns is kept in `model.master`, with LoRA in float32; what is frozen in the type that layers compute in, or
     as `model.quantize` says.
     """
-    compute = compute_dtype(config, world.device)
+    compute = compute_dtype(config, group.device)
     master = torch.float32 if config.lora is not None else _DTYPES[config.model.master]
     with torch.device("meta"):
         model = SigmaModel(shape)
-    ids = attribute_numbers(blueprint.encoder.attribute_ids)
-    choose_learning(model, config, ids)
-    kind, apart = config.model.quantize, dict[str, torch.Size]()
+    ids = attribute_ids_in_order(description.encoder.attribute_ids)
+    choose_trainable(model, config, ids)
+    kind, left_out = config.model.quantize, dict[str, torch.Size]()
     if kind is not None:
-        apart = qlora.take_out(model)
-    parallelize(model, world, config.parallel, dtype=compute)
+        left_out = qlora.detach_weights(model)
+    parallelize(model, group, config.parallel, dtype=compute)
     vision, seed = config.model.vision, config.model.seed
-    directory = blueprint.directory if weight_files(blueprint.directory) else None
+    directory = description.directory if weight_files(description.directory) else None
     if directory is not None:
-        load_weights_sharded(model, directory, world, dtype=compute, learning=master, vision=vision, apart=apart)
+        load_weights_sharded(model, directory, group, dtype=compute, trainable=master, vision=vision, left_out=left_out)
     else:
-        init_weights_sharded(model, seed, world, dtype=compute, learning=master)
+        init_weights_sharded(model, seed, group, dtype=compute, trainable=master)
     if kind is not None:
-        read = qlora.reader(model, directory, dtype=compute, device=world.device, vision=vision, seed=seed)
-        qlora.fill(model, Quantization(kind), read)
+        read = qlora.weight_reader(model, directory, dtype=compute, device=group.device, vision=vision, seed=seed)
+        qlora.quantize_weights(model, Quantization(kind), read)
     if config.lora is not None:
         init_lora(model, seed=config.model.seed)
     embed, init = model.backbone.embed, config.model.token_init
     if isinstance(embed, TokenRows) or init != "keep":
-        rows = start_rows(blueprint.directory, shape, blueprint.encoder, init=init, seed=config.model.seed)
+        rows = start_rows(description.directory, shape, description.encoder, init=init, seed=config.model.seed)
         if isinstance(embed, TokenRows):
             write_rows(embed.rows, range(len(ids)), rows)
         else:

@@ -32,7 +32,7 @@ _SLOW = 1e-9
 
 
 @dataclass(frozen=True)
-class Epoch:
+class EpochContent:
     """What an epoch shows a run. `tokens`: as `Planner.kinds` has them, `left_out`: samples that no pack holds."""
 
     tokens: Tokens
@@ -117,10 +117,10 @@ def check_machine(config: TrainConfig, *, on_gpu: bool, flash: bool) -> None:
         raise ConfigError("log.wandb: the wandb package is not installed: run `pip install wandb`, or set it to null")
 
 
-def check_learning(config: TrainConfig, learning: Collection[str], tokens: Tokens) -> None:
+def check_trainable(config: TrainConfig, trainable: Collection[str], tokens: Tokens) -> None:
     """Raise ConfigError where no loss that has a weight and samples reaches any parameter that learns.
 
-    `learning`: names of the parameters that learn, as `SigmaModel` has them. `tokens`: as `Planner.kinds` has them.
+    `trainable`: names of the parameters that learn, as `SigmaModel` has them. `tokens`: as `Planner.kinds` has them.
     """
     weights = {name: getattr(config.loss, name) for name in _LOSSES}
     held = {name: sum(kinds.get(kind, 0) for kinds in tokens.values()) for name, kind in _LOSSES.items()}
@@ -132,27 +132,27 @@ def check_learning(config: TrainConfig, learning: Collection[str], tokens: Token
             f"loss.{other}=0 leaves the {missing} loss, and no sample of data.corpora is answered {answers[missing]}, "
             f"so nothing can be learnt: give loss.{other} a weight, or train on samples that are"
         )
-    if not any(_reached(name, loss, tokens) for name in learning for loss in active):
+    if not any(_reached(name, loss, tokens) for name in trainable for loss in active):
         only = " and ".join(f"loss.{name}" for name in active)
         where = "lora.targets and freeze" if config.lora is not None else "freeze"
         raise ConfigError(
-            f"{only} reaches nothing that learns ({sorted(learning)[0]} and {len(learning) - 1:,} more get no gradient "
-            f"from it), so nothing can be learnt: change {where}, or give the other loss a weight and samples"
+            f"{only} reaches nothing that is trainable ({sorted(trainable)[0]} and {len(trainable) - 1:,} more get no "
+            f"gradient from it), so nothing can be learnt: change {where}, or give the other loss a weight and samples"
         )
 
 
-def check_quantized(config: TrainConfig, learning: Collection[str]) -> None:
-    """Raise ConfigError where a weight that is kept in few bits would have to learn; `learning` as above."""
-    if config.model.quantize is not None and (both := sorted(name for name in learning if is_quantised(name))):
+def check_quantized(config: TrainConfig, trainable: Collection[str]) -> None:
+    """Raise ConfigError where a weight that is kept in few bits would have to learn; `trainable` as above."""
+    if config.model.quantize is not None and (both := sorted(name for name in trainable if is_quantised(name))):
         raise ConfigError(
             f"lora.train matches {both[0]}, which model.quantize={config.model.quantize} keeps in too few bits to "
             "learn: narrow the pattern, or give the layer an addition by lora.targets"
         )
 
 
-def check_projection(config: TrainConfig, learning: Collection[str], *, released: bool) -> None:
+def check_projection(config: TrainConfig, trainable: Collection[str], *, released: bool) -> None:
     """Raise ConfigError where an attribute projection that is not `released`, so zero, does not learn."""
-    if config.model.attribute_projection and not released and not any("attribute_projection" in n for n in learning):
+    if config.model.attribute_projection and not released and not any("attribute_projection" in n for n in trainable):
         why = "lora trains additions alone" if config.lora is not None else "freeze.patterns holds it"
         more = "add lora.train=['attribute_projection']" if config.lora is not None else "freeze less"
         raise ConfigError(
@@ -160,7 +160,7 @@ def check_projection(config: TrainConfig, learning: Collection[str], *, released
         )
 
 
-def warnings(config: TrainConfig, epoch: Epoch, *, steps: int, ranks: int) -> list[str]:
+def warnings(config: TrainConfig, epoch: EpochContent, *, steps: int, ranks: int) -> list[str]:
     """What is possible and hardly meant, a line each; `steps` are the whole run's."""
     return [*_of_data(config, epoch, steps, ranks), *_of_schedule(config, steps), *_of_conditions(config, epoch)]
 
@@ -173,7 +173,7 @@ def model_warnings(config: TrainConfig, parameters: Parameters, *, trained: bool
     found = []
     shapes, addition = parameters.shapes, ".lora_A.weight"
     own = {name: shape for name, shape in shapes.items() if ".lora_" not in name}
-    held = sum(math.prod(shape) for name, shape in own.items() if name not in parameters.learning)
+    held = sum(math.prod(shape) for name, shape in own.items() if name not in parameters.trainable)
     if not trained and held:
         every = sum(math.prod(shape) for shape in own.values())
         found.append(
@@ -196,7 +196,7 @@ def model_warnings(config: TrainConfig, parameters: Parameters, *, trained: bool
     return found
 
 
-def _of_data(config: TrainConfig, epoch: Epoch, steps: int, ranks: int) -> list[str]:
+def _of_data(config: TrainConfig, epoch: EpochContent, steps: int, ranks: int) -> list[str]:
     found = []
     for name, kind in _LOSSES.items():
         silent = sorted(family.value for family, kinds in epoch.tokens.items() if kinds.get(kind))
@@ -245,7 +245,7 @@ def _of_schedule(config: TrainConfig, steps: int) -> list[str]:
     return found
 
 
-def _of_conditions(config: TrainConfig, epoch: Epoch) -> list[str]:
+def _of_conditions(config: TrainConfig, epoch: EpochContent) -> list[str]:
     shown = {"text": "instructions", "latent": "references as latents", "patch": "references as ViT patches"}
     found = [
         f"data.dropout.{name}=1: no {what} are ever shown"

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines.common.settings import load_settings
 from pipelines.train.config import START, TrainConfig
-from pipelines.train.distributed.process_group import ProcessGroup, together
+from pipelines.train.distributed.process_group import ProcessGroup, on_all_ranks
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import dump_json, write_atomic
 from sigma_model.loading import ModelDescription, read_blueprint
@@ -23,7 +23,7 @@ TAKEN = "run.json"
 """In OUT/start: the run, the step and the weights that it was made from."""
 
 
-def take_start(config: TrainConfig, world: ProcessGroup) -> TrainConfig:
+def take_start(config: TrainConfig, group: ProcessGroup) -> TrainConfig:
     """Export `model.from_run` to OUT/start unless it lies there; returns the configuration with the step it was.
 
     All ranks must call this together; rank 0 does the work. Raises SigmaError for what cannot be exported, and
@@ -32,7 +32,7 @@ def take_start(config: TrainConfig, world: ProcessGroup) -> TrainConfig:
     if config.model.from_run is None:
         return config
     start = config.out / START
-    together(world, lambda: _export(config, start) if world.rank == 0 else None)
+    on_all_ranks(group, lambda: _export(config, start) if group.rank == 0 else None)
     taken: dict[str, Any] = json.loads((start / TAKEN).read_bytes())
     run, step = source(config)
     wanted = {"run": str(run.absolute()), "step": step, "weights": config.model.from_weights}
@@ -59,7 +59,7 @@ def source(config: TrainConfig) -> tuple[Path, int | None]:
     return found[0], found[1] if step is None else step
 
 
-def start_blueprint(config: TrainConfig) -> ModelDescription:
+def start_description(config: TrainConfig) -> ModelDescription:
     """What the run's starting model says, larger where `model.max_latent_size` says so. Raises ConfigError.
 
     Of a run that is not exported yet, as in a dry run, that is what it started from itself.
@@ -75,7 +75,7 @@ def start_blueprint(config: TrainConfig) -> ModelDescription:
             "vision": model.vision and before.model.vision,
             "max_latent_size": model.max_latent_size or before.model.max_latent_size,
         }
-        return start_blueprint(before.model_copy(update={"model": before.model.model_copy(update=changes)}))
+        return start_description(before.model_copy(update={"model": before.model.model_copy(update=changes)}))
     return read_blueprint(config.start, base=model.base, vision=model.vision, max_latent_size=model.max_latent_size)
 
 

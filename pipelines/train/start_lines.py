@@ -18,7 +18,7 @@ class Start:
     trained: bool
     """The weights are released ones, or an export's; otherwise random."""
     parameters: int
-    learning: int
+    trainable: int
     corpora: Mapping[str, int]
     packs: int
     budget: int
@@ -40,7 +40,7 @@ class Start:
 def start_lines(start: Start) -> str:
     """Four lines at the start of a run, more about its attribute tokens, and where it goes on from a checkpoint."""
     whence = "weights as they are stored" if start.trained else "random weights"
-    share = "all" if start.learning == start.parameters else f"{start.learning:,}"
+    share = "all" if start.trainable == start.parameters else f"{start.trainable:,}"
     corpora = ", ".join(f"{name} ({counted(samples, 'sample')})" for name, samples in start.corpora.items())
     held = f"{counted(start.held_out, 'pack')} held out" if start.held_out else "no validation"
     few = f", linear layers of both experts in {start.quantised}" if start.quantised else ""

@@ -64,7 +64,7 @@ def add_token_rows(model: SigmaModel, ids: Sequence[int]) -> None:
             model.backbone.embed.rows.copy_(embed.weight[list(ids)])
 
 
-def rows_learn(model: SigmaModel) -> bool:
+def rows_trainable(model: SigmaModel) -> bool:
     """Whether the attribute tokens' rows are trained, alone or with the whole table."""
     embed = model.backbone.embed
     return isinstance(embed, TokenRows) or embed.weight.requires_grad

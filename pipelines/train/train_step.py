@@ -28,7 +28,7 @@ from sigma_model.vae import Vae
 
 
 @dataclass(frozen=True)
-class Stepped:
+class StepResult:
     """What a step did. `norm`: the gradient's, before clipping. `loss`: of this step, on all ranks."""
 
     taken: bool
@@ -44,30 +44,30 @@ class TrainStep:
     def __init__(
         self,
         config: TrainConfig,
-        world: ProcessGroup,
+        group: ProcessGroup,
         model: SigmaModel,
         vae: Vae,
         optimizer: Optimizers,
         ema: Ema | None,
         attribute_ids: Mapping[str, int],
     ) -> None:
-        self._config, self._world, self._model, self._vae = config, world, model, vae
+        self._config, self._group, self._model, self._vae = config, group, model, vae
         self._optimizer, self._ema, self._attribute_ids = optimizer, ema, attribute_ids
         room = config.loader.latent_cache
         self._latents = LatentCache(vae, room) if room else None
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.losses = LossTable(world.device)
+        self.losses = LossTable(group.device)
 
-    def step(self, packs: Sequence[Loaded], lr: float, *, stop: bool = False) -> Stepped:
+    def step(self, packs: Sequence[Loaded], lr: float, *, stop: bool = False) -> StepResult:
         """Learn from `packs`, this rank's share of the step. `stop` tells all ranks that this one must stop."""
         loss_settings, limits = self._config.loss, self._config.optimizer
         batches = [self._on_device(pack.batch) for pack in packs]
         weights = [LossWeights.of(batch, reweight_text=loss_settings.reweight_text) for batch in batches]
         sums = torch.stack([weight.sums for weight in weights]).sum(0)
-        told = all_reduce_sum(torch.cat((sums, sums.new_tensor([float(stop)]))), self._world)
+        told = all_reduce_sum(torch.cat((sums, sums.new_tensor([float(stop)]))), self._group)
         scales = told.new_tensor([loss_settings.picture, loss_settings.text]) / told[:2].clamp(min=1e-12)
-        total = torch.zeros((), dtype=torch.float64, device=self._world.device)
-        losses = LossTable(self._world.device)
+        total = torch.zeros((), dtype=torch.float64, device=self._group.device)
+        losses = LossTable(self._group.device)
         for pack, batch, weight in zip(packs, batches, weights, strict=True):
             out = forward(self._model, self._vae, batch, self._config)
             picture = (out.mse.mean(-1) * weight.picture).sum() * scales[0].float()
@@ -76,8 +76,8 @@ class TrainStep:
             loss.backward()
             total += loss.detach()
             losses.add(batch, out, pack.families, self._attribute_ids)
-        norm = clip_grad_norm(self._parameters, self._world, limits.clip)
-        read = torch.stack((norm.double(), all_reduce_sum(total, self._world), told[2]))
+        norm = clip_grad_norm(self._parameters, self._group, limits.clip)
+        read = torch.stack((norm.double(), all_reduce_sum(total, self._group), told[2]))
         # But for latents to be kept, the one place where a step waits for the device.
         norm_value, loss_value, stops = read.tolist()
         taken = norm_value < (limits.spike or float("inf"))  # not where it is NaN or infinite
@@ -89,12 +89,12 @@ class TrainStep:
                 self._ema.update()
             self.losses.table += losses.table  # of a step that is not taken, nothing is shown as learnt
         self._optimizer.zero_grad()
-        return Stepped(taken, norm_value, loss_value, stops > 0)
+        return StepResult(taken, norm_value, loss_value, stops > 0)
 
     def _on_device(self, batch: PackedBatch) -> PackedBatch:
         """A batch as it was read on this rank's device, with latents instead of pictures where those are kept."""
         known = batch if self._latents is None else self._latents.encoded(batch)
-        return known.to(self._world.device, non_blocking=True)
+        return known.to(self._group.device, non_blocking=True)
 
 
 def forward(model: SigmaModel, vae: Vae, batch: PackedBatch, config: TrainConfig) -> Output:

@@ -24,9 +24,9 @@ from pipelines.train.distributed.process_group import (
     ProcessGroup,
     all_reduce_sum,
     from_rank0,
+    on_all_ranks,
     start_process_group,
     stop_process_group,
-    together,
 )
 from pipelines.train.distributed.rank_agreement import facts_of
 from pipelines.train.estimate.flops import Work, peak_flops, training_flops, work_of
@@ -34,13 +34,13 @@ from pipelines.train.logs import Meter, RunLog
 from pipelines.train.losses import loss_names
 from pipelines.train.optimizer import learning_rate
 from pipelines.train.preflight import check_out
-from pipelines.train.qlora import hidden
-from pipelines.train.run import Run, assemble, compute_dtype, computes_otherwise
-from pipelines.train.settings_checks import Epoch, check_machine, check_settings, warnings
+from pipelines.train.qlora import quantized_numel
+from pipelines.train.run import Run, compute_dtype, computes_otherwise, make_run
+from pipelines.train.settings_checks import EpochContent, check_machine, check_settings, warnings
 from pipelines.train.settings_history import record_settings
 from pipelines.train.start_from import take_start
 from pipelines.train.start_lines import Start, start_lines
-from pipelines.train.train_step import Stepped, TrainStep
+from pipelines.train.train_step import StepResult, TrainStep
 from sigma_data.errors import ConfigError, SigmaError, TrainError
 from sigma_data.loading.loader import Loaded, Loader
 from sigma_data.loading.skip_log import SkipLog
@@ -68,13 +68,13 @@ def train(config: TrainConfig, *, quiet: bool = False, machines: int | None = No
     on_gpu = torch.cuda.is_available()
     check_machine(config, on_gpu=on_gpu, flash=on_gpu and flash_available())
     facts = facts_of(config, **{"--nnodes": machines or "left to the launcher"})
-    world = start_process_group(config.parallel, mixed=computes_otherwise(config), timeout_s=patience, facts=facts)
+    group = start_process_group(config.parallel, mixed=computes_otherwise(config), timeout_s=patience, facts=facts)
     run = lock = None
     try:
-        lock = together(world, lambda: _lock(config.out) if world.rank == 0 else None)
-        _check_shared(config.out, world)
-        config = take_start(config, world)
-        run = assemble(config, world, quiet=quiet or world.rank != 0)
+        lock = on_all_ranks(group, lambda: _lock(config.out) if group.rank == 0 else None)
+        _check_shared(config.out, group)
+        config = take_start(config, group)
+        run = make_run(config, group, quiet=quiet or group.rank != 0)
         return Trainer(run, quiet=quiet).run()
     except OSError as error:
         if not _refused(error, config.out):
@@ -98,11 +98,11 @@ def _lock(out: Path) -> FolderLock:
         raise disk_error(error, out, option="out=") from None
 
 
-def _check_shared(out: Path, world: ProcessGroup) -> None:
+def _check_shared(out: Path, group: ProcessGroup) -> None:
     """Raise ConfigError, on all ranks, where one does not see the folder that rank 0 has locked."""
-    if world.size == 1:
+    if group.size == 1:
         return
-    token = from_rank0(world, lambda: (out / LOCK).read_text("utf-8"))
+    token = from_rank0(group, lambda: (out / LOCK).read_text("utf-8"))
 
     def look() -> None:
         deadline = time.monotonic() + _SEEN
@@ -111,7 +111,7 @@ def _check_shared(out: Path, world: ProcessGroup) -> None:
                 raise ConfigError(f"{out}: is not the folder that rank 0 writes to: all machines must share it")
             time.sleep(0.2)
 
-    together(world, look)
+    on_all_ranks(group, look)
 
 
 def _refused(error: OSError, out: Path) -> bool:
@@ -126,17 +126,17 @@ class Trainer:
     """Works off the steps of a run."""
 
     def __init__(self, run: Run, *, quiet: bool = False) -> None:
-        config, bundle = run.config, run.bundle
+        config, parts = run.config, run.parts
         self._run = run
         self._total = run.total
-        self._stepper = TrainStep(
-            config, run.world, bundle.model, bundle.vae, run.optimizer, run.ema, bundle.encoder.attribute_ids
+        self._train_step = TrainStep(
+            config, run.group, parts.model, parts.vae, run.optimizer, run.ema, parts.encoder.attribute_ids
         )
-        self._skips = SkipLog(config.out / SKIPPED.format(rank=run.world.rank), config.loader.max_bad)
-        device = run.world.device
+        self._skips = SkipLog(config.out / SKIPPED.format(rank=run.group.rank), config.loader.max_bad)
+        device = run.group.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self._meter = Meter(peak_flops(name, compute_dtype(config, device)))
-        self._quiet = quiet or run.world.rank != 0
+        self._quiet = quiet or run.group.rank != 0
         self._stop = False
         self._waited = 0.0
         self._recorded = False
@@ -152,10 +152,10 @@ class Trainer:
             if not self._quiet:
                 done = f"train: all {self._total:,} steps are done already; to go on, set more steps, or epochs\n"
                 sys.stderr.write(done)
-            return self._told(began, stopped=False)
+            return self._summary(began, stopped=False)
         loader = run.loader()
         self._log = self._open_log()
-        with self._told_to_stop(), closing(self._log), closing(iter(loader)) as packs:
+        with self._stop_on_signals(), closing(self._log), closing(iter(loader)) as packs:
             if run.step == 0:
                 self._validate()
             while run.step < self._total and not stopped:
@@ -163,7 +163,7 @@ class Trainer:
                 try:
                     loaded = self._read(packs)
                 except SigmaError:
-                    if run.world.size == 1 and run.step > began:  # several ranks could not agree on it any more
+                    if run.group.size == 1 and run.step > began:  # several ranks could not agree on it any more
                         run.save(data)
                     raise
                 told = self._one_step(loaded)
@@ -175,9 +175,9 @@ class Trainer:
                 if due or told or run.step == self._total:
                     self._save(loader)
             run.checkpointer.finish()
-        return self._told(began, stopped=stopped)
+        return self._summary(began, stopped=stopped)
 
-    def _told(self, began: int, *, stopped: bool) -> dict[str, Any]:
+    def _summary(self, began: int, *, stopped: bool) -> dict[str, Any]:
         """What came of the run."""
         run = self._run
         return {
@@ -188,7 +188,7 @@ class Trainer:
     def _open_log(self) -> RunLog:
         """The record of the run, with a column for each figure that there may be."""
         run = self._run
-        held = run.heldout is not None
+        held = run.validation is not None
         numbers = {number for index in run.planner.indexes for number in np.unique(index.families).tolist()}
         families = [family for number, family in enumerate(Family) if number in numbers]
         losses = loss_names(families)
@@ -197,7 +197,7 @@ class Trainer:
             run.config.log,
             total=self._total,
             resumed=run.step if run.resumed else -1,
-            rank=run.world.rank,
+            rank=run.group.rank,
             quiet=self._quiet,
             columns=[
                 *_OF_STEP, *losses, *self._meter.names,
@@ -208,25 +208,25 @@ class Trainer:
     def _start(self) -> Start:
         """What the run is about to do."""
         run, config = self._run, self._run.config
-        parameters = list(run.bundle.model.parameters())
+        parameters = list(run.parts.model.parameters())
         plan = run.planner.plan(run.position.epoch)
         samples = np.bincount(plan.draws.corpus, minlength=len(config.data.corpora)).tolist()
-        device = run.world.device
+        device = run.group.device
         tokens = run.tokens
         return Start(
-            model=run.bundle.name,
-            trained=run.bundle.trained,
-            parameters=sum(parameter.numel() for parameter in parameters) + hidden(run.bundle.model),
-            learning=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+            model=run.parts.name,
+            trained=run.parts.trained,
+            parameters=sum(parameter.numel() for parameter in parameters) + quantized_numel(run.parts.model),
+            trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
             quantised=config.model.quantize or "",
             corpora={corpus.title: count for corpus, count in zip(config.data.corpora, samples, strict=True)},
             packs=len(plan),
             budget=config.data.budget,
-            held_out=run.heldout.packs if run.heldout is not None else 0,
+            held_out=run.validation.packs if run.validation is not None else 0,
             steps=self._total,
             step=run.step,
             accumulate=config.accumulate,
-            ranks=run.world.size,
+            ranks=run.group.size,
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
             out=str(config.out),
             tokens=tokens.show() if tokens is not None else "",
@@ -237,8 +237,8 @@ class Trainer:
         """What is possible and hardly meant, a line each."""
         run = self._run
         plan = run.planner.plan(run.position.epoch)
-        epoch = Epoch(run.planner.kinds(), len(plan.draws.row), len(plan), len(run.planner.unfit))
-        return [*warnings(run.config, epoch, steps=self._total, ranks=run.world.size), *run.warnings]
+        epoch = EpochContent(run.planner.kinds(), len(plan.draws.row), len(plan), len(run.planner.unfit))
+        return [*warnings(run.config, epoch, steps=self._total, ranks=run.group.size), *run.warnings]
 
     def _read(self, packs: Iterator[Loaded]) -> list[Loaded]:
         """This rank's packs of a step. Raises LoaderError, CorpusError."""
@@ -256,18 +256,18 @@ class Trainer:
         run, config = self._run, self._run.config
         begin = time.perf_counter()
         lr = learning_rate(run.step, self._total, config.optimizer, config.schedule)
-        result = self._stepper.step(loaded, lr, stop=self._stop)
+        result = self._train_step.step(loaded, lr, stop=self._stop)
         run.step += 1
         run.bad = 0 if result.taken else run.bad + 1
         run.skipped += not result.taken
-        if not self._recorded and run.world.rank == 0:
-            record_settings(config, step=run.step, ranks=run.world.size)
+        if not self._recorded and run.group.rank == 0:
+            record_settings(config, step=run.step, ranks=run.group.size)
         self._recorded = True
         failed = run.bad >= config.optimizer.max_bad_steps
         seconds = self._waited + time.perf_counter() - begin
         work = sum((work_of(pack.batch, group_mask=config.model.group_mask) for pack in loaded), Work())
         flops, _ = training_flops(
-            run.bundle.model.config, work, frozen=config.freeze, lora=config.lora,
+            run.parts.model.config, work, frozen=config.freeze, lora=config.lora,
             checkpointing=config.parallel.checkpointing,
         )  # fmt: skip
         self._meter.add(
@@ -291,16 +291,16 @@ class Trainer:
         seconds = time.perf_counter() - begin
         self._meter.add(Work(), seconds=seconds, stall=seconds)
 
-    def _log_step(self, loaded: Sequence[Loaded], lr: float, result: Stepped) -> None:
+    def _log_step(self, loaded: Sequence[Loaded], lr: float, result: StepResult) -> None:
         """Figures of the steps since the last time, over all ranks; `pack` is the first of the last step."""
-        run, world = self._run, self._run.world
-        losses = self._stepper.losses
-        losses.table = all_reduce_sum(losses.table, world)
-        totals = all_reduce_sum(self._meter.totals.to(world.device), world).cpu()
+        run, group = self._run, self._run.group
+        losses = self._train_step.losses
+        losses.table = all_reduce_sum(losses.table, group)
+        totals = all_reduce_sum(self._meter.totals.to(group.device), group).cpu()
         figures: dict[str, float | None] = {
             "loss": result.loss, "norm": result.norm, "lr": lr, "skipped": run.skipped,
-            "epoch": loaded[0].epoch, "pack": loaded[0].pack, "memory": _memory(world.device),
-            **losses.averages(), **self._meter.figures(totals, ranks=world.size),
+            "epoch": loaded[0].epoch, "pack": loaded[0].pack, "memory": _memory(group.device),
+            **losses.averages(), **self._meter.figures(totals, ranks=group.size),
         }  # fmt: skip
         self._log.step(run.step, figures)
         losses.clear()
@@ -309,16 +309,16 @@ class Trainer:
     def _validate(self) -> None:
         """Held-out losses of the weights, and of their average; pictures of what is used afterwards."""
         run, settings = self._run, self._run.config.validation
-        if run.heldout is None:
+        if run.validation is None:
             return
-        model, vae = run.bundle.model, run.bundle.vae
-        ids = run.bundle.encoder.attribute_ids
-        figures = {f"val/{name}": value for name, value in run.heldout.losses(model, vae, ids).items()}
+        model, vae = run.parts.model, run.parts.vae
+        ids = run.parts.encoder.attribute_ids
+        figures = {f"val/{name}": value for name, value in run.validation.losses(model, vae, ids).items()}
         with run.ema.swapped(model) if run.ema is not None else nullcontext():
             if run.ema is not None:
-                averaged = run.heldout.losses(model, vae, ids)
+                averaged = run.validation.losses(model, vae, ids)
                 figures |= {f"val_ema/{name}": value for name, value in averaged.items()}
-            made = run.heldout.pictures(run.bundle, settings.pictures)
+            made = run.validation.pictures(run.parts, settings.pictures)
         self._log.step(run.step, figures)
         told = [f"{name.replace('/', ' ')} {figures[name]:.4f}" for name in _TOLD if name in figures]
         self._log.say(f"train: step {run.step:,}: {', '.join(told)}")
@@ -326,7 +326,7 @@ class Trainer:
             self._log.pictures(run.step, "sample", list(made.values()))
 
     @contextmanager
-    def _told_to_stop(self) -> Iterator[None]:
+    def _stop_on_signals(self) -> Iterator[None]:
         """Ctrl-C and SIGTERM end the run after the step that is under way; a second Ctrl-C ends it at once."""
         interrupts = 0
 

@@ -30,7 +30,7 @@ _LOOK_AT = 1000
 """Samples among which those for pictures are chosen."""
 
 
-def heldout_settings(config: TrainConfig) -> PlanSettings:
+def validation_settings(config: TrainConfig) -> PlanSettings:
     """The plan of the held-out packs: another split, nothing dropped, the order of the corpus."""
     corpora = tuple(
         corpus.model_copy(update={"split": config.validation.split, "repeat": 1.0}) for corpus in config.data.corpora
@@ -42,7 +42,7 @@ def heldout_settings(config: TrainConfig) -> PlanSettings:
     return config.data.model_copy(update=changes)
 
 
-def heldout_planner(config: TrainConfig, planner: Planner) -> tuple[Planner | None, str]:
+def validation_planner(config: TrainConfig, planner: Planner) -> tuple[Planner | None, str]:
     """The planner of the held-out packs, of the corpora that have the split; and why it is less than all, or None."""
     split = config.validation.split
     if not config.validation.every:
@@ -58,17 +58,17 @@ def heldout_planner(config: TrainConfig, planner: Planner) -> tuple[Planner | No
     corpora, indexes = zip(*having, strict=True)
     only = config.model_copy(update={"data": config.data.model_copy(update={"corpora": corpora})})
     try:
-        held = Planner(heldout_settings(only), indexes, planner.geometry, tokenizer=indexes[0].meta["tokenizer"])
+        held = Planner(validation_settings(only), indexes, planner.geometry, tokenizer=indexes[0].meta["tokenizer"])
     except ConfigError as error:  # nothing that fits: a run does not depend on it
         return None, str(error)
     return held, note
 
 
-class HeldOut:
+class ValidationSet:
     """The held-out packs of a run, spread over its ranks."""
 
-    def __init__(self, config: TrainConfig, world: ProcessGroup, planner: Planner, dataset: PackDataset) -> None:
-        self._config, self._world, self._dataset = config, world, dataset
+    def __init__(self, config: TrainConfig, group: ProcessGroup, planner: Planner, dataset: PackDataset) -> None:
+        self._config, self._group, self._dataset = config, group, dataset
         self._plan: Plan = planner.plan(0)
         self.packs = min(config.validation.packs, len(self._plan))
         # Spread over the plan, so that a few packs show every family.
@@ -77,26 +77,26 @@ class HeldOut:
     @torch.no_grad()
     def losses(self, model: SigmaModel, vae: Vae, attribute_ids: Mapping[str, int]) -> dict[str, float]:
         """Average losses over the packs, by name as in `LossTable`; all ranks must call this together."""
-        world = self._world
-        table = LossTable(world.device)
-        for first in range(0, self.packs, world.size):
-            mine = first + world.rank
+        group = self._group
+        table = LossTable(group.device)
+        for first in range(0, self.packs, group.size):
+            mine = first + group.rank
             # A rank without a pack of its own runs the last one again, uncounted: all must do the same collectives.
             loaded = self._dataset[self._plan.ticket(self._chosen[min(mine, self.packs - 1)])]
-            batch = loaded.batch.to(world.device)
+            batch = loaded.batch.to(group.device)
             out = forward(model, vae, batch, self._config)
             if mine < self.packs:
                 table.add(batch, out, loaded.families, attribute_ids)
-        table.table = all_reduce_sum(table.table, world)
+        table.table = all_reduce_sum(table.table, group)
         return table.averages()
 
-    def pictures(self, bundle: LoadedModel, count: int) -> dict[str, bytes]:
+    def pictures(self, parts: LoadedModel, count: int) -> dict[str, bytes]:
         """Sample id -> PNG of references, answer and what the model makes, side by side, for the first samples.
 
         Every rank makes all of them, and all must call this together, after `losses`: a sharded model can be used
         part by part once it has run as a whole. None where the model makes nothing that can be shown, which is said.
         """
-        drawable = self._drawable(bundle, count)
+        drawable = self._drawable(parts, count)
         if not drawable:
             return {}
         asked = self._config.validation
@@ -106,10 +106,10 @@ class HeldOut:
             group_mask=self._config.model.group_mask,
         )
         try:
-            with callable_in_parts(bundle.model):
-                made = make_pictures(bundle, [request for request, _ in drawable], settings)
+            with callable_in_parts(parts.model):
+                made = make_pictures(parts, [request for request, _ in drawable], settings)
         except SigmaError as error:  # numbers that are not finite; training has its own measure against those
-            if self._world.rank == 0:
+            if self._group.rank == 0:
                 sys.stderr.write(f"train: no sample pictures: {error}\n")
             return {}
         return {
@@ -117,7 +117,7 @@ class HeldOut:
             for (request, answer), picture in zip(drawable, made, strict=True)
         }
 
-    def _drawable(self, bundle: LoadedModel, count: int) -> list[tuple[Request, bytes]]:
+    def _drawable(self, parts: LoadedModel, count: int) -> list[tuple[Request, bytes]]:
         """Requests, with their answers, of samples of one turn that a picture answers, each family in turn."""
         found: list[tuple[Request, bytes]] = []
         for entry in self._first_of_each_family():
@@ -126,10 +126,10 @@ class HeldOut:
             sample = self._dataset.readers[entry.corpus].sample(entry.row)
             if len(sample.turns) == 1 and sample.targets == (len(sample.images),):
                 with suppress(SigmaError, ImageFault):  # a bad picture, a prompt that is none: others will do
-                    found.append(self._request(bundle, sample, entry))
+                    found.append(self._request(parts, sample, entry))
         return found
 
-    def _request(self, bundle: LoadedModel, sample: Sample, entry: PackEntry) -> tuple[Request, bytes]:
+    def _request(self, parts: LoadedModel, sample: Sample, entry: PackEntry) -> tuple[Request, bytes]:
         """What to ask for, and the answer. Raises SigmaError or ImageFault where it cannot be used."""
         numbers = {image.number for image in sample.images}
         data = self._dataset.readers[entry.corpus].pictures(entry.row, numbers)
@@ -141,7 +141,7 @@ class HeldOut:
             seed=self._config.validation.seed,
             name=sample.id,
         )
-        lay_out(request, bundle.encoder, bundle.geometry, answer=True)
+        lay_out(request, parts.encoder, parts.geometry, answer=True)
         return request, answer
 
     def _first_of_each_family(self) -> list[PackEntry]:

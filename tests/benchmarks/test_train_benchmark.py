@@ -53,10 +53,10 @@ def test_both_ways_to_save_are_timed_and_a_slow_one_misses_its_target(
 def test_the_gpu_section_measures_whole_steps_wherever_it_is_told_to(train: ModuleType) -> None:
     gpu, config = train.train_gpu, preset("tiny")
     batch = train.training_batch(config, samples=1, side=4)
-    world = start_process_group(ParallelSettings(), device="cpu", mixed=True)
+    group = start_process_group(ParallelSettings(), device="cpu", mixed=True)
     try:
         settings = ParallelSettings(checkpointing="full")
-        found = gpu.measure(config, batch, world, settings, dtype=torch.float32, rounds=1)
+        found = gpu.measure(config, batch, group, settings, dtype=torch.float32, rounds=1)
     finally:
         stop_process_group()
     assert found.seconds > 0

@@ -112,7 +112,7 @@ def peak() -> int:
 
 
 @torch.no_grad()
-def full_state_on_rank0(state: nn.Module | Mapping[str, Tensor], world: ProcessGroup) -> Iterator[tuple[str, Tensor]]:
+def full_state_on_rank0(state: nn.Module | Mapping[str, Tensor], group: ProcessGroup) -> Iterator[tuple[str, Tensor]]:
     """Whole tensors on the CPU, by name, one at a time and on rank 0 alone; the other ranks get none.
 
     `state`: a mapping, or a model for its parameters and persistent buffers. Every rank must run the iterator to
@@ -121,10 +121,10 @@ def full_state_on_rank0(state: nn.Module | Mapping[str, Tensor], world: ProcessG
     tensors = state.state_dict() if isinstance(state, nn.Module) else state
     for name, tensor in tensors.items():
         if isinstance(tensor, DTensor):
-            moved = tensor.to(world.device)  # where it is gathered, which an offloaded one is not
+            moved = tensor.to(group.device)  # where it is gathered, which an offloaded one is not
             assert isinstance(moved, DTensor)
             tensor = moved.full_tensor()
-        if world.rank == 0:
+        if group.rank == 0:
             yield name, tensor.cpu()
 
 

@@ -31,14 +31,14 @@ def build_corpus(folder: Path) -> Path:
     """42 samples that are answered by pictures and 14 that are answered in words; a fifth is held out."""
     told = folder / "told" / "train"
     told.mkdir(parents=True)
-    data = b"".join(_told(number) for number in range(14))
+    data = b"".join(_summary(number) for number in range(14))
     (told / "understanding-00000.tar").write_bytes(data + END)
     sources = ("world:42?size=64", f"webdataset:{told.parent}?splits=new")
     corpora.build(folder / "corpus", *sources, splits={"train": 80, "val": 20})
     return folder / "corpus"
 
 
-def _told(number: int) -> bytes:
+def _summary(number: int) -> bytes:
     """A question about a picture, as a shard holds it; every other one has no picture."""
     pictures = [corpora.picture("png", 500 + number)] if number % 2 else []
     sample = Sample(

@@ -13,7 +13,7 @@ from pipelines.train.distributed.process_group import ProcessGroup
 
 
 @torch.no_grad()
-def clip_grad_norm(parameters: Iterable[Tensor], world: ProcessGroup, max_norm: float) -> Tensor:
+def clip_grad_norm(parameters: Iterable[Tensor], group: ProcessGroup, max_norm: float) -> Tensor:
     """Scale gradients down to a norm of `max_norm` over all ranks; returns the norm before, [] float32.
 
     Nothing waits for the device. A norm that is not finite makes every gradient NaN or zero: do not step then.
@@ -22,17 +22,17 @@ def clip_grad_norm(parameters: Iterable[Tensor], world: ProcessGroup, max_norm: 
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     sharded = [gradient.to_local() for gradient in gradients if isinstance(gradient, DTensor)]
     plain = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
-    device = next((gradient.device for gradient in (*sharded, *plain)), world.device)
+    device = next((gradient.device for gradient in (*sharded, *plain)), group.device)
     squares = _squares(sharded, device)
-    if world.mesh is not None:
+    if group.mesh is not None:
         # Over all ranks, copies included: sums in another order would let the copies drift apart.
         dist.all_reduce(squares)
-        squares /= world.size // world.mesh["shard"].size()
+        squares /= group.size // group.mesh["shard"].size()
     norm = (squares + _squares(plain, device)).sqrt()
     factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     for gradient in (*sharded, *plain):
         gradient.mul_(factor.to(gradient.dtype))
-    return norm.to(world.device)
+    return norm.to(group.device)
 
 
 def _squares(tensors: list[Tensor], device: torch.device) -> Tensor:

@@ -20,7 +20,7 @@ _TORCHRUN = "TORCHELASTIC_RUN_ID"
 
 
 @dataclass(frozen=True)
-class Started:
+class LauncherRank:
     """This process's place among those that a launcher has started; `meets`: whether it was told where they meet."""
 
     rank: int
@@ -29,7 +29,7 @@ class Started:
     meets: bool = True
 
 
-def by_launcher(variables: Mapping[str, str] = os.environ, *, meeting: bool = True) -> Started | None:
+def launcher_rank(variables: Mapping[str, str] = os.environ, *, meeting: bool = True) -> LauncherRank | None:
     """The place that a launcher gave this process; None where there is no launcher.
 
     Without `meeting`, where the ranks meet may be missing: what does not fit the ranks is said before that.
@@ -42,7 +42,7 @@ def by_launcher(variables: Mapping[str, str] = os.environ, *, meeting: bool = Tr
         if _RANK in there and _SIZE in there and (_whole(there[_SIZE]) or 0) > 1:
             rank, size = _whole(there[_RANK]), _whole(there[_SIZE])
             if not meeting and rank is not None and size is not None and rank < size:
-                return Started(rank, size, _whole(variables.get(_LOCAL, "0")) or 0, meets=False)
+                return LauncherRank(rank, size, _whole(variables.get(_LOCAL, "0")) or 0, meets=False)
             raise ConfigError(
                 f"{_said(there)} say that a launcher started this process as one of {there[_SIZE]}, but not where they "
                 f"meet ({' and '.join(missing)} missing): set what is missing, or unset {_RANK} and {_SIZE}, or give "
@@ -56,19 +56,19 @@ def by_launcher(variables: Mapping[str, str] = os.environ, *, meeting: bool = Tr
         raise ConfigError(
             f"{_said(told)} do not fit together as a launcher sets them: unset {' '.join(told)}, or give --nproc"
         )
-    return Started(rank, size, local_rank)
+    return LauncherRank(rank, size, local_rank)
 
 
-def settle(*, chosen: bool, nproc: int) -> Started | None:
+def resolve_launcher(*, chosen: bool, nproc: int) -> LauncherRank | None:
     """Who starts the ranks: a launcher that has done so already, or, for None, this process.
 
     `chosen`: the user said how many (--nproc, --nnodes or --rdzv), which counts more than variables do. What is set
-    aside is said on standard error. Raises ConfigError as `by_launcher` does, and where torchrun has started several
+    aside is said on standard error. Raises ConfigError as `launcher_rank` does, and where torchrun has started several
     of us and each was told to start more.
     """
     left = [name for name in (_RANK, _SIZE, _LOCAL) if name in os.environ]
     if not chosen:
-        started = by_launcher()
+        started = launcher_rank()
         if started is None and left:
             _say(f"{_said({name: os.environ[name] for name in left})} {_are(left)} no launcher's, and set aside")
         return started
@@ -84,7 +84,7 @@ def settle(*, chosen: bool, nproc: int) -> Started | None:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def without_launcher_env() -> Iterator[None]:
     """Without the variables of any launcher, so that nothing reads them."""
     names = [name for name in os.environ if name in (*_NEEDED, _LOCAL) or name.startswith("TORCHELASTIC_")]
     before = {name: os.environ.pop(name) for name in names}

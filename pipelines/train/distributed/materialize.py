@@ -21,24 +21,24 @@ from sigma_model.state_dict_adapter import released_name
 def load_weights_sharded(
     model: SigmaModel,
     directory: Path,
-    world: ProcessGroup,
+    group: ProcessGroup,
     *,
     dtype: torch.dtype,
-    learning: torch.dtype | None = None,
+    trainable: torch.dtype | None = None,
     vision: bool = True,
-    apart: Mapping[str, torch.Size] = {},
+    left_out: Mapping[str, torch.Size] = {},
 ) -> None:
     """Fill a parallelized model on the meta device from a released directory; a rank reads its own rows alone.
 
-    All becomes `dtype`, but what learns `learning` where that is given. Low-rank additions keep their type and become
+    All becomes `dtype`, but what learns `trainable` where that is given. Low-rank additions keep their type and become
     zero: `init_lora` draws them. The attribute tokens' own rows become zero, too: `write_rows` fills them. `vision` as
-    in `load_model`; `apart`: names and shapes of what the files hold and the model has not, for the caller to read.
+    in `load_model`; `left_out`: names and shapes of what the files hold and the model has not, for the caller to read.
     Memory: this rank's share, and its rows of one tensor more. Raises ConfigError as
     `sigma_model.checkpoint_io.load_weights` does, before any data is read.
     """
     stored = Checkpoint(Path(directory), vision=vision, config=model.config)
     wanted = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if not _added(name)}
-    shapes = {**apart, **{name: tensor.shape for name, tensor in wanted.items()}}
+    shapes = {**left_out, **{name: tensor.shape for name, tensor in wanted.items()}}
     stored.check({released_name(name): shape for name, shape in shapes.items()})
     ours = {released_name(name): name for name in wanted}
 
@@ -47,11 +47,11 @@ def load_weights_sharded(
 
     # An attribute projection, which files may lack, is not in their order, and stays zero then.
     order = [ours[name] for name in stored.in_order() if name in ours]
-    _materialize(model, world, dtype, learning, order, read)
+    _materialize(model, group, dtype, trainable, order, read)
 
 
 def init_weights_sharded(
-    model: SigmaModel, seed: int, world: ProcessGroup, *, dtype: torch.dtype, learning: torch.dtype | None = None
+    model: SigmaModel, seed: int, group: ProcessGroup, *, dtype: torch.dtype, trainable: torch.dtype | None = None
 ) -> None:
     """Fill a parallelized model on the meta device with what training from scratch starts from.
 
@@ -64,15 +64,15 @@ def init_weights_sharded(
     def draw(name: str, part: Tensor, rows: tuple[int, int]) -> None:
         part.copy_(fresh_tensor(model.config, name, shapes[name], seed=seed)[rows[0] : rows[1]])
 
-    _materialize(model, world, dtype, learning, order, draw)
+    _materialize(model, group, dtype, trainable, order, draw)
 
 
 @torch.no_grad()
 def _materialize(
     model: SigmaModel,
-    world: ProcessGroup,
+    group: ProcessGroup,
     dtype: torch.dtype,
-    learning: torch.dtype | None,
+    trainable: torch.dtype | None,
     order: Iterable[str],
     fill: Callable[[str, Tensor, tuple[int, int]], None],
 ) -> None:
@@ -80,12 +80,12 @@ def _materialize(
     for name, tensor in model.state_dict(keep_vars=True).items():
         assert tensor.is_meta, f"{name} is not on the meta device"
         if not is_lora(name):
-            wanted = learning if learning is not None and tensor.requires_grad else dtype
+            wanted = trainable if trainable is not None and tensor.requires_grad else dtype
             assign(model, name, tensor.detach().to(wanted))
-    model.to_empty(device="cpu" if world.offload else world.device)
+    model.to_empty(device="cpu" if group.offload else group.device)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, buffer.to(world.device))
+            setattr(module, name, buffer.to(group.device))
     tensors = model.state_dict(keep_vars=True)
     for tensor in tensors.values():
         local_part(tensor).zero_()

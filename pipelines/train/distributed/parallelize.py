@@ -21,8 +21,8 @@ from pipelines.train.distributed.process_group import ProcessGroup
 from sigma_model.model import SigmaModel
 
 
-def parallelize(model: SigmaModel, world: ProcessGroup, settings: ParallelSettings, *, dtype: torch.dtype) -> None:
-    """Make a model ready for this world, in place; names of parameters stay what they are.
+def parallelize(model: SigmaModel, group: ProcessGroup, settings: ParallelSettings, *, dtype: torch.dtype) -> None:
+    """Make a model ready for these ranks, in place; names of parameters stay what they are.
 
     `dtype` is what layers compute in; gradients are reduced in float32 and summed over ranks. Without a mesh a model
     computes in the type of its parameters (see `mixed` of `start_process_group`). The trainable parameters
@@ -36,12 +36,12 @@ def parallelize(model: SigmaModel, world: ProcessGroup, settings: ParallelSettin
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
         if settings.compile and number < len(model.backbone.layers):
             layer.forward = torch.compile(layer.forward)
-    if world.mesh is None:
+    if group.mesh is None:
         return
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     offload = CPUOffloadPolicy() if settings.offload else OffloadPolicy()
     for module in (*layers, model):
-        unit = fully_shard(module, mesh=world.mesh, mp_policy=policy, offload_policy=offload)
+        unit = fully_shard(module, mesh=group.mesh, mp_policy=policy, offload_policy=offload)
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)  # gloo knows no other
 

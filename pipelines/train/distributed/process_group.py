@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
 from pipelines.train.config import ParallelSettings
-from pipelines.train.distributed.launcher_env import Started, by_launcher
+from pipelines.train.distributed.launcher_env import LauncherRank, launcher_rank
 from pipelines.train.distributed.rank_agreement import compare
 from sigma_data.errors import ConfigError, SigmaError
 
@@ -48,6 +48,11 @@ class ProcessGroup:
     store: Store | None = field(default=None, compare=False, repr=False)
     """What all ranks share; None where there are no others."""
 
+    @classmethod
+    def single(cls) -> ProcessGroup:
+        """A process that works alone, on the CPU."""
+        return cls(rank=0, size=1, local_rank=0, device=torch.device("cpu"), mesh=None)
+
 
 def start_process_group(
     settings: ParallelSettings,
@@ -57,7 +62,7 @@ def start_process_group(
     mixed: bool = False,
     facts: Mapping[str, str] | None = None,
 ) -> ProcessGroup:
-    """Join the ranks that torch's launcher started, or start a world of one where there is no launcher.
+    """Join the ranks that torch's launcher started, or be the only rank where there is no launcher.
 
     `device`: auto, cpu or cuda; auto is a GPU where there is one. `timeout_s` seconds is how long ranks wait for
     one another. `mixed` says that the model computes in another type than its parameters have: in one process, too,
@@ -65,7 +70,7 @@ def start_process_group(
     undoes what this does to the process. Raises ConfigError where the settings do not fit the ranks or
     the machine, and where ranks cannot meet or differ.
     """
-    started = by_launcher(meeting=False) or Started(0, 1, 0)
+    started = launcher_rank(meeting=False) or LauncherRank(0, 1, 0)
     rank, size, local_rank = started.rank, started.size, started.local_rank
     store = _met(size) if started.meets else None
     if facts is not None and store is not None and size > 1:
@@ -84,7 +89,7 @@ def start_process_group(
         fitting = ", ".join(str(count) for count in range(1, size + 1) if size % count == 0)
         raise ConfigError(f"parallel.shard: {shard} does not divide the {size} ranks: choose one of {fitting}")
     if not started.meets:
-        by_launcher()  # raises, saying what is missing
+        launcher_rank()  # raises, saying what is missing
     chosen = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(chosen)
@@ -130,33 +135,33 @@ def first_line(error: BaseException) -> str:
 
 
 def stop_process_group() -> None:
-    """Leave the ranks, and compute with as many threads as before; nothing where there is no world."""
+    """Leave the ranks, and compute with as many threads as before; nothing if there is no process group."""
     if dist.is_initialized():
         dist.destroy_process_group()
     while _threads_before:
         torch.set_num_threads(_threads_before.pop())
 
 
-def all_reduce_sum(tensor: Tensor, world: ProcessGroup) -> Tensor:
+def all_reduce_sum(tensor: Tensor, group: ProcessGroup) -> Tensor:
     """The sum of a tensor over all ranks; the tensor itself stays as it is."""
     total = tensor.clone()
-    if world.size > 1:
+    if group.size > 1:
         dist.all_reduce(total)
     return total
 
 
-def together(world: ProcessGroup, act: Callable[[], _Value]) -> _Value:
+def on_all_ranks(group: ProcessGroup, act: Callable[[], _Value]) -> _Value:
     """Do something on all ranks; what a user can mend on one of them is raised on all, so that none waits for it."""
     value: _Value | None = None
     mine: SigmaError | None = None
     try:
         value = act()
     except SigmaError as error:
-        if world.size == 1:
+        if group.size == 1:
             raise
         mine = error
-    if world.size > 1:
-        told: list[Any] = [None] * world.size
+    if group.size > 1:
+        told: list[Any] = [None] * group.size
         dist.all_gather_object(told, mine and (type(mine), str(mine), socket.gethostname()))
         if mine is not None:
             raise mine
@@ -167,22 +172,22 @@ def together(world: ProcessGroup, act: Callable[[], _Value]) -> _Value:
     return cast(_Value, value)
 
 
-def first_on_rank0(world: ProcessGroup, act: Callable[[], _Value]) -> _Value:
+def rank0_first(group: ProcessGroup, act: Callable[[], _Value]) -> _Value:
     """Do something on rank 0 while the others wait, then on them: what it leaves behind is made once."""
-    value = together(world, lambda: act() if world.rank == 0 else None)
-    others = together(world, lambda: act() if world.rank != 0 else None)
-    return cast(_Value, value if world.rank == 0 else others)
+    value = on_all_ranks(group, lambda: act() if group.rank == 0 else None)
+    others = on_all_ranks(group, lambda: act() if group.rank != 0 else None)
+    return cast(_Value, value if group.rank == 0 else others)
 
 
-def from_rank0(world: ProcessGroup, act: Callable[[], _Value]) -> _Value:
+def from_rank0(group: ProcessGroup, act: Callable[[], _Value]) -> _Value:
     """What rank 0 finds out, on all ranks."""
-    told = [act() if world.rank == 0 else None]
-    if world.size > 1:
+    told = [act() if group.rank == 0 else None]
+    if group.size > 1:
         dist.broadcast_object_list(told, src=0)
     return cast(_Value, told[0])
 
 
-def barrier(world: ProcessGroup) -> None:
+def barrier(group: ProcessGroup) -> None:
     """Wait for all ranks."""
-    if world.size > 1:
-        dist.barrier(device_ids=[world.local_rank] if world.device.type == "cuda" else None)
+    if group.size > 1:
+        dist.barrier(device_ids=[group.local_rank] if group.device.type == "cuda" else None)

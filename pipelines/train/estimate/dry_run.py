@@ -14,27 +14,27 @@ import numpy as np
 import torch
 
 from pipelines.plan.planner import open_planner
-from pipelines.train.attribute_tokens import Likeness, check_token_init, likeness_of
+from pipelines.train.attribute_tokens import RowSimilarity, check_token_init, start_rows_similarity
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.estimate.flops import parameters_of
-from pipelines.train.estimate.memory import Estimate, Planned, estimate
+from pipelines.train.estimate.memory import EpochWork, Estimate, estimate
 from pipelines.train.preflight import check_autoencoder, check_optimizer, check_out, check_shards, has_weights
 from pipelines.train.run import CHECKPOINTS, training_config
 from pipelines.train.settings_checks import (
-    Epoch,
-    check_learning,
+    EpochContent,
     check_machine,
     check_projection,
     check_quantized,
     check_settings,
+    check_trainable,
     model_warnings,
     warnings,
 )
-from pipelines.train.start_from import start_blueprint
+from pipelines.train.start_from import start_description
 from pipelines.train.token_rows import ROWS, TABLE
-from pipelines.train.validation import heldout_planner
+from pipelines.train.validation import validation_planner
 from sigma_data.errors import ConfigError
 from sigma_data.loading.loader import check_state
 from sigma_data.planning.plan import Planner
@@ -50,7 +50,7 @@ _LISTED = 5
 
 
 @dataclass(frozen=True)
-class Weights:
+class WeightFiles:
     """The files a run starts from, as their headers describe them."""
 
     tensors: int
@@ -59,7 +59,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Seen:
+class CorpusShards:
     """A corpus whose shards are all there. `samples`: of the first epoch."""
 
     name: str
@@ -70,7 +70,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Packs:
+class PlanSummary:
     """A plan in short. `used`: packs that are worked off, all of an epoch or those of a validation."""
 
     samples: int
@@ -80,7 +80,7 @@ class Packs:
 
 
 @dataclass(frozen=True)
-class Resumed:
+class ResumePoint:
     """The checkpoint that a run would go on from, and the next pack there."""
 
     step: int
@@ -96,18 +96,18 @@ class DryRun:
     """
 
     model: str
-    weights: Weights | None
-    tokens: Likeness | None
+    weights: WeightFiles | None
+    tokens: RowSimilarity | None
     autoencoder: str
-    corpora: tuple[Seen, ...]
+    corpora: tuple[CorpusShards, ...]
     budget: int
-    epoch: Packs
-    held_out: Packs | None
+    epoch: PlanSummary
+    held_out: PlanSummary | None
     not_held_out: str
     left_out: tuple[Mapping[str, Any], ...]
     out: str
     free: int
-    resumed: Resumed | None
+    resumed: ResumePoint | None
     estimate: Estimate
     warnings: tuple[str, ...] = ()
     """What is possible and hardly meant, and what this machine could not carry out."""
@@ -168,7 +168,7 @@ class DryRun:
         return "\n".join([*lines, ""])
 
 
-def _corpus(seen: Seen) -> str:
+def _corpus(seen: CorpusShards) -> str:
     shards = f"{counted(seen.shards, 'shard')} of {format_bytes(seen.bytes)}, all there"
     return f"{seen.path}: {counted(seen.samples, 'sample')} an epoch; {shards}"
 
@@ -183,40 +183,40 @@ def dry_run(config: TrainConfig, *, ranks: int = 1, quiet: bool = False) -> DryR
     _check_ranks(config, ranks)
     check_optimizer(config, ranks)
     free = check_out(config.out)
-    blueprint = start_blueprint(config)
-    shape = training_config(blueprint.config, config)
-    vae = check_autoencoder(blueprint, shape)
-    weights = _check_weights(config, blueprint, shape)
+    description = start_description(config)
+    shape = training_config(description.config, config)
+    vae = check_autoencoder(description, shape)
+    weights = _check_weights(config, description, shape)
     parameters = parameters_of(shape, config.freeze, config.lora)
-    learning = parameters.learning
-    learn = not learning.isdisjoint((ROWS, TABLE))
+    trainable = parameters.trainable
+    learn = not trainable.isdisjoint((ROWS, TABLE))
     check_token_init(config, learn=learn)
-    tokens = likeness_of(config, blueprint.directory, shape, blueprint.encoder, learn=learn)
-    planner = open_planner(config.data, blueprint, cache=config.loader.cache, quiet=quiet)
+    tokens = start_rows_similarity(config, description.directory, shape, description.encoder, learn=learn)
+    planner = open_planner(config.data, description, cache=config.loader.cache, quiet=quiet)
     sizes = [check_shards(index) for index in planner.indexes]
     kinds = planner.kinds()
-    check_quantized(config, learning)
-    check_learning(config, learning, kinds)
-    check_projection(config, learning, released=blueprint.config.attribute_projection)
-    held, not_held_out = heldout_planner(config, planner)
+    check_quantized(config, trainable)
+    check_trainable(config, trainable, kinds)
+    check_projection(config, trainable, released=description.config.attribute_projection)
+    held, not_held_out = validation_planner(config, planner)
     resumed = _resumed(config, planner)
     plan = planner.plan(0)
     drawn = np.bincount(plan.draws.corpus, minlength=len(sizes)).tolist()
-    planned = Planned.of(planner, stride=shape.vae.downsample)
+    planned = EpochWork.of(planner, stride=shape.vae.downsample)
     whole = estimate(config, shape, planned, ranks=ranks)
-    epoch = Epoch(kinds, len(plan.draws.row), len(plan), len(planner.unfit))
+    epoch = EpochContent(kinds, len(plan.draws.row), len(plan), len(planner.unfit))
     return DryRun(
-        model=blueprint.directory.resolve().name,
+        model=description.directory.resolve().name,
         weights=weights,
         tokens=tokens,
         autoencoder=str(vae),
         corpora=tuple(
-            Seen(corpus.title, corpus.path, samples, *shards)
+            CorpusShards(corpus.title, corpus.path, samples, *shards)
             for corpus, samples, shards in zip(config.data.corpora, drawn, sizes, strict=True)
         ),
         budget=config.data.budget,
-        epoch=_packs(planner, len(plan)),
-        held_out=None if held is None else _packs(held, config.validation.packs),
+        epoch=_plan_summary(planner, len(plan)),
+        held_out=None if held is None else _plan_summary(held, config.validation.packs),
         not_held_out=not_held_out,
         left_out=tuple(vars(unfit) for unfit in planner.unfit),
         out=str(config.out),
@@ -247,31 +247,30 @@ def _check_ranks(config: TrainConfig, ranks: int) -> None:
         raise ConfigError(f"parallel.shard: {shard} does not divide {counted(ranks, 'rank')}: set it, or --ranks")
 
 
-def _check_weights(config: TrainConfig, blueprint: ModelDescription, shape: ModelConfig) -> Weights | None:
+def _check_weights(config: TrainConfig, description: ModelDescription, shape: ModelConfig) -> WeightFiles | None:
     """The weights' names and shapes; None for a preset that has none. Raises ConfigError where they do not fit."""
-    directory = blueprint.directory
-    if not has_weights(config, blueprint):
+    directory = description.directory
+    if not has_weights(config, description):
         return None
     stored = Checkpoint(directory, vision=config.model.vision, config=shape)
     with torch.device("meta"):
         stored.check(expected(SigmaModel(shape)))
-    return Weights(len(stored.tensors), len(stored.files), sum(path.stat().st_size for path in stored.files))
+    return WeightFiles(len(stored.tensors), len(stored.files), sum(path.stat().st_size for path in stored.files))
 
 
-def _packs(planner: Planner, most: int) -> Packs:
+def _plan_summary(planner: Planner, most: int) -> PlanSummary:
     """The first epoch of a plan in short, `most` packs of which are used."""
     plan = planner.plan(0)
     fill = float(plan.fills.sum() / (len(plan) * planner.settings.budget))
-    return Packs(len(plan.draws.row), len(plan), min(most, len(plan)), round(fill, 5))
+    return PlanSummary(len(plan.draws.row), len(plan), min(most, len(plan)), round(fill, 5))
 
 
-def _resumed(config: TrainConfig, planner: Planner) -> Resumed | None:
+def _resumed(config: TrainConfig, planner: Planner) -> ResumePoint | None:
     """Where the run would go on. Raises ConfigError where the data is not what the checkpoint was trained on."""
-    alone = ProcessGroup(rank=0, size=1, local_rank=0, device=torch.device("cpu"), mesh=None)
-    checkpointer = Checkpointer(config.out / CHECKPOINTS, alone, config.checkpoint)
+    checkpointer = Checkpointer(config.out / CHECKPOINTS, ProcessGroup.single(), config.checkpoint)
     step = checkpointer.latest()
     if step is None:
         return None
     extra = checkpointer.load(step, {}, part=True)
     position = check_state(extra["data"], planner)
-    return Resumed(step, position.epoch, position.pack)
+    return ResumePoint(step, position.epoch, position.pack)

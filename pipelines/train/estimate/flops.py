@@ -135,11 +135,11 @@ class Parameters:
     """The network's parameters by name, low-rank additions included, and which of them learn."""
 
     shapes: Mapping[str, tuple[int, ...]]
-    learning: frozenset[str]
+    trainable: frozenset[str]
 
-    def learns_in(self, module: str) -> bool:
+    def trains(self, module: str) -> bool:
         """Whether anything in a module learns."""
-        return any(name.startswith(f"{module}.") for name in self.learning)
+        return any(name.startswith(f"{module}.") for name in self.trainable)
 
 
 @cache
@@ -153,8 +153,8 @@ def parameters_of(config: ModelConfig, frozen: FreezeSettings, lora: LoraSetting
     if frozen.except_attribute_tokens:
         add_token_rows(model, range(len(ATTRIBUTES)))
     parameters = dict(model.named_parameters())
-    learning = frozenset(name for name, parameter in parameters.items() if parameter.requires_grad)
-    return Parameters({name: tuple(parameter.shape) for name, parameter in parameters.items()}, learning)
+    trainable = frozenset(name for name, parameter in parameters.items() if parameter.requires_grad)
+    return Parameters({name: tuple(parameter.shape) for name, parameter in parameters.items()}, trainable)
 
 
 def training_flops(
@@ -219,7 +219,7 @@ class _Walk:
 
     def __init__(self, parameters: Parameters, *, freeze_und: bool, checkpointing: str) -> None:
         self.parameters = parameters
-        self.learns = parameters.learns_in
+        self.learns = parameters.trains
         self._freeze_und = freeze_und
         self._every = {"none": 0, "selective": 2, "full": 1}[checkpointing]  # as `parallel.parallelize` does
         self.forward: Counter[str] = Counter()
@@ -244,7 +244,7 @@ class _Walk:
         self.forward[tokens] += rate
         self._ending = tokens, rate
         if recorded:
-            self.backward[tokens] += rate * ((weight in self.parameters.learning) + needs)
+            self.backward[tokens] += rate * ((weight in self.parameters.trainable) + needs)
         if f"{name}.lora_A.weight" in self.parameters.shapes:
             inner = self.linear(f"{name}.lora_A", tokens, needs, recorded=recorded)
             self.linear(f"{name}.lora_B", tokens, inner, recorded=recorded)

@@ -49,7 +49,7 @@ _PARTS = (
 
 
 @dataclass(frozen=True)
-class Planned:
+class EpochWork:
     """An epoch: its packs and samples, and the work of `looked_at` packs of it."""
 
     packs: int
@@ -58,7 +58,7 @@ class Planned:
     work: Work
 
     @classmethod
-    def of(cls, planner: Planner, *, stride: int, epoch: int = 0, most: int = 64) -> Planned:
+    def of(cls, planner: Planner, *, stride: int, epoch: int = 0, most: int = 64) -> EpochWork:
         """Look at `most` packs of an epoch, evenly spread, by their lengths alone; no picture is read.
 
         `stride`: pixels a latent token covers on a side. The pairs are those without the group mask, which hides
@@ -129,8 +129,8 @@ class Estimate:
 
     def show(self) -> str:
         """A table for a person."""
-        whole, learning = (sum(counts[place] for counts in self.parameters.values()) for place in (0, 1))
-        lines = [("parameters", f"{whole:,}", f"{learning:,} learn")]
+        whole, trainable = (sum(counts[place] for counts in self.parameters.values()) for place in (0, 1))
+        lines = [("parameters", f"{whole:,}", f"{trainable:,} learn")]
         lines += [(f"  {part}", f"{counts[0]:,}", f"{counts[1]:,}") for part, counts in self.parameters.items()]
         lines += [("memory of a rank", _size(self.memory_peak), "at its peak, but for CUDA itself and fragments")]
         lines += [(f"  {part}", _size(size), "") for part, size in self.memory.items()]
@@ -152,7 +152,7 @@ class Estimate:
 
 
 def estimate(
-    config: TrainConfig, model_config: ModelConfig, planned: Planned, *, ranks: int, on_gpu: bool = True
+    config: TrainConfig, model_config: ModelConfig, planned: EpochWork, *, ranks: int, on_gpu: bool = True
 ) -> Estimate:
     """What a run on `ranks` devices takes. `on_gpu` settles what `model.dtype` auto means.
 
@@ -180,13 +180,13 @@ def estimate(
         for device in DEVICES
         if (peak := peak_flops(device, torch.bfloat16)) is not None
     }
-    average = 4 * memory.learning if config.ema is not None else 0
+    average = 4 * memory.trainable if config.ema is not None else 0
     return Estimate(
         parameters=_by_part(parameters),
         memory=memory.parts(),
         memory_peak=memory.peak(),
         host=memory.host(),
-        checkpoint=memory.learning_bytes + memory.moments + 4 * len(parameters.learning) + average,
+        checkpoint=memory.trainable_bytes + memory.moments + 4 * len(parameters.trainable) + average,
         checkpoints_kept=config.checkpoint.keep,
         ranks=ranks,
         steps=steps,
@@ -220,10 +220,10 @@ class Memory:
         self._c = {"auto": 2 if on_gpu else 4, "float32": 4, "bfloat16": 2}[config.model.dtype]
         master = {"float32": 4, "bfloat16": 2}[config.model.master]
         sizes = {name: math.prod(shape) for name, shape in parameters.shapes.items()}
-        self.learning = sum(sizes[name] for name in parameters.learning)
-        self.learning_bytes = self.learning * (4 if config.lora is not None else master)
+        self.trainable = sum(sizes[name] for name in parameters.trainable)
+        self.trainable_bytes = self.trainable * (4 if config.lora is not None else master)
         eight_bit = config.optimizer.states == "8bit"
-        self.moments = sum(moment_bytes(parameters.shapes[name], eight_bit=eight_bit) for name in parameters.learning)
+        self.moments = sum(moment_bytes(parameters.shapes[name], eight_bit=eight_bit) for name in parameters.trainable)
         kind = Quantization(config.model.quantize) if config.model.quantize is not None else None
         few = [name for name in sizes if kind is not None and is_quantised(name)]
         self._quantised = sum((stored_bytes(kind, parameters.shapes[name]) for name in few if kind is not None), 0.0)
@@ -231,7 +231,7 @@ class Memory:
             self._c + (8 if kind is Quantization.FP8 else 0)
         )
         self._sizes = {name: size for name, size in sizes.items() if name not in few}
-        self._frozen_bytes = (sum(self._sizes.values()) - self.learning) * self._c
+        self._frozen_bytes = (sum(self._sizes.values()) - self.trainable) * self._c
         self._fsdp = ranks > 1 or master != self._c or config.parallel.offload
         scale = config.data.budget / max(1, work.tokens)
         self._counts: dict[str, float] = {name: count * scale for name, count in asdict(work).items()}
@@ -280,12 +280,12 @@ class Memory:
         Parameters: m each that learns, c each frozen one. Gradients m, two moments 8, average 4 each that learns;
         moments of 8 bits are 2 and 8 for 256 of a row. Quantised weights as `stored_bytes` says, whole on every rank.
         """
-        learning = self.learning_bytes / self._shard
-        average = 4 * self.learning / self._shard if self._config.ema is not None else 0
+        trainable = self.trainable_bytes / self._shard
+        average = 4 * self.trainable / self._shard if self._config.ema is not None else 0
         return {
-            "parameters": learning + self._frozen_bytes / self._shard,
+            "parameters": trainable + self._frozen_bytes / self._shard,
             **({"quantised weights": self._quantised} if self._quantised else {}),
-            "gradients": learning,
+            "gradients": trainable,
             "optimiser": self.moments / self._shard,
             "average (EMA)": average,
         }
@@ -300,7 +300,7 @@ class Memory:
         if not self._fsdp:
             return 0
         layers: dict[str, int] = {}
-        learning: dict[str, int] = {}
+        trainable: dict[str, int] = {}
         root = 0
         for name, size in self._sizes.items():
             if ".layers." not in name:
@@ -308,8 +308,8 @@ class Memory:
                 continue
             prefix = ".".join(name.split(".", name.split(".").index("layers") + 2)[:-1])
             layers[prefix] = layers.get(prefix, 0) + size
-            learning[prefix] = learning.get(prefix, 0) + size * (name in self._parameters.learning)
-        return (root + 2 * max(layers.values())) * self._c + max(learning.values()) * (self._c + 4)
+            trainable[prefix] = trainable.get(prefix, 0) + size * (name in self._parameters.trainable)
+        return (root + 2 * max(layers.values())) * self._c + max(trainable.values()) * (self._c + 4)
 
     def _activations(self) -> tuple[float, float]:
         """Numbers that are kept for the backward pass, and those of the largest layer that is computed again.
@@ -324,7 +324,7 @@ class Memory:
         count = self._model.language.num_hidden_layers
         layers = [self._layer(last=number == count - 1) for number in range(count)]
         inputs = [self._tokens * self._model.language.hidden_size] * count
-        if self._model.vision is not None and self._parameters.learns_in("vision"):
+        if self._model.vision is not None and self._parameters.trains("vision"):
             vision, patches = self._model.vision, self._counts["patch"]
             layers += [patches * (9 * vision.hidden_size + 2 * vision.intermediate_size)] * vision.num_hidden_layers
             inputs += [patches * vision.hidden_size] * vision.num_hidden_layers
@@ -344,7 +344,7 @@ class Memory:
         total = self._tokens * (3 * width + 2 * keys)
         for expert, with_loss in self._recorded().items():
             rows = self._counts[with_loss if last else expert]
-            learns = int(any(f".{expert}." in name for name in self._parameters.learning))
+            learns = int(any(f".{expert}." in name for name in self._parameters.trainable))
             total += self._counts[expert] * ((2 + learns) * width + keys)
             total += rows * ((1 + learns) * width + (3 + learns) * inner)
         return total
@@ -378,8 +378,8 @@ def _by_part(parameters: Parameters) -> dict[str, tuple[int, int]]:
     for name, shape in parameters.shapes.items():
         part = next(part for part, held in _PARTS if held in name)
         size = math.prod(shape)
-        whole, learning = counts[part]
-        counts[part] = whole + size, learning + size * (name in parameters.learning)
+        whole, trainable = counts[part]
+        counts[part] = whole + size, trainable + size * (name in parameters.trainable)
     return {part: found for part, found in counts.items() if found[0]}
 
 

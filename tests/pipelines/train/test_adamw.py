@@ -119,8 +119,8 @@ def test_small_steps_move_bfloat16_weights_as_far_as_float32_ones_on_average() -
     train(narrow, make_optimizer(narrow, settings(lr=2e-5)), steps)
     train(nearest, Optimizers([torch.optim.AdamW(nearest.parameters(), lr=2e-5, eps=1e-15, weight_decay=0.0)]), steps)
     moved = [float((flat(model) != start).double().mean()) for model in (wide, narrow, nearest)]
-    learning = (flat(wide) - start).abs() > 1e-4  # what has gone five steps in one direction
-    shift = [(flat(model) - start)[learning] for model in (wide, narrow, nearest)]
+    trainable = (flat(wide) - start).abs() > 1e-4  # what has gone five steps in one direction
+    shift = [(flat(model) - start)[trainable] for model in (wide, narrow, nearest)]
     sign = shift[0].sign()
     gone = [float((part * sign).mean() / (shift[0] * sign).mean()) for part in shift]
     assert moved[2] < 0.1 < moved[1], moved
@@ -145,9 +145,9 @@ def test_losses_fall_as_with_float32(dtype: torch.dtype, given: dict[str, Any]) 
 
 def stepped(given: dict[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
     """Parameters and states after three steps along gradients that are the same however many ranks there are."""
-    world = start_process_group(ParallelSettings(), device="cpu", timeout_s=20)
+    group = start_process_group(ParallelSettings(), device="cpu", timeout_s=20)
     model = tiny_model(dtype=dtype)
-    parallelize(model, world, ParallelSettings(), dtype=dtype)
+    parallelize(model, group, ParallelSettings(), dtype=dtype)
     optimizer = make_optimizer(model, settings(**given))
     for step in range(3):
         for name, parameter in model.named_parameters():
@@ -163,7 +163,7 @@ def stepped(given: dict[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {name: parameter.detach() for name, parameter in model.named_parameters()}
     for name, parameter in model.named_parameters():
         state |= {f"{name}.{what}": value for what, value in optimizer.state[parameter].items()}
-    found = {name: tensor.clone() for name, tensor in ranks.full_state_on_rank0(state, world)}
+    found = {name: tensor.clone() for name, tensor in ranks.full_state_on_rank0(state, group)}
     stop_process_group()
     return found
 

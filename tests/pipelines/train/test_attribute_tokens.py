@@ -14,7 +14,7 @@ from support.sequences import FIRST_ATTRIBUTE, attribute_id, case, one_thread, p
 from support.training_runs import build_corpus, run, same, saved, settings_of
 from torch import Tensor
 
-from pipelines.train.attribute_tokens import Likeness, choose_learning, start_rows
+from pipelines.train.attribute_tokens import RowSimilarity, choose_trainable, start_rows
 from pipelines.train.config import FreezeSettings, LoraSettings, OptimizerSettings, TrainConfig
 from pipelines.train.estimate.dry_run import dry_run
 from pipelines.train.export import export_run
@@ -249,21 +249,21 @@ def test_rows_that_start_anew_and_are_never_kept_are_refused(corpus: Path, weigh
 def test_likeness_is_of_all_pairs_and_names_the_nearest() -> None:
     rows = torch.eye(15)
     rows[3] = rows[1] + 0.1 * rows[2]
-    found = Likeness.of(rows, learn=False)
+    found = RowSimilarity.of(rows, learn=False)
     assert found.nearest == (ATTRIBUTES[1], ATTRIBUTES[3])
     assert found.most == pytest.approx(1 / 1.01**0.5)
     assert found.least == 0
     assert found.mean == pytest.approx((1 + 0.1) / 1.01**0.5 / 105)
     assert "nearly equal" in found.warning
-    assert Likeness.of(rows, learn=True).warning == ""
-    assert Likeness.of(torch.eye(15), learn=False).warning == ""
+    assert RowSimilarity.of(rows, learn=True).warning == ""
+    assert RowSimilarity.of(torch.eye(15), learn=False).warning == ""
 
 
 @pytest.mark.parametrize(
     "rows", [torch.zeros(15, 4), torch.ones(15, 4) * 1e-20, torch.ones(15, 4) * torch.arange(1, 16)[:, None]]
 )
 def test_rows_of_zeros_and_rows_that_differ_in_length_alone_are_alike(rows: Tensor) -> None:
-    assert Likeness.of(rows, learn=False).least == pytest.approx(1)
+    assert RowSimilarity.of(rows, learn=False).least == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("freeze", "warned"), [({"und": True}, True), (OURS, False), ({}, False)])
@@ -309,7 +309,7 @@ def test_only_the_bytes_of_the_rows_are_read(weights: Path, monkeypatch: pytest.
 def test_settings_choose_what_learns_in_one_place(tmp_path: Path) -> None:
     model = tiny_model()
     settings = settings_of(tmp_path, tmp_path, freeze=OURS, lora={"rank": 2})
-    choose_learning(model, TrainConfig.model_validate(settings), IDS)
-    learning = [name for name, p in model.named_parameters() if p.requires_grad]
-    assert ROWS in learning
-    assert all(".lora_" in name or name == ROWS for name in learning)
+    choose_trainable(model, TrainConfig.model_validate(settings), IDS)
+    trainable = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert ROWS in trainable
+    assert all(".lora_" in name or name == ROWS for name in trainable)

@@ -48,13 +48,13 @@ def alone() -> Iterator[ProcessGroup]:
 class Small:
     """A model with an optimiser and an average that have been used."""
 
-    def __init__(self, world: ProcessGroup, settings: ParallelSettings, *, seed: int) -> None:
+    def __init__(self, group: ProcessGroup, settings: ParallelSettings, *, seed: int) -> None:
         self.model: SigmaModel = tiny_model(seed=seed)
         self.model.freeze(vit=True)
-        parallelize(self.model, world, settings, dtype=torch.float32)
+        parallelize(self.model, group, settings, dtype=torch.float32)
         self.optimizer = make_optimizer(self.model, OptimizerSettings(lr=1e-2))
         self.ema = Ema(self.model.named_parameters(), EmaSettings(decay=0.9).decay)
-        self.batch = pack([case("paint <subject> the cat from <image_1>", pictures=2)], seed=world.rank)
+        self.batch = pack([case("paint <subject> the cat from <image_1>", pictures=2)], seed=group.rank)
         self.step()
 
     def step(self) -> None:
@@ -72,9 +72,9 @@ class Small:
         return {"model": dict(self.model.state_dict()), "optimizer": moments, "ema": self.ema.state_dict()}
 
 
-def whole(state: Mapping[str, Mapping[str, Tensor]], world: ProcessGroup) -> dict[str, Tensor]:
+def whole(state: Mapping[str, Mapping[str, Tensor]], group: ProcessGroup) -> dict[str, Tensor]:
     flat = {f"{section}/{name}": value for section, part in state.items() for name, value in part.items()}
-    return {name: tensor.clone() for name, tensor in ranks.full_state_on_rank0(flat, world)}
+    return {name: tensor.clone() for name, tensor in ranks.full_state_on_rank0(flat, group)}
 
 
 def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
@@ -83,11 +83,11 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 def saved(folder: Path, settings: ParallelSettings, how: CheckpointSettings, further: int) -> dict[str, Tensor]:
     """Save the state of a small run and train on meanwhile; returns the state that was saved."""
-    world = start_process_group(settings, device="cpu", timeout_s=20)
-    small = Small(world, settings, seed=1)
+    group = start_process_group(settings, device="cpu", timeout_s=20)
+    small = Small(group, settings, seed=1)
     small.step()
-    checkpointer = Checkpointer(folder, world, how)
-    expected = whole(small.state(), world)
+    checkpointer = Checkpointer(folder, group, how)
+    expected = whole(small.state(), group)
     extra = {"step": 2, "data": {"next": [3, 4]}}
     checkpointer.save(2, small.state(), extra)
     extra["step"] = 99
@@ -100,13 +100,13 @@ def saved(folder: Path, settings: ParallelSettings, how: CheckpointSettings, fur
 
 
 def loaded(folder: Path, settings: ParallelSettings) -> tuple[dict[str, Tensor], Any]:
-    world = start_process_group(settings, device="cpu", timeout_s=20)
-    small = Small(world, settings, seed=2)
-    checkpointer = Checkpointer(folder, world, ASYNC)
+    group = start_process_group(settings, device="cpu", timeout_s=20)
+    small = Small(group, settings, seed=2)
+    checkpointer = Checkpointer(folder, group, ASYNC)
     step = checkpointer.latest()
     assert step is not None
     extra = checkpointer.load(step, small.state())
-    state = whole(small.state(), world)
+    state = whole(small.state(), group)
     small.step()  # what was loaded is what is trained
     assert small.optimizer.state[small.model.lm_head.weight]["step"].item() == 3
     stop_process_group()
@@ -305,14 +305,14 @@ def test_a_tensor_that_is_stored_as_bytes_is_not_unpickled(tmp_path: Path, alone
 
 
 def full_disk(folder: Path, how: CheckpointSettings, only: int) -> str:
-    world = start_process_group(PLAIN, device="cpu", timeout_s=20)
-    checkpointer = Checkpointer(folder, world, how)
+    group = start_process_group(PLAIN, device="cpu", timeout_s=20)
+    checkpointer = Checkpointer(folder, group, how)
     checkpointer.save(1, state_of(1), {"step": 1})
     checkpointer.finish()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    if world.rank == only:
+    if group.rank == only:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
-    sharded = {"model": {"w": distribute_tensor(torch.randn(100_000), world.mesh, [Shard(0)])}}
+    sharded = {"model": {"w": distribute_tensor(torch.randn(100_000), group.mesh, [Shard(0)])}}
     try:
         checkpointer.save(2, sharded, {"step": 2})
         checkpointer.finish()
@@ -344,30 +344,30 @@ NUMBERS = 400_000
 
 def save_for_ever(folder: Path, log: Path) -> None:
     """Save on and on; the log names what is known to be complete, and is never ahead."""
-    world = start_process_group(PLAIN, device="cpu", timeout_s=20)
-    checkpointer = Checkpointer(folder, world, CheckpointSettings(keep=2))
+    group = start_process_group(PLAIN, device="cpu", timeout_s=20)
+    checkpointer = Checkpointer(folder, group, CheckpointSettings(keep=2))
     step = checkpointer.latest() or 0
     if step:
-        assert same_parts(checkpointer, world, step)
+        assert same_parts(checkpointer, group, step)
     while True:
         step += 1
-        checkpointer.save(step, parts_of(step, world), {"step": step})
-        if world.rank == 0:
+        checkpointer.save(step, parts_of(step, group), {"step": step})
+        if group.rank == 0:
             with log.open("a") as file:  # the save before is complete, for at most one is in flight
                 file.write(f"{step - 1}\n")
 
 
-def parts_of(step: int, world: ProcessGroup) -> dict[str, dict[str, Any]]:
+def parts_of(step: int, group: ProcessGroup) -> dict[str, dict[str, Any]]:
     state: dict[str, dict[str, Any]] = dict(state_of(step, numbers=NUMBERS))
-    if world.mesh is not None:
-        state["model"] = {n: distribute_tensor(t, world.mesh, [Shard(0)]) for n, t in state["model"].items()}
+    if group.mesh is not None:
+        state["model"] = {n: distribute_tensor(t, group.mesh, [Shard(0)]) for n, t in state["model"].items()}
     return state
 
 
-def same_parts(checkpointer: Checkpointer, world: ProcessGroup, step: int) -> bool:
-    state = parts_of(0, world)
+def same_parts(checkpointer: Checkpointer, group: ProcessGroup, step: int) -> bool:
+    state = parts_of(0, group)
     assert checkpointer.load(step, state)["step"] == step
-    found, expected = whole(state, world), whole(parts_of(step, world), world)
+    found, expected = whole(state, group), whole(parts_of(step, group), group)
     return same(found, expected)
 
 
@@ -405,37 +405,37 @@ def test_kills_at_random_moments_never_leave_a_checkpoint_that_is_not_whole(
 
 def memory(folder: Path, how: CheckpointSettings) -> dict[str, float]:
     """Growth of this process's peak memory while saving and loading, in shares of the parameters it holds."""
-    world = start_process_group(PLAIN, device="cpu", timeout_s=60)
-    assert world.mesh is not None
+    group = start_process_group(PLAIN, device="cpu", timeout_s=60)
+    assert group.mesh is not None
     rows = torch.arange(2000.0)[:, None].expand(2000, 1250)
     state: dict[str, dict[str, Any]] = {
-        "model": {f"w{n}": distribute_tensor(rows + n, world.mesh, [Shard(0)], src_data_rank=None) for n in range(20)}
+        "model": {f"w{n}": distribute_tensor(rows + n, group.mesh, [Shard(0)], src_data_rank=None) for n in range(20)}
     }
     for name, tensor in state["model"].items():  # of their own memory, not views of a whole
         state["model"][name] = tensor.clone()
     share = sum(tensor.to_local().nbytes for tensor in state["model"].values())
-    warm = {"model": {"w": distribute_tensor(torch.zeros(100), world.mesh, [Shard(0)])}}
-    first = Checkpointer(folder / "warm", world, how)
+    warm = {"model": {"w": distribute_tensor(torch.zeros(100), group.mesh, [Shard(0)])}}
+    first = Checkpointer(folder / "warm", group, how)
     first.save(1, warm, {"step": 1})
     first.finish()
     first.load(1, warm)
-    checkpointer = Checkpointer(folder / "run", world, how)
-    barrier(world)
+    checkpointer = Checkpointer(folder / "run", group, how)
+    barrier(group)
     found = {"share": float(share)}
     before = ranks.reset_peak()
     checkpointer.save(1, state, {"step": 1})
     checkpointer.finish()
     found["save"] = (ranks.peak() - before) / share
-    barrier(world)
+    barrier(group)
     before = ranks.reset_peak()
     checkpointer.save(2, state, {"step": 2})
     checkpointer.finish()
     found["again"] = (ranks.peak() - before) / share
-    barrier(world)
+    barrier(group)
     before = ranks.reset_peak()
     checkpointer.load(2, state)
     found["load"] = (ranks.peak() - before) / share
-    barrier(world)
+    barrier(group)
     stop_process_group()
     return found
 

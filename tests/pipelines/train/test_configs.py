@@ -35,7 +35,7 @@ def test_a_configuration_loads_and_freezes_something_that_is_there(name: str) ->
     settings = config(name)
     model = preset("tiny" if settings.model.path == "tiny" else "bagel-7b-mot")
     parameters = parameters_of(model, settings.freeze, settings.lora)
-    assert any(".gen." in learning for learning in parameters.learning)
+    assert any(".gen." in trainable for trainable in parameters.trainable)
     assert settings.data.budget <= model.language.max_position_embeddings
 
 
@@ -74,35 +74,35 @@ def test_the_recipe_trains_every_parameter_of_the_language_model() -> None:
     settings = config("sigma-bagel-7b")
     model = training_config(preset("bagel-7b-mot"), settings)
     parameters = parameters_of(model, settings.freeze, None)
-    assert parameters.learning == frozenset(parameters.shapes)
+    assert parameters.trainable == frozenset(parameters.shapes)
     released = json.loads((TESTS / "golden" / "bagel_7b_mot_keys.json").read_text())["keys"]
     fixed = {"latent_pos_embed.pos_embed", "vit_pos_embed.pos_embed"}
     vision = {name for name in released if name.startswith(("vit_model.", "connector."))}
-    assert {released_name(name) for name in parameters.learning} == set(released) - vision - fixed
+    assert {released_name(name) for name in parameters.trainable} == set(released) - vision - fixed
 
 
 @pytest.mark.parametrize("name", ["sigma-bagel-7b-frozen", "sigma-lora", "sigma-qlora"])
 def test_a_recipe_that_freezes_the_embeddings_trains_the_attribute_tokens_rows(name: str) -> None:
     settings = config(name)
     parameters = parameters_of(preset("bagel-7b-mot"), settings.freeze, settings.lora)
-    assert TABLE not in parameters.learning
-    assert ROWS in parameters.learning
+    assert TABLE not in parameters.trainable
+    assert ROWS in parameters.trainable
     assert parameters.shapes[ROWS] == (15, 3584)
 
 
 def test_the_frozen_recipe_trains_the_generation_branch_and_the_attribute_tokens_alone() -> None:
     settings = config("sigma-bagel-7b-frozen")
-    learning = parameters_of(preset("bagel-7b-mot"), settings.freeze, None).learning
+    trainable = parameters_of(preset("bagel-7b-mot"), settings.freeze, None).trainable
     own = ("latent_in", "latent_out", "time_embedder", ROWS)
-    assert all(".gen." in name or name == "backbone.norm_gen.weight" or name.startswith(own) for name in learning)
+    assert all(".gen." in name or name == "backbone.norm_gen.weight" or name.startswith(own) for name in trainable)
 
 
 def test_lora_is_for_one_gpu_and_trains_the_generation_experts_additions_and_the_attribute_tokens() -> None:
     settings = config("sigma-lora")
     assert settings.lora is not None
-    learning = parameters_of(preset("bagel-7b-mot"), settings.freeze, settings.lora).learning
-    assert learning
-    assert all((".gen." in name and ".lora_" in name) or name == ROWS for name in learning)
+    trainable = parameters_of(preset("bagel-7b-mot"), settings.freeze, settings.lora).trainable
+    assert trainable
+    assert all((".gen." in name and ".lora_" in name) or name == ROWS for name in trainable)
     assert settings.parallel.shard is None
     assert settings.parallel.checkpointing == "full"
     assert settings.data.budget < 30_000

@@ -62,10 +62,10 @@ class Trained:
             self._learn_and_save(step)
 
     def _learn_and_save(self, step: int) -> None:
-        learning = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
-        for name, parameter in learning.items():
+        trainable = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+        for name, parameter in trainable.items():
             parameter += torch.randn(parameter.shape, generator=generator(step, name)) * 0.02
-        state: dict[str, dict[str, Any]] = {"model": learning, "optimizer": {"a": torch.zeros(3)}}
+        state: dict[str, dict[str, Any]] = {"model": trainable, "optimizer": {"a": torch.zeros(3)}}
         if self.ema is not None:
             self.ema.update()
             state["ema"] = self.ema.state_dict()
@@ -122,11 +122,11 @@ def test_weights_are_those_of_the_checkpoint_to_the_bit(
 
 
 def test_an_export_loads_as_a_release_does_and_generates(run: Trained, tmp_path: Path) -> None:
-    bundle = load_bundle(str(export_run(run.folder, tmp_path / "out")))
-    assert bundle.trained
+    parts = load_bundle(str(export_run(run.folder, tmp_path / "out")))
+    assert parts.trained
     request = Request("a red circle", [], [], (32, 32))
     picture, untrained = (
-        make_pictures(each, [request], SamplingSettings(steps=3))[0].tobytes() for each in (bundle, load_bundle("tiny"))
+        make_pictures(each, [request], SamplingSettings(steps=3))[0].tobytes() for each in (parts, load_bundle("tiny"))
     )
     assert picture != untrained
 
@@ -207,19 +207,19 @@ def test_an_adapter_on_the_starting_weights_gives_the_merged_weights(lora_run: T
 
 def learn_on_ranks(folder: Path) -> None:
     config = load_settings(TrainConfig, folder / "config.yaml", ())
-    world = start_process_group(config.parallel, device="cpu", timeout_s=60)
-    blueprint = read_blueprint("tiny")
-    model = build_model(config, blueprint, blueprint.config, world)
+    group = start_process_group(config.parallel, device="cpu", timeout_s=60)
+    description = read_blueprint("tiny")
+    model = build_model(config, description, description.config, group)
     ema = Ema(model.named_parameters(), 0.5)
     optimizer = make_optimizer(model, config.optimizer)
     for _ in range(2):
-        learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        for parameter in learning.values():
+        trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        for parameter in trainable.values():
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()
         ema.update()
-    checkpointer = Checkpointer(folder / "checkpoints", world, config.checkpoint)
-    checkpointer.save(2, {"model": learning, "ema": ema.state_dict()}, {})
+    checkpointer = Checkpointer(folder / "checkpoints", group, config.checkpoint)
+    checkpointer.save(2, {"model": trainable, "ema": ema.state_dict()}, {})
     checkpointer.finish()
     stop_process_group()
 

@@ -18,7 +18,7 @@ from PIL import Image
 from pipelines.train import logs
 from pipelines.train.config import LogSettings
 from pipelines.train.estimate.flops import Work
-from pipelines.train.logs import METRICS, PICTURES, TENSORBOARD, TEXTS, Meter, Progress, RunLog
+from pipelines.train.logs import METRICS, PICTURES, TENSORBOARD, TEXTS, Meter, RunLog, TrainingProgress
 from sigma_data.errors import ConfigError
 
 PLAIN = LogSettings(tensorboard=False)
@@ -233,7 +233,7 @@ def test_a_plain_line_comes_every_ten_seconds_and_at_the_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = Clock(monkeypatch)
-    progress = Progress(100, 0)
+    progress = TrainingProgress(100, 0)
     for step in range(1, 26):
         clock.now += 1
         progress.show(step, FIGURES)
@@ -247,7 +247,7 @@ def test_a_plain_line_comes_every_ten_seconds_and_at_the_end(
 
 
 def test_what_is_not_known_is_not_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Progress(5, 0)
+    progress = TrainingProgress(5, 0)
     progress.show(5, {"picture": 0.5, "skipped": 0.0})
     progress.close()
     written = capsys.readouterr().err
@@ -259,7 +259,7 @@ def test_time_left_counts_from_where_the_run_was_resumed_and_leaves_validation_o
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = Clock(monkeypatch)
-    progress = Progress(1000, 900)
+    progress = TrainingProgress(1000, 900)
     clock.now += 2
     progress.show(901, FIGURES)
     clock.now += 500
@@ -281,7 +281,7 @@ def test_a_terminal_shows_two_lines_that_hold_everything(monkeypatch: pytest.Mon
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm-256color")
-    progress = Progress(1000, 0)
+    progress = TrainingProgress(1000, 0)
     progress.show(10, FIGURES)
     progress.close()
     console = Console(file=io.StringIO(), width=200, force_terminal=False)

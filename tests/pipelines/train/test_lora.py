@@ -36,7 +36,7 @@ def outputs(model: SigmaModel) -> tuple[Tensor, Tensor]:
     return out.velocity, out.ce
 
 
-def learning(model: SigmaModel) -> set[str]:
+def trainable(model: SigmaModel) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
@@ -65,7 +65,7 @@ def test_training_changes_the_additions_and_what_is_named_beside_them_and_nothin
     fresh = tiny_model()
     add_lora(fresh, EVERY_KIND, seed=5)
     additions = {name: tensor for name, tensor in fresh.state_dict().items() if is_lora(name)}
-    assert learning(model) == changed | additions.keys()
+    assert trainable(model) == changed | additions.keys()
     assert len(additions) == 2 * (2 * 2 + 2 + 2 + 1)
     assert not [name for name, tensor in additions.items() if model.state_dict()[name].equal(tensor)]
 
@@ -111,7 +111,7 @@ def test_a_model_on_the_meta_device_gets_the_same_additions_later() -> None:
     init_lora(later, seed=3)
     state = later.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in here.state_dict().items() if is_lora(name))
-    assert learning(later) == learning(here)
+    assert trainable(later) == trainable(here)
 
 
 def test_what_is_frozen_stays_frozen() -> None:
@@ -121,7 +121,7 @@ def test_what_is_frozen_stays_frozen() -> None:
     assert model.freeze_und
     additions = {f"backbone.layers.1.gen.{p}.lora_{side}.weight" for p in "qkv" for side in "AB"}
     norms = {f"backbone.layers.1.gen.{norm}_norm.weight" for norm in ("input", "post", "q", "k")}
-    assert learning(model) == additions | norms | {"backbone.norm_gen.weight"}
+    assert trainable(model) == additions | norms | {"backbone.norm_gen.weight"}
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_peft_applies_the_adapter_to_the_starting_weights(tmp_path: Path, train:
     for found, want in zip(outputs(adapted.get_base_model()), outputs(model), strict=True):
         torch.testing.assert_close(found, want, rtol=0, atol=1e-5)
     stored = load_file(tmp_path / "adapter_model.safetensors")
-    modules = {name.rpartition(".")[0] for name in learning(model)}
+    modules = {name.rpartition(".")[0] for name in trainable(model)}
     assert {name.removeprefix("base_model.model.").rpartition(".")[0] for name in stored} == modules, "and no other"
 
 

@@ -21,8 +21,8 @@ from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.estimate.dry_run import dry_run
 from pipelines.train.export import export_run
 from pipelines.train.lora import is_lora
-from pipelines.train.qlora import Kept, QuantizedLinear, QuantizedLora, hidden
-from pipelines.train.run import CHECKPOINTS, Run, assemble
+from pipelines.train.qlora import QuantizedLinear, QuantizedLora, QuantizedWeight, quantized_numel
+from pipelines.train.run import CHECKPOINTS, Run, make_run
 from pipelines.train.token_rows import ROWS
 from pipelines.train.train_step import forward
 from pipelines.train.trainer import Trainer
@@ -60,18 +60,18 @@ def settings(out: Path, corpus: Path, base: Path, kind: str | None, **changes: A
 
 
 def assembled(values: dict[str, Any]) -> Run:
-    return assemble(TrainConfig.model_validate(values), ALONE, quiet=True)
+    return make_run(TrainConfig.model_validate(values), ALONE, quiet=True)
 
 
 def frozen(run: Run) -> dict[str, Tensor]:
     """Copies of all that must stay as it is, quantised weights and their scales included."""
-    model = run.bundle.model
+    model = run.parts.model
     found = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
     for path, layer in model.named_modules():
         if isinstance(layer, QuantizedLinear | QuantizedLora):
-            assert layer.kept is not None
-            found[f"{path} as it computes"] = layer.kept.whole(torch.float32)
-            weight = layer.kept.layer.weight
+            assert layer.quantized is not None
+            found[f"{path} as it computes"] = layer.quantized.dequantized(torch.float32)
+            weight = layer.quantized.layer.weight
             found[f"{path} as it is kept"] = getattr(weight, "qdata", weight).detach().clone()
     return found
 
@@ -88,8 +88,8 @@ def test_gradients_pass_a_quantised_weight_as_they_pass_the_weight_it_stands_for
     layer = QuantizedLinear(linear)
     plain = nn.Linear(128, 160, bias=False, device="meta")
     plain.weight = nn.Parameter(linear.weight.detach().clone(), requires_grad=False)
-    layer.kept = Kept(converter(Quantization(kind))(plain))
-    weight = restored(layer.kept.layer, torch.float32).double()
+    layer.quantized = QuantizedWeight(converter(Quantization(kind))(plain))
+    weight = restored(layer.quantized.layer, torch.float32).double()
     x = torch.randn(3, 5, 128, generator=generator("x")).to(dtype).requires_grad_()
     out = layer(x)
     gradient = torch.randn(out.shape, generator=generator("g")).to(dtype)
@@ -117,20 +117,20 @@ def test_additions_and_attribute_rows_alone_learn_and_the_loss_falls(
     validation = {"every": 6, "packs": 1, "pictures": 1, "picture_steps": 2}
     changes = {"steps": 12, "parallel": {"checkpointing": "full"}, "validation": validation}
     made = assembled(settings(tmp_path / "run", training_corpus, base, kind, **changes))
-    model = made.bundle.model
-    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert learning == {ROWS, *(name for name, _ in model.named_parameters() if is_lora(name))}
-    assert len(learning) == 1 + 2 * 7 * preset("tiny").language.num_hidden_layers
-    assert hidden(model) == sum(
+    model = made.parts.model
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trainable == {ROWS, *(name for name, _ in model.named_parameters() if is_lora(name))}
+    assert len(trainable) == 1 + 2 * 7 * preset("tiny").language.num_hidden_layers
+    assert quantized_numel(model) == sum(
         tensor.numel() for name, tensor in init_model(preset("tiny"), seed=0).named_parameters() if is_quantised(name)
     )
     before = frozen(made)
     batch = next(iter(made.loader())).batch
     for _ in range(2):  # B is zero at first, so that nothing reaches A
-        out = forward(model, made.bundle.vae, batch, made.config)
+        out = forward(model, made.parts.vae, batch, made.config)
         out.mse.mean().backward()
         made.optimizer.step()
-    assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} == learning
+    assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} == trainable
     assert all(parameter.grad.any() for parameter in model.parameters() if parameter.grad is not None)
     made.optimizer.zero_grad()
     assert Trainer(made, quiet=True).run()["steps"] == 12
@@ -200,8 +200,8 @@ def test_two_ranks_with_a_copy_each_of_the_quantised_weights_learn_what_one_does
     ranks.run(run, 2, two, timeout_s=120)
     found, wanted = saved(tmp_path / "2"), saved(tmp_path / "1")
     assert apart(found, wanted, "model") < (1e-5 if dtype == "float32" else 4e-4)
-    for alone, together in zip(lines(tmp_path / "1"), lines(tmp_path / "2"), strict=True):
-        assert together["loss"] == pytest.approx(alone["loss"], rel=1e-4 if dtype == "float32" else 1e-2)
+    for alone, on_all_ranks in zip(lines(tmp_path / "1"), lines(tmp_path / "2"), strict=True):
+        assert on_all_ranks["loss"] == pytest.approx(alone["loss"], rel=1e-4 if dtype == "float32" else 1e-2)
 
 
 @pytest.mark.parametrize(
@@ -250,17 +250,17 @@ def test_the_dry_run_reckons_with_the_bytes_that_quantised_weights_take(
         dry_run(TrainConfig.model_validate({**values, "model": {"path": str(base), "quantize": one}}), quiet=True)
         for one in (kind, None)
     )
-    model = assembled(values).bundle.model
+    model = assembled(values).parts.model
     found = 0
     for layer in model.modules():
         if isinstance(layer, QuantizedLinear | QuantizedLora):
-            assert layer.kept is not None
-            found += _bytes(layer.kept.layer.weight)
+            assert layer.quantized is not None
+            found += _bytes(layer.quantized.layer.weight)
     assert few.estimate.memory["quantised weights"] == pytest.approx(found, rel=2e-3)
     kept = sum(parameter.nbytes for parameter in model.parameters())
     assert few.estimate.memory["parameters"] == pytest.approx(kept * 0.5, rel=0.5)
     gone = plain.estimate.memory["parameters"] - few.estimate.memory["parameters"]
-    assert gone == 2 * hidden(model), "bfloat16 on a GPU"
+    assert gone == 2 * quantized_numel(model), "bfloat16 on a GPU"
     assert few.estimate.parameters == plain.estimate.parameters
     shared = dry_run(TrainConfig.model_validate(values), ranks=2, quiet=True).estimate
     assert shared.memory["quantised weights"] == few.estimate.memory["quantised weights"], "every rank has all"

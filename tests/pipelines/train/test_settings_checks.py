@@ -15,11 +15,11 @@ from pipelines.train.config import TrainConfig
 from pipelines.train.estimate.dry_run import dry_run
 from pipelines.train.estimate.flops import parameters_of
 from pipelines.train.settings_checks import (
-    Epoch,
-    check_learning,
+    EpochContent,
     check_machine,
     check_projection,
     check_settings,
+    check_trainable,
     model_warnings,
     warnings,
 )
@@ -37,7 +37,7 @@ def config(**changes: Any) -> TrainConfig:
 
 
 def learning_of(settings: TrainConfig) -> frozenset[str]:
-    return parameters_of(preset("tiny"), settings.freeze, settings.lora).learning
+    return parameters_of(preset("tiny"), settings.freeze, settings.lora).trainable
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_settings_that_agree_pass() -> None:
         check_settings(settings)
         without = settings.model.model_copy(update={"quantize": None})  # its library need not be installed here
         check_machine(settings.model_copy(update={"model": without}), on_gpu=True, flash=False)
-        assert warnings(settings, Epoch({}, 10**6, 10**5), steps=50_000, ranks=8) == []
+        assert warnings(settings, EpochContent({}, 10**6, 10**5), steps=50_000, ranks=8) == []
 
 
 @pytest.mark.parametrize(
@@ -124,28 +124,28 @@ def test_a_run_in_which_nothing_can_learn_is_refused(
 ) -> None:
     settings = config(**changes)
     with pytest.raises(ConfigError, match=told):
-        check_learning(settings, learning_of(settings), tokens)
+        check_trainable(settings, learning_of(settings), tokens)
 
 
 @pytest.mark.parametrize("changes", [{}, {"lora": {}}, {"freeze": {"und": True}}, {"loss": {"text": 0}}])
 def test_a_run_in_which_something_learns_is_none_of_them(changes: dict[str, Any]) -> None:
     settings = config(**changes)
-    check_learning(settings, learning_of(settings), IMAGES)
-    check_learning(settings, learning_of(settings), IMAGES | WORDS)
+    check_trainable(settings, learning_of(settings), IMAGES)
+    check_trainable(settings, learning_of(settings), IMAGES | WORDS)
     if not changes:
-        check_learning(settings, learning_of(settings), WORDS)
+        check_trainable(settings, learning_of(settings), WORDS)
 
 
 def test_a_new_projection_must_learn() -> None:
     shape = preset("tiny").model_copy(update={"attribute_projection": True})
     for changes in ({"lora": {}}, {"freeze": {"patterns": ["attribute_projection"]}}):
         settings = config(model={"attribute_projection": True}, **changes)
-        learning = parameters_of(shape, settings.freeze, settings.lora).learning
+        trainable = parameters_of(shape, settings.freeze, settings.lora).trainable
         with pytest.raises(ConfigError, match="attribute_projection starts at zero and must learn"):
-            check_projection(settings, learning, released=False)
-        check_projection(settings, learning, released=True)
+            check_projection(settings, trainable, released=False)
+        check_projection(settings, trainable, released=True)
     settings = config(model={"attribute_projection": True}, lora={"train": ["attribute_projection"]})
-    check_projection(settings, parameters_of(shape, settings.freeze, settings.lora).learning, released=False)
+    check_projection(settings, parameters_of(shape, settings.freeze, settings.lora).trainable, released=False)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_a_new_projection_must_learn() -> None:
     ],
 )
 def test_what_hardly_learns_is_warned_of(changes: dict[str, Any], steps: int, told: str) -> None:
-    epoch = Epoch(IMAGES | WORDS, samples=40, packs=10, left_out=3)
+    epoch = EpochContent(IMAGES | WORDS, samples=40, packs=10, left_out=3)
     assert told in "\n".join(warnings(config(**changes), epoch, steps=steps, ranks=1))
 
 

@@ -10,7 +10,7 @@ START = Start(
     model="BAGEL-7B-MoT",
     trained=True,
     parameters=14_691_079_811,
-    learning=7_070_000_000,
+    trainable=7_070_000_000,
     corpora={"corpus": 700_000, "extra": 1},
     packs=210_000,
     budget=30_000,
@@ -43,7 +43,7 @@ def test_a_run_that_goes_on_says_from_which_step() -> None:
 
 
 def test_what_is_not_as_usual_is_said() -> None:
-    text = start_lines(replace(START, trained=False, learning=START.parameters, held_out=0, ranks=1, accumulate=1))
+    text = start_lines(replace(START, trained=False, trainable=START.parameters, held_out=0, ranks=1, accumulate=1))
     for words in ("random weights", "parameters, all learn", "no validation", "steps of 1 pack, on 1 rank ("):
         assert words in text
 

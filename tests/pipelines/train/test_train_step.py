@@ -17,7 +17,7 @@ from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.parallelize import parallelize
 from pipelines.train.distributed.process_group import ProcessGroup, start_process_group, stop_process_group
 from pipelines.train.ema import Ema
-from pipelines.train.train_step import Stepped, TrainStep
+from pipelines.train.train_step import StepResult, TrainStep
 from sigma_data.instruction import ATTRIBUTES
 from sigma_data.loading.batch import PackedBatch
 from sigma_data.loading.loader import Loaded
@@ -77,14 +77,14 @@ def config(**changes: Any) -> TrainConfig:
     return TrainConfig.model_validate(values)
 
 
-def stepper(model: SigmaModel, settings: TrainConfig, world: ProcessGroup = ALONE, **parts: Any) -> TrainStep:
+def stepper(model: SigmaModel, settings: TrainConfig, group: ProcessGroup = ALONE, **parts: Any) -> TrainStep:
     optimizer = parts.get("optimizer") or Plain([p for p in model.parameters() if p.requires_grad], lr=1.0)
     ids = {name: FIRST_ATTRIBUTE + number for number, name in enumerate(ATTRIBUTES)}
     vae: Any = NoPictures()
-    return TrainStep(settings, world, model, vae, optimizer, parts.get("ema"), ids)
+    return TrainStep(settings, group, model, vae, optimizer, parts.get("ema"), ids)
 
 
-def gradients(packs: Sequence[Loaded], **changes: Any) -> tuple[dict[str, Tensor], Stepped]:
+def gradients(packs: Sequence[Loaded], **changes: Any) -> tuple[dict[str, Tensor], StepResult]:
     """What one step takes off each parameter."""
     model = tiny_model(seed=1)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -120,10 +120,10 @@ def test_accumulating_four_packs_is_one_pack_of_four_though_their_tokens_are_une
     parts = split(whole, MIXED)
     assert len({(len(part.batch.target_slots), len(part.batch.answer_slots)) for part in parts}) == 4
     one, alone = gradients([whole])
-    four, together = gradients(parts)
+    four, on_all_ranks = gradients(parts)
     agree(one, four)
-    assert together.loss == pytest.approx(alone.loss, rel=1e-6)
-    assert together.norm == pytest.approx(alone.norm, rel=1e-5)
+    assert on_all_ranks.loss == pytest.approx(alone.loss, rel=1e-6)
+    assert on_all_ranks.norm == pytest.approx(alone.norm, rel=1e-5)
     expected, loss = reckoned([whole.batch])
     agree(one, expected)
     assert alone.loss == pytest.approx(loss, rel=1e-6)
@@ -144,16 +144,16 @@ def on_ranks(settings: dict[str, Any], names: Sequence[str]) -> list[tuple[dict[
     """A step for each name, of which rank 0 has the odd pack of that name and the others usual ones."""
     torch.set_num_threads(1)
     chosen = config(parallel=settings)
-    world = start_process_group(chosen.parallel, device="cpu", timeout_s=60)
+    group = start_process_group(chosen.parallel, device="cpu", timeout_s=60)
     found = []
     for name in names:
         model = tiny_model(seed=1)
         before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
-        parallelize(model, world, chosen.parallel, dtype=torch.float32)
-        mine = loaded(ODD[name], seed=name) if world.rank == 0 else loaded(MIXED[: 1 + world.rank], seed=world.rank)
-        done = stepper(model, chosen, world).step([mine], 1.0, stop=world.rank == world.size - 1)
+        parallelize(model, group, chosen.parallel, dtype=torch.float32)
+        mine = loaded(ODD[name], seed=name) if group.rank == 0 else loaded(MIXED[: 1 + group.rank], seed=group.rank)
+        done = stepper(model, chosen, group).step([mine], 1.0, stop=group.rank == group.size - 1)
         assert done.stop, "a rank that must stop tells all"
-        whole = dict(ranks.full_state_on_rank0(dict(model.named_parameters()), world))
+        whole = dict(ranks.full_state_on_rank0(dict(model.named_parameters()), group))
         delta = {key: before[key] - whole[key].detach() for key in whole}
         found.append((delta, done.loss, done.taken))
     stop_process_group()

@@ -30,7 +30,7 @@ from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.export import export_run
 from pipelines.train.logs import RunLog
 from pipelines.train.lora import is_lora
-from pipelines.train.run import CHECKPOINTS, Run, assemble, computes_otherwise
+from pipelines.train.run import CHECKPOINTS, Run, computes_otherwise, make_run
 from pipelines.train.trainer import train
 from sigma_data.errors import BuildError, ConfigError, LoaderError, TrainError
 from sigma_data.loading.loader import PackDataset
@@ -45,7 +45,7 @@ FEW = {"every": 8, "packs": 1, "pictures": 0}
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Whatever a run came to, its workers have ended and the world is left."""
+    """Whatever a run came to, its workers have ended and the process group is left."""
     yield
     assert multiprocessing.active_children() == []
     assert not dist.is_initialized()
@@ -128,8 +128,8 @@ def test_two_ranks_learn_what_one_does(tmp_path: Path, training_corpus: Path) ->
     one, two = (saved(tmp_path / name) for name in ("1", "2"))
     assert apart(one, two, "model") < 1e-5 and apart(one, two, "ema") < 1e-5
     assert apart(one, saved(tmp_path / "1", 6), "model") == 0
-    for alone, together in zip(lines(tmp_path / "1"), lines(tmp_path / "2"), strict=True):
-        assert together == {name: pytest.approx(value, rel=1e-4, abs=1e-5) for name, value in alone.items()}
+    for alone, on_all_ranks in zip(lines(tmp_path / "1"), lines(tmp_path / "2"), strict=True):
+        assert on_all_ranks == {name: pytest.approx(value, rel=1e-4, abs=1e-5) for name, value in alone.items()}
 
 
 def after_packs(monkeypatch: pytest.MonkeyPatch, count: int, act: Callable[[], Any]) -> None:
@@ -206,8 +206,8 @@ def test_other_data_settings_are_refused_and_the_run_that_lies_there_is_untouche
     assert load_settings(TrainConfig, tmp_path / "config.yaml", ()) == TrainConfig.model_validate(settings)
 
 
-def put_together(out: Path, corpus: Path, world: ProcessGroup = ALONE, **changes: Any) -> Run:
-    return assemble(TrainConfig.model_validate(settings_of(out, corpus, **changes)), world)
+def put_together(out: Path, corpus: Path, group: ProcessGroup = ALONE, **changes: Any) -> Run:
+    return make_run(TrainConfig.model_validate(settings_of(out, corpus, **changes)), group)
 
 
 def test_epochs_are_counted_once_though_every_epoch_has_packs_of_its_own(tmp_path: Path, training_corpus: Path) -> None:
@@ -322,8 +322,8 @@ def test_lora_trains_its_own_parameters_alone_and_resumes_to_the_bit(
     assert run(settings)["new"] == 3
     assert same(saved(tmp_path / "whole"), saved(tmp_path / "cut"))
     held = saved(tmp_path / "whole")
-    learning = {name.removeprefix("model/") for name in held if name.startswith("model/")}
-    assert learning and all(is_lora(name) and ".gen." in name for name in learning)
+    trainable = {name.removeprefix("model/") for name in held if name.startswith("model/")}
+    assert trainable and all(is_lora(name) and ".gen." in name for name in trainable)
     assert {tensor.dtype for tensor in held.values()} == {torch.float32}
     assert all(tensor.any() for name, tensor in held.items() if name.endswith("lora_B.weight"))
 
@@ -333,7 +333,7 @@ def test_low_rank_additions_need_no_mixed_path_and_go_beside_full_parameters_of_
 ) -> None:
     changes: dict[str, Any] = {"model": {"dtype": "bfloat16", "master": "bfloat16"}, "lora": {"rank": 2}}
     one = put_together(tmp_path / "a", training_corpus, **changes)
-    kinds = {parameter.dtype for parameter in one.bundle.model.parameters() if not parameter.requires_grad}
+    kinds = {parameter.dtype for parameter in one.parts.model.parameters() if not parameter.requires_grad}
     assert kinds == {torch.bfloat16} and not computes_otherwise(one.config)
     model = {"dtype": "bfloat16"}
     assert not computes_otherwise(put_together(tmp_path / "b", training_corpus, model=model, lora={}).config)
@@ -372,8 +372,8 @@ def test_a_vision_encoder_in_the_weights_is_left_out_where_none_is_wanted(
     model = {"path": str(weights), "vision": False}
     run(settings_of(tmp_path / "blind", training_corpus, model=model, steps=1))
     assert not [name for name in saved(tmp_path / "blind") if "vision" in name or "connector" in name]
-    bundle = load_bundle(str(export_run(tmp_path / "blind", tmp_path / "out")))
-    assert bundle.model.vision is None and bundle.geometry.vit is None
+    parts = load_bundle(str(export_run(tmp_path / "blind", tmp_path / "out")))
+    assert parts.model.vision is None and parts.geometry.vit is None
     kept = {name for name in Checkpoint(weights).tensors if not name.startswith(("vit_", "connector."))}
     assert Checkpoint(tmp_path / "out").tensors.keys() == kept
 

@@ -19,7 +19,7 @@ from support.training_runs import lines, run, same, saved, settings_of
 from pipelines.train import validation as validation_module
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.process_group import ProcessGroup
-from pipelines.train.run import Run, assemble
+from pipelines.train.run import Run, make_run
 from sigma_data.loading.shard_reader import ShardReader
 
 ALONE = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
@@ -28,12 +28,12 @@ EVERY = {"every": 3, "packs": 3, "pictures": 2, "picture_steps": 3}
 
 def put_together(out: Path, corpus: Path, **changes: Any) -> Run:
     settings = settings_of(out, corpus, **{"validation": EVERY, **changes})
-    return assemble(TrainConfig.model_validate(settings), ALONE)
+    return make_run(TrainConfig.model_validate(settings), ALONE)
 
 
 def losses(run_: Run) -> dict[str, float]:
-    assert run_.heldout is not None
-    return run_.heldout.losses(run_.bundle.model, run_.bundle.vae, run_.bundle.encoder.attribute_ids)
+    assert run_.validation is not None
+    return run_.validation.losses(run_.parts.model, run_.parts.vae, run_.parts.encoder.attribute_ids)
 
 
 def test_losses_repeat_to_the_bit_and_depend_on_the_seed_alone(tmp_path: Path, training_corpus: Path) -> None:
@@ -68,8 +68,8 @@ def test_two_ranks_find_the_losses_and_draw_the_pictures_of_one(tmp_path: Path, 
     validation = {**EVERY, "picture_steps": 2}
     run({**settings_of(tmp_path / "1", training_corpus, validation=validation, steps=1), "accumulate": 2})
     ranks.run(run, 2, settings_of(tmp_path / "2", training_corpus, validation=validation, steps=1), timeout_s=120)
-    for alone, together in zip(lines(tmp_path / "1"), lines(tmp_path / "2"), strict=True):
-        assert {name: pytest.approx(value, abs=1e-5) for name, value in alone.items()} == together
+    for alone, on_all_ranks in zip(lines(tmp_path / "1"), lines(tmp_path / "2"), strict=True):
+        assert {name: pytest.approx(value, abs=1e-5) for name, value in alone.items()} == on_all_ranks
     folders = [sorted((tmp_path / str(size) / "pictures" / "00000000").iterdir()) for size in (1, 2)]
     assert [path.name for path in folders[0]] == [path.name for path in folders[1]] == ["sample-1.png", "sample-2.png"]
     for one, two in zip(*folders, strict=True):
@@ -80,10 +80,10 @@ def test_pictures_show_references_answer_and_what_is_made_of_one_family_each(
     tmp_path: Path, training_corpus: Path
 ) -> None:
     one = put_together(tmp_path, training_corpus)
-    assert one.heldout is not None
+    assert one.validation is not None
     losses(one)
-    made = one.heldout.pictures(one.bundle, 2)
-    index = one.heldout._dataset.indexes[0]
+    made = one.validation.pictures(one.parts, 2)
+    index = one.validation._dataset.indexes[0]
     rows = {index.ids[row].decode(): row for row in range(len(index.ids))}
     families = [index.families[rows[name]] for name in made]
     assert len(made) == len(set(families)) == 2
@@ -91,16 +91,16 @@ def test_pictures_show_references_answer_and_what_is_made_of_one_family_each(
         pictures = int(index.image_first[rows[name] + 1] - index.image_first[rows[name]])
         with Image.open(io.BytesIO(data)) as shown:
             assert shown.size == ((pictures + 1) * 264 - 8, 256)
-    assert one.heldout.pictures(one.bundle, 2) == made
+    assert one.validation.pictures(one.parts, 2) == made
 
 
 def test_a_prompt_or_a_picture_that_cannot_be_used_costs_that_sample_alone(
     tmp_path: Path, training_corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = put_together(tmp_path, training_corpus)
-    assert one.heldout is not None
+    assert one.validation is not None
     losses(one)
-    usual = list(one.heldout.pictures(one.bundle, 3))
+    usual = list(one.validation.pictures(one.parts, 3))
     whole, pictures = ShardReader.sample, ShardReader.pictures
 
     def spoilt(self: ShardReader, row: int) -> Any:
@@ -114,7 +114,7 @@ def test_a_prompt_or_a_picture_that_cannot_be_used_costs_that_sample_alone(
 
     monkeypatch.setattr(ShardReader, "sample", spoilt)
     monkeypatch.setattr(ShardReader, "pictures", broken)
-    found = list(one.heldout.pictures(one.bundle, 3))
+    found = list(one.validation.pictures(one.parts, 3))
     assert len(found) >= 2 and not {usual[0], usual[1]} & set(found) and usual[2] in found
 
 
@@ -122,10 +122,10 @@ def test_a_model_that_makes_no_numbers_makes_no_pictures_and_a_note(
     tmp_path: Path, training_corpus: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = put_together(tmp_path, training_corpus)
-    assert one.heldout is not None
+    assert one.validation is not None
     with torch.no_grad():
-        one.bundle.model.latent_out.bias.fill_(float("nan"))
-    assert one.heldout.pictures(one.bundle, 1) == {}
+        one.parts.model.latent_out.bias.fill_(float("nan"))
+    assert one.validation.pictures(one.parts, 1) == {}
     assert capsys.readouterr().err.startswith("train: no sample pictures: ")
 
 
@@ -141,12 +141,12 @@ def test_nothing_to_validate_on_is_said_and_stops_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     if "data" in changes:  # in training there are samples that fit, among those held out there are none
-        settings = validation_module.heldout_settings
+        settings = validation_module.validation_settings
         monkeypatch.setattr(
             "pipelines.train.validation.heldout_settings", lambda c: settings(c).model_copy(update={"budget": 3})
         )
     one = put_together(tmp_path, training_corpus, **changes)
-    assert one.heldout is None and len(one.planner.plan(0))
+    assert one.validation is None and len(one.planner.plan(0))
     assert f"train: validation: {says}" in capsys.readouterr().err
 
 

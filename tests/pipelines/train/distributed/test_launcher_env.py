@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from pipelines.train.distributed.launcher_env import Started, alone, by_launcher, settle
+from pipelines.train.distributed.launcher_env import LauncherRank, launcher_rank, resolve_launcher, without_launcher_env
 from sigma_data.errors import ConfigError
 
 WHOLE = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
@@ -22,8 +22,10 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_a_complete_set_is_a_launcher() -> None:
-    assert by_launcher(WHOLE) == Started(1, 2, 1)
-    assert by_launcher({name: value for name, value in WHOLE.items() if name != "LOCAL_RANK"}) == Started(1, 2, 0)
+    assert launcher_rank(WHOLE) == LauncherRank(1, 2, 1)
+    assert launcher_rank({name: value for name, value in WHOLE.items() if name != "LOCAL_RANK"}) == LauncherRank(
+        1, 2, 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -37,10 +39,10 @@ def test_a_complete_set_is_a_launcher() -> None:
 def test_what_is_left_over_is_no_launcher_and_is_said(
     left: dict[str, str], variables: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert by_launcher(left) is None
+    assert launcher_rank(left) is None
     for name, value in left.items():
         variables.setenv(name, value)
-    assert settle(chosen=False, nproc=1) is None
+    assert resolve_launcher(chosen=False, nproc=1) is None
     counted = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name in left]
     told = capsys.readouterr().err
     assert told.count("\n") == bool(counted) and all(f"{name}={left[name]}" in told for name in counted)
@@ -62,7 +64,7 @@ def test_what_is_left_over_is_no_launcher_and_is_said(
 )
 def test_a_launcher_that_contradicts_itself_is_refused_in_a_line(changes: dict[str, str], named: str) -> None:
     with pytest.raises(ConfigError, match=named) as error:
-        by_launcher(WHOLE | changes)
+        launcher_rank(WHOLE | changes)
     assert "\n" not in str(error.value) and "unset" in str(error.value)
 
 
@@ -72,10 +74,10 @@ def test_nproc_counts_more_than_variables_and_says_so(
 ) -> None:
     for name, value in left.items():
         variables.setenv(name, value)
-    assert settle(chosen=True, nproc=2) is None
+    assert resolve_launcher(chosen=True, nproc=2) is None
     told = capsys.readouterr().err
     assert told.startswith("train: --nproc 2 counts: RANK=") and told.count("\n") == 1
-    with alone():
+    with without_launcher_env():
         assert not set(WHOLE) & set(os.environ)
     assert {name: os.environ.get(name) for name in left} == left
 
@@ -84,5 +86,5 @@ def test_torchrun_and_nproc_at_once_are_refused(variables: pytest.MonkeyPatch) -
     for name, value in (WHOLE | {"TORCHELASTIC_RUN_ID": "none"}).items():
         variables.setenv(name, value)
     with pytest.raises(ConfigError, match="leave out --nproc"):
-        settle(chosen=True, nproc=2)
-    assert settle(chosen=False, nproc=2) == Started(1, 2, 1)
+        resolve_launcher(chosen=True, nproc=2)
+    assert resolve_launcher(chosen=False, nproc=2) == LauncherRank(1, 2, 1)

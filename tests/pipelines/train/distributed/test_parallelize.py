@@ -83,22 +83,22 @@ def prepare(model: SigmaModel, part: str) -> None:
                 parameter.data.normal_(generator=torch.Generator().manual_seed(len(name)))
 
 
-def whole(tensors: dict[str, Tensor], world: ProcessGroup) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in ranks.full_state_on_rank0(tensors, world)}
+def whole(tensors: dict[str, Tensor], group: ProcessGroup) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in ranks.full_state_on_rank0(tensors, group)}
 
 
 def gradients(size_of_run: int, settings: ParallelSettings, part: str) -> tuple[float, dict[str, Tensor], float]:
     """Loss, gradients and their norm of `size_of_run` packs, shared out over the ranks there are."""
-    world = start_process_group(settings, device="cpu", timeout_s=20)
+    group = start_process_group(settings, device="cpu", timeout_s=20)
     model = tiny_model(seed=1, attribute_projection=True)
     prepare(model, part)
-    parallelize(model, world, settings, dtype=torch.float32)
-    mine = [batch(number) for number in range(world.rank, size_of_run, world.size)]
-    loss = all_reduce_sum(torch.tensor(train(model, mine)), world).item()
+    parallelize(model, group, settings, dtype=torch.float32)
+    mine = [batch(number) for number in range(group.rank, size_of_run, group.size)]
+    loss = all_reduce_sum(torch.tensor(train(model, mine)), group).item()
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    norm = clip_grad_norm(model.parameters(), world, 1e9)
+    norm = clip_grad_norm(model.parameters(), group, 1e9)
     assert type(norm) is Tensor
-    full = whole(found, world)
+    full = whole(found, group)
     stop_process_group()
     return loss, full, norm.item()
 
@@ -141,26 +141,26 @@ def test_checkpointing_changes_no_bit_and_computes_layers_again(checkpointing: A
     settings = ParallelSettings(checkpointing=checkpointing)
     found = gradients(2, settings, "all")
     assert all(torch.equal(found[1][name], gradient) for name, gradient in expected[1].items())
-    world = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
+    group = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
     model = tiny_model()
     runs: list[int] = []
     for number, layer in enumerate(model.backbone.layers):
         counted, project = number, layer.und.project
         layer.und.project = lambda *a, counted=counted, project=project: runs.append(counted) or project(*a)
-    parallelize(model, world, settings, dtype=torch.float32)
+    parallelize(model, group, settings, dtype=torch.float32)
     train(model, [batch(0)])
     assert sorted(runs) == ([0, 0, 1, 1] if checkpointing == "full" else [0, 0, 1])
 
 
 def out_of_step() -> dict[str, Tensor]:
-    world = start_process_group(PLAIN, device="cpu", timeout_s=20)
+    group = start_process_group(PLAIN, device="cpu", timeout_s=20)
     model = tiny_model(seed=1, attribute_projection=True)
-    parallelize(model, world, PLAIN, dtype=torch.float32)
+    parallelize(model, group, PLAIN, dtype=torch.float32)
     # Words alone, pictures without an answer, an answer about a picture: three steps, ranks out of step.
     for step in range(3):
         model.zero_grad()
-        train(model, [batch((1, 2, 3)[(step + world.rank) % 3])])
-    full = whole({name: p.grad for name, p in model.named_parameters() if p.grad is not None}, world)
+        train(model, [batch((1, 2, 3)[(step + group.rank) % 3])])
+    full = whole({name: p.grad for name, p in model.named_parameters() if p.grad is not None}, group)
     stop_process_group()
     return full
 
@@ -176,10 +176,10 @@ def test_ranks_whose_packs_lack_pictures_patches_or_targets_hold_up_no_other() -
 
 
 def forward_types() -> dict[str, Any]:
-    world = start_process_group(PLAIN, device="cpu", timeout_s=20, mixed=True)
-    assert world.mesh is not None
+    group = start_process_group(PLAIN, device="cpu", timeout_s=20, mixed=True)
+    assert group.mesh is not None
     model = tiny_model(seed=1)
-    parallelize(model, world, PLAIN, dtype=torch.bfloat16)
+    parallelize(model, group, PLAIN, dtype=torch.bfloat16)
     seen = {}
     layer = model.backbone.layers[1]
     layer.register_forward_hook(lambda _m, inputs, _o: seen.update(layer=inputs[1].dtype))
@@ -222,20 +222,20 @@ def built(*, lora: bool = False) -> SigmaModel:
 
 def loaded(source: Path | int, settings: ParallelSettings, lora: bool) -> tuple[dict[str, Tensor], int, int]:
     """The whole state, and how many numbers this rank holds of how many."""
-    world = start_process_group(settings, device="cpu", timeout_s=20)
+    group = start_process_group(settings, device="cpu", timeout_s=20)
     model = built(lora=lora)
-    parallelize(model, world, settings, dtype=torch.float32)
-    types = {"dtype": torch.bfloat16, "learning": torch.float32}
+    parallelize(model, group, settings, dtype=torch.float32)
+    types = {"dtype": torch.bfloat16, "trainable": torch.float32}
     if isinstance(source, int):
-        init_weights_sharded(model, source, world, **types)
+        init_weights_sharded(model, source, group, **types)
     else:
-        load_weights_sharded(model, source, world, **types)
+        load_weights_sharded(model, source, group, **types)
     if lora:
         init_lora(model, seed=3)
     parameters = list(model.parameters())
     held = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in parameters)
-    train(model, [batch(world.rank)])  # FSDP must accept what was put in place
-    state = {name: tensor.clone() for name, tensor in ranks.full_state_on_rank0(model, world)}
+    train(model, [batch(group.rank)])  # FSDP must accept what was put in place
+    state = {name: tensor.clone() for name, tensor in ranks.full_state_on_rank0(model, group)}
     stop_process_group()
     return state, held, sum(p.numel() for p in parameters)
 
@@ -262,9 +262,9 @@ def test_every_rank_loads_its_own_rows_and_together_they_are_the_file(
 def test_weights_drawn_by_any_number_of_ranks_are_those_of_init_model(size: int) -> None:
     found = ranks.run(loaded, size, 11, PLAIN, False)[0][0]
     expected = init_model(built().config, seed=11)
-    learning = {name for name, _ in expected.named_parameters()}
+    trainable = {name for name, _ in expected.named_parameters()}
     for name, tensor in expected.state_dict().items():
-        assert torch.equal(found[name], tensor if name in learning else tensor.bfloat16()), name
+        assert torch.equal(found[name], tensor if name in trainable else tensor.bfloat16()), name
 
 
 @pytest.mark.slow
@@ -280,26 +280,26 @@ def test_low_rank_additions_beside_a_bfloat16_base_stay_float32_and_do_not_depen
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     export_model(init_model(tiny_config(vision=False), seed=0), tmp_path)
     model = built()
-    world = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
+    group = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
     with pytest.raises(ConfigError, match="missing"):
-        load_weights_sharded(model, tmp_path, world, dtype=torch.float32)
+        load_weights_sharded(model, tmp_path, group, dtype=torch.float32)
     assert next(model.parameters()).is_meta, "nothing may have been read"
 
 
 def peak(source: Path | int) -> tuple[int, int]:
     """Bytes that loading took at its peak, beyond what is resident afterwards; and this rank's share."""
-    world = start_process_group(PLAIN, device="cpu", timeout_s=60)
+    group = start_process_group(PLAIN, device="cpu", timeout_s=60)
     with torch.device("meta"):
         model = SigmaModel(wide())
-    parallelize(model, world, PLAIN, dtype=torch.float32)
+    parallelize(model, group, PLAIN, dtype=torch.float32)
     before = ranks.reset_peak()
     if isinstance(source, int):
-        init_weights_sharded(model, source, world, dtype=torch.float32)
+        init_weights_sharded(model, source, group, dtype=torch.float32)
     else:
-        load_weights_sharded(model, source, world, dtype=torch.float32)
+        load_weights_sharded(model, source, group, dtype=torch.float32)
     growth = ranks.peak() - before
     share = sum(p.to_local().nbytes for p in model.parameters() if isinstance(p, DTensor))
-    barrier(world)
+    barrier(group)
     stop_process_group()
     return growth, share
 
@@ -327,10 +327,10 @@ def test_no_rank_takes_more_than_its_share_and_one_tensor_to_load(tmp_path: Path
 
 
 def sums() -> tuple[Tensor, Tensor]:
-    world = start_process_group(PLAIN, device="cpu", timeout_s=20)
-    mine = torch.tensor([1.0, world.rank])
-    total = all_reduce_sum(mine, world)
-    barrier(world)
+    group = start_process_group(PLAIN, device="cpu", timeout_s=20)
+    mine = torch.tensor([1.0, group.rank])
+    total = all_reduce_sum(mine, group)
+    barrier(group)
     stop_process_group()
     return mine, total
 
@@ -344,15 +344,15 @@ def test_a_sum_over_ranks_leaves_what_was_added_up() -> None:
 
 def clipped(shard: int | None) -> tuple[float, dict[str, Tensor]]:
     settings = ParallelSettings(shard=shard)
-    world = start_process_group(settings, device="cpu", timeout_s=20)
+    group = start_process_group(settings, device="cpu", timeout_s=20)
     model = tiny_model(seed=1)
-    parallelize(model, world, settings, dtype=torch.float32)
-    train(model, [batch(2 * world.rank), batch(2 * world.rank + 1)] if world.size > 1 else [batch(n) for n in range(4)])
+    parallelize(model, group, settings, dtype=torch.float32)
+    train(model, [batch(2 * group.rank), batch(2 * group.rank + 1)] if group.size > 1 else [batch(n) for n in range(4)])
     beside = torch.nn.Parameter(torch.ones(3))  # a plain one among sharded ones
     beside.grad = torch.tensor([3.0, 4.0, 0.0])
-    norm = clip_grad_norm([*model.parameters(), beside], world, 0.5).item()
+    norm = clip_grad_norm([*model.parameters(), beside], group, 0.5).item()
     grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    full = whole(grads | {"beside": beside.grad}, world)
+    full = whole(grads | {"beside": beside.grad}, group)
     stop_process_group()
     return norm, full
 
@@ -370,11 +370,11 @@ def test_clipping_sees_all_ranks_and_plain_parameters_once(shard: int | None) ->
 
 
 def test_clipping_leaves_a_short_gradient_alone_and_none_at_all_has_norm_zero() -> None:
-    world = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
+    group = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
     parameter = torch.nn.Parameter(torch.zeros(2))
-    assert clip_grad_norm([parameter], world, 1.0).item() == 0
+    assert clip_grad_norm([parameter], group, 1.0).item() == 0
     parameter.grad = torch.tensor([0.3, 0.4])
-    assert clip_grad_norm([parameter], world, 1.0).item() == pytest.approx(0.5)
+    assert clip_grad_norm([parameter], group, 1.0).item() == pytest.approx(0.5)
     assert parameter.grad.tolist() == torch.tensor([0.3, 0.4]).tolist()
 
 
@@ -386,9 +386,9 @@ def in_parts(model: SigmaModel, one: PackedBatch) -> tuple[Tensor, Tensor]:
 
 
 def sampled() -> Tensor:
-    world = start_process_group(PLAIN, device="cpu", timeout_s=20)
+    group = start_process_group(PLAIN, device="cpu", timeout_s=20)
     model = tiny_model(seed=1)
-    parallelize(model, world, PLAIN, dtype=torch.float32)
+    parallelize(model, group, PLAIN, dtype=torch.float32)
     one = batch(0)
     before = model(one, latents(model, one)).velocity
     with callable_in_parts(model), torch.no_grad():
@@ -408,7 +408,7 @@ def test_parts_of_a_sharded_model_can_be_called_by_themselves() -> None:
         torch.testing.assert_close(found, expected.detach())
 
 
-# The world
+# The process group
 
 
 @pytest.fixture
@@ -419,10 +419,10 @@ def no_world() -> Any:
 
 def test_without_a_launcher_the_world_is_one_and_its_parameters_plain(no_world: None) -> None:
     assert "RANK" not in os.environ
-    world = start_process_group(PLAIN, device="cpu")
-    assert (world.rank, world.size, world.mesh) == (0, 1, None)
+    group = start_process_group(PLAIN, device="cpu")
+    assert (group.rank, group.size, group.mesh) == (0, 1, None)
     model = tiny_model()
-    parallelize(model, world, PLAIN, dtype=torch.float32)
+    parallelize(model, group, PLAIN, dtype=torch.float32)
     assert not any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
@@ -435,7 +435,7 @@ def test_a_world_computes_with_the_threads_asked_for_and_leaves_as_many_as_there
         assert torch.get_num_threads() == before
     torch.set_num_threads(before + 1)
     stop_process_group()
-    assert torch.get_num_threads() == before + 1, "a world that is left already gives nothing back"
+    assert torch.get_num_threads() == before + 1, "a process group that is left already gives nothing back"
     torch.set_num_threads(before)
 
 

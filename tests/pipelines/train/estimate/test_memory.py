@@ -18,11 +18,11 @@ from support.training_data import dataset_of, index_of, planned, tiny
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pipelines.train.attribute_tokens import choose_learning
+from pipelines.train.attribute_tokens import choose_trainable
 from pipelines.train.config import TrainConfig
 from pipelines.train.ema import Ema
 from pipelines.train.estimate.flops import Work, parameters_of, peak_flops, training_flops, work_of
-from pipelines.train.estimate.memory import Estimate, Memory, Planned, estimate
+from pipelines.train.estimate.memory import EpochWork, Estimate, Memory, estimate
 from pipelines.train.optimizer import make_optimizer
 from pipelines.train.token_rows import add_token_rows
 from sigma_data.loading.batch import PackedBatch, collate
@@ -33,7 +33,7 @@ from sigma_model.model import SigmaModel, widths
 
 WORK = Work(text=2000, patch=8000, latent=12000, target=8000, answer=50, pictures=5, pairs=10**8, pixels=5 * 2**20)
 KINDS = ("float32", "bfloat16")
-PLANNED = Planned(packs=1000, samples=4000, looked_at=1, work=WORK)
+PLANNED = EpochWork(packs=1000, samples=4000, looked_at=1, work=WORK)
 
 
 def settings(budget: int = 30_000, **given: Any) -> TrainConfig:
@@ -62,25 +62,25 @@ def bytes_of(*tensors: Tensor) -> int:
 def test_states_on_one_cpu_are_as_many_bytes_as_estimated(given: dict[str, Any]) -> None:
     config = settings(**given)
     model = init_model(tiny_config(), seed=0)
-    choose_learning(model, config, range(FIRST_ATTRIBUTE, FIRST_ATTRIBUTE + 15))
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    choose_trainable(model, config, range(FIRST_ATTRIBUTE, FIRST_ATTRIBUTE + 15))
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = make_optimizer(model, config.optimizer)
-    for parameter in learning:
+    for parameter in trainable:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     moments = [value for state in optimizer.state.values() for name, value in state.items() if name != "step"]
     found = estimate(config, tiny_config(), PLANNED, ranks=1, on_gpu=False)
     assert found.memory["parameters"] == bytes_of(*model.parameters())
-    assert found.memory["gradients"] == bytes_of(*learning)
+    assert found.memory["gradients"] == bytes_of(*trainable)
     assert found.memory["optimiser"] == bytes_of(*moments)
     assert found.memory["position tables"] == bytes_of(*model.buffers())
     average = Ema(model.named_parameters(), config.ema.decay).state_dict().values() if config.ema else ()
     assert found.memory["average (EMA)"] == bytes_of(*average)
     steps = [state["step"] for state in optimizer.state.values()]
-    assert found.checkpoint == bytes_of(*learning, *moments, *steps, *average)
+    assert found.checkpoint == bytes_of(*trainable, *moments, *steps, *average)
     assert found.memory["gathered layers"] == 0
     assert sum(counts[0] for counts in found.parameters.values()) == sum(p.numel() for p in model.parameters())
-    assert sum(counts[1] for counts in found.parameters.values()) == sum(p.numel() for p in learning)
+    assert sum(counts[1] for counts in found.parameters.values()) == sum(p.numel() for p in trainable)
 
 
 def test_sharding_divides_the_states_and_offloading_moves_them() -> None:
@@ -106,9 +106,9 @@ def test_bfloat16_masters_halve_parameters_and_gradients_and_nothing_that_is_add
 
 def test_on_a_gpu_what_learns_is_float32_and_the_rest_as_it_computes() -> None:
     found = estimate(settings(freeze={"und": True}), tiny_config(), PLANNED, ranks=1)
-    learning = sum(counts[1] for counts in found.parameters.values())
+    trainable = sum(counts[1] for counts in found.parameters.values())
     whole = sum(counts[0] for counts in found.parameters.values())
-    assert found.memory["parameters"] == 4 * learning + 2 * (whole - learning)
+    assert found.memory["parameters"] == 4 * trainable + 2 * (whole - trainable)
 
 
 class FusedNorm(torch.autograd.Function):
@@ -186,7 +186,7 @@ def test_checkpointing_keeps_less_and_needs_one_layer_again() -> None:
 def test_planned_work_is_that_of_the_packs_when_they_are_read(tmp_path: Path) -> None:
     build(tmp_path / "corpus", "world:40?size=64")
     planner = planned(index_of(tmp_path / "corpus"), budget=2000)
-    found = Planned.of(planner, stride=8, most=3)
+    found = EpochWork.of(planner, stride=8, most=3)
     plan = planner.plan(0)
     chosen = sorted({round(number * (len(plan) - 1) / 2) for number in range(3)})
     dataset = dataset_of(planner)
