@@ -32,7 +32,7 @@ from sigma_model.loading import DType, load_bundle, read_blueprint
 from sigma_model.sampling.generate import Request, make_pictures
 from sigma_model.sampling.settings import SamplingSettings
 
-ALONE = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
+ALONE = ProcessGroup.single()
 LORA = {"rank": 4, "train": ["^llm2vae"]}
 
 

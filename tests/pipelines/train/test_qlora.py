@@ -31,7 +31,7 @@ from sigma_model.checkpoint_io import export_model, init_model, load_model
 from sigma_model.config import preset, preset_directory
 from sigma_model.quantization import Quantization, converter, is_quantised, restored, stored_bytes
 
-ALONE = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
+ALONE = ProcessGroup.single()
 LIBRARY = {"nf4": "bitsandbytes", "int8": "bitsandbytes", "fp8": "torchao"}
 OFF = {"nf4": 0.12, "int8": 0.02, "fp8": 0.04}
 """Greatest relative error (norm) of what passes a layer: about half a step of each format."""

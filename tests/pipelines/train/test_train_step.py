@@ -24,7 +24,7 @@ from sigma_data.loading.loader import Loaded
 from sigma_data.sample import Family, Turn
 from sigma_model.model import SigmaModel
 
-ALONE = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
+ALONE = ProcessGroup.single()
 PICTURE = case("paint <subject> the cat from <image_1> in <image_2>", pictures=3)
 TOLD = case(Turn("what is in <image_1>", response="a red cat"), pictures=1)
 LONG = case(Turn("what is it", response="a dog next to the old man in red"), pictures=0)

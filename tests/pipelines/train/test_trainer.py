@@ -39,7 +39,7 @@ from sigma_data.planning.plan import PackRequest
 from sigma_model.checkpoint_io import Checkpoint
 from sigma_model.loading import load_bundle
 
-ALONE = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
+ALONE = ProcessGroup.single()
 FEW = {"every": 8, "packs": 1, "pictures": 0}
 
 

@@ -22,7 +22,7 @@ from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.run import Run, make_run
 from sigma_data.loading.shard_reader import ShardReader
 
-ALONE = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
+ALONE = ProcessGroup.single()
 EVERY = {"every": 3, "packs": 3, "pictures": 2, "picture_steps": 3}
 
 

@@ -141,7 +141,7 @@ def test_checkpointing_changes_no_bit_and_computes_layers_again(checkpointing: A
     settings = ParallelSettings(checkpointing=checkpointing)
     found = gradients(2, settings, "all")
     assert all(torch.equal(found[1][name], gradient) for name, gradient in expected[1].items())
-    group = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
+    group = ProcessGroup.single()
     model = tiny_model()
     runs: list[int] = []
     for number, layer in enumerate(model.backbone.layers):
@@ -280,7 +280,7 @@ def test_low_rank_additions_beside_a_bfloat16_base_stay_float32_and_do_not_depen
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     export_model(init_model(tiny_config(vision=False), seed=0), tmp_path)
     model = built()
-    group = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
+    group = ProcessGroup.single()
     with pytest.raises(ConfigError, match="missing"):
         load_weights_sharded(model, tmp_path, group, dtype=torch.float32)
     assert next(model.parameters()).is_meta, "nothing may have been read"
@@ -370,7 +370,7 @@ def test_clipping_sees_all_ranks_and_plain_parameters_once(shard: int | None) ->
 
 
 def test_clipping_leaves_a_short_gradient_alone_and_none_at_all_has_norm_zero() -> None:
-    group = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
+    group = ProcessGroup.single()
     parameter = torch.nn.Parameter(torch.zeros(2))
     assert clip_grad_norm([parameter], group, 1.0).item() == 0
     parameter.grad = torch.tensor([0.3, 0.4])

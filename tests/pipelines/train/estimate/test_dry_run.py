@@ -227,7 +227,7 @@ def saved(config: TrainConfig, corpus: Path, step: int, *, epoch: int = 1, next_
     plan = {"digest": planner.digest, "fields": dict(planner.fields)}
     import torch
 
-    alone = ProcessGroup(0, 1, 0, torch.device("cpu"), None)
+    alone = ProcessGroup.single()
     checkpointer = Checkpointer(config.out / "checkpoints", alone, config.checkpoint)
     data = {"plan": plan, "epoch": epoch, "next_pack": next_pack}
     checkpointer.save(step, {"model": {"a": torch.zeros(2)}}, {"step": step, "data": data})
