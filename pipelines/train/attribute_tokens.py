@@ -1,4 +1,4 @@
-"""What learns in a run, and the rows of the fifteen attribute tokens: what they start from, how alike they are.
+"""Which parameters of a run are trainable, and the rows of the fifteen attribute tokens: their start, their similarity.
 
 BAGEL never trained these rows, and reserved rows tend to be nearly equal: a run that does not train them either may
 show the model fifteen tokens that it cannot tell apart.
@@ -32,19 +32,19 @@ ALIKE = 0.99
 def choose_trainable(model: SigmaModel, config: TrainConfig, ids: Sequence[int]) -> None:
     """Freeze, add LoRA and the attribute tokens' own rows, as a run's settings say; `ids` are those tokens'.
 
-    Raises ConfigError as `apply_freeze` and `add_lora` do, and for rows that must start anew but never learn.
+    Raises ConfigError as `apply_freeze` and `add_lora` do, and for rows that are initialised but not trainable.
     """
     apply_freeze(model, config.freeze)
     if config.lora is not None:
         add_lora(model, config.lora, seed=config.model.seed)
     if config.freeze.except_attribute_tokens:
         add_token_rows(model, ids)
-    check_token_init(config, learn=rows_trainable(model))
+    check_token_init(config, trainable=rows_trainable(model))
 
 
-def check_token_init(config: TrainConfig, *, learn: bool) -> None:
-    """Raise ConfigError where the attribute tokens' rows must start anew but are not trained: `learn` says whether."""
-    if config.model.token_init != "keep" and not learn:
+def check_token_init(config: TrainConfig, *, trainable: bool) -> None:
+    """Raise ConfigError if the attribute tokens' rows are initialised but not `trainable`."""
+    if config.model.token_init != "keep" and not trainable:
         raise ConfigError(
             f"model.token_init {config.model.token_init}: the attribute tokens' rows are frozen, so that a checkpoint "
             "would not hold them: set freeze.except_attribute_tokens=true, or model.token_init=keep"
@@ -81,20 +81,20 @@ def start_rows(directory: Path, shape: ModelConfig, encoder: Tokenizer, *, init:
 
 @dataclass(frozen=True)
 class RowSimilarity:
-    """Cosines between the rows of all pairs of attribute tokens; `nearest` are the names of the most alike.
+    """Cosines between the rows of all pairs of attribute tokens; `nearest` are the names of the most similar.
 
-    `learn`: the run trains these rows.
+    `trainable`: the run trains these rows.
     """
 
     least: float
     mean: float
     most: float
     nearest: tuple[str, str]
-    learn: bool
+    trainable: bool
 
     @classmethod
-    def of(cls, rows: Tensor, *, learn: bool) -> RowSimilarity:
-        """Of rows [15, D] in the order of `ATTRIBUTES`. Two rows of zeros are alike, one beside another is not."""
+    def of(cls, rows: Tensor, *, trainable: bool) -> RowSimilarity:
+        """Of rows [15, D] in the order of `ATTRIBUTES`. Two rows of zeros have a cosine of 1, one beside another 0."""
         wide = rows.double()
         norms = wide.norm(dim=1)
         unit = wide / norms.clamp(min=1e-30)[:, None]
@@ -104,12 +104,12 @@ class RowSimilarity:
         pairs = cosines[first, second]
         place = int(pairs.argmax())
         nearest = ATTRIBUTES[int(first[place])], ATTRIBUTES[int(second[place])]
-        return cls(float(pairs.min()), float(pairs.mean()), float(pairs.max()), nearest, learn)
+        return cls(float(pairs.min()), float(pairs.mean()), float(pairs.max()), nearest, trainable)
 
     @property
     def warning(self) -> str:
         """What to do about tokens that cannot be told apart and never will be; empty if all is well."""
-        if self.learn or self.most < ALIKE:
+        if self.trainable or self.most < ALIKE:
             return ""
         return (
             f"the rows of <{self.nearest[0]}> and <{self.nearest[1]}> are nearly equal (cosine {self.most:.4f}, and "
@@ -121,21 +121,21 @@ class RowSimilarity:
         """One line."""
         return (
             f"cosines of the 15 rows {self.least:.4f} to {self.most:.4f}, mean {self.mean:.4f}; nearest "
-            f"<{self.nearest[0]}> and <{self.nearest[1]}>; {'trained' if self.learn else 'not trained'}"
+            f"<{self.nearest[0]}> and <{self.nearest[1]}>; {'trained' if self.trainable else 'not trained'}"
         )
 
 
 def start_rows_similarity(
-    config: TrainConfig, directory: Path, shape: ModelConfig, encoder: Tokenizer, *, learn: bool
+    config: TrainConfig, directory: Path, shape: ModelConfig, encoder: Tokenizer, *, trainable: bool
 ) -> RowSimilarity | None:
-    """The likeness of the rows that a run starts from, which it trains or not; None where they are drawn at random.
+    """How similar the rows are that a run starts from; None if they are drawn at random.
 
     Reads the rows alone, by their place in the file.
     """
     if not weight_files(directory):
         return None
     rows = start_rows(directory, shape, encoder, init=config.model.token_init, seed=config.model.seed)
-    return RowSimilarity.of(rows, learn=learn)
+    return RowSimilarity.of(rows, trainable=trainable)
 
 
 def attribute_ids_in_order(ids: Mapping[str, int]) -> list[int]:

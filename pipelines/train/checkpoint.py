@@ -161,7 +161,7 @@ class Checkpointer:
         marker = _read_marker(self._path(step))
         if marker is None:
             raise ConfigError(
-                f"{self._path(step)}: is no complete checkpoint, or it is damaged: choose another, or remove it"
+                f"{self._path(step)}: is not a complete checkpoint, or is damaged: choose another, or remove it"
             )
         return marker
 
@@ -300,7 +300,7 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._records:
-            raise pickle.UnpicklingError(f"its metadata wants {module}.{name}, which is no part of a checkpoint")
+            raise pickle.UnpicklingError(f"its metadata wants {module}.{name}, which is not part of a checkpoint")
         return super().find_class(module, name)
 
 
@@ -317,7 +317,7 @@ def _flat(state: State) -> dict[str, Tensor]:
     tensors = {f"{section}/{name}": value for section, part in state.items() for name, value in part.items()}
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
-            raise TypeError(f"{name} is no tensor: put it into `extra`")
+            raise TypeError(f"{name} is not a tensor: put it into `extra`")
     return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
@@ -341,7 +341,7 @@ def _check(folder: Path, wanted: Mapping[str, Tensor], stored: Mapping[str, obje
 
 
 def _stored_shape(found: object) -> str:
-    return _shape(found.size, found.properties.dtype) if isinstance(found, TensorStorageMetadata) else "no tensor"
+    return _shape(found.size, found.properties.dtype) if isinstance(found, TensorStorageMetadata) else "not a tensor"
 
 
 def _shape(size: torch.Size, dtype: torch.dtype) -> str:

@@ -26,7 +26,7 @@ class ModelSettings(StrictModel):
     path: ModelPath = "tiny"
     """A directory in the released layout (BAGEL's, SIGMA's), or a preset, which starts from random weights."""
     from_run: ModelPath | None = None
-    """Start from what another run has learnt, instead of `path`: its folder, or FOLDER@STEP for an older checkpoint.
+    """Start from the weights of another run, instead of `path`: its folder, or FOLDER@STEP for an older checkpoint.
     Optimiser, schedule and data begin anew. It is exported to OUT/start first, and may be removed afterwards."""
     from_weights: Literal["auto", "ema", "raw"] = "auto"
     """Of `from_run`: the averaged weights, or those of the step; auto is the average, if that run keeps one."""
@@ -35,8 +35,8 @@ class ModelSettings(StrictModel):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the forward and backward pass; auto is bfloat16 on a GPU and float32 on a CPU."""
     master: Literal["float32", "bfloat16"] = "float32"
-    """Of the parameters that learn, which a step rounds at random where it is bfloat16, so that small steps are not
-    lost; with LoRA all that learns is float32. Frozen ones are kept in `dtype`."""
+    """Of the trainable parameters; bfloat16 is rounded at random by a step, so that small steps are not lost. With LoRA
+    they are float32. Frozen ones are kept in `dtype`."""
     quantize: Literal["nf4", "int8", "fp8"] | None = None
     """Keep the frozen weights of both experts' linear layers in 4 or 8 bits, under LoRA (QLoRA). They are turned into
     `dtype`, one at a time, to compute with; needs bitsandbytes, or for fp8 torchao."""
@@ -62,7 +62,7 @@ class OptimizerSettings(StrictModel):
     """The optimiser and what is done to gradients before it."""
 
     kind: Literal["adamw", "muon"] = "adamw"
-    """muon: steps of the layers' matrices are made orthogonal, the rest is AdamW's; learns from random weights in
+    """muon: steps of the layers' matrices are made orthogonal, the rest is AdamW's; trains random weights in
     about half the steps, and runs on one process."""
     lr: float = Field(2e-5, gt=0, allow_inf_nan=False)
     """Learning rate after the warm-up."""
@@ -109,7 +109,7 @@ class LossSettings(StrictModel):
 
 
 class FreezeSettings(StrictModel):
-    """What does not learn."""
+    """Which parameters are frozen."""
 
     und: bool = False
     """The understanding expert, with embeddings and vision encoder: SIGMA's generation-only recipe."""
@@ -121,7 +121,7 @@ class FreezeSettings(StrictModel):
     """Train the rows of the fifteen attribute tokens although the embeddings are frozen, and nothing else of them.
     Gradients then pass through the frozen understanding expert, which takes memory and work."""
     patterns: tuple[str, ...] = ()
-    """Regular expressions for names of parameters, as in 'layers\\.[0-9]\\.'."""
+    """Regular expressions for names of parameters, e.g. 'layers\\.[0-9]\\.'."""
 
     @property
     def und_recorded(self) -> bool:
@@ -130,22 +130,22 @@ class FreezeSettings(StrictModel):
 
 
 class LoraSettings(StrictModel):
-    """Train low-rank additions to linear layers instead of the weights."""
+    """Train LoRA adapters on linear layers instead of the weights."""
 
     rank: Positive = 16
     """Rank of the two matrices of an adapter."""
     alpha: float = Field(32.0, gt=0, allow_inf_nan=False)
     """An adapter's output is scaled by alpha / rank."""
     dropout: Literal[0] = 0
-    """There is none: a resumed run must repeat itself to the bit."""
+    """Not supported: a resumed run must repeat itself to the bit."""
     targets: tuple[str, ...] = (r"layers\.\d+\.gen\.(q|k|v|o|mlp\.(gate|up|down))$",)
     """Regular expressions for the linear layers."""
     train: tuple[str, ...] = ()
-    """Regular expressions for parameters that learn in full beside them."""
+    """Regular expressions for parameters that are trained in full beside them."""
 
 
 class EmaSettings(StrictModel):
-    """A running average of the parameters that learn, in float32."""
+    """An exponential moving average (EMA) of the trainable parameters, in float32."""
 
     decay: float = Field(0.9999, gt=0, lt=1)
     """Share of the average that a step keeps."""
@@ -180,7 +180,7 @@ class CheckpointSettings(StrictModel):
 
 
 class ValidationSettings(StrictModel):
-    """Losses and pictures on samples that are held out."""
+    """Losses and generated images on held-out samples."""
 
     every: int = Field(500, ge=0)
     """Steps; 0 never."""
@@ -195,7 +195,7 @@ class ValidationSettings(StrictModel):
     picture_steps: int = Field(20, ge=2)
     """Noise levels of the sampler."""
     text_scale: float = Field(Guidance.text, allow_inf_nan=False)
-    """Guidance of the pictures towards the text; 1 or less is none, as for a model that has hardly learnt."""
+    """Guidance scale towards the text; 1 or less is no guidance, e.g. for a model that is hardly trained yet."""
     image_scale: float = Field(Guidance.image, allow_inf_nan=False)
     """The same towards the references."""
 
@@ -215,7 +215,7 @@ class TrainConfig(StrictModel):
     """A whole run."""
 
     out: LocalPath
-    """Folder of the run: checkpoints, logs, pictures."""
+    """Folder of the run: checkpoints, logs, images."""
     steps: int | None = Field(None, ge=1)
     """Optimiser steps; this or `epochs`."""
     epochs: float | None = Field(None, gt=0, allow_inf_nan=False)
@@ -251,7 +251,7 @@ class TrainConfig(StrictModel):
     @model_validator(mode="after")
     def _trainable_in_one_dtype(self) -> TrainConfig:
         if self.lora is not None and self.lora.train and self.model.master != "float32":
-            raise ValueError("lora.train: needs model.master float32, for low-rank additions learn in float32 as well")
+            raise ValueError("lora.train: needs model.master float32, for LoRA adapters are float32 as well")
         return self
 
     @model_validator(mode="after")

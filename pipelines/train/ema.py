@@ -1,4 +1,4 @@
-"""A running average of the parameters that learn, in float32, sharded as they are.
+"""EMA: an exponential moving average of the trainable parameters, in float32, sharded as they are.
 
 All arithmetic is on each rank's own part, so it needs neither communication nor DTensor's planning.
 """
@@ -17,9 +17,9 @@ from sigma_model.torch_compat import lerp_all
 
 
 class Ema:
-    """Averages a <- decay * a + (1 - decay) * p of named parameters, of those that learn; they start as the parameters.
+    """Averages a <- decay * a + (1 - decay) * p of the trainable parameters p among those given; they start as p.
 
-    To be made after the model is sharded. Memory: 4 bytes a learning parameter of this rank.
+    To be made after the model is sharded. Memory: 4 bytes a trainable parameter of this rank.
     """
 
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], decay: float) -> None:
@@ -56,8 +56,8 @@ class Ema:
     def swapped(self, model: nn.Module) -> Iterator[None]:
         """Have the averages in the model, rounded to its type; afterwards its parameters are back, bit for bit.
 
-        For validation and sampling: nothing may learn meanwhile. Memory: a second copy of this rank's
-        part of the parameters that learn.
+        For validation and sampling: nothing may be trained meanwhile. Memory: a second copy of this rank's
+        part of the trainable parameters.
         """
         with torch.no_grad():  # around each part: the caller's block keeps its own mode
             held = [local_part(parameter).clone() for parameter in self._parameters.values()]

@@ -1,7 +1,7 @@
 """`sigma export`: a checkpoint of a run -> a directory in the released layout, or an adapter.
 
-A checkpoint holds what learns; the rest is taken from where the run started. So a model is put together as the
-run did, and what was learnt is read over it in place: never is there a second copy.
+A checkpoint holds the trainable parameters; the rest is taken from where the run started. So a model is put together
+as the run did, and the checkpoint is read over it in place: there is never a second copy.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def export_run(
 
     With `ema` the averages become `ema.safetensors`, otherwise the weights as they are `model.safetensors`; None is the
     averages, if the run keeps them. LoRA is merged into them, and the attribute tokens' own rows into the embeddings.
-    `adapter` writes what LoRA learnt alone, and these rows, for peft, under our names or released ones. `dtype` auto
+    `adapter` writes the LoRA adapter alone, and these rows, for peft, under our names or released ones. `dtype` auto
     is that of the weights the run started from, or float32 where it started from none; an adapter's stays as it is.
     `overrides` are model.path=DIR and model.base=DIR, where the run's base has moved. Every number is rounded once, but
     those of layers with LoRA twice where `dtype` is narrower than what the run started from. `out` appears by rename,
@@ -107,7 +107,7 @@ def export_run(
 
 
 def complete_step(run: Path, step: int | None) -> int:
-    """The step asked for, or that of the newest complete checkpoint. Raises ConfigError where there is none such."""
+    """The step asked for, or that of the newest complete checkpoint. Raises ConfigError if there is none."""
     steps = Checkpointer(run / CHECKPOINTS, ProcessGroup.single(), CheckpointSettings()).complete()
     if not steps:
         raise ConfigError(f"{run / CHECKPOINTS}: holds no complete checkpoint")
@@ -176,7 +176,7 @@ def _load_trained(
     *,
     ema: bool,
 ) -> None:
-    """Replace what learns by what a checkpoint holds, in the type it is held in."""
+    """Replace the trainable parameters by those of a checkpoint, in the dtype they are stored in."""
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     master = _NUMBERS[DType(config.model.master)]
     for parameter in trainable.values():

@@ -1,4 +1,4 @@
-"""Which parameters learn: the model's own parts, then patterns over names.
+"""Which parameters are trainable: the model's own parts, then patterns over names.
 
 A pattern is searched for in our name of a parameter and in its released name, so that either may be written.
 """
@@ -15,11 +15,11 @@ from sigma_model.model import SigmaModel
 
 
 def apply_freeze(model: SigmaModel, settings: FreezeSettings) -> None:
-    """Freeze parts of a model as the settings say; what they do not name learns.
+    """Freeze parts of a model as the settings say; the rest stays trainable.
 
-    To be called before `add_lora`; the attribute tokens' own rows come after both (`tokens.choose_trainable`).
-    Raises ConfigError for a pattern that is no regular expression or matches no parameter, and where nothing is
-    left to learn.
+    To be called before `add_lora`; the attribute tokens' own rows come after both (`choose_trainable`).
+    Raises ConfigError for a pattern that is not a regular expression or matches no parameter, and if nothing is
+    left trainable.
     """
     model.freeze(und=settings.und, vit=settings.vit, llm=settings.llm)
     parameters = dict(model.named_parameters())
@@ -28,13 +28,13 @@ def apply_freeze(model: SigmaModel, settings: FreezeSettings) -> None:
             parameters[name].requires_grad_(False)
     left = any(parameter.requires_grad for parameter in parameters.values())
     if not (left or settings.except_attribute_tokens):
-        raise ConfigError("freeze: leaves no parameter that learns; freeze less")
+        raise ConfigError("freeze: leaves no trainable parameter; freeze less")
 
 
 def matching(parameters: Iterable[str], pattern: str, *, setting: str, suffix: str = "") -> list[str]:
     """The names of parameters, ours, in which a pattern is found; without `suffix`, which all must end with.
 
-    `setting` is where the user wrote the pattern. Raises ConfigError where it is no regular expression or
+    `setting` is where the user wrote the pattern. Raises ConfigError where it is not a regular expression or
     is found in none.
     """
     try:
@@ -44,9 +44,9 @@ def matching(parameters: Iterable[str], pattern: str, *, setting: str, suffix: s
             if any(re.search(pattern, known.removesuffix(suffix)) for known in (name, released_name(name)))
         ]
     except re.error as error:
-        raise ConfigError(f"{setting}: {pattern!r} is no regular expression ({error})") from None
+        raise ConfigError(f"{setting}: {pattern!r} is not a regular expression ({error})") from None
     if not found:
         raise ConfigError(
-            f"{setting}: {pattern!r} matches nothing in the model; names are as in backbone.layers.0.gen.q"
+            f"{setting}: {pattern!r} matches nothing in the model; names are e.g. backbone.layers.0.gen.q"
         )
     return found

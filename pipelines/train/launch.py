@@ -61,7 +61,7 @@ class Launch:
         host, _, port = (self.rdzv or "").strip().rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 2**16:
-            raise ConfigError(f"--rdzv {self.rdzv}: write HOST:PORT, as in node1:29400, with a port of 1 to 65535")
+            raise ConfigError(f"--rdzv {self.rdzv}: write HOST:PORT, e.g. node1:29400, with a port of 1 to 65535")
         return host, int(port)
 
 
@@ -75,8 +75,8 @@ def default_nproc() -> int:
 def launch(config: TrainConfig, where: Launch, *, quiet: bool = False) -> dict[str, Any] | None:
     """Train; returns the run's summary where this process has seen it (on the machine of rank 0).
 
-    Raises SigmaError for what a user can mend, with the sentence of the rank that met it first, and KeyboardInterrupt
-    where the run was told to stop before it had begun.
+    Raises SigmaError for what a user can mend, with the message of the rank that met it first, and KeyboardInterrupt
+    if the run was told to stop before it had begun.
     """
     where.check()
     started = resolve_launcher(chosen=where.chosen, nproc=where.nproc)
@@ -103,7 +103,7 @@ def _launch(config: TrainConfig, where: Launch, *, quiet: bool) -> dict[str, Any
     if where.rdzv is not None:
         _reach(where)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each rank's: together they have all cores
-    # What a rank died of is said in one sentence; torch would add pages.
+    # What a rank died of is said in one error message; torch would add pages.
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     notes = tempfile.mkdtemp(prefix="sigma-train-")  # where ranks write down what they die of
@@ -184,7 +184,7 @@ def _reach(where: Launch) -> None:
 
 
 def _check_store(where: Launch) -> None:
-    """Raise ConfigError where what answers is no store of torch's: its client would wait for an answer for ever."""
+    """Raise ConfigError where what answers is not a torch store: its client would wait for an answer for ever."""
     host, port = where.place()
     # In a process of its own, which can be ended: a thread that waits in torch's client cannot.
     command = [sys.executable, "-c", _ASK, host, str(port)]
@@ -209,7 +209,7 @@ def _is_here(family: int, address: Any, port: int = 0) -> bool:
 
 
 def _not_met(error: BaseException, where: Launch) -> SigmaError:
-    """What kept the machines from meeting, in a sentence."""
+    """What kept the machines from meeting, as an error message."""
     from torch.distributed.elastic import rendezvous
 
     from pipelines.train.distributed.process_group import first_line
@@ -255,7 +255,7 @@ def _rank(config: TrainConfig, quiet: bool, machines: int) -> dict[str, Any] | N
 
 
 def _told_by(error: Any) -> SigmaError:
-    """The error of the rank that failed first, as the sentence it was."""
+    """The error of the rank that failed first, with its message."""
     rank, failure = error.get_first_failure()
     text = str(failure.message["message"] if isinstance(failure.message, dict) else failure.message)
     name, _, sentence = text.partition(": ")

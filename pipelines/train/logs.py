@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
 
-METRICS, TEXTS, PICTURES, TENSORBOARD, WANDB = "metrics.jsonl", "texts.jsonl", "pictures", "tensorboard", "wandb_id"
+METRICS, TEXTS, IMAGES, TENSORBOARD, WANDB = "metrics.jsonl", "texts.jsonl", "pictures", "tensorboard", "wandb_id"
 """Files and folders in the folder of a run."""
 NON_FINITE = "non_finite"
-"""The column of metrics.jsonl that says which figures of a line are none, as in `loss nan, norm inf`; mostly empty."""
+"""The column of metrics.jsonl that names the non-finite figures of a line, e.g. `loss nan, norm inf`; mostly empty."""
 
 _WHOLE = frozenset({"step", "skipped", "epoch", "pack", "memory"})
 """Figures that are integers; all others are written with a decimal point, also where they happen to be whole."""
@@ -176,12 +176,12 @@ class RunLog:
         if self._progress is not None:
             self._progress.show(step, there)
 
-    def pictures(self, step: int, name: str, pictures: Sequence[bytes]) -> None:
-        """Keep pictures, PNG files, as pictures/STEP/NAME-1.png and so on."""
+    def images(self, step: int, name: str, images: Sequence[bytes]) -> None:
+        """Keep images, PNG files, as pictures/STEP/NAME-1.png and so on."""
         if not self._writes:
             return
-        folder = self._folder / PICTURES / f"{step:08d}"
-        for number, data in enumerate(pictures, 1):
+        folder = self._folder / IMAGES / f"{step:08d}"
+        for number, data in enumerate(images, 1):
             with _disk(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 write_atomic(folder / f"{name}-{number}.png", data)
@@ -189,7 +189,7 @@ class RunLog:
                 self._board.image(f"{name}/{number}", _pixels(data), step)
         if self._wandb is not None:
             wandb = importlib.import_module("wandb")
-            self._wandb.log({name: [wandb.Image(_pixels(data)) for data in pictures]}, step=step)
+            self._wandb.log({name: [wandb.Image(_pixels(data)) for data in images]}, step=step)
 
     def text(self, step: int, name: str, text: str) -> None:
         """Keep a text, as a line of texts.jsonl."""
@@ -236,7 +236,7 @@ class RunLog:
 class TrainingProgress:
     """Where a run is: two lines that change on a terminal, a plain line now and then elsewhere; on standard error.
 
-    Of the figures it shows, where they are there, the losses `picture` and `text`, `norm` (the gradient's),
+    Of the figures it shows, if given, the losses `picture` and `text`, `norm` (the gradient's),
     `tokens_per_second`, `mfu`, `data_wait`, `memory` (bytes), and `skipped` (steps).
     """
 
@@ -375,5 +375,5 @@ def _pixels(data: bytes) -> Any:
     import numpy as np
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))

@@ -1,4 +1,4 @@
-"""Low-rank additions to linear layers: y = W x + b + (alpha / rank) B A x, where A and B learn.
+"""LoRA adapters on linear layers: y = W x + b + (alpha / rank) B A x, where A and B are trainable.
 
 A linear layer becomes a subclass of itself in place, so its weight keeps its name: weights load, shard and
 are saved as without LoRA. peft's own layers rename it and draw A from global state; only its file format is used.
@@ -31,7 +31,7 @@ _EMBED = ROWS.rpartition(".")[0]
 
 
 class LoraLinear(nn.Linear):
-    """A linear layer with a low-rank addition; `lora_A` [rank, in] and `lora_B` [out, rank] are float32."""
+    """A linear layer with a LoRA adapter; `lora_A` [rank, in] and `lora_B` [out, rank] are float32."""
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
         super().__init__(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
@@ -45,26 +45,26 @@ class LoraLinear(nn.Linear):
         return self.base(input) + F.linear(F.linear(input, a), b) * (self.alpha / self.rank)
 
     def base(self, input: Tensor) -> Tensor:
-        """What the layer gives without its addition."""
+        """What the layer gives without its adapter."""
         return super().forward(input)
 
     def merge(self) -> nn.Linear:
         """The plain linear layer that computes the same; takes over this one's weight and changes it."""
         plain = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
         with torch.no_grad():
-            addition = self.lora_B.weight.float() @ self.lora_A.weight.float() * (self.alpha / self.rank)
-            self.weight.copy_(addition.add_(self.weight))
+            update = self.lora_B.weight.float() @ self.lora_A.weight.float() * (self.alpha / self.rank)
+            self.weight.copy_(update.add_(self.weight))
         plain.weight, plain.bias = self.weight, self.bias
         return plain
 
 
 def add_lora(model: SigmaModel, settings: LoraSettings, *, seed: int) -> None:
-    """Give linear layers low-rank additions; these alone learn from now on, and what `settings.train` matches.
+    """Give linear layers LoRA adapters; these alone are trainable from now on, and what `settings.train` matches.
 
-    What is frozen stays so: a frozen layer gets no addition, a frozen parameter does not learn. The
-    additions of a model on the meta device hold no numbers: call `init_lora` once it has memory.
+    What is frozen stays so: a frozen layer gets no adapter, a frozen parameter is not trained. The
+    adapters of a model on the meta device hold no numbers: call `init_lora` once it has memory.
     Raises ConfigError for a pattern that matches nothing, or nothing that is not frozen, and for a layer
-    that would get an addition and learn in full.
+    that would get an adapter and be trained in full.
     """
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     linears = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Linear)}
@@ -105,12 +105,12 @@ def init_lora(model: nn.Module, *, seed: int) -> None:
 
 
 def is_lora(name: str) -> bool:
-    """Whether a parameter of this name is a low-rank addition, which has no released name."""
+    """Whether a parameter of this name belongs to a LoRA adapter, which has no released name."""
     return _LORA.search(name) is not None
 
 
 def merge_lora(model: nn.Module) -> None:
-    """Add the low-rank additions to the weights and make the layers plain again; one tensor more is held at a time.
+    """Merge the LoRA adapters into the weights and make the layers plain again; one tensor more is held at a time.
 
     Sums are made in float32 and rounded once to the type of the weight. The model must not be sharded.
     """
@@ -121,11 +121,11 @@ def merge_lora(model: nn.Module) -> None:
 def save_adapter(
     model: SigmaModel, directory: Path, *, base: str, dtype: torch.dtype | None = None, released: bool = False
 ) -> None:
-    """Write what learns in a model with LoRA as an adapter that peft loads and merges.
+    """Write what is trainable in a model with LoRA as an adapter that peft loads and merges.
 
     Its names are ours, so it goes onto a SigmaModel with the starting weights, whose name is `base`:
     `peft.PeftModel.from_pretrained(load_model(base), directory)`. With `released` they are those of the release, for
-    BAGEL's own model. Beside LoRA peft knows whole modules only: of a module in which a weight learns, all is
+    BAGEL's own model. Beside LoRA peft knows whole modules only: of a module with a trainable weight, all is
     written, but of the embeddings the attribute tokens' rows alone where these are trained so
     (`trainable_token_indices`). The model must not be sharded. `dtype` None keeps each tensor's own. Raises OSError.
     """

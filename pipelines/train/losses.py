@@ -40,22 +40,22 @@ def loss_names(families: Collection[Family]) -> list[str]:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What a token's loss counts: `picture` [M_t], `text` [C]; and their sums, for the average."""
+    """What a token's loss counts: `image` [M_t], `text` [C]; and their sums, for the average."""
 
-    picture: Tensor
+    image: Tensor
     text: Tensor
 
     @classmethod
     def of(cls, batch: PackedBatch, *, reweight_text: bool) -> LossWeights:
         """One a target token; one an answer token, or its answer's length^-1/2."""
-        picture = torch.ones(len(batch.target_slots), device=batch.positions.device)
+        image = torch.ones(len(batch.target_slots), device=batch.positions.device)
         text = batch.answer_weights if reweight_text else torch.ones_like(batch.answer_weights)
-        return cls(picture, text)
+        return cls(image, text)
 
     @property
     def sums(self) -> Tensor:
-        """[2] pictures and texts."""
-        return torch.stack((self.picture.sum(), self.text.sum())).double()
+        """[2] images and texts."""
+        return torch.stack((self.image.sum(), self.text.sum())).double()
 
 
 class LossTable:

@@ -1,4 +1,4 @@
-"""The optimiser over what learns, and the learning rate of each step, a pure function of its number."""
+"""The optimiser over the trainable parameters, and the learning rate of each step, a pure function of its number."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MOMENTUM = 0.95
 
 
 def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """The parameters that learn, in groups of one weight decay each; every one is in one group.
+    """The trainable parameters, in groups of one weight decay each; every one is in one group.
 
-    Matrices of linear layers decay. Norms, biases, embeddings and the learned table of positions do not.
+    Matrices of linear layers decay. Norms, biases, embeddings and the trainable table of positions do not.
     """
     matrices = {module.weight for module in model.modules() if isinstance(module, nn.Linear)}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -31,7 +31,7 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizers:
-    """Over the parameters that learn, with the state that they begin with. After the model is sharded and frozen.
+    """Over the trainable parameters, with the state that they begin with. After the model is sharded and frozen.
 
     Muon (Jordan et al. 2024; torch.optim.Muon) takes the weights of the backbone's linear layers, with steps as
     large as AdamW's (Liu et al. 2025, arXiv 2502.16982): so `lr` means the same for both. AdamW takes the others, or

@@ -37,12 +37,12 @@ def check_optimizer(config: TrainConfig, ranks: int) -> None:
 
 
 def check_autoencoder(description: ModelDescription, shape: ModelConfig) -> Path:
-    """The autoencoder's file, by its header. Raises ConfigError where it does not fit the model."""
+    """The VAE's file, by its header. Raises ConfigError where it does not fit the model."""
     path = find_file(VAE_FILE, *description.places)
     if shape.vae.z_channels != shape.latent.channels:
         raise ConfigError(
             f"{path}: makes {shape.vae.z_channels} channels, and the model takes {shape.latent.channels}: "
-            "use the autoencoder that belongs to it"
+            "use the VAE that belongs to it"
         )
     Vae.load(path, shape.vae, device="meta")  # maps the file, and reads none of its numbers
     return path

@@ -1,4 +1,4 @@
-"""QLoRA (Dettmers et al. 2023, arXiv 2305.14314): low-rank additions over frozen weights of 4 or 8 bits.
+"""QLoRA (Dettmers et al. 2023, arXiv 2305.14314): LoRA adapters over frozen weights of 4 or 8 bits.
 
 The linear layers of both experts keep their weights quantised and turn them into the type of what passes through, one
 at a time, in both passes. Libraries only quantise and restore: their own layers would in part keep every input whatever
@@ -47,7 +47,7 @@ class QuantizedLinear(nn.Linear):
 
 
 class QuantizedLora(LoraLinear):
-    """The same with a low-rank addition."""
+    """The same with a LoRA adapter."""
 
     def __init__(self, linear: LoraLinear) -> None:
         super().__init__(linear, linear.rank, linear.alpha)
@@ -62,15 +62,15 @@ class QuantizedLora(LoraLinear):
 def detach_weights(model: SigmaModel) -> dict[str, torch.Size]:
     """Take the weights that will be quantised out of a model on the meta device; returns their names and shapes.
 
-    To be called once it is settled what learns, and before the model is spread over ranks: all other parameters keep
-    their names, and are sharded and loaded as without. `quantize_weights` brings the weights back.
+    To be called once the trainable parameters are chosen, and before the model is spread over ranks: all other
+    parameters keep their names, and are sharded and loaded as without. `quantize_weights` brings the weights back.
     """
     shapes = {}
     for path in quantised(model):
         linear = model.get_submodule(path)
         assert isinstance(linear, nn.Linear)
         assert linear.weight.is_meta
-        assert not linear.weight.requires_grad, "a weight of few bits cannot learn: see `check_quantized`"
+        assert not linear.weight.requires_grad, "a weight of few bits is not trainable: see `check_quantized`"
         shapes[f"{path}.weight"] = linear.weight.shape
         made = QuantizedLora(linear) if isinstance(linear, LoraLinear) else QuantizedLinear(linear)
         model.set_submodule(path, made)

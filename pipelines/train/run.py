@@ -88,10 +88,10 @@ class Run:
     tokens: RowSimilarity | None = None
     """Of the rows that the attribute tokens started from."""
     warnings: Sequence[str] = ()
-    """What is possible of the model and hardly meant, a line each."""
+    """What is possible but hardly meant, a line each."""
 
     def state(self) -> dict[str, dict[str, Any]]:
-        """What a checkpoint holds: what learns, and what the optimiser and the average know of it."""
+        """What a checkpoint holds: the trainable parameters, and the optimiser's and the EMA's state of them."""
         trainable = {name: p for name, p in self.parts.model.named_parameters() if p.requires_grad}
         state: dict[str, dict[str, Any]] = {
             "model": {name: parameter.detach() for name, parameter in trainable.items()},
@@ -115,7 +115,7 @@ class Run:
         self.checkpointer.save(self.step, self.state(), extra)
 
     def resume(self) -> None:
-        """Go on from the newest checkpoint, if there is one; otherwise from the start."""
+        """Go on from the newest checkpoint, if any; otherwise from the start."""
         try:
             self.checkpointer.tidy()
         except OSError as error:
@@ -165,7 +165,7 @@ class Run:
 
 
 def make_run(config: TrainConfig, group: ProcessGroup, *, quiet: bool = False) -> Run:
-    """Put a run together and resume it where there is a checkpoint. Raises SigmaError for what does not fit."""
+    """Put a run together and resume it from its checkpoint, if any. Raises SigmaError for what does not fit."""
     description = on_all_ranks(group, lambda: _checked_description(config, group))
     shape, encoder = training_config(description.config, config), description.encoder
     trained = has_weights(config, description)
@@ -206,7 +206,7 @@ def make_run(config: TrainConfig, group: ProcessGroup, *, quiet: bool = False) -
         validation=validation,
         checkpointer=Checkpointer(config.out / CHECKPOINTS, group, config.checkpoint),
         origin=origin,
-        tokens=start_rows_similarity(config, description.directory, shape, encoder, learn=rows_trainable(model)),
+        tokens=start_rows_similarity(config, description.directory, shape, encoder, trainable=rows_trainable(model)),
         warnings=model_warnings(config, parameters, trained=trained),
     )
     run.resume()
@@ -234,7 +234,7 @@ def read_facts(description: ModelDescription, planner: Planner) -> dict[str, str
     return {
         "the model's configuration": hashlib.sha256(description.config.model_dump_json().encode()).hexdigest()[:12],
         "the tokenizer": description.encoder.digest[:12],
-        "the autoencoder": vae[:12],
+        "the VAE": vae[:12],
         **{f"corpus {number}": f"of manifest {index.digest[:12]}" for number, index in enumerate(planner.indexes, 1)},
         "the plan of the packs": digest.hexdigest()[:12],
     }
@@ -309,7 +309,7 @@ def build_model(
 ) -> SigmaModel:
     """The network of a run, spread over the ranks, with its starting weights.
 
-    What learns is kept in `model.master`, with LoRA in float32; what is frozen in the type that layers compute in, or
+    Trainable parameters are kept in `model.master`, with LoRA in float32; frozen ones in the dtype of the layers, or
     as `model.quantize` says.
     """
     compute = compute_dtype(config, group.device)
@@ -351,9 +351,9 @@ def compute_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
 
 
 def computes_otherwise(config: TrainConfig) -> bool:
-    """Whether layers compute in another type than what learns is kept in, wherever this machine runs them.
+    """Whether layers compute in another dtype than trainable parameters have, wherever this machine runs them.
 
-    Low-rank additions and the attribute tokens' rows beside them are no reason: they turn into the type of what passes
+    LoRA adapters and the attribute tokens' rows beside them do not count: they turn into the dtype of what passes
     through them by themselves.
     """
     if config.lora is not None and not config.lora.train:

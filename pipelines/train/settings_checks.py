@@ -45,7 +45,7 @@ def check_settings(config: TrainConfig) -> None:
     """Raise ConfigError, naming both, for settings that exclude or contradict one another whatever the data is."""
     optimizer, schedule, loss = config.optimizer, config.schedule, config.loss
     if not loss.picture and not loss.text:
-        raise ConfigError("loss.picture and loss.text are both 0, so nothing can be learnt: give one of them a weight")
+        raise ConfigError("loss.picture and loss.text are both 0, so nothing can be trained: give one of them a weight")
     if schedule.kind != "constant" and schedule.min_lr > optimizer.lr:
         raise ConfigError(
             f"schedule.min_lr {schedule.min_lr:g} is above optimizer.lr {optimizer.lr:g}, so the rate would rise where "
@@ -53,14 +53,14 @@ def check_settings(config: TrainConfig) -> None:
         )
     if optimizer.kind == "muon" and config.freeze.llm:
         raise ConfigError(
-            "optimizer.kind=muon steps the matrices of the language model's layers, and freeze.llm leaves none that "
-            "learns: set optimizer.kind=adamw, or freeze less"
+            "optimizer.kind=muon steps the matrices of the language model's layers, and freeze.llm leaves none "
+            "trainable: set optimizer.kind=adamw, or freeze less"
         )
     model = config.model
     if model.quantize is not None and config.lora is None:
         raise ConfigError(
-            f"model.quantize={model.quantize} keeps weights in too few bits to learn, and without lora they would have "
-            "to: add lora, or leave model.quantize out"
+            f"model.quantize={model.quantize} keeps weights in too few bits to be trained, and without lora they "
+            "would have to be: add lora, or leave model.quantize out"
         )
     if model.quantize is not None and config.parallel.offload:
         raise ConfigError(
@@ -118,9 +118,9 @@ def check_machine(config: TrainConfig, *, on_gpu: bool, flash: bool) -> None:
 
 
 def check_trainable(config: TrainConfig, trainable: Collection[str], tokens: Tokens) -> None:
-    """Raise ConfigError where no loss that has a weight and samples reaches any parameter that learns.
+    """Raise ConfigError where no loss that has a weight and samples reaches any trainable parameter.
 
-    `trainable`: names of the parameters that learn, as `SigmaModel` has them. `tokens`: as `Planner.kinds` has them.
+    `trainable`: names of the trainable parameters, as `SigmaModel` has them. `tokens`: as `Planner.kinds` has them.
     """
     weights = {name: getattr(config.loss, name) for name in _LOSSES}
     held = {name: sum(kinds.get(kind, 0) for kinds in tokens.values()) for name, kind in _LOSSES.items()}
@@ -130,33 +130,33 @@ def check_trainable(config: TrainConfig, trainable: Collection[str], tokens: Tok
         missing, other = ("text", "picture") if weights["text"] else ("picture", "text")
         raise ConfigError(
             f"loss.{other}=0 leaves the {missing} loss, and no sample of data.corpora is answered {answers[missing]}, "
-            f"so nothing can be learnt: give loss.{other} a weight, or train on samples that are"
+            f"so nothing can be trained: give loss.{other} a weight, or train on samples that are"
         )
     if not any(_reached(name, loss, tokens) for name in trainable for loss in active):
         only = " and ".join(f"loss.{name}" for name in active)
         where = "lora.targets and freeze" if config.lora is not None else "freeze"
         raise ConfigError(
-            f"{only} reaches nothing that is trainable ({sorted(trainable)[0]} and {len(trainable) - 1:,} more get no "
-            f"gradient from it), so nothing can be learnt: change {where}, or give the other loss a weight and samples"
+            f"{only} reaches no trainable parameter ({sorted(trainable)[0]} and {len(trainable) - 1:,} more get no "
+            f"gradient from it), so nothing can be trained: change {where}, or give the other loss a weight and samples"
         )
 
 
 def check_quantized(config: TrainConfig, trainable: Collection[str]) -> None:
-    """Raise ConfigError where a weight that is kept in few bits would have to learn; `trainable` as above."""
+    """Raise ConfigError where a weight that is kept in few bits would have to be trained; `trainable` as above."""
     if config.model.quantize is not None and (both := sorted(name for name in trainable if is_quantised(name))):
         raise ConfigError(
-            f"lora.train matches {both[0]}, which model.quantize={config.model.quantize} keeps in too few bits to "
-            "learn: narrow the pattern, or give the layer an addition by lora.targets"
+            f"lora.train matches {both[0]}, which model.quantize={config.model.quantize} keeps in too few bits to be "
+            "trained: narrow the pattern, or give the layer an adapter by lora.targets"
         )
 
 
 def check_projection(config: TrainConfig, trainable: Collection[str], *, released: bool) -> None:
-    """Raise ConfigError where an attribute projection that is not `released`, so zero, does not learn."""
+    """Raise ConfigError where an attribute projection that is not `released`, so zero, is not trainable."""
     if config.model.attribute_projection and not released and not any("attribute_projection" in n for n in trainable):
-        why = "lora trains additions alone" if config.lora is not None else "freeze.patterns holds it"
+        why = "lora trains adapters alone" if config.lora is not None else "freeze.patterns holds it"
         more = "add lora.train=['attribute_projection']" if config.lora is not None else "freeze less"
         raise ConfigError(
-            f"model.attribute_projection starts at zero and must learn, but {why}: {more}, or leave the projection out"
+            f"model.attribute_projection starts at zero and must be trained, but {why}: {more}, or leave it out"
         )
 
 
@@ -171,7 +171,7 @@ def model_warnings(config: TrainConfig, parameters: Parameters, *, trained: bool
     `trained`: there are weights to start from; otherwise they are random.
     """
     found = []
-    shapes, addition = parameters.shapes, ".lora_A.weight"
+    shapes, suffix = parameters.shapes, ".lora_A.weight"
     own = {name: shape for name, shape in shapes.items() if ".lora_" not in name}
     held = sum(math.prod(shape) for name, shape in own.items() if name not in parameters.trainable)
     if not trained and held:
@@ -181,9 +181,9 @@ def model_warnings(config: TrainConfig, parameters: Parameters, *, trained: bool
             f"model.path {config.model.path} has no weights: start from trained weights, or train all"
         )
     sides = [
-        (min(shape[1], shapes[f"{name.removesuffix(addition)}.lora_B.weight"][0]), name.removesuffix(addition))
+        (min(shape[1], shapes[f"{name.removesuffix(suffix)}.lora_B.weight"][0]), name.removesuffix(suffix))
         for name, shape in shapes.items()
-        if name.endswith(addition)
+        if name.endswith(suffix)
     ]
     if config.lora is not None and sides and config.lora.rank >= min(sides)[0]:
         side, name = min(sides)

@@ -1,4 +1,4 @@
-"""Starting a run from what another one has learnt, with an optimiser, a schedule and data of its own.
+"""Starting a run from the weights that another one has trained, with an optimiser, a schedule and data of its own.
 
 The other run's checkpoint is exported into the folder of this one, and this one starts from there: exactly as from an
 export made by hand, also when it is resumed and the other run is gone.
@@ -80,9 +80,9 @@ def start_description(config: TrainConfig) -> ModelDescription:
 
 
 def source_config(run: Path) -> TrainConfig:
-    """The configuration of a run, where it lies now. Raises ConfigError where it is no run."""
+    """The configuration of a run, where it lies now. Raises ConfigError if it is not a run."""
     if run_of(run) is None:
-        raise ConfigError(f"{run}: is no folder of a training run: it has no {RUN_CONFIG} and checkpoints")
+        raise ConfigError(f"{run}: is not the folder of a training run: it has no {RUN_CONFIG} and checkpoints")
     return located(load_settings(TrainConfig, run / RUN_CONFIG, ()), run)
 
 

@@ -31,7 +31,7 @@ class Start:
     device: str
     out: str
     tokens: str = ""
-    """How alike the attribute tokens' rows are; empty where they are drawn at random."""
+    """How similar the attribute tokens' rows are; empty where they are drawn at random."""
     warning: str = ""
     quantised: str = ""
     """What the frozen weights of both experts' linear layers are kept in, where that is fewer bits."""
@@ -46,7 +46,7 @@ def start_lines(start: Start) -> str:
     few = f", linear layers of both experts in {start.quantised}" if start.quantised else ""
     packs = counted(start.accumulate * start.ranks, "pack")
     rows = [
-        ("model", f"{start.model}, {whence}; {start.parameters:,} parameters, {share} learn{few}"),
+        ("model", f"{start.model}, {whence}; {start.parameters:,} parameters, {share} trainable{few}"),
         *([("attribute tokens", start.tokens)] if start.tokens else ()),
         *([("warning", start.warning)] if start.warning else ()),
         ("data", f"{corpora}; an epoch is {counted(start.packs, 'pack')} of at most {start.budget:,} tokens; {held}"),

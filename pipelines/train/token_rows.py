@@ -49,7 +49,7 @@ def add_token_rows(model: SigmaModel, ids: Sequence[int]) -> None:
 
     Gradients flow through the understanding expert's hidden states from then on, or none would reach the rows: its
     weights stay frozen, but its activations are recorded, even under `freeze.und`. The rows hold no numbers on the
-    meta device, else the table's. Raises ConfigError where the table learns as a whole.
+    meta device, else the table's. Raises ConfigError if the table is trainable as a whole.
     """
     embed = model.backbone.embed
     if embed.weight.requires_grad:

@@ -59,7 +59,7 @@ class TrainStep:
         self.losses = LossTable(group.device)
 
     def step(self, packs: Sequence[Loaded], lr: float, *, stop: bool = False) -> StepResult:
-        """Learn from `packs`, this rank's share of the step. `stop` tells all ranks that this one must stop."""
+        """Train on `packs`, this rank's share of the step. `stop` tells all ranks that this one must stop."""
         loss_settings, limits = self._config.loss, self._config.optimizer
         batches = [self._on_device(pack.batch) for pack in packs]
         weights = [LossWeights.of(batch, reweight_text=loss_settings.reweight_text) for batch in batches]
@@ -70,9 +70,9 @@ class TrainStep:
         losses = LossTable(self._group.device)
         for pack, batch, weight in zip(packs, batches, weights, strict=True):
             out = forward(self._model, self._vae, batch, self._config)
-            picture = (out.mse.mean(-1) * weight.picture).sum() * scales[0].float()
+            image = (out.mse.mean(-1) * weight.image).sum() * scales[0].float()
             text = (out.ce * weight.text).sum() * scales[1].float()
-            loss = picture + text
+            loss = image + text
             loss.backward()
             total += loss.detach()
             losses.add(batch, out, pack.families, self._attribute_ids)
@@ -87,18 +87,18 @@ class TrainStep:
             self._optimizer.step()
             if self._ema is not None:
                 self._ema.update()
-            self.losses.table += losses.table  # of a step that is not taken, nothing is shown as learnt
+            self.losses.table += losses.table  # of a step that is not taken, nothing is shown as trained
         self._optimizer.zero_grad()
         return StepResult(taken, norm_value, loss_value, stops > 0)
 
     def _on_device(self, batch: PackedBatch) -> PackedBatch:
-        """A batch as it was read on this rank's device, with latents instead of pictures where those are kept."""
+        """A batch as it was read on this rank's device, with latents instead of images where those are kept."""
         known = batch if self._latents is None else self._latents.encoded(batch)
         return known.to(self._group.device, non_blocking=True)
 
 
 def forward(model: SigmaModel, vae: Vae, batch: PackedBatch, config: TrainConfig) -> Output:
-    """Encode a batch's pictures, each by itself, and run the model."""
+    """Encode a batch's images, each by itself, and run the model."""
     encoded: Sequence[Tensor] = batch.known_latents or vae.encode(batch.pictures)
     latents = model.clean_latents(batch, encoded)
     output: Output = model(

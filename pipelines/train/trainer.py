@@ -49,11 +49,11 @@ from sigma_data.storage.files import disk_error
 from sigma_model.attention import flash_available
 
 _OF_STEP = ("loss", "norm", "lr", "skipped", "epoch", "pack", "memory")
-_TOLD = ("val/picture", "val/text", "val_ema/picture", "val_ema/text")
+_SHOWN = ("val/picture", "val/text", "val_ema/picture", "val_ema/text")
 _SEEN = 60.0
 """Seconds that a shared folder may take to show a new file on other machines."""
 SKIPPED = "skipped-{rank}.jsonl"
-"""Samples with bad pictures that a rank has met."""
+"""Samples with bad images that a rank has met."""
 
 
 def train(config: TrainConfig, *, quiet: bool = False, machines: int | None = None) -> dict[str, Any]:
@@ -252,7 +252,7 @@ class Trainer:
         return loaded
 
     def _one_step(self, loaded: Sequence[Loaded]) -> bool:
-        """Learn, log; whether a rank was told to stop."""
+        """Train, log; whether a rank was told to stop."""
         run, config = self._run, self._run.config
         begin = time.perf_counter()
         lr = learning_rate(run.step, self._total, config.optimizer, config.schedule)
@@ -278,7 +278,7 @@ class Trainer:
             self._log_step(loaded, lr, result)
         if failed:
             raise TrainError(
-                f"{run.bad} steps in a row up to step {run.step} gave losses or gradients that are no usable numbers "
+                f"{run.bad} steps in a row up to step {run.step} gave non-finite losses or gradients, or a spike "
                 f"(the last loss was {result.loss:g}, its gradient's norm {result.norm:g}): use a lower optimizer.lr, "
                 "or look at the samples of the packs that metrics.jsonl names"
             )
@@ -307,7 +307,7 @@ class Trainer:
         self._meter.clear()
 
     def _validate(self) -> None:
-        """Held-out losses of the weights, and of their average; pictures of what is used afterwards."""
+        """Held-out losses of the weights, and of their average; images of what is used afterwards."""
         run, settings = self._run, self._run.config.validation
         if run.validation is None:
             return
@@ -318,12 +318,12 @@ class Trainer:
             if run.ema is not None:
                 averaged = run.validation.losses(model, vae, ids)
                 figures |= {f"val_ema/{name}": value for name, value in averaged.items()}
-            made = run.validation.pictures(run.parts, settings.pictures)
+            made = run.validation.images(run.parts, settings.pictures)
         self._log.step(run.step, figures)
-        told = [f"{name.replace('/', ' ')} {figures[name]:.4f}" for name in _TOLD if name in figures]
+        told = [f"{name.replace('/', ' ')} {figures[name]:.4f}" for name in _SHOWN if name in figures]
         self._log.say(f"train: step {run.step:,}: {', '.join(told)}")
         if made:
-            self._log.pictures(run.step, "sample", list(made.values()))
+            self._log.images(run.step, "sample", list(made.values()))
 
     @contextmanager
     def _stop_on_signals(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Validation: losses on packs that are never trained on, with noise that is always the same, and pictures of them."""
+"""Validation: losses on packs that are never trained on, with the same noise each time, and images generated for them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sigma_model.sampling.settings import Guidance, SamplingSettings
 from sigma_model.vae import Vae
 
 _LOOK_AT = 1000
-"""Samples among which those for pictures are chosen."""
+"""Samples among which those for images are chosen."""
 
 
 def validation_settings(config: TrainConfig) -> PlanSettings:
@@ -90,7 +90,7 @@ class ValidationSet:
         table.table = all_reduce_sum(table.table, group)
         return table.averages()
 
-    def pictures(self, parts: LoadedModel, count: int) -> dict[str, bytes]:
+    def images(self, parts: LoadedModel, count: int) -> dict[str, bytes]:
         """Sample id -> PNG of references, answer and what the model makes, side by side, for the first samples.
 
         Every rank makes all of them, and all must call this together, after `losses`: a sharded model can be used
@@ -108,24 +108,24 @@ class ValidationSet:
         try:
             with callable_in_parts(parts.model):
                 made = make_pictures(parts, [request for request, _ in drawable], settings)
-        except SigmaError as error:  # numbers that are not finite; training has its own measure against those
+        except SigmaError as error:  # non-finite numbers; training has its own measure against those
             if self._group.rank == 0:
-                sys.stderr.write(f"train: no sample pictures: {error}\n")
+                sys.stderr.write(f"train: no sample images: {error}\n")
             return {}
         return {
-            request.name: _side_by_side([*(load(data) for data in request.pictures), load(answer), picture])
-            for (request, answer), picture in zip(drawable, made, strict=True)
+            request.name: _side_by_side([*(load(data) for data in request.pictures), load(answer), image])
+            for (request, answer), image in zip(drawable, made, strict=True)
         }
 
     def _drawable(self, parts: LoadedModel, count: int) -> list[tuple[Request, bytes]]:
-        """Requests, with their answers, of samples of one turn that a picture answers, each family in turn."""
+        """Requests, with their answers, of samples of one turn that an image answers, each family in turn."""
         found: list[tuple[Request, bytes]] = []
         for entry in self._first_of_each_family():
             if len(found) == count:
                 break
             sample = self._dataset.readers[entry.corpus].sample(entry.row)
             if len(sample.turns) == 1 and sample.targets == (len(sample.images),):
-                with suppress(SigmaError, ImageFault):  # a bad picture, a prompt that is none: others will do
+                with suppress(SigmaError, ImageFault):  # a bad image or prompt: others will do
                     found.append(self._request(parts, sample, entry))
         return found
 
@@ -158,15 +158,15 @@ class ValidationSet:
         return [entry for _, _, entry in sorted(ranked, key=lambda one: one[:2])]
 
 
-def _side_by_side(pictures: Sequence[Pillow.Image], height: int = 256) -> bytes:
-    """A PNG of pictures in a row, all brought to one height."""
-    scaled = [picture.resize((max(1, picture.width * height // picture.height), height)) for picture in pictures]
+def _side_by_side(images: Sequence[Pillow.Image], height: int = 256) -> bytes:
+    """A PNG of images in a row, all brought to one height."""
+    scaled = [image.resize((max(1, image.width * height // image.height), height)) for image in images]
     gap = height // 32
-    row = Pillow.new("RGB", (sum(picture.width + gap for picture in scaled) - gap, height), "white")
+    row = Pillow.new("RGB", (sum(image.width + gap for image in scaled) - gap, height), "white")
     left = 0
-    for picture in scaled:
-        row.paste(picture, (left, 0))
-        left += picture.width + gap
+    for image in scaled:
+        row.paste(image, (left, 0))
+        left += image.width + gap
     buffer = io.BytesIO()
     row.save(buffer, "PNG")
     return buffer.getvalue()

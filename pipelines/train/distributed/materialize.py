@@ -30,8 +30,8 @@ def load_weights_sharded(
 ) -> None:
     """Fill a parallelized model on the meta device from a released directory; a rank reads its own rows alone.
 
-    All becomes `dtype`, but what learns `trainable` where that is given. Low-rank additions keep their type and become
-    zero: `init_lora` draws them. The attribute tokens' own rows become zero, too: `write_rows` fills them. `vision` as
+    All becomes `dtype`, trainable parameters `trainable` if given. LoRA adapters keep their type and become zero:
+    `init_lora` draws them. The attribute tokens' own rows become zero, too: `write_rows` fills them. `vision` as
     in `load_model`; `left_out`: names and shapes of what the files hold and the model has not, for the caller to read.
     Memory: this rank's share, and its rows of one tensor more. Raises ConfigError as
     `sigma_model.checkpoint_io.load_weights` does, before any data is read.

@@ -64,7 +64,7 @@ def start_process_group(
 ) -> ProcessGroup:
     """Join the ranks that torch's launcher started, or be the only rank where there is no launcher.
 
-    `device`: auto, cpu or cuda; auto is a GPU where there is one. `timeout_s` seconds is how long ranks wait for
+    `device`: auto, cpu or cuda; auto is a GPU if any. `timeout_s` seconds is how long ranks wait for
     one another. `mixed` says that the model computes in another type than its parameters have: in one process, too,
     that is FSDP's work. `facts` are compared over the ranks, as `rank_agreement.compare` does. `stop_process_group`
     undoes what this does to the process. Raises ConfigError where the settings do not fit the ranks or

@@ -1,7 +1,7 @@
-"""`sigma train --dry-run`: everything that could stop a run is looked at, then what the run will take is reckoned.
+"""`sigma train --dry-run`: validates data, weights and checkpoints against the configuration, and estimates the cost.
 
-Data and weights are held against the configuration by manifests and headers alone, so it takes seconds, whatever
-the model's size, and needs neither a GPU nor the weights in memory.
+It reads manifests and headers alone, so it takes seconds, whatever the model's size, and needs neither a GPU nor the
+weights in memory.
 """
 
 from __future__ import annotations
@@ -113,18 +113,21 @@ class DryRun:
     """What is possible and hardly meant, and what this machine could not carry out."""
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+        """For JSON; its keys are those of earlier versions."""
+        found = asdict(self)
+        if self.tokens is not None:
+            found["tokens"]["learn"] = found["tokens"].pop("trainable")
+        return found
 
     def show(self) -> str:
         """What is there, what an epoch is, and the estimate, for a person."""
-        rows = [("model", self.model), ("weights", self._weights()), ("autoencoder", f"{self.autoencoder}: fits")]
+        rows = [("model", self.model), ("weights", self._weights()), ("VAE", f"{self.autoencoder}: fits")]
         if self.tokens is not None:
             rows.append(("attribute tokens", self.tokens.show()))
             rows += [("  warning", self.tokens.warning)] if self.tokens.warning else []
         rows += [("corpus", _corpus(one)) for one in self.corpora]
         rows += [("held out", self._held_out()), ("epoch", self._epoch()), ("writes to", self._writes())]
-        rows.append(("reckoned for", f"{counted(self.estimate.ranks, 'GPU')}; --ranks N for another number"))
+        rows.append(("estimated for", f"{counted(self.estimate.ranks, 'GPU')}; --ranks N for another number"))
         told = "".join(f"warning: {line}\n" for line in self.warnings)
         return f"{aligned(rows)}\n{self._unfit()}\n{self.estimate.show()}\n{told}"
 
@@ -174,7 +177,7 @@ def _corpus(seen: CorpusShards) -> str:
 
 
 def dry_run(config: TrainConfig, *, ranks: int = 1, quiet: bool = False) -> DryRun:
-    """Look at all that a run needs, and reckon what it takes on `ranks` GPUs.
+    """Check all that a run needs, and estimate what it takes on `ranks` GPUs.
 
     Indexes of corpora that are not there yet are made, with progress unless `quiet`; nothing else is written.
     Raises SigmaError for what would stop the run.
@@ -189,9 +192,9 @@ def dry_run(config: TrainConfig, *, ranks: int = 1, quiet: bool = False) -> DryR
     weights = _check_weights(config, description, shape)
     parameters = parameters_of(shape, config.freeze, config.lora)
     trainable = parameters.trainable
-    learn = not trainable.isdisjoint((ROWS, TABLE))
-    check_token_init(config, learn=learn)
-    tokens = start_rows_similarity(config, description.directory, shape, description.encoder, learn=learn)
+    rows = not trainable.isdisjoint((ROWS, TABLE))
+    check_token_init(config, trainable=rows)
+    tokens = start_rows_similarity(config, description.directory, shape, description.encoder, trainable=rows)
     planner = open_planner(config.data, description, cache=config.loader.cache, quiet=quiet)
     sizes = [check_shards(index) for index in planner.indexes]
     kinds = planner.kinds()

@@ -73,9 +73,9 @@ class Work:
     """What the arithmetic of batches depends on; sums of batches are batches' sums.
 
     Tokens: `text` with all delimiters, ViT `patch`, clean `latent`, `target`, and `answer` (text tokens that predict
-    one). `pictures` as latents, `hints` (attribute tokens that speak of a picture). `pairs`: (query, key) that
-    attention computes; `patch_pairs`: the same inside the ViT. `pixels` that the autoencoder encodes, and
-    `pixel_pairs`, the sum of their squares a picture.
+    one). `images` as latents, `hints` (attribute tokens that refer to an image). `pairs`: (query, key) that
+    attention computes; `patch_pairs`: the same inside the ViT. `pixels` that the VAE encodes, and
+    `pixel_pairs`, the sum of their squares an image.
     """
 
     text: int = 0
@@ -83,7 +83,7 @@ class Work:
     latent: int = 0
     target: int = 0
     answer: int = 0
-    pictures: int = 0
+    images: int = 0
     hints: int = 0
     pairs: int = 0
     patch_pairs: int = 0
@@ -121,7 +121,7 @@ def work_of(batch: PackedBatch, *, group_mask: bool) -> Work:
         latent=batch.n_gen - target,
         target=target,
         answer=len(batch.answer_slots),
-        pictures=len(batch.latent_grids),
+        images=len(batch.latent_grids),
         hints=len(batch.hint_ids),
         pairs=visible_pairs(batch.runs, group_mask=group_mask),
         patch_pairs=sum(count**2 for count in patch_counts),
@@ -132,13 +132,13 @@ def work_of(batch: PackedBatch, *, group_mask: bool) -> Work:
 
 @dataclass(frozen=True)
 class Parameters:
-    """The network's parameters by name, low-rank additions included, and which of them learn."""
+    """The network's parameters by name, LoRA adapters included, and which of them are trainable."""
 
     shapes: Mapping[str, tuple[int, ...]]
     trainable: frozenset[str]
 
     def trains(self, module: str) -> bool:
-        """Whether anything in a module learns."""
+        """Whether a module has trainable parameters."""
         return any(name.startswith(f"{module}.") for name in self.trainable)
 
 
@@ -163,11 +163,11 @@ def training_flops(
     """(model, hardware): operations of the forward and backward pass; with what checkpointing computes again.
 
     A product of [m, k] and [k, n] is 2 m k n operations. A linear layer's forward pass is one such product; its
-    backward pass one more where its weight learns, and one more where its input needs a gradient. Attention is
+    backward pass one more where its weight is trainable, and one more where its input needs a gradient. Attention is
     4 D operations a visible pair of tokens (D = heads x head width), and 8 D backward where anything before it
     learns. The last layer's output and MLP are those of the answers' and targets' tokens alone. In the ViT, pairs
-    are those inside a picture. LoRA of rank r adds a product through r. Lookups, norms, activation functions and
-    positions are not counted, nor is the autoencoder (`vae_flops`).
+    are those inside an image. LoRA of rank r adds a product through r. Lookups, norms, activation functions and
+    positions are not counted, nor is the VAE (`vae_flops`).
 
     Hardware: in layers that checkpointing computes again, the forward pass counts twice, but for the last product,
     before which recomputation stops. FLOPs of a utilisation (MFU) are the model's.
@@ -179,7 +179,7 @@ def training_flops(
 
 
 def vae_flops(config: VaeConfig, work: Work) -> float:
-    """Operations of encoding the pictures: its convolutions a pixel, and attention between all latents of one."""
+    """Operations of encoding the images: its convolutions a pixel, and attention between all latents of one."""
     width = config.ch
     pixel = 2.0 * 9 * 3 * width
     share = 1.0  # of the pixels at this level
@@ -206,8 +206,8 @@ def _rates(
     for number in range(layers):
         with walk.checkpointed(number):
             und, gen = walk.layer(f"backbone.layers.{number}", und, gen, last=number == layers - 1)
-    walk.linear("latent_out", "target", gen or walk.learns("backbone.norm_gen"))
-    walk.linear("lm_head", "answer", frozen.und_recorded and (und or walk.learns("backbone.norm_und")))
+    walk.linear("latent_out", "target", gen or walk.trains("backbone.norm_gen"))
+    walk.linear("lm_head", "answer", frozen.und_recorded and (und or walk.trains("backbone.norm_und")))
     return walk.forward + walk.backward, walk.again
 
 
@@ -219,7 +219,7 @@ class _Walk:
 
     def __init__(self, parameters: Parameters, *, freeze_und: bool, checkpointing: str) -> None:
         self.parameters = parameters
-        self.learns = parameters.trains
+        self.trains = parameters.trains
         self._freeze_und = freeze_und
         self._every = {"none": 0, "selective": 2, "full": 1}[checkpointing]  # as `parallel.parallelize` does
         self.forward: Counter[str] = Counter()
@@ -248,7 +248,7 @@ class _Walk:
         if f"{name}.lora_A.weight" in self.parameters.shapes:
             inner = self.linear(f"{name}.lora_A", tokens, needs, recorded=recorded)
             self.linear(f"{name}.lora_B", tokens, inner, recorded=recorded)
-        return recorded and (needs or self.learns(name))
+        return recorded and (needs or self.trains(name))
 
     def attention(self, pairs: str, width: int, needs: bool) -> bool:
         """Scores and weighted sums: a product each forward, two each backward."""
@@ -258,8 +258,8 @@ class _Walk:
 
     def embed(self, config: ModelConfig) -> tuple[bool, bool]:
         """What enters the first layer, of either expert."""
-        und, gen = self.learns("backbone.embed"), self.linear("latent_in", "gen", False)
-        gen |= self.linear("time_embedder.fc2", "pictures", self.linear("time_embedder.fc1", "pictures", False))
+        und, gen = self.trains("backbone.embed"), self.linear("latent_in", "gen", False)
+        gen |= self.linear("time_embedder.fc2", "images", self.linear("time_embedder.fc1", "images", False))
         if config.attribute_projection:
             hints = self.linear("attribute_projection", "hints", und)
             und, gen = und or hints, gen or hints
@@ -269,18 +269,18 @@ class _Walk:
 
     def _vision(self, config: VisionConfig, first: int) -> bool:
         """The encoder and the connector; its layers count on from number `first`."""
-        x = self.linear("vision.patch_embedding", "patch", False) or self.learns("vision.position_embedding")
+        x = self.linear("vision.patch_embedding", "patch", False) or self.trains("vision.position_embedding")
         for number in range(config.num_hidden_layers):
             with self.checkpointed(first + number):
                 x = self._vision_layer(f"vision.layers.{number}", x, config.hidden_size)
-        x |= self.learns("vision.norm")
+        x |= self.trains("vision.norm")
         return self.linear("connector.fc2", "patch", self.linear("connector.fc1", "patch", x))
 
     def _vision_layer(self, name: str, x: bool, width: int) -> bool:
-        normed = x or self.learns(f"{name}.norm1")
+        normed = x or self.trains(f"{name}.norm1")
         qkv = [self.linear(f"{name}.{part}", "patch", normed) for part in "qkv"]
         x |= self.linear(f"{name}.out", "patch", self.attention("patch_pairs", width, any(qkv)))
-        inner = self.linear(f"{name}.fc1", "patch", x or self.learns(f"{name}.norm2"))
+        inner = self.linear(f"{name}.fc1", "patch", x or self.trains(f"{name}.norm2"))
         return self.linear(f"{name}.fc2", "patch", inner) or x
 
     def layer(self, name: str, und: bool, gen: bool, *, last: bool) -> tuple[bool, bool]:
@@ -289,17 +289,17 @@ class _Walk:
         attended = False
         for expert, x in grads.items():
             recorded = not (expert == "und" and self._freeze_und)
-            normed = x or self.learns(f"{name}.{expert}.input_norm")
+            normed = x or self.trains(f"{name}.{expert}.input_norm")
             for part in "qkv":
                 needs = self.linear(f"{name}.{expert}.{part}", expert, normed, recorded=recorded)
-                attended |= needs or (recorded and part != "v" and self.learns(f"{name}.{expert}.{part}_norm"))
+                attended |= needs or (recorded and part != "v" and self.trains(f"{name}.{expert}.{part}_norm"))
         width = self.parameters.shapes[f"{name}.gen.q.weight"][0]
         self.attention("pairs", width, attended)
         for expert, x in grads.items():
             recorded = not (expert == "und" and self._freeze_und)
             tokens = {"und": "answer", "gen": "target"}[expert] if last else expert
             x |= self.linear(f"{name}.{expert}.o", tokens, attended, recorded=recorded)
-            normed = x or self.learns(f"{name}.{expert}.post_norm")
+            normed = x or self.trains(f"{name}.{expert}.post_norm")
             gate, up = (
                 self.linear(f"{name}.{expert}.mlp.{part}", tokens, normed, recorded=recorded) for part in ("gate", "up")
             )

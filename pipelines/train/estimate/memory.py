@@ -29,10 +29,10 @@ from sigma_model.quantization import Quantization, is_quantised, stored_bytes
 DEVICES = ("NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3")
 """For which hours are told."""
 UTILISATION = 0.4
-"""Of a device's peak, that hours are reckoned with."""
+"""Of a device's peak, that hours are estimated with."""
 
 _PARTS = (
-    ("low-rank additions", ".lora_"),
+    ("LoRA adapters", ".lora_"),
     ("understanding expert", ".und."),
     ("understanding expert", "backbone.norm_und"),
     ("generation expert", ".gen."),
@@ -59,10 +59,10 @@ class EpochWork:
 
     @classmethod
     def of(cls, planner: Planner, *, stride: int, epoch: int = 0, most: int = 64) -> EpochWork:
-        """Look at `most` packs of an epoch, evenly spread, by their lengths alone; no picture is read.
+        """Look at `most` packs of an epoch, evenly spread, by their lengths alone; no image is read.
 
         `stride`: pixels a latent token covers on a side. The pairs are those without the group mask, which hides
-        but a few, and a picture that is shown and asked for counts as encoded twice.
+        but a few, and an image that is shown and asked for counts as encoded twice.
         """
         plan = planner.plan(epoch)
         tables = [segment_table(index, planner.geometry) for index in planner.indexes]
@@ -96,7 +96,7 @@ def _work_of(table: SegmentTable, row: int, dropped: tuple[int, ...], stride: in
         else:
             tokens = {"target" if kind is Kind.TARGET else "latent": inner}
             pixels = inner * stride**2
-            work += Work(text=2, pictures=1, pixels=pixels, pixel_pairs=pixels**2, **tokens)
+            work += Work(text=2, images=1, pixels=pixels, pixel_pairs=pixels**2, **tokens)
     return work + Work(pairs=visible_pairs(runs, group_mask=False))
 
 
@@ -104,9 +104,9 @@ def _work_of(table: SegmentTable, row: int, dropped: tuple[int, ...], stride: in
 class Estimate:
     """What a run takes. Memory and disk in bytes, arithmetic in operations of all ranks together.
 
-    `parameters`: part -> (all, learning). `memory`: part -> bytes a GPU; parts that are never there at once add up
+    `parameters`: part -> (all, trainable). `memory`: part -> bytes a GPU; parts that are never there at once add up
     to more than `memory_peak`. `host`: what a rank offloads to the CPU. `checkpoint`: bytes of one on disk.
-    `flops` of a step: the model's, the hardware's with what is computed again, the autoencoder's.
+    `flops` of a step: the model's, the hardware's with what is computed again, the VAE's.
     """
 
     parameters: Mapping[str, tuple[int, int]]
@@ -130,7 +130,7 @@ class Estimate:
     def show(self) -> str:
         """A table for a person."""
         whole, trainable = (sum(counts[place] for counts in self.parameters.values()) for place in (0, 1))
-        lines = [("parameters", f"{whole:,}", f"{trainable:,} learn")]
+        lines = [("parameters", f"{whole:,}", f"{trainable:,} trainable")]
         lines += [(f"  {part}", f"{counts[0]:,}", f"{counts[1]:,}") for part, counts in self.parameters.items()]
         lines += [("memory of a rank", _size(self.memory_peak), "at its peak, but for CUDA itself and fragments")]
         lines += [(f"  {part}", _size(size), "") for part, size in self.memory.items()]
@@ -140,7 +140,7 @@ class Estimate:
             ("checkpoint", _size(self.checkpoint), f"on disk; {self.checkpoints_kept} are kept"),
             ("steps", f"{self.steps:,}", f"of {self.tokens_per_step:,.0f} tokens on {counted(self.ranks, 'rank')}"),
             ("a step", _flop(self.flops), f"{_flop(self.hardware_flops)} with what is computed again"),
-            ("  autoencoder", _flop(self.vae_flops), "besides"),
+            ("  VAE", _flop(self.vae_flops), "besides"),
             ("the run", _flop(self.steps * (self.flops + self.vae_flops)), ""),
         ]
         note = f"on {counted(self.ranks, 'device')} at {UTILISATION:.0%} of the peak"
@@ -157,8 +157,8 @@ def estimate(
     """What a run on `ranks` devices takes. `on_gpu` settles what `model.dtype` auto means.
 
     `model_config` is the one that is trained, with or without vision as the run has it. Steps: as configured, or
-    epochs x packs / (ranks x accumulate). Hours: steps x (model + autoencoder) / (ranks x peak x 0.4). A checkpoint
-    holds what learns, two moments of it as `optimizer.states` says, and the average in float32.
+    epochs x packs / (ranks x accumulate). Hours: steps x (model + VAE) / (ranks x peak x 0.4). A checkpoint
+    holds what is trainable, two moments of it as `optimizer.states` says, and the average in float32.
     """
     parameters = parameters_of(model_config, config.freeze, config.lora)
     steps = config.steps
@@ -202,7 +202,7 @@ class Memory:
     """Bytes of one rank. A pack is one of `data.budget` tokens, made up as those that were looked at.
 
     D: hidden width, K: key/value heads x head width, I: MLP width, n: tokens of an expert, N: of both; c: bytes of a
-    number in the forward pass, m: of one that learns (with LoRA: 4).
+    number in the forward pass, m: of a trainable one (with LoRA: 4).
     """
 
     def __init__(
@@ -250,17 +250,17 @@ class Memory:
             **({"a weight restored": self._restored} if self._quantised else {}),
             "logits": self._counts["answer"] * self._model.language.vocab_size * (8 + self._c),
             "autoencoder": self._autoencoder(),
-            "encoding a picture": self._encoding(),
+            "encoding an image": self._encoding(),
         }
 
     def peak(self) -> float:
-        """The most at one time: pictures are encoded before there are activations."""
+        """The most at one time: images are encoded before there are activations."""
         parts = self.parts()
         fleeting = (
             "gathered layers", "activations", "a layer computed again", "gradients within a layer", "logits",
             "a weight restored",
         )  # fmt: skip
-        encoding = parts.pop("encoding a picture")
+        encoding = parts.pop("encoding an image")
         stays = sum(size for part, size in parts.items() if part not in fleeting)
         return stays + max(encoding, sum(parts.get(part, 0) for part in fleeting))
 
@@ -277,7 +277,7 @@ class Memory:
     def _states(self) -> dict[str, float]:
         """What is kept from step to step, each divided by the ranks that share a copy, but for quantised weights.
 
-        Parameters: m each that learns, c each frozen one. Gradients m, two moments 8, average 4 each that learns;
+        Parameters: m each trainable one, c each frozen one. Gradients m, two moments 8, average 4 each trainable one;
         moments of 8 bits are 2 and 8 for 256 of a row. Quantised weights as `stored_bytes` says, whole on every rank.
         """
         trainable = self.trainable_bytes / self._shard
@@ -344,9 +344,9 @@ class Memory:
         total = self._tokens * (3 * width + 2 * keys)
         for expert, with_loss in self._recorded().items():
             rows = self._counts[with_loss if last else expert]
-            learns = int(any(f".{expert}." in name for name in self._parameters.trainable))
-            total += self._counts[expert] * ((2 + learns) * width + keys)
-            total += rows * ((1 + learns) * width + (3 + learns) * inner)
+            trained = int(any(f".{expert}." in name for name in self._parameters.trainable))
+            total += self._counts[expert] * ((2 + trained) * width + keys)
+            total += rows * ((1 + trained) * width + (3 + trained) * inner)
         return total
 
     def _backward(self) -> float:
@@ -368,7 +368,7 @@ class Memory:
         return 4.0 * sum(parameter.numel() for parameter in vae.parameters())
 
     def _encoding(self) -> float:
-        """The largest picture in float32: four maps of all pixels at its first width, or attention's scores."""
+        """The largest image in float32: four maps of all pixels at its first width, or attention's scores."""
         pixels = min(self._model.vae_rule.max_size**2, self._model.vae_rule.max_pixels)
         return 4 * max(4 * pixels * self._model.vae.ch, (pixels / self._model.vae.downsample**2) ** 2)
 

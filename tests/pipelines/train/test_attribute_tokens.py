@@ -249,21 +249,21 @@ def test_rows_that_start_anew_and_are_never_kept_are_refused(corpus: Path, weigh
 def test_likeness_is_of_all_pairs_and_names_the_nearest() -> None:
     rows = torch.eye(15)
     rows[3] = rows[1] + 0.1 * rows[2]
-    found = RowSimilarity.of(rows, learn=False)
+    found = RowSimilarity.of(rows, trainable=False)
     assert found.nearest == (ATTRIBUTES[1], ATTRIBUTES[3])
     assert found.most == pytest.approx(1 / 1.01**0.5)
     assert found.least == 0
     assert found.mean == pytest.approx((1 + 0.1) / 1.01**0.5 / 105)
     assert "nearly equal" in found.warning
-    assert RowSimilarity.of(rows, learn=True).warning == ""
-    assert RowSimilarity.of(torch.eye(15), learn=False).warning == ""
+    assert RowSimilarity.of(rows, trainable=True).warning == ""
+    assert RowSimilarity.of(torch.eye(15), trainable=False).warning == ""
 
 
 @pytest.mark.parametrize(
     "rows", [torch.zeros(15, 4), torch.ones(15, 4) * 1e-20, torch.ones(15, 4) * torch.arange(1, 16)[:, None]]
 )
 def test_rows_of_zeros_and_rows_that_differ_in_length_alone_are_alike(rows: Tensor) -> None:
-    assert RowSimilarity.of(rows, learn=False).least == pytest.approx(1)
+    assert RowSimilarity.of(rows, trainable=False).least == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("freeze", "warned"), [({"und": True}, True), (OURS, False), ({}, False)])

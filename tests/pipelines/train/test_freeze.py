@@ -45,7 +45,7 @@ def test_patterns_add_to_the_parts_that_are_frozen_and_the_next_choice_replaces_
     [
         ({"patterns": ("time_embedder", r"layers\.9\.")}, r"'layers\\\\.9\\\\.' matches nothing"),
         ({"patterns": ("(",)}, r"'\(' is no regular expression"),
-        ({"patterns": (".",)}, "leaves no parameter that learns"),
+        ({"patterns": (".",)}, "leaves no trainable parameter"),
     ],
 )
 def test_a_pattern_that_cannot_be_meant_is_an_error_that_names_it(settings: dict[str, object], words: str) -> None:

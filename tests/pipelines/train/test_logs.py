@@ -18,7 +18,7 @@ from PIL import Image
 from pipelines.train import logs
 from pipelines.train.config import LogSettings
 from pipelines.train.estimate.flops import Work
-from pipelines.train.logs import METRICS, PICTURES, TENSORBOARD, TEXTS, Meter, RunLog, TrainingProgress
+from pipelines.train.logs import IMAGES, METRICS, TENSORBOARD, TEXTS, Meter, RunLog, TrainingProgress
 from sigma_data.errors import ConfigError
 
 PLAIN = LogSettings(tensorboard=False)
@@ -81,16 +81,16 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     log = opened(tmp_path / "run", rank=1)
     log.step(1, {"picture": 1.0})
     log.text(1, "answer", "a")
-    log.pictures(1, "sample", [png("red")])
+    log.images(1, "sample", [png("red")])
     log.close()
     assert not (tmp_path / "run").exists()
 
 
 def test_pictures_are_kept_byte_for_byte(tmp_path: Path) -> None:
     log = opened(tmp_path)
-    log.pictures(12, "sample", [png("red"), png("blue")])
+    log.images(12, "sample", [png("red"), png("blue")])
     log.close()
-    folder = tmp_path / PICTURES / "00000012"
+    folder = tmp_path / IMAGES / "00000012"
     assert (folder / "sample-1.png").read_bytes() == png("red")
     assert (folder / "sample-2.png").read_bytes() == png("blue")
 
@@ -136,7 +136,7 @@ def test_tensorboard_gets_what_the_file_gets_and_drops_steps_behind_the_resumed_
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     log = opened(tmp_path, LogSettings(tensorboard=True), resumed=7)
     log.step(8, {"picture": 0.5, "mfu": None})
-    log.pictures(8, "sample", [png("red")])
+    log.images(8, "sample", [png("red")])
     log.text(8, "answer", "a cat")
     log.close()
     board = made[0]
@@ -204,7 +204,7 @@ def test_a_resumed_run_goes_on_in_the_same_w_and_b_run(tmp_path: Path, monkeypat
     for resumed in (0, 1):
         log = opened(tmp_path, LogSettings(tensorboard=False, wandb="project"), resumed=resumed)
         log.step(resumed + 1, {"picture": 1.0, "mfu": None})
-        log.pictures(resumed + 1, "sample", [png("red")])
+        log.images(resumed + 1, "sample", [png("red")])
         log.close()
     assert started[0]["id"] == started[2]["id"] == "id0"
     assert started[0]["project"] == "project"

@@ -32,7 +32,7 @@ def output(batch: PackedBatch, *key: object) -> Output:
     return Output(mse, ce, level, mse, ce, mse)
 
 
-def reckoned(batch: PackedBatch, out: Output, families: list[Family]) -> dict[str, float]:
+def expected_losses(batch: PackedBatch, out: Output, families: list[Family]) -> dict[str, float]:
     """The same averages, token by token."""
     found: dict[str, list[float]] = defaultdict(list)
     spoken = defaultdict(set)
@@ -60,12 +60,12 @@ CASES = [PAINTED, TOLD, TWICE, OLD, SHORT]
 FAMILIES = [Family.EDITING, Family.UNDERSTANDING, Family.EDITING, Family.STYLIZATION, Family.UNDERSTANDING]
 
 
-def test_averages_are_those_reckoned_token_by_token() -> None:
+def test_averages_are_those_computed_token_by_token() -> None:
     batch = pack(CASES)
     out = output(batch)
     table = LossTable("cpu")
     table.add(batch, out, FAMILIES, IDS)
-    expected = reckoned(batch, out, FAMILIES)
+    expected = expected_losses(batch, out, FAMILIES)
     assert {"picture/token_style", "picture/token_pose", "text/understanding", "picture/editing"} <= expected.keys()
     assert "picture/token_text" not in expected
     assert close(table.averages(), expected)
@@ -88,7 +88,7 @@ def test_what_a_pack_does_not_have_adds_nothing(some: list[object]) -> None:
     batch = pack(some)  # type: ignore[arg-type]
     table = LossTable("cpu")
     table.add(batch, output(batch), [Family.LAYOUT] * len(some), IDS)
-    assert close(table.averages(), reckoned(batch, output(batch), [Family.LAYOUT] * len(some)))
+    assert close(table.averages(), expected_losses(batch, output(batch), [Family.LAYOUT] * len(some)))
     table.clear()
     assert table.averages() == {}
 

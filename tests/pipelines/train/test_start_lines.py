@@ -29,7 +29,7 @@ RESULT = {
 
 def test_a_start_names_model_data_length_ranks_and_place_in_four_lines() -> None:
     assert start_lines(START).splitlines() == [
-        "model      BAGEL-7B-MoT, weights as they are stored; 14,691,079,811 parameters, 7,070,000,000 learn",
+        "model      BAGEL-7B-MoT, weights as they are stored; 14,691,079,811 parameters, 7,070,000,000 trainable",
         "data       corpus (700,000 samples), extra (1 sample); an epoch is 210,000 packs of at most 30,000 tokens; "
         "16 packs held out",
         "run        50,000 steps of 8 packs, on 4 ranks (NVIDIA H100 80GB HBM3)",
@@ -44,7 +44,7 @@ def test_a_run_that_goes_on_says_from_which_step() -> None:
 
 def test_what_is_not_as_usual_is_said() -> None:
     text = start_lines(replace(START, trained=False, trainable=START.parameters, held_out=0, ranks=1, accumulate=1))
-    for words in ("random weights", "parameters, all learn", "no validation", "steps of 1 pack, on 1 rank ("):
+    for words in ("random weights", "parameters, all trainable", "no validation", "steps of 1 pack, on 1 rank ("):
         assert words in text
 
 

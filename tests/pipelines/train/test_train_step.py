@@ -92,7 +92,7 @@ def gradients(packs: Sequence[Loaded], **changes: Any) -> tuple[dict[str, Tensor
     return {name: before[name] - parameter.detach() for name, parameter in model.named_parameters()}, done
 
 
-def reckoned(batches: Sequence[PackedBatch], *, text: float = 0.25) -> tuple[dict[str, Tensor], float]:
+def expected_update(batches: Sequence[PackedBatch], *, text: float = 0.25) -> tuple[dict[str, Tensor], float]:
     """The gradient of the average over the target tokens plus `text` times the weighted one over answer tokens."""
     model = tiny_model(seed=1)
     mse, ce, weights = [], [], []
@@ -124,7 +124,7 @@ def test_accumulating_four_packs_is_one_pack_of_four_though_their_tokens_are_une
     agree(one, four)
     assert on_all_ranks.loss == pytest.approx(alone.loss, rel=1e-6)
     assert on_all_ranks.norm == pytest.approx(alone.norm, rel=1e-5)
-    expected, loss = reckoned([whole.batch])
+    expected, loss = expected_update([whole.batch])
     agree(one, expected)
     assert alone.loss == pytest.approx(loss, rel=1e-6)
 
@@ -135,7 +135,7 @@ def test_an_odd_pack_is_no_special_case(name: str, beside: bool) -> None:
     packs = [loaded(ODD[name], seed=name)] + [loaded(MIXED)] * beside
     found, done = gradients(packs)
     assert done.taken
-    expected, loss = reckoned([one.batch for one in packs])
+    expected, loss = expected_update([one.batch for one in packs])
     agree(found, expected)
     assert done.loss == pytest.approx(loss, rel=1e-5, abs=1e-9)
 

@@ -31,7 +31,7 @@ from sigma_model.checkpoint_io import init_model
 from sigma_model.config import LanguageConfig, ModelConfig, preset
 from sigma_model.model import SigmaModel, widths
 
-WORK = Work(text=2000, patch=8000, latent=12000, target=8000, answer=50, pictures=5, pairs=10**8, pixels=5 * 2**20)
+WORK = Work(text=2000, patch=8000, latent=12000, target=8000, answer=50, images=5, pairs=10**8, pixels=5 * 2**20)
 KINDS = ("float32", "bfloat16")
 PLANNED = EpochWork(packs=1000, samples=4000, looked_at=1, work=WORK)
 
