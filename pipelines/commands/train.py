@@ -64,12 +64,12 @@ def train(
     if dry_run:
         from pipelines.train.estimate.dry_run import dry_run as look
 
-        seen = look(chosen, ranks=ranks or (nproc or default_nproc()) * nnodes, quiet=as_json)
+        seen = look(chosen, ranks=ranks or (nproc or default_nproc()) * nnodes)
         sys.stdout.write(dump_json(seen.as_dict()) if as_json else seen.show())
         return
     said = nproc is not None or nnodes > 1 or rdzv is not None
     where = Launch(nproc=nproc or default_nproc(), nnodes=nnodes, rdzv=rdzv, chosen=said)
-    result = launch(chosen, where, quiet=as_json)
+    result = launch(chosen, where)
     if result is None:  # another machine has rank 0
         return
     if as_json:

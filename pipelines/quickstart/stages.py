@@ -180,7 +180,7 @@ class Stages:
         from pipelines.train.logs import METRICS
         from sigma_data.text_format import counted
 
-        told = launch(self._config, Launch(nproc=1), quiet=self._options.quiet)
+        told = launch(self._config, Launch(nproc=1))
         if told is None or told["stopped"]:
             raise KeyboardInterrupt
         lines = map(json.loads, filter(None, (self.run / METRICS).read_text("utf-8").split("\n")))

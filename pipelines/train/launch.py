@@ -22,11 +22,13 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from pipelines.common.console import show_messages
+from pipelines.common.console import message_level, show_messages
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.launcher_env import resolve_launcher, without_launcher_env
 from sigma_data import errors
 from sigma_data.errors import ConfigError, SigmaError, TrainError
+
+logger = logging.getLogger(__name__)
 
 _OF_NETWORK = frozenset({"DistNetworkError", "DistStoreError", "ConnectionError", "TimeoutError", "gaierror"})
 _ANSWER = 60.0
@@ -72,7 +74,7 @@ def default_nproc() -> int:
     return max(1, torch.cuda.device_count())
 
 
-def launch(config: TrainConfig, where: Launch, *, quiet: bool = False) -> dict[str, Any] | None:
+def launch(config: TrainConfig, where: Launch) -> dict[str, Any] | None:
     """Train; returns the run's summary where this process has seen it (on the machine of rank 0).
 
     Raises SigmaError for what a user can mend, with the message of the rank that met it first, and KeyboardInterrupt
@@ -83,17 +85,17 @@ def launch(config: TrainConfig, where: Launch, *, quiet: bool = False) -> dict[s
     if started is not None:
         from pipelines.train.trainer import train
 
-        summary = train(config, quiet=quiet)
+        summary = train(config)
         return summary if started.rank == 0 else None
     with without_launcher_env():
         if where.nproc == 1 and where.nnodes == 1:
             from pipelines.train.trainer import train
 
-            return train(config, quiet=quiet)
-        return _launch(config, where, quiet=quiet)
+            return train(config)
+        return _launch(config, where)
 
 
-def _launch(config: TrainConfig, where: Launch, *, quiet: bool) -> dict[str, Any] | None:
+def _launch(config: TrainConfig, where: Launch) -> dict[str, Any] | None:
     """Start this machine's ranks with torch's launcher and wait for them."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -122,8 +124,7 @@ def _launch(config: TrainConfig, where: Launch, *, quiet: bool) -> dict[str, Any
         logs_specs=DefaultLogsSpecs(log_dir=notes),
     )
     told = threading.Event()
-    if not quiet:
-        sys.stderr.write(f"train: starting {where.nproc} processes\n")
+    logger.info("train: starting %d processes", where.nproc)
 
     def hand_on(_number: int, _frame: FrameType | None) -> None:
         """Tell the ranks to save and leave. A terminal has told them of Ctrl-C itself; twice does no harm."""
@@ -136,7 +137,9 @@ def _launch(config: TrainConfig, where: Launch, *, quiet: bool) -> dict[str, Any
 
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        results: dict[int, dict[str, Any] | None] = elastic_launch(settings, _rank)(config, quiet, where.nnodes)
+        results: dict[int, dict[str, Any] | None] = elastic_launch(settings, _rank)(
+            config, message_level(), where.nnodes
+        )
     except ChildFailedError as error:
         if told.is_set() and error.get_first_failure()[1].exitcode in (-signal.SIGTERM, -signal.SIGINT):
             raise KeyboardInterrupt from None  # there was nothing to save yet
@@ -230,17 +233,17 @@ def _not_met(error: BaseException, where: Launch) -> SigmaError:
     )
 
 
-def _rank(config: TrainConfig, quiet: bool, machines: int) -> dict[str, Any] | None:
+def _rank(config: TrainConfig, level: int, machines: int) -> dict[str, Any] | None:
     """One rank's life, in a process of its own."""
     from torch.distributed.elastic.multiprocessing.errors import record
 
     from pipelines.train.trainer import train
 
-    show_messages(logging.WARNING if quiet else logging.INFO)
+    show_messages(level)
 
     def run() -> dict[str, Any]:
         try:
-            return train(config, quiet=quiet, machines=machines)
+            return train(config, machines=machines)
         except SigmaError:
             raise
         except Exception:

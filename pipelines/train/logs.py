@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import io
 import json
+import logging
 import math
 import sys
 import time
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from pipelines.common.console import shows_progress
 from pipelines.train.config import LogSettings
 from pipelines.train.estimate.flops import Work
 from pipelines.train.tensorboard_log import TensorBoardLog
@@ -31,6 +33,8 @@ from sigma_data.storage.files import append, disk_error, dump_line, write_atomic
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
+
+logger = logging.getLogger(__name__)
 
 METRICS, TEXTS, IMAGES, TENSORBOARD, WANDB = "metrics.jsonl", "texts.jsonl", "pictures", "tensorboard", "wandb_id"
 """Files and folders in the folder of a run."""
@@ -119,7 +123,7 @@ class RunLog:
 
     `total` steps are to be done, `resumed` of them are; what a run before this one wrote of later steps is removed.
     `columns` are the figures that there may be, so that the first line has them all; lines that an earlier run wrote
-    are brought to the same. `quiet` shows no progress. Raises ConfigError where W&B is asked for and not installed,
+    are brought to the same. Raises ConfigError where W&B is asked for and not installed,
     BuildError here and in all methods where the disk refuses.
     """
 
@@ -131,7 +135,6 @@ class RunLog:
         total: int,
         resumed: int = 0,
         rank: int = 0,
-        quiet: bool = False,
         columns: Sequence[str] = (),
     ) -> None:
         if settings.wandb is not None and importlib.util.find_spec("wandb") is None:
@@ -157,7 +160,7 @@ class RunLog:
             self._board = TensorBoardLog(folder / TENSORBOARD, resumed)
         if settings.wandb is not None:
             self._wandb = _start_wandb(folder, settings.wandb)
-        if not quiet:
+        if shows_progress():
             self._progress = TrainingProgress(total, max(0, resumed))
 
     def step(self, step: int, figures: Mapping[str, float | None]) -> None:
@@ -201,11 +204,6 @@ class RunLog:
             self._board.text(name, text, step)
         if self._wandb is not None:
             self._wandb.log({name: text}, step=step)
-
-    def say(self, line: str) -> None:
-        """A line for the person who watches, above the progress."""
-        if self._progress is not None:
-            self._progress.say(line)
 
     def close(self) -> None:
         """Finish all files, and leave the last progress on the screen."""
@@ -266,14 +264,6 @@ class TrainingProgress:
             self._said = now
             self._line()
 
-    def say(self, line: str) -> None:
-        """A line above."""
-        if self._live is not None:
-            self._live.console.print(line, highlight=False, markup=False)
-        else:
-            sys.stderr.write(f"{line}\n")
-            sys.stderr.flush()
-
     def close(self) -> None:
         """Show the last step, and stop."""
         if self._live is not None:
@@ -282,8 +272,7 @@ class TrainingProgress:
             self._line()
 
     def _line(self) -> None:
-        sys.stderr.write(f"train: {' · '.join([self._where(), *self._parts()])}\n")
-        sys.stderr.flush()
+        logger.info(f"train: {' · '.join([self._where(), *self._parts()])}")
 
     def _where(self) -> str:
         left = self._pace * (self._total - self._step)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +50,8 @@ from sigma_model.loading import LoadedModel, ModelDescription
 from sigma_model.model import SigmaModel, widths
 from sigma_model.quantization import Quantization
 from sigma_model.vae import Vae
+
+logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -164,12 +166,12 @@ class Run:
         return self.step + max(0, math.ceil(left / (self.group.size * self.config.accumulate)))
 
 
-def make_run(config: TrainConfig, group: ProcessGroup, *, quiet: bool = False) -> Run:
+def make_run(config: TrainConfig, group: ProcessGroup) -> Run:
     """Put a run together and resume it from its checkpoint, if any. Raises SigmaError for what does not fit."""
     description = on_all_ranks(group, lambda: _checked_description(config, group))
     shape, encoder = training_config(description.config, config), description.encoder
     trained = has_weights(config, description)
-    planner = rank0_first(group, lambda: open_planner(config.data, description, cache=config.loader.cache, quiet=quiet))
+    planner = rank0_first(group, lambda: open_planner(config.data, description, cache=config.loader.cache))
     on_all_ranks(group, lambda: [check_shards(index) for index in planner.indexes] if group.rank == 0 else [])
     origin = origin_of(config, description)
     if group.store is not None:
@@ -182,7 +184,7 @@ def make_run(config: TrainConfig, group: ProcessGroup, *, quiet: bool = False) -
     check_projection(config, trainable, released=description.config.attribute_projection)
     held, note = validation_planner(config, planner)
     if config.validation.every and note and group.rank == 0:
-        sys.stderr.write(f"train: validation: {note}: set validation.split, or validation.every=0\n")
+        logger.warning("train: validation: %s: set validation.split, or validation.every=0", note)
     datasets = [
         PackDataset(
             one.indexes, one.recipe, encoder, description.geometry, widths(shape), cache=config.loader.shard_cache()

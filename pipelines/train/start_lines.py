@@ -32,7 +32,6 @@ class Start:
     out: str
     tokens: str = ""
     """How similar the attribute tokens' rows are; empty where they are drawn at random."""
-    warning: str = ""
     quantised: str = ""
     """What the frozen weights of both experts' linear layers are kept in, where that is fewer bits."""
 
@@ -48,14 +47,13 @@ def start_lines(start: Start) -> str:
     rows = [
         ("model", f"{start.model}, {whence}; {start.parameters:,} parameters, {share} trainable{few}"),
         *([("attribute tokens", start.tokens)] if start.tokens else ()),
-        *([("warning", start.warning)] if start.warning else ()),
         ("data", f"{corpora}; an epoch is {counted(start.packs, 'pack')} of at most {start.budget:,} tokens; {held}"),
         ("run", f"{counted(start.steps, 'step')} of {packs}, on {counted(start.ranks, 'rank')} ({start.device})"),
         ("writes to", f"{start.out}; Ctrl-C saves and stops, and the same command goes on"),
     ]
     if start.step:
         rows.append(("resuming", f"from step {start.step:,}"))
-    return aligned(rows) + "\n"
+    return aligned(rows)
 
 
 def result_line(result: Mapping[str, Any]) -> str:

@@ -5,11 +5,13 @@ Its writer works in a thread of its own, whose failure would print a traceback a
 
 from __future__ import annotations
 
-import sys
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 class TensorBoardLog:
@@ -21,13 +23,13 @@ class TensorBoardLog:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            sys.stderr.write(
+            logger.warning(
                 "log.tensorboard: tensorboard is not installed, figures go to metrics.jsonl alone: "
-                "run `pip install tensorboard` to see curves\n"
+                "run `pip install tensorboard` to see curves"
             )
             return
         self._hook = threading.excepthook
-        threading.excepthook = self._quiet
+        threading.excepthook = self._on_thread_failure
         try:
             self._writer = SummaryWriter(str(folder), purge_step=resumed + 1)
         except OSError as error:
@@ -48,7 +50,7 @@ class TensorBoardLog:
     def close(self) -> None:
         """Write what is left."""
         self._do(lambda: self._writer.close())
-        if threading.excepthook == self._quiet:
+        if threading.excepthook == self._on_thread_failure:
             threading.excepthook = self._hook
 
     def _do(self, write: Callable[[], None]) -> None:
@@ -61,12 +63,12 @@ class TensorBoardLog:
 
     def _stop(self, error: OSError) -> None:
         self._writer = None
-        sys.stderr.write(
-            f"train: {self._folder}: curves cannot be written ({error.strerror or error}), and end here; "
-            "metrics.jsonl has all figures\n"
-        )
+        logger.warning(
+            "train: %s: curves cannot be written (%s), and end here; metrics.jsonl has all figures",
+            self._folder, error.strerror or error,
+        )  # fmt: skip
 
-    def _quiet(self, failure: threading.ExceptHookArgs) -> None:
+    def _on_thread_failure(self, failure: threading.ExceptHookArgs) -> None:
         """What the writer's own thread fails of, it raises again in the next call."""
         if not type(failure.thread).__module__.startswith("tensorboard"):
             self._hook(failure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import resource
 import signal
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipelines.common.console import warnings_only
 from pipelines.common.folder_lock import LOCK, FolderLock
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.process_group import (
@@ -48,6 +50,8 @@ from sigma_data.sample import Family
 from sigma_data.storage.files import disk_error
 from sigma_model.attention import flash_available
 
+logger = logging.getLogger(__name__)
+
 _OF_STEP = ("loss", "norm", "lr", "skipped", "epoch", "pack", "memory")
 _SHOWN = ("val/picture", "val/text", "val_ema/picture", "val_ema/text")
 _SEEN = 60.0
@@ -56,7 +60,7 @@ SKIPPED = "skipped-{rank}.jsonl"
 """Samples with bad images that a rank has met."""
 
 
-def train(config: TrainConfig, *, quiet: bool = False, machines: int | None = None) -> dict[str, Any]:
+def train(config: TrainConfig, *, machines: int | None = None) -> dict[str, Any]:
     """Train, resuming where the folder has a checkpoint; returns what came of it.
 
     `machines` is how many this rank was told of, which all must agree on, as on all else they read. Raises SigmaError
@@ -74,8 +78,9 @@ def train(config: TrainConfig, *, quiet: bool = False, machines: int | None = No
         lock = on_all_ranks(group, lambda: _lock(config.out) if group.rank == 0 else None)
         _check_shared(config.out, group)
         config = take_start(config, group)
-        run = make_run(config, group, quiet=quiet or group.rank != 0)
-        return Trainer(run, quiet=quiet).run()
+        with nullcontext() if group.rank == 0 else warnings_only():
+            run = make_run(config, group)
+            return Trainer(run).run()
     except OSError as error:
         if not _refused(error, config.out):
             raise
@@ -125,7 +130,7 @@ def _refused(error: OSError, out: Path) -> bool:
 class Trainer:
     """Works off the steps of a run."""
 
-    def __init__(self, run: Run, *, quiet: bool = False) -> None:
+    def __init__(self, run: Run) -> None:
         config, parts = run.config, run.parts
         self._run = run
         self._total = run.total
@@ -136,7 +141,6 @@ class Trainer:
         device = run.group.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         self._meter = Meter(peak_flops(name, compute_dtype(config, device)))
-        self._quiet = quiet or run.group.rank != 0
         self._stop = False
         self._waited = 0.0
         self._recorded = False
@@ -145,13 +149,12 @@ class Trainer:
         """All steps that are left. Raises TrainError where too many in a row went wrong."""
         run, config = self._run, self._run.config
         began, stopped = run.step, False
-        if not self._quiet:
-            sys.stderr.write(start_lines(self._start()))
-            sys.stderr.writelines(f"train: warning: {line}\n" for line in self._warnings())
+        if run.group.rank == 0:
+            logger.info(start_lines(self._start()))
+            for line in self._warnings():
+                logger.warning("train: warning: %s", line)
         if began >= self._total:  # nothing is written: records say what happened
-            if not self._quiet:
-                done = f"train: all {self._total:,} steps are done already; to go on, set more steps, or epochs\n"
-                sys.stderr.write(done)
+            logger.info(f"train: all {self._total:,} steps are done already; to go on, set more steps, or epochs")
             return self._summary(began, stopped=False)
         loader = run.loader()
         self._log = self._open_log()
@@ -198,7 +201,6 @@ class Trainer:
             total=self._total,
             resumed=run.step if run.resumed else -1,
             rank=run.group.rank,
-            quiet=self._quiet,
             columns=[
                 *_OF_STEP, *losses, *self._meter.names,
                 *(f"{kind}/{name}" for kind in ("val", "val_ema") if held for name in losses),
@@ -230,7 +232,6 @@ class Trainer:
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
             out=str(config.out),
             tokens=tokens.show() if tokens is not None else "",
-            warning=tokens.warning if tokens is not None else "",
         )
 
     def _warnings(self) -> list[str]:
@@ -238,7 +239,8 @@ class Trainer:
         run = self._run
         plan = run.planner.plan(run.position.epoch)
         epoch = EpochContent(run.planner.kinds(), len(plan.draws.row), len(plan), len(run.planner.unfit))
-        return [*warnings(run.config, epoch, steps=self._total, ranks=run.group.size), *run.warnings]
+        rows = [run.tokens.warning] if run.tokens is not None and run.tokens.warning else []
+        return [*rows, *warnings(run.config, epoch, steps=self._total, ranks=run.group.size), *run.warnings]
 
     def _read(self, packs: Iterator[Loaded]) -> list[Loaded]:
         """This rank's packs of a step. Raises LoaderError, CorpusError."""
@@ -248,7 +250,7 @@ class Trainer:
         for pack in loaded:
             self._skips.add(pack.samples, pack.skips)
             for skip in pack.skips:
-                self._log.say(f"train: sample {skip.sample} is skipped ({skip.message}); see {self._skips.path}")
+                logger.info(f"train: sample {skip.sample} is skipped ({skip.message}); see {self._skips.path}")
         return loaded
 
     def _one_step(self, loaded: Sequence[Loaded]) -> bool:
@@ -321,7 +323,7 @@ class Trainer:
             made = run.validation.images(run.parts, settings.pictures)
         self._log.step(run.step, figures)
         told = [f"{name.replace('/', ' ')} {figures[name]:.4f}" for name in _SHOWN if name in figures]
-        self._log.say(f"train: step {run.step:,}: {', '.join(told)}")
+        logger.info(f"train: step {run.step:,}: {', '.join(told)}")
         if made:
             self._log.images(run.step, "sample", list(made.values()))
 

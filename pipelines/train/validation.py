@@ -1,9 +1,9 @@
-"""Validation: losses on packs that are never trained on, with the same noise each time, and images generated for them."""
+"""Validation: losses on packs that are never trained on, always with the same noise, and images generated for them."""
 
 from __future__ import annotations
 
 import io
-import sys
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
@@ -25,6 +25,8 @@ from sigma_model.model import SigmaModel
 from sigma_model.sampling.generate import Request, lay_out, make_pictures
 from sigma_model.sampling.settings import Guidance, SamplingSettings
 from sigma_model.vae import Vae
+
+logger = logging.getLogger(__name__)
 
 _LOOK_AT = 1000
 """Samples among which those for images are chosen."""
@@ -110,7 +112,7 @@ class ValidationSet:
                 made = make_pictures(parts, [request for request, _ in drawable], settings)
         except SigmaError as error:  # non-finite numbers; training has its own measure against those
             if self._group.rank == 0:
-                sys.stderr.write(f"train: no sample images: {error}\n")
+                logger.warning("train: no sample images: %s", error)
             return {}
         return {
             request.name: _side_by_side([*(load(data) for data in request.pictures), load(answer), image])

@@ -76,7 +76,7 @@ def settings_of(out: Path, corpus: Path, **changes: Any) -> dict[str, Any]:
 def run(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Train in this process, which may be one of several ranks."""
     torch.set_num_threads(1)
-    return train(TrainConfig.model_validate(settings), quiet=True)
+    return train(TrainConfig.model_validate(settings))
 
 
 def steps_saved(out: Path) -> list[int]:

@@ -6,13 +6,15 @@ script, an interactive session, an image, are no launcher: they are set aside, a
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from sigma_data.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 _RANK, _SIZE, _LOCAL, _ADDRESS, _PORT = "RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"
 _NEEDED = (_RANK, _SIZE, _ADDRESS, _PORT)
@@ -63,14 +65,15 @@ def resolve_launcher(*, chosen: bool, nproc: int) -> LauncherRank | None:
     """Who starts the ranks: a launcher that has done so already, or, for None, this process.
 
     `chosen`: the user said how many (--nproc, --nnodes or --rdzv), which counts more than variables do. What is set
-    aside is said on standard error. Raises ConfigError as `launcher_rank` does, and where torchrun has started several
+    aside is logged as a warning. Raises ConfigError as `launcher_rank` does, and where torchrun has started several
     of us and each was told to start more.
     """
     left = [name for name in (_RANK, _SIZE, _LOCAL) if name in os.environ]
     if not chosen:
         started = launcher_rank()
         if started is None and left:
-            _say(f"{_said({name: os.environ[name] for name in left})} {_are(left)} no launcher's, and set aside")
+            told = _said({name: os.environ[name] for name in left})
+            logger.warning(f"train: {told} {_are(left)} not a launcher's, and set aside")
         return started
     if _TORCHRUN in os.environ and (_whole(os.environ.get(_SIZE, "")) or 0) > 1:
         raise ConfigError(
@@ -79,7 +82,7 @@ def resolve_launcher(*, chosen: bool, nproc: int) -> LauncherRank | None:
         )
     if left:
         told = _said({name: os.environ[name] for name in left})
-        _say(f"--nproc {nproc} counts: {told} {_are(left)} set by something else, and set aside")
+        logger.warning(f"train: --nproc {nproc} counts: {told} {_are(left)} set by something else, and set aside")
     return None
 
 
@@ -105,7 +108,3 @@ def _said(values: Mapping[str, str]) -> str:
 
 def _are(names: list[str]) -> str:
     return "are" if len(names) > 1 else "is"
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"train: {line}\n")

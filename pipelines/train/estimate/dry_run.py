@@ -176,10 +176,10 @@ def _corpus(seen: CorpusShards) -> str:
     return f"{seen.path}: {counted(seen.samples, 'sample')} an epoch; {shards}"
 
 
-def dry_run(config: TrainConfig, *, ranks: int = 1, quiet: bool = False) -> DryRun:
+def dry_run(config: TrainConfig, *, ranks: int = 1) -> DryRun:
     """Check all that a run needs, and estimate what it takes on `ranks` GPUs.
 
-    Indexes of corpora that are not there yet are made, with progress unless `quiet`; nothing else is written.
+    Indexes of corpora that are not there yet are made, with progress; nothing else is written.
     Raises SigmaError for what would stop the run.
     """
     check_settings(config)
@@ -195,7 +195,7 @@ def dry_run(config: TrainConfig, *, ranks: int = 1, quiet: bool = False) -> DryR
     rows = not trainable.isdisjoint((ROWS, TABLE))
     check_token_init(config, trainable=rows)
     tokens = start_rows_similarity(config, description.directory, shape, description.encoder, trainable=rows)
-    planner = open_planner(config.data, description, cache=config.loader.cache, quiet=quiet)
+    planner = open_planner(config.data, description, cache=config.loader.cache)
     sizes = [check_shards(index) for index in planner.indexes]
     kinds = planner.kinds()
     check_quantized(config, trainable)

@@ -64,7 +64,7 @@ def test_a_run_past_the_grid_learns_from_larger_images_and_its_export_makes_them
     model = {"path": str(base), "max_latent_size": 2 * GRID}
     settings = training_runs.settings_of(out, corpus, steps=1, model=model, data={"budget": 6000})
     plain = training_runs.settings_of(tmp_path / "no", corpus, model={"path": str(base)}, data={"budget": 6000})
-    larger, usual = (dry_run(TrainConfig.model_validate(one), quiet=True) for one in (settings, plain))
+    larger, usual = (dry_run(TrainConfig.model_validate(one)) for one in (settings, plain))
     assert larger.estimate.tokens_per_step * larger.epoch.packs > 2 * usual.estimate.tokens_per_step * usual.epoch.packs
     training_runs.run(settings)
 

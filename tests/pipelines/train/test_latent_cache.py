@@ -162,6 +162,6 @@ def test_a_run_computes_with_the_threads_asked_for_and_leaves_the_process_as_it_
     monkeypatch.setattr("pipelines.train.train_step.forward", broken)
     asked = settings_of(tmp_path, training_corpus, parallel={"threads": before + 1})
     with pytest.raises(TrainError, match="a fault"):
-        train(TrainConfig.model_validate(asked), quiet=True)
+        train(TrainConfig.model_validate(asked))
     assert found == [before + 1]
     assert torch.get_num_threads() == before

@@ -124,13 +124,13 @@ def test_machines_that_do_not_come_and_a_port_of_another_program_are_one_sentenc
 ) -> None:
     monkeypatch.setattr("pipelines.train.launch._ANSWER", 3.0)
     with pytest.raises(ConfigError, match=r"not all 2 machines came within 2 s: run the same command"):
-        launch(config_of(tmp_path), Launch(nnodes=2, rdzv=f"127.0.0.1:{_free_port()}", wait_s=2), quiet=True)
+        launch(config_of(tmp_path), Launch(nnodes=2, rdzv=f"127.0.0.1:{_free_port()}", wait_s=2))
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         place = f"127.0.0.1:{other.getsockname()[1]}"
         with pytest.raises(ConfigError, match=r"another program has that port") as error:
-            launch(config_of(tmp_path), Launch(nnodes=2, rdzv=place, wait_s=2), quiet=True)
+            launch(config_of(tmp_path), Launch(nnodes=2, rdzv=place, wait_s=2))
     assert "\n" not in str(error.value)
 
 

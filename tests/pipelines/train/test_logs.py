@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import logging
 import sys
 import time
 import types
@@ -25,7 +26,7 @@ PLAIN = LogSettings(tensorboard=False)
 
 
 def opened(folder: Path, settings: LogSettings = PLAIN, **given: Any) -> RunLog:
-    return RunLog(folder, settings, **{"total": 100, "quiet": True, **given})
+    return RunLog(folder, settings, **{"total": 100, **given})
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -160,16 +161,14 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
 
 
 def test_without_tensorboard_one_line_says_how_to_get_it_and_the_run_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     log = opened(tmp_path, LogSettings(tensorboard=True))
     log.step(1, {"picture": 1.0})
     log.step(2, {"picture": 1.0})
     log.close()
-    err = capsys.readouterr().err
-    assert "pip install tensorboard" in err
-    assert len(err.splitlines()) == 1
+    assert len(caplog.messages) == 1 and "pip install tensorboard" in caplog.text
     assert len(lines(tmp_path / METRICS)) == 2
 
 
@@ -230,15 +229,16 @@ class Clock:
 
 
 def test_a_plain_line_comes_every_ten_seconds_and_at_the_end(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     clock = Clock(monkeypatch)
     progress = TrainingProgress(100, 0)
     for step in range(1, 26):
         clock.now += 1
         progress.show(step, FIGURES)
     progress.close()
-    written = capsys.readouterr().err.splitlines()
+    written = caplog.messages
     assert [line.split(" of ")[0] for line in written] == ["train: step 10", "train: step 20", "train: step 25"]
     assert written[0] == (
         "train: step 10 of 100, 1 min 30 s left · picture 0.3125 · text 1.5000 · norm 0.8 · 12,345 tokens/s · "
@@ -246,18 +246,20 @@ def test_a_plain_line_comes_every_ten_seconds_and_at_the_end(
     )
 
 
-def test_what_is_not_known_is_not_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_not_known_is_not_shown(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     progress = TrainingProgress(5, 0)
     progress.show(5, {"picture": 0.5, "skipped": 0.0})
     progress.close()
-    written = capsys.readouterr().err
+    written = caplog.text
     assert "picture 0.5000" in written
     assert not any(word in written for word in ("MFU", "text", "GiB", "skipped", "left"))
 
 
 def test_time_left_counts_from_where_the_run_was_resumed_and_leaves_validation_out(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     clock = Clock(monkeypatch)
     progress = TrainingProgress(1000, 900)
     clock.now += 2
@@ -266,9 +268,8 @@ def test_time_left_counts_from_where_the_run_was_resumed_and_leaves_validation_o
     progress.show(901, {"val/picture": 0.1})
     clock.now += 2
     progress.show(902, FIGURES)
-    capsys.readouterr()
     progress.close()
-    assert "step 902 of 1,000, 3 min 16 s left" in capsys.readouterr().err
+    assert "step 902 of 1,000, 3 min 16 s left" in caplog.text
 
 
 def test_a_terminal_shows_two_lines_that_hold_everything(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,15 +294,16 @@ def test_a_terminal_shows_two_lines_that_hold_everything(monkeypatch: pytest.Mon
     assert "step 10 of 1,000" in screen.getvalue()
 
 
-def test_a_quiet_run_shows_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = opened(tmp_path, quiet=True)
+def test_a_run_shows_nothing_unless_messages_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = opened(tmp_path)
     log.step(1, FIGURES)
     log.close()
     assert capsys.readouterr().err == ""
 
 
-def test_logging_a_step_takes_less_than_a_millisecond(tmp_path: Path) -> None:
-    log = opened(tmp_path, quiet=False)
+def test_logging_a_step_takes_less_than_a_millisecond(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    log = opened(tmp_path)
     figures = FIGURES | {f"picture/{number}": 0.5 for number in range(60)}
     took = []
     for step in range(1, 50):

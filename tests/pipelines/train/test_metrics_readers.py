@@ -23,7 +23,7 @@ STEPS = 8
 def written(folder: Path, bad: set[int], value: float = math.nan, *, tensorboard: bool = False) -> Path:
     """The metrics of a run of 8 steps of which some are skipped, with a validation at the start and in the middle."""
     settings = LogSettings(tensorboard=tensorboard)
-    log = RunLog(folder, settings, total=STEPS, resumed=-1, quiet=True, columns=COLUMNS)
+    log = RunLog(folder, settings, total=STEPS, resumed=-1, columns=COLUMNS)
     for step in range(STEPS + 1):
         if step:
             taken = {} if step in bad else {"picture": 1.0}
@@ -84,10 +84,10 @@ def test_pandas_polars_pyarrow_and_datasets_read_the_same_after_nan_at_any_line(
 def test_metrics_of_an_older_version_become_readable_when_the_run_goes_on(tmp_path: Path) -> None:
     old = [{"step": 1, "loss": "nan", "norm": "inf"}, {"step": 1, "val/text": 3.0}, {"step": 2, "loss": 1.5, "norm": 2}]
     (tmp_path / METRICS).write_text("".join(json.dumps(line) + "\n" for line in old))
-    log = RunLog(tmp_path, LogSettings(tensorboard=False), total=9, resumed=2, quiet=True, columns=("loss", "norm"))
+    log = RunLog(tmp_path, LogSettings(tensorboard=False), total=9, resumed=2, columns=("loss", "norm"))
     log.step(3, {"loss": 1.0, "new": 4.0})
     log.close()
-    log = RunLog(tmp_path, LogSettings(tensorboard=False), total=9, resumed=3, quiet=True, columns=("loss", "norm"))
+    log = RunLog(tmp_path, LogSettings(tensorboard=False), total=9, resumed=3, columns=("loss", "norm"))
     log.close()
     lines = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
     assert lines[0] == {
@@ -128,7 +128,7 @@ def test_json_that_is_written_is_json_whatever_the_numbers() -> None:
 
 
 def test_texts_of_a_run_are_one_line_each_for_every_reader(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, LogSettings(tensorboard=False), total=1, quiet=True)
+    log = RunLog(tmp_path, LogSettings(tensorboard=False), total=1)
     log.text(1, "answer", "one\u2028two\x85three\nfour")
     log.close()
     text = (tmp_path / TEXTS).read_text()

@@ -60,7 +60,7 @@ def settings(out: Path, corpus: Path, base: Path, kind: str | None, **changes: A
 
 
 def assembled(values: dict[str, Any]) -> Run:
-    return make_run(TrainConfig.model_validate(values), ALONE, quiet=True)
+    return make_run(TrainConfig.model_validate(values), ALONE)
 
 
 def frozen(run: Run) -> dict[str, Tensor]:
@@ -133,7 +133,7 @@ def test_additions_and_attribute_rows_alone_learn_and_the_loss_falls(
     assert {name for name, parameter in model.named_parameters() if parameter.grad is not None} == trainable
     assert all(parameter.grad.any() for parameter in model.parameters() if parameter.grad is not None)
     made.optimizer.zero_grad()
-    assert Trainer(made, quiet=True).run()["steps"] == 12
+    assert Trainer(made).run()["steps"] == 12
     after = frozen(made)
     assert same(before, after)
     losses = [line["loss"] for line in lines(tmp_path / "run") if "loss" in line]
@@ -220,7 +220,7 @@ def test_what_would_have_to_learn_or_lie_elsewhere_is_refused_with_the_reason(
 ) -> None:
     config = TrainConfig.model_validate(settings(tmp_path / "run", training_corpus, base, "nf4", **changes))
     with pytest.raises(ConfigError, match=words):
-        dry_run(config, quiet=True)
+        dry_run(config)
     with pytest.raises(ConfigError, match=words):
         run(settings(tmp_path / "run", training_corpus, base, "nf4", **changes))
     assert not (tmp_path / "run" / CHECKPOINTS).exists()
@@ -235,7 +235,7 @@ def test_a_library_that_is_not_installed_is_named_with_the_extra(
     values = settings(tmp_path / "run", training_corpus, base, kind)
     with pytest.raises(ConfigError, match=rf"model\.quantize {kind}: needs {LIBRARY[kind]}.*\[quant\]"):
         run(values)
-    whole = dry_run(TrainConfig.model_validate(values), quiet=True).estimate
+    whole = dry_run(TrainConfig.model_validate(values)).estimate
     assert whole.memory["quantised weights"] > 0
 
 
@@ -247,7 +247,7 @@ def test_the_dry_run_reckons_with_the_bytes_that_quantised_weights_take(
     pytest.importorskip(LIBRARY[kind])
     values = settings(tmp_path / "run", training_corpus, base, kind)
     few, plain = (
-        dry_run(TrainConfig.model_validate({**values, "model": {"path": str(base), "quantize": one}}), quiet=True)
+        dry_run(TrainConfig.model_validate({**values, "model": {"path": str(base), "quantize": one}}))
         for one in (kind, None)
     )
     model = assembled(values).parts.model
@@ -262,7 +262,7 @@ def test_the_dry_run_reckons_with_the_bytes_that_quantised_weights_take(
     gone = plain.estimate.memory["parameters"] - few.estimate.memory["parameters"]
     assert gone == 2 * quantized_numel(model), "bfloat16 on a GPU"
     assert few.estimate.parameters == plain.estimate.parameters
-    shared = dry_run(TrainConfig.model_validate(values), ranks=2, quiet=True).estimate
+    shared = dry_run(TrainConfig.model_validate(values), ranks=2).estimate
     assert shared.memory["quantised weights"] == few.estimate.memory["quantised weights"], "every rank has all"
     assert shared.memory["parameters"] == few.estimate.memory["parameters"] / 2
 

@@ -215,7 +215,7 @@ def test_a_word_that_contradicts_the_file_is_named(tmp_path: Path) -> None:
 def test_a_dry_run_refuses_and_warns_as_the_run_does(training_corpus: Path, tmp_path: Path) -> None:
     changes = {"schedule": {"warmup": 1000}, "model": {"attention": "flash"}}
     settings = TrainConfig.model_validate(training_runs.settings_of(tmp_path / "run", training_corpus, **changes))
-    told = dry_run(settings, quiet=True)
+    told = dry_run(settings)
     assert any("schedule.warmup" in line for line in told.warnings)
     assert any(line.startswith("on this machine: model.attention=flash needs a GPU") for line in told.warnings)
     assert "warning: schedule.warmup" in told.show()
@@ -225,7 +225,7 @@ def test_a_dry_run_refuses_and_warns_as_the_run_does(training_corpus: Path, tmp_
     ):
         settings = TrainConfig.model_validate(training_runs.settings_of(tmp_path / "run", training_corpus, **changes))
         with pytest.raises(ConfigError, match=words):
-            dry_run(settings, quiet=True)
+            dry_run(settings)
         with pytest.raises(ConfigError, match=words):
             training_runs.run(training_runs.settings_of(tmp_path / "run", training_corpus, **changes))
     assert not (tmp_path / "run" / "config.yaml").exists()

@@ -81,11 +81,11 @@ def test_a_dry_run_looks_at_a_run_to_start_from_and_writes_nothing(
 ) -> None:
     model = {"from_run": str(first), "max_latent_size": 32}
     settings = training_runs.settings_of(tmp_path / "run", training_corpus, model=model)
-    assert dry_run(TrainConfig.model_validate(settings), quiet=True).epoch.samples
+    assert dry_run(TrainConfig.model_validate(settings)).epoch.samples
     assert not (tmp_path / "run").exists()
     settings["model"] = {"from_run": str(tmp_path)}
     with pytest.raises(ConfigError, match="is no folder of a training run"):
-        dry_run(TrainConfig.model_validate(settings), quiet=True)
+        dry_run(TrainConfig.model_validate(settings))
 
 
 def test_a_dry_run_knows_that_the_checkpoint_to_start_from_is_not_there(
@@ -93,7 +93,7 @@ def test_a_dry_run_knows_that_the_checkpoint_to_start_from_is_not_there(
 ) -> None:
     settings = training_runs.settings_of(tmp_path / "run", training_corpus, model={"from_run": f"{first}@3"})
     with pytest.raises(ConfigError, match="holds no complete checkpoint of step 3; there are 2, 4"):
-        dry_run(TrainConfig.model_validate(settings), quiet=True)
+        dry_run(TrainConfig.model_validate(settings))
 
 
 @pytest.mark.parametrize("part", ["", "checkpoints", "checkpoints/step-00000002"])

@@ -184,14 +184,15 @@ def test_a_second_ctrl_c_ends_at_once_and_a_save_in_flight_is_whole(
 
 
 def test_a_finished_run_that_is_started_again_says_so_and_does_nothing(
-    tmp_path: Path, training_corpus: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, training_corpus: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     settings = settings_of(tmp_path, training_corpus, steps=2)
     run(settings)
     before = (tmp_path / "metrics.jsonl").read_text()
     done = train(TrainConfig.model_validate(settings))
     assert (done["steps"], done["new"], done["stopped"]) == (2, 0, False)
-    assert "train: all 2 steps are done already; to go on, set more steps" in capsys.readouterr().err
+    assert "train: all 2 steps are done already; to go on, set more steps" in caplog.text
     assert (tmp_path / "metrics.jsonl").read_text() == before
     assert run({**settings, "steps": 3})["new"] == 1
 

@@ -82,7 +82,7 @@ def test_pictures_show_references_answer_and_what_is_made_of_one_family_each(
     one = put_together(tmp_path, training_corpus)
     assert one.validation is not None
     losses(one)
-    made = one.validation.pictures(one.parts, 2)
+    made = one.validation.images(one.parts, 2)
     index = one.validation._dataset.indexes[0]
     rows = {index.ids[row].decode(): row for row in range(len(index.ids))}
     families = [index.families[rows[name]] for name in made]
@@ -91,7 +91,7 @@ def test_pictures_show_references_answer_and_what_is_made_of_one_family_each(
         pictures = int(index.image_first[rows[name] + 1] - index.image_first[rows[name]])
         with Image.open(io.BytesIO(data)) as shown:
             assert shown.size == ((pictures + 1) * 264 - 8, 256)
-    assert one.validation.pictures(one.parts, 2) == made
+    assert one.validation.images(one.parts, 2) == made
 
 
 def test_a_prompt_or_a_picture_that_cannot_be_used_costs_that_sample_alone(
@@ -100,7 +100,7 @@ def test_a_prompt_or_a_picture_that_cannot_be_used_costs_that_sample_alone(
     one = put_together(tmp_path, training_corpus)
     assert one.validation is not None
     losses(one)
-    usual = list(one.validation.pictures(one.parts, 3))
+    usual = list(one.validation.images(one.parts, 3))
     whole, pictures = ShardReader.sample, ShardReader.pictures
 
     def spoilt(self: ShardReader, row: int) -> Any:
@@ -114,19 +114,19 @@ def test_a_prompt_or_a_picture_that_cannot_be_used_costs_that_sample_alone(
 
     monkeypatch.setattr(ShardReader, "sample", spoilt)
     monkeypatch.setattr(ShardReader, "pictures", broken)
-    found = list(one.validation.pictures(one.parts, 3))
+    found = list(one.validation.images(one.parts, 3))
     assert len(found) >= 2 and not {usual[0], usual[1]} & set(found) and usual[2] in found
 
 
 def test_a_model_that_makes_no_numbers_makes_no_pictures_and_a_note(
-    tmp_path: Path, training_corpus: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, training_corpus: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = put_together(tmp_path, training_corpus)
     assert one.validation is not None
     with torch.no_grad():
         one.parts.model.latent_out.bias.fill_(float("nan"))
-    assert one.validation.pictures(one.parts, 1) == {}
-    assert capsys.readouterr().err.startswith("train: no sample pictures: ")
+    assert one.validation.images(one.parts, 1) == {}
+    assert caplog.messages[0].startswith("train: no sample images: ")
 
 
 @pytest.mark.parametrize(
@@ -137,26 +137,26 @@ def test_a_model_that_makes_no_numbers_makes_no_pictures_and_a_note(
     ],
 )
 def test_nothing_to_validate_on_is_said_and_stops_nothing(
-    tmp_path: Path, training_corpus: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], says: str,
+    tmp_path: Path, training_corpus: Path, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], says: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     if "data" in changes:  # in training there are samples that fit, among those held out there are none
         settings = validation_module.validation_settings
         monkeypatch.setattr(
-            "pipelines.train.validation.heldout_settings", lambda c: settings(c).model_copy(update={"budget": 3})
+            "pipelines.train.validation.validation_settings", lambda c: settings(c).model_copy(update={"budget": 3})
         )
     one = put_together(tmp_path, training_corpus, **changes)
     assert one.validation is None and len(one.planner.plan(0))
-    assert f"train: validation: {says}" in capsys.readouterr().err
+    assert f"train: validation: {says}" in caplog.text
 
 
 def test_of_several_corpora_those_that_hold_something_out_are_validated_on(
-    tmp_path: Path, training_corpus: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, training_corpus: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     build(tmp_path / "all", "world:6?size=64", splits={"train": 1})
     index_of(tmp_path / "all")
     both = [{"path": str(tmp_path / "all")}, {"path": str(training_corpus)}]
     one = put_together(tmp_path / "out", training_corpus, data={"corpora": both})
     alone = put_together(tmp_path / "out", training_corpus)
-    assert "no split 'val' in all:" in capsys.readouterr().err
+    assert "no split 'val' in all:" in caplog.text
     assert losses(one) == losses(alone)

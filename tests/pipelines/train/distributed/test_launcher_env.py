@@ -37,14 +37,14 @@ def test_a_complete_set_is_a_launcher() -> None:
     ],
 )  # fmt: skip
 def test_what_is_left_over_is_no_launcher_and_is_said(
-    left: dict[str, str], variables: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    left: dict[str, str], variables: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert launcher_rank(left) is None
     for name, value in left.items():
         variables.setenv(name, value)
     assert resolve_launcher(chosen=False, nproc=1) is None
     counted = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name in left]
-    told = capsys.readouterr().err
+    told = caplog.text
     assert told.count("\n") == bool(counted) and all(f"{name}={left[name]}" in told for name in counted)
 
 
@@ -70,13 +70,13 @@ def test_a_launcher_that_contradicts_itself_is_refused_in_a_line(changes: dict[s
 
 @pytest.mark.parametrize("left", [WHOLE, WHOLE | {"RANK": "0", "WORLD_SIZE": "1"}, {"RANK": "abc"}])
 def test_nproc_counts_more_than_variables_and_says_so(
-    left: dict[str, str], variables: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    left: dict[str, str], variables: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name, value in left.items():
         variables.setenv(name, value)
     assert resolve_launcher(chosen=True, nproc=2) is None
-    told = capsys.readouterr().err
-    assert told.startswith("train: --nproc 2 counts: RANK=") and told.count("\n") == 1
+    (told,) = caplog.messages
+    assert told.startswith("train: --nproc 2 counts: RANK=")
     with without_launcher_env():
         assert not set(WHOLE) & set(os.environ)
     assert {name: os.environ.get(name) for name in left} == left

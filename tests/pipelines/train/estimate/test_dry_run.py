@@ -84,7 +84,7 @@ def tree(folder: Path) -> dict[str, int]:
 
 def test_it_tells_what_is_there_what_an_epoch_is_and_what_it_takes_and_writes_nothing(copy: Path) -> None:
     before = tree(copy.parent)
-    found = dry_run(settings(copy), ranks=2, quiet=True)
+    found = dry_run(settings(copy), ranks=2)
     assert tree(copy.parent).items() - {str(copy): 0}.items() >= before.items() - {(str(copy), before[str(copy)])}
     assert not (copy.parent / "run").exists()
     samples = json.loads((copy / "corpus.json").read_text())["sums"]["splits"]
@@ -108,7 +108,7 @@ def test_the_14_b_model_is_looked_at_within_seconds_and_without_its_weights(corp
     config = settings(
         corpus, model={"path": str(model)}, data={"budget": 12_000}, parallel={"checkpointing": "full"}, steps=50_000
     )
-    found = dry_run(config, ranks=8, quiet=True)
+    found = dry_run(config, ranks=8)
     assert time.process_time() - began < 20
     assert found.weights is not None
     assert found.weights.tensors == len(BAGEL)
@@ -119,7 +119,7 @@ def test_the_14_b_model_is_looked_at_within_seconds_and_without_its_weights(corp
 
 def refused(config: TrainConfig, kind: type[SigmaError] = ConfigError, *, ranks: int = 1) -> str:
     with pytest.raises(kind) as error:
-        dry_run(config, ranks=ranks, quiet=True)
+        dry_run(config, ranks=ranks)
     sentence = str(error.value)
     assert "\n" not in sentence
     return sentence
@@ -145,7 +145,7 @@ def test_a_directory_without_weights_is_no_reason_to_start_from_random_ones(corp
 def test_weights_with_a_vision_encoder_serve_a_run_without_one(corpus: Path, tmp_path: Path) -> None:
     model = released(tmp_path / "bagel")
     config = settings(corpus, model={"path": str(model), "vision": False}, data={"budget": 12_000})
-    found = dry_run(config, quiet=True)
+    found = dry_run(config)
     assert found.weights is not None
     assert found.weights.tensors < len(BAGEL)
     assert "vision encoder" not in found.estimate.parameters
@@ -181,19 +181,17 @@ def test_shards_of_a_remote_corpus_are_looked_for_as_well(corpus: Path) -> None:
 
     fsspec.filesystem("memory").put(str(corpus), "/dry-run/corpus", recursive=True)
     config = settings(corpus, data={"corpora": [{"path": "memory://dry-run/corpus"}]})
-    assert dry_run(config, quiet=True).corpora[0].bytes == sum(p.stat().st_size for p in corpus.rglob("*.tar"))
+    assert dry_run(config).corpora[0].bytes == sum(p.stat().st_size for p in corpus.rglob("*.tar"))
     shard = next(corpus.rglob("*.tar")).relative_to(corpus)
     fsspec.filesystem("memory").rm(f"/dry-run/corpus/{shard}")
     assert f"{shard}: is not there" in refused(config, CorpusError)
 
 
 def test_without_held_out_samples_it_says_why_there_is_no_validation(corpus: Path) -> None:
-    found = dry_run(settings(corpus, validation={"split": "dev"}), quiet=True)
+    found = dry_run(settings(corpus, validation={"split": "dev"}))
     assert found.held_out is None
     assert "no validation: no split 'dev' in corpus" in found.show()
-    assert (
-        "no validation: validation.every is 0" in dry_run(settings(corpus, validation={"every": 0}), quiet=True).show()
-    )
+    assert "no validation: validation.every is 0" in dry_run(settings(corpus, validation={"every": 0})).show()
 
 
 def test_samples_that_fit_into_no_pack_are_counted_and_named(tmp_path: Path) -> None:
@@ -204,7 +202,7 @@ def test_samples_that_fit_into_no_pack_are_counted_and_named(tmp_path: Path) -> 
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(bytes(5000))
     lengths = sorted(planned_lengths(folder))
-    found = dry_run(settings(folder, data={"budget": lengths[20]}), quiet=True)
+    found = dry_run(settings(folder, data={"budget": lengths[20]}))
     assert len(found.left_out) == sum(length > lengths[20] for length in lengths)
     assert found.epoch.samples == 30 - len(found.left_out)
     assert f"{len(found.left_out)} samples fit into no pack" in found.show()
@@ -223,7 +221,7 @@ def saved(config: TrainConfig, corpus: Path, step: int, *, epoch: int = 1, next_
     from pipelines.plan.planner import open_planner
     from sigma_model.loading import read_blueprint
 
-    planner = open_planner(config.data, read_blueprint("tiny"), quiet=True)
+    planner = open_planner(config.data, read_blueprint("tiny"))
     plan = {"digest": planner.digest, "fields": dict(planner.fields)}
     import torch
 
@@ -238,7 +236,7 @@ def test_the_checkpoint_that_would_be_resumed_is_named_if_its_position_fits(corp
     config = settings(corpus, out=tmp_path / "run")
     saved(config, corpus, 7)
     saved(config, corpus, 9)
-    found: DryRun = dry_run(config, quiet=True)
+    found: DryRun = dry_run(config)
     assert found.resumed is not None
     assert (found.resumed.step, found.resumed.epoch, found.resumed.pack) == (9, 1, 3)
     assert "goes on from step 9 (epoch 1)" in found.show()
@@ -251,11 +249,11 @@ def test_a_place_that_cannot_be_written_and_ranks_that_do_not_fit_are_refused(co
     assert "is a file" in refused(settings(corpus, out=tmp_path / "file" / "run"))
     sharded = settings(corpus, parallel={"shard": 4}, out=tmp_path / "run")
     assert "parallel.shard: 4 does not divide 6 ranks" in refused(sharded, ranks=6)
-    assert dry_run(sharded, ranks=8, quiet=True).estimate.ranks == 8
+    assert dry_run(sharded, ranks=8).estimate.ranks == 8
 
 
 def test_a_disk_that_is_too_small_for_the_checkpoints_is_told_of(corpus: Path) -> None:
-    found = dry_run(settings(corpus), quiet=True)
+    found = dry_run(settings(corpus))
     most = found.estimate.checkpoint * (found.estimate.checkpoints_kept + 1)
     assert "too few: checkpoints come to" in replace(found, free=int(most) - 1).show()
     assert "too few" not in replace(found, free=int(most) + 1).show()
