@@ -227,7 +227,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_refused(tmp_path: Path, alone: 
     DAMAGE[damage](tmp_path / "step-00000002")
     assert checkpointer.latest() == 1
     assert holds(checkpointer, 1)
-    with pytest.raises(ConfigError, match="step-0000000[23]: is no complete checkpoint"):
+    with pytest.raises(ConfigError, match="step-0000000[23]: is not a complete checkpoint"):
         checkpointer.load(3 if "name" in damage else 2, state_of(0))
 
 

@@ -44,7 +44,7 @@ def test_patterns_add_to_the_parts_that_are_frozen_and_the_next_choice_replaces_
     ("settings", "words"),
     [
         ({"patterns": ("time_embedder", r"layers\.9\.")}, r"'layers\\\\.9\\\\.' matches nothing"),
-        ({"patterns": ("(",)}, r"'\(' is no regular expression"),
+        ({"patterns": ("(",)}, r"'\(' is not a regular expression"),
         ({"patterns": (".",)}, "leaves no trainable parameter"),
     ],
 )

@@ -106,7 +106,7 @@ def test_weights_are_one_a_target_token_and_an_answer_s_length_to_the_minus_one_
     batch = pack(CASES)
     weights = LossWeights.of(batch, reweight_text=True)
     lengths = [4, 4, 4, 4, 2, 2]  # three words and the end, one word and the end
-    assert torch.equal(weights.picture, torch.ones(len(batch.target_slots)))
+    assert torch.equal(weights.image, torch.ones(len(batch.target_slots)))
     torch.testing.assert_close(weights.text, torch.tensor([length**-0.5 for length in lengths]))
     assert weights.sums.tolist() == pytest.approx([len(batch.target_slots), 4 / math.sqrt(4) + 2 / math.sqrt(2)])
     plain = LossWeights.of(batch, reweight_text=False)

@@ -84,7 +84,7 @@ def test_a_dry_run_looks_at_a_run_to_start_from_and_writes_nothing(
     assert dry_run(TrainConfig.model_validate(settings)).epoch.samples
     assert not (tmp_path / "run").exists()
     settings["model"] = {"from_run": str(tmp_path)}
-    with pytest.raises(ConfigError, match="is no folder of a training run"):
+    with pytest.raises(ConfigError, match="is not the folder of a training run"):
         dry_run(TrainConfig.model_validate(settings))
 
 
