@@ -244,7 +244,7 @@ def memory(sizes: Sizes) -> bool:
 def weigh(items: int, folder: Path) -> None:
     """Evaluate so many synthetic items and print peaks of this process after each stage as a line of JSON."""
     from pipelines.common.process_pool import peak_memory
-    from pipelines.evaluate.runner import Stage
+    from pipelines.evaluate.defaults import Stage
 
     weight = write_release(folder / "release.parquet", items)
     random = np.random.default_rng(1)
@@ -252,9 +252,7 @@ def weigh(items: int, folder: Path) -> None:
     def stand_in(bundle: LoadedModel, requests: Sequence[Any], settings: SamplingSettings) -> list[Image.Image]:
         return [noise_picture(random) for _ in requests]
 
-    options = partial(
-        EvalOptions, f"sigma:{folder / 'release.parquet'}", folder / "out", model="tiny", metrics=("F1",), quiet=True
-    )
+    options = partial(EvalOptions, f"sigma:{folder / 'release.parquet'}", folder / "out", model="tiny", metrics=("F1",))
     told = {"pictures": round(weight * (REFERENCES + 2) / (REFERENCES + 1))}
     with mock.patch.object(generate_module, "make_pictures", stand_in):
         for stage in (Stage.GENERATE, Stage.SCORE, Stage.REPORT):

@@ -62,7 +62,7 @@ def split_pairs(args: list[str], options: set[str]) -> list[str]:
             place += 1
         values = _values(words)
         if len(values) != 2 or not all(_NUMBER.fullmatch(one) for one in values):
-            raise typer.BadParameter(f"{' '.join(words)!r}: write two numbers, as in 0.4,1.0", param_hint=name)
+            raise typer.BadParameter(f"{' '.join(words)!r}: write two numbers, e.g. 0.4,1.0", param_hint=name)
         found += [name, *values]
     return found
 

@@ -1,45 +1,47 @@
-"""`sigma quickstart`: arguments in, one call, the result and what to do next printed; as light to import as `cli`."""
+"""`sigma quickstart`."""
 
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pipelines.commands.common_options import Json
-from pipelines.commands.path_options import path_option
+from pipelines.commands.options import Json, path_option, print_json, print_result
 
 
 def quickstart(
-    out: Annotated[Path, path_option("--out", "-o", help="Folder for all of it.")] = Path("quickstart"),
+    out: Annotated[Path, path_option("--out", "-o", help="Folder of everything.")] = Path("quickstart"),
     samples: Annotated[int, typer.Option(min=60, help="Samples to draw.")] = 2000,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Training steps; by default those of configs/quickstart.yaml.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many test items, families taking turns.")] = 120,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that draw; by default one a core.")] = None,
-    nproc: Annotated[int, typer.Option(min=1, help="Processes that generate the pictures to be scored.")] = 1,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that draw; by default one per core.")] = None,
+    nproc: Annotated[int, typer.Option(min=1, help="Processes that generate the images to be scored.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Show it all in minutes: corpus, training, export, evaluation before and after; run again to continue."""
+    """Build, train and evaluate, all in minutes.
+
+    Builds a small corpus, trains and exports a tiny model, evaluates it before and after; run again to continue.
+    """
     from pipelines.common.process_pool import default_workers
     from pipelines.quickstart.run import quickstart as run
     from pipelines.quickstart.stages import QuickstartOptions
-    from sigma_data.storage.files import dump_json
 
     result = run(
         QuickstartOptions(
-            out=out, samples=samples, limit=limit, steps=steps, workers=workers or default_workers(), nproc=nproc,
-            quiet=as_json,
+            out=out, samples=samples, limit=limit, steps=steps, workers=workers or default_workers(), nproc=nproc
         )
     )  # fmt: skip
-    sys.stdout.write(dump_json(result) if as_json else quickstart_words(result))
+    if as_json:
+        print_json(result)
+    else:
+        print_result(quickstart_summary(result))
 
 
-def quickstart_words(result: dict[str, Any]) -> str:
+def quickstart_summary(result: dict[str, Any]) -> str:
     """The result as a table, where to look, and what to do next."""
     return "\n".join(["", *_table(result), "", *_places(result), "", *_next()]) + "\n"
 
@@ -76,9 +78,9 @@ def _places(result: dict[str, Any]) -> list[str]:
 
     run = Path(result["run"])
     rows = [
-        ("report", f"{result['report']}: both models side by side, every picture"),
-        ("pictures", f"{run / 'pictures'}: what it made as it learnt (references, answer, made)"),
-        ("corpus", f"{Path(result['corpus']) / 'report.html'}: what it learnt from"),
+        ("report", f"{result['report']}: both models side by side, every image"),
+        ("images", f"{run / 'pictures'}: what it generated during training (references, answer, generated)"),
+        ("corpus", f"{Path(result['corpus']) / 'report.html'}: what it was trained on"),
     ]
     if (run / "tensorboard").is_dir():
         rows.append(("curves", f"tensorboard --logdir {shlex.quote(str(run / 'tensorboard'))}"))

@@ -65,6 +65,7 @@ def load_settings(
     model: type[Model],
     file: Path | None,
     overrides: Sequence[str],
+    /,
     *,
     typed: Mapping[str, str] | None = None,
     **given: Any,

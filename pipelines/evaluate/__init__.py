@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
+from pipelines.evaluate.defaults import BATCH, MAX_TOKENS, Stage
+
 if TYPE_CHECKING:
     from sigma_model.sampling.settings import SamplingSettings
 
@@ -25,8 +27,8 @@ def evaluate(
     metric_models: Mapping[str, str] | None = None,
     settings: SamplingSettings | None = None,
     seed: int = 0,
-    batch: int = 8,
-    max_tokens: int = 128,
+    batch: int = BATCH,
+    max_tokens: int = MAX_TOKENS,
     nproc: int = 1,
     device: str = "auto",
     dtype: str = "auto",
@@ -45,7 +47,7 @@ def evaluate(
     Raises SigmaError for what a user can mend.
     """
     from pipelines.evaluate.generate import Generation
-    from pipelines.evaluate.runner import EvalOptions, Stage
+    from pipelines.evaluate.runner import EvalOptions
     from pipelines.evaluate.runner import evaluate as run
     from sigma_data.storage.paths import local_path, model_path
     from sigma_model.dtypes import DType

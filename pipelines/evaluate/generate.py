@@ -17,12 +17,13 @@ from typing import Any
 
 from PIL import Image as Pillow
 
+from pipelines.evaluate.defaults import BATCH, MAX_TOKENS
 from pipelines.evaluate.item import Item, Result
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.storage.files import disk_error, dump_json
 from sigma_model.loading import LoadedModel
 from sigma_model.sampling.generate import Request, answer_in_words, lay_out, make_pictures
-from sigma_model.sampling.settings import Order, SamplingSettings
+from sigma_model.sampling.settings import TEMPERATURE, Order, SamplingSettings
 
 GENERATED = "generated"
 _INDEX = "batch.json"
@@ -30,14 +31,19 @@ _INDEX = "batch.json"
 
 @dataclass(frozen=True)
 class Generation:
-    """How items are answered; all of it is recorded with the results. `words`: by text instead of pictures."""
+    """How items are answered; all of it is recorded with the results.
+
+    `words`: with text instead of images. `understanding`: references go to the vision encoder, too.
+    """
 
     seed: int = 0
-    batch: int = 8
+    batch: int = BATCH
     order: Order = Order.INTERLEAVED
     settings: SamplingSettings = field(default_factory=SamplingSettings)
     words: bool = False
-    max_tokens: int = 128
+    max_tokens: int = MAX_TOKENS
+    temperature: float = TEMPERATURE
+    understanding: bool = True
 
 
 def batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
@@ -156,8 +162,15 @@ def _run(
         return []
     try:
         if generation.words:
-            mask = generation.settings.group_mask
-            return [*answer_in_words(bundle, only, max_tokens=generation.max_tokens, group_mask=mask)]
+            return [
+                *answer_in_words(
+                    bundle,
+                    only,
+                    max_tokens=generation.max_tokens,
+                    temperature=generation.temperature,
+                    group_mask=generation.settings.group_mask,
+                )
+            ]
         return [*make_pictures(bundle, only, generation.settings)]
     except SigmaError as error:
         if len(requests) == 1:

@@ -62,6 +62,9 @@ def read(out: Path) -> dict[str, Any]:
         settings: dict[str, Any] = json.loads((out / SETTINGS).read_text("utf-8"))
         for name in ("name", "benchmark", "split", "limit", "items", "batch"):
             settings[name]
+        # What folders of older versions do not say.
+        settings.setdefault("understanding", True)
+        settings.setdefault("temperature", 0.0 if settings.get("words") else None)
     except FileNotFoundError:
         raise ConfigError(f"{out}: holds no evaluation: name a folder that sigma eval has written to") from None
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -122,6 +125,8 @@ def flat(generation: Generation) -> dict[str, Any]:
         "rescale_min": guidance.rescale_min,
         "words": generation.words,
         "max_tokens": generation.max_tokens if generation.words else None,
+        "temperature": generation.temperature if generation.words else None,
+        "understanding": generation.understanding,
     }
 
 

@@ -5,10 +5,9 @@ Everything that a stage leaves is in files: so a report can be made of several f
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +18,7 @@ from pipelines.evaluate import run_folder
 from pipelines.evaluate import score as score_module
 from pipelines.evaluate.aggregate import RunScores, aggregate, main_metric
 from pipelines.evaluate.benchmarks import Benchmark
+from pipelines.evaluate.defaults import Stage
 from pipelines.evaluate.generate import Generation, clean, generate, missing, results, shares
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics import weights
@@ -36,6 +36,8 @@ from sigma_model.config import weight_files
 from sigma_model.loading import DType, choose_device, choose_dtype, load_bundle, read_blueprint, shown_dtype
 from sigma_model.quantization import Quantization
 
+logger = logging.getLogger(__name__)
+
 USUAL_METRICS: Mapping[str, tuple[str, ...]] = {"sigma": NAMES, "world": (), "geneval": ("CLIP", "AES"), "cv-bench": ()}
 """The general metrics of a benchmark, where the user does not choose: those that its questions are scored with.
 
@@ -47,14 +49,6 @@ GENEVAL = "geneval"
 
 _METRIC_BATCH = 32
 """Pictures that go through a metric's model at once."""
-
-
-class Stage(StrEnum):
-    """A part of an evaluation."""
-
-    GENERATE = "generate"
-    SCORE = "score"
-    REPORT = "report"
 
 
 @dataclass(frozen=True)
@@ -85,7 +79,6 @@ class EvalOptions:
     quantization: Quantization | None = None
     compare: tuple[Path, ...] = ()
     stage: Stage | None = None
-    quiet: bool = False
 
     @property
     def asked(self) -> Asked:
@@ -274,10 +267,10 @@ def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: Ev
             f"--max-tokens {generation.max_tokens:,}: leaves no room for a question, as the model takes {most:,} "
             "tokens for both: give fewer"
         )
-    if options.size is not None and not options.quiet:
+    if options.size is not None:
         width, height = blueprint.geometry.latents(options.size)[0]
         if (width, height) != options.size:
-            sys.stderr.write(f"sigma: the model does not make the size asked for, so images are {width}x{height}\n")
+            logger.info("sigma: the model does not make the size asked for, so images are %dx%d", width, height)
     items = options.asked.items(benchmark)
     digest = run_folder.digest_of_model(blueprint)
     before = run_folder.read(options.out) if (options.out / run_folder.SETTINGS).exists() else {}
@@ -308,10 +301,10 @@ def _generate(
     """The first stage: the batches that are missing. The folder is held."""
     items = evaluation.items
     assert options.model is not None
-    if not evaluation.settings["trained"] and not options.quiet:
-        sys.stderr.write(f"sigma: {options.model} has no trained weights, so this is noise\n")
+    if not evaluation.settings["trained"]:
+        logger.info("sigma: %s has no trained weights, so this is noise", options.model)
     found = len(items) - sum(map(len, to_do.values()))
-    with ProgressBar("generate", len(items), "items", found=found, quiet=options.quiet) as shown:
+    with ProgressBar("generate", len(items), "items", found=found) as shown:
         if to_do:
             device = choose_device(options.device)
             work = partial(_share, options, device, generation)
@@ -343,6 +336,7 @@ def _share(
             dtype=options.dtype,
             device_map=options.device_map,
             quantization=options.quantization,
+            vision=generation.understanding,
         )
         generate(bundle, share, options.out, generation, progress=progress)
     finally:
@@ -361,7 +355,7 @@ def _score(evaluation: Evaluation, made: Sequence[Result], wanted: Sequence[str]
             raise disk_error(error, out / GENEVAL) from None
     of = score_module.digest(made)
     if not score_module.is_scored(out, score_module.OWN, of, benchmark.metrics):
-        with ProgressBar(f"score {benchmark.name}", len(made), "results", quiet=options.quiet) as shown:
+        with ProgressBar(f"score {benchmark.name}", len(made), "results") as shown:
             score_module.score_own(benchmark, made, out, of)
             shown.add(len(made))
     if not wanted:
@@ -371,7 +365,7 @@ def _score(evaluation: Evaluation, made: Sequence[Result], wanted: Sequence[str]
         score_module.skip(out, name, of, reason, backbones=backbones(name, options.models))
     for metric in metrics:
         if not score_module.is_scored(out, metric.name, of, [score_module.info(metric)]):
-            with ProgressBar(f"score {metric.name}", len(made), "results", quiet=options.quiet) as shown:
+            with ProgressBar(f"score {metric.name}", len(made), "results") as shown:
                 score_module.score_metric(metric, made, out, of, progress=shown.add)
 
 

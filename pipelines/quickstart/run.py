@@ -6,17 +6,21 @@ One stage after the other, each in a line. What is done already is told from the
 from __future__ import annotations
 
 import errno
+import logging
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
+from pipelines.common.console import shows_progress, warnings_only
 from pipelines.quickstart.journal import Journal
 from pipelines.quickstart.stages import QuickstartOptions, Stages
 from sigma_data.storage.files import disk_error
+
+logger = logging.getLogger(__name__)
 
 
 def quickstart(options: QuickstartOptions) -> dict[str, Any]:
@@ -31,14 +35,14 @@ def quickstart(options: QuickstartOptions) -> dict[str, Any]:
             head = f"{number}/{len(stages)} {stage.name:<10}"
             found = journal.stages.get(stage.name)
             if found is not None and stage.leaves.exists():
-                _say(f"{head} {found['told']:<60} done before", quiet=options.quiet)
+                logger.info("%s %-60s done before", head, found["told"])
                 continue
             journal.forget([later.name for later in stages[number - 1 :]])  # what comes after it goes by it
             for later in stages[number:]:  # now, so that a kill leaves nothing stale; its own it goes on from
                 later.clear()
             begin = time.monotonic()
             try:
-                with _running(head, quiet=options.quiet, speaks=stage.speaks):
+                with _running(head, speaks=stage.speaks):
                     facts = stage.act()
             except OSError as error:  # where a stage does not say so itself
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -46,25 +50,24 @@ def quickstart(options: QuickstartOptions) -> dict[str, Any]:
                 raise disk_error(error, options.out) from None
             seconds = round(time.monotonic() - begin, 1)
             journal.add(stage.name, {**facts, "seconds": seconds})
-            _say(f"{head} {facts['told']:<60} {seconds:>9.1f} s", quiet=options.quiet)
+            logger.info("%s %-60s %9.1f s", head, facts["told"], seconds)
         return work.result(journal.stages)
 
 
-def _say(line: str, *, quiet: bool) -> None:
-    if not quiet:
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
-
-
-def _running(head: str, *, quiet: bool, speaks: bool) -> AbstractContextManager[Any]:
-    """What stands there while a stage is at work: a line above its own progress, or one that moves."""
+@contextmanager
+def _running(head: str, *, speaks: bool) -> Iterator[None]:
+    """What is shown while a stage is at work: a line above its own progress, or a spinner instead of it."""
     if speaks:
-        _say(f"{head} running", quiet=quiet)
-    if quiet or speaks or not sys.stderr.isatty():
-        return nullcontext()
-    from rich.console import Console
+        logger.info("%s running", head)
+        yield
+        return
+    with ExitStack() as shown:
+        if shows_progress() and sys.stderr.isatty():
+            from rich.console import Console
 
-    return Console(stderr=True).status(head)
+            shown.enter_context(Console(stderr=True).status(head))
+        shown.enter_context(warnings_only())
+        yield
 
 
 @contextmanager

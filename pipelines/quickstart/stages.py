@@ -46,7 +46,6 @@ class QuickstartOptions:
     steps: int | None = None
     workers: int = 1
     nproc: int = 1
-    quiet: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,14 +142,14 @@ class Stages:
         from pipelines.build_dataset.run import build
 
         config = BuildConfig(sources=(f"world:{self._options.samples}?size={SIZE}",), splits=SPLITS)
-        sums = build(config, self.corpus, workers=self._options.workers, quiet=True).corpus.sums
+        sums = build(config, self.corpus, workers=self._options.workers).corpus.sums
         counts = ", ".join(f"{count:,} {name}" for name, count in sums["splits"].items())
         return {"told": f"{sums['written']:,} samples ({counts}), {sums['images']:,} pictures"}
 
     def _validate(self) -> Facts:
         from pipelines.validate.run import validate_corpus
 
-        result = validate_corpus(self.corpus, deep=True, workers=self._options.workers, quiet=True)
+        result = validate_corpus(self.corpus, deep=True, workers=self._options.workers)
         if result.problems:
             first = result.problems[0]
             raise CorpusError(
@@ -209,7 +208,7 @@ class Stages:
         told = evaluate(
             EvalOptions(
                 benchmark=f"world:{self.corpus}", out=out, model=model, name=out.name, limit=self._options.limit,
-                generation=self._generation(), nproc=self._options.nproc, compare=compare, quiet=True,
+                generation=self._generation(), nproc=self._options.nproc, compare=compare,
             )
         )  # fmt: skip
         accuracy = told["summary"]["accuracy"]

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pipelines.plan.planner import open_planner
+from pipelines.common.planner import open_planner
 from pipelines.train import qlora
 from pipelines.train.attribute_tokens import (
     RowSimilarity,

@@ -31,7 +31,7 @@ from sigma_data.storage.files import disk_error, with_temporary
 from sigma_data.version import sigma_version
 from sigma_model.loading import LoadedModel
 from sigma_model.sampling.sampler import Context, decode_text, sample_latents
-from sigma_model.sampling.settings import Order, SamplingSettings
+from sigma_model.sampling.settings import MAX_TOKENS, TEMPERATURE, Order, SamplingSettings
 from sigma_model.vae import from_tokens
 
 METADATA_KEY = "sigma"
@@ -103,8 +103,8 @@ def answer_in_words(
     bundle: LoadedModel,
     requests: Sequence[Request],
     *,
-    max_tokens: int = 512,
-    temperature: float = 0.0,
+    max_tokens: int = MAX_TOKENS,
+    temperature: float = TEMPERATURE,
     group_mask: bool = True,
 ) -> list[str]:
     """A text for each request; `size` is not used. Raises SigmaError as `make_pictures` does."""

@@ -19,7 +19,7 @@ from sigma_model.attention import Backend, spans_of
 from sigma_model.model import SigmaModel, widths
 from sigma_model.sampling.cache import Cache, cached_attention, prefill
 from sigma_model.sampling.guidance import combine
-from sigma_model.sampling.settings import Guidance, SamplingSettings
+from sigma_model.sampling.settings import MAX_TOKENS, TEMPERATURE, Guidance, SamplingSettings
 
 
 @dataclass(frozen=True)
@@ -221,8 +221,8 @@ def decode_text(
     contexts: Sequence[Context],
     specials: Specials,
     *,
-    max_tokens: int = 512,
-    temperature: float = 0.0,
+    max_tokens: int = MAX_TOKENS,
+    temperature: float = TEMPERATURE,
     seeds: Sequence[int] | None = None,
     group_mask: bool = True,
     backend: Backend = Backend.AUTO,

@@ -8,6 +8,9 @@ from enum import StrEnum
 
 from sigma_data.errors import ConfigError
 
+MAX_TOKENS, TEMPERATURE = 512, 0.0
+"""Of a text answer: at most so many tokens, and how it is drawn; 0 is greedy."""
+
 
 class Order(StrEnum):
     """Where pictures stand: at their placeholders, as in training, or behind all text, as the release generates."""

@@ -12,7 +12,8 @@ from support import corpora
 import cli
 from pipelines.common.settings import load_settings
 from pipelines.inspect.run import inspect_corpus, inspect_sample
-from pipelines.plan.run import PlanOptions, run_plan
+from pipelines.plan.config import plan_config
+from pipelines.plan.run import run_plan
 from pipelines.shard.run import Selection, export_release, reshard
 from pipelines.train.config import TrainConfig
 from pipelines.validate.run import validate_corpus
@@ -52,10 +53,7 @@ def test_a_corpus_may_lie_in_a_folder_of_any_name(
     assert counts["samples"] == 3
     assert len(open_corpus(folder / "part").manifest) == 3
     assert export_release(corpus, folder / "release", Selection())["samples"] == 37
-    options = {"overrides": ("budget=8192",), "config": None, "model": None, "base": None}
-    told = run_plan(
-        PlanOptions((f"./{name}/corpus",), **options, ranks=1, accumulate=None, epochs=1, quiet=True)  # type: ignore[arg-type]
-    )
+    told = run_plan(plan_config((f"./{name}/corpus",), ("budget=8192",)))
     assert told["epochs"][0]["packs"] > 0
     for layout, below in (("release", "release"), ("webdataset", "corpus")):
         reader = open_source(source_spec(layout, f"./{name}/{below}"))

@@ -22,7 +22,7 @@ from support.training_runs import lines, steps_saved
 from typer.testing import CliRunner
 
 import cli
-from pipelines.commands.quickstart import quickstart_words
+from pipelines.commands.quickstart import quickstart_summary
 from pipelines.quickstart.journal import JOURNAL
 from pipelines.quickstart.run import quickstart
 from pipelines.quickstart.stages import CONFIGS, QuickstartOptions
@@ -37,7 +37,7 @@ WORDS = ("--samples", "60", "--steps", "3", "--limit", "2")
 
 def run(out: Path, **changes: Any) -> dict[str, Any]:
     """The whole command in this process."""
-    return quickstart(QuickstartOptions(out, **{**ASKED, "quiet": True, "workers": 2, **changes}))
+    return quickstart(QuickstartOptions(out, **{**ASKED, "workers": 2, **changes}))
 
 
 def start(out: Path, *words: str) -> subprocess.Popen[str]:
@@ -278,7 +278,7 @@ def test_told_to_stop_it_says_that_the_same_command_goes_on_and_two_at_once_are_
 
 def test_the_commands_for_real_data_name_the_paths_of_the_configuration(whole: tuple[Path, dict[str, Any]]) -> None:
     config = yaml.safe_load((CONFIGS / "sigma-bagel-7b.yaml").read_text())
-    words = quickstart_words(whole[1])
+    words = quickstart_summary(whole[1])
     assert f"--out {config['data']['corpora'][0]['path']}\n" in words
     assert f"sigma export {config['out']} " in words
     assert config["model"]["path"] in words

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.plan.planner import open_planner
+from pipelines.common.planner import open_planner
 from pipelines.train.attribute_tokens import RowSimilarity, check_token_init, start_rows_similarity
 from pipelines.train.checkpoint import Checkpointer
 from pipelines.train.config import TrainConfig

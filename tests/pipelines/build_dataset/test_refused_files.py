@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from cli import app
 from pipelines.build_dataset.scan import ScanTask, crashed_fragment, read_scan
-from pipelines.show import build_summary
+from pipelines.commands.build_dataset import build_summary
 from sigma_data.corpus.check_limits import Limits
 from sigma_data.corpus.corpus import REPORT
 from sigma_data.corpus.refused_files import refused_files

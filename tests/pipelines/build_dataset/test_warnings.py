@@ -14,7 +14,7 @@ from support import corpora
 from typer.testing import CliRunner
 
 from cli import app
-from pipelines.show import build_summary
+from pipelines.commands.build_dataset import build_summary
 from pipelines.validate.run import validate_corpus
 from sigma_data.errors import BuildError
 from sigma_data.images.decode import probe

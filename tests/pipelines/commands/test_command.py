@@ -7,7 +7,8 @@ from typer.testing import CliRunner
 
 import cli
 from pipelines.commands.command import split_pairs
-from pipelines.generate.run import parse_size
+from pipelines.commands.options import listed, pairs
+from pipelines.common.inference_config import parse_size
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_other_words_stay_as_they_are() -> None:
 def test_what_is_no_pair_is_told_by_the_option(command: str, words: list[str]) -> None:
     result = CliRunner().invoke(cli.app, [command, "x", "--interval", *words])
     assert result.exit_code == 2
-    assert "--interval" in result.output and "write two numbers, as in 0.4,1.0" in result.output
+    assert "--interval" in result.output and "write two numbers, e.g. 0.4,1.0" in result.output
 
 
 @pytest.mark.parametrize(
@@ -53,9 +54,9 @@ def test_a_mistake_in_an_option_is_told_in_words(words: list[str], told: str) ->
 
 
 def test_lists_may_be_written_with_commas() -> None:
-    assert cli._listed(["editing,layout", "relation"]) == ("editing", "layout", "relation")
-    assert cli._listed(None) == ()
-    assert cli._pairs("--quota", ["editing=3,layout=4"]) == {"editing": "3", "layout": "4"}
+    assert listed(["editing,layout", "relation"]) == ("editing", "layout", "relation")
+    assert listed(None) == ()
+    assert pairs("--quota", ["editing=3,layout=4"]) == {"editing": "3", "layout": "4"}
 
 
 @pytest.mark.parametrize("text", ["1024x768", "1024,768", "1024 x 768", "1024X768", "1024×768"])

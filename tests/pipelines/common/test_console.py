@@ -17,6 +17,9 @@ from pipelines.common.progress import ProgressBar
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
     before = [(logger, logger.level, list(logger.handlers)) for logger in console._LOGGERS]
+    for logger in console._LOGGERS:
+        logger.setLevel(logging.NOTSET)
+        logger.handlers.clear()
     yield
     for logger, level, handlers in before:
         logger.setLevel(level)

@@ -16,10 +16,11 @@ import pytest
 from support import corpora, eval_runs, tiny_backbones
 
 from pipelines.evaluate import generate, run_folder, runner, score
+from pipelines.evaluate.defaults import Stage
 from pipelines.evaluate.generate import Generation
 from pipelines.evaluate.item import Item
 from pipelines.evaluate.ranks import run_ranks
-from pipelines.evaluate.runner import EvalOptions, Stage, evaluate, limited
+from pipelines.evaluate.runner import EvalOptions, evaluate, limited
 from sigma_data.errors import BuildError, ConfigError
 from sigma_model.loading import read_blueprint
 from sigma_model.sampling.settings import Guidance, Order, SamplingSettings
@@ -46,7 +47,6 @@ def options(model: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) 
         model=str(model),
         limit=6,
         generation=FEW,
-        quiet=True,
     )
 
 

@@ -10,17 +10,16 @@ import pytest
 from support.commands import sigma
 from support.planning import mixed_corpus
 
-from pipelines.plan.run import PlanOptions, plan_summary, run_plan
+from pipelines.commands.options import split_settings
+from pipelines.commands.plan import plan_summary
+from pipelines.plan.config import plan_config
+from pipelines.plan.run import run_plan
 from sigma_data.errors import ConfigError
 
 
-def options(*words: str, **given: Any) -> PlanOptions:
-    values: dict[str, Any] = {
-        "corpora": [word for word in words if "=" not in word], "overrides": [word for word in words if "=" in word],
-        "config": None, "model": None, "base": None, "ranks": 1, "accumulate": None, "epochs": 1, "quiet": True,
-    }  # fmt: skip
-    values |= given
-    return PlanOptions(**values | {name: tuple(values[name]) for name in ("corpora", "overrides")})
+def planned(*words: str, ranks: int = 1, epochs: int = 1, **given: Any) -> dict[str, Any]:
+    corpora, overrides = split_settings(words)
+    return run_plan(plan_config(corpora, overrides, **given), ranks=ranks, epochs=epochs)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +28,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_figures_add_up(corpus: Path) -> None:
-    result = run_plan(options(str(corpus), "budget=500", ranks=2, accumulate=3, epochs=2))
+    result = planned(str(corpus), "budget=500", ranks=2, accumulate=3, epochs=2)
     assert [epoch["epoch"] for epoch in result["epochs"]] == [0, 1]
     for epoch in result["epochs"]:
         assert epoch["samples"] == {"one": {"compositional": 60, "editing": 25, "understanding": 40}}
@@ -55,7 +54,7 @@ def test_words_and_json_say_the_same(corpus: Path) -> None:
 
 
 def test_samples_that_are_too_long_are_listed_with_their_reason(corpus: Path) -> None:
-    result = run_plan(options(str(corpus), "budget=60"))
+    result = planned(str(corpus), "budget=60")
     left_out = result["left_out"]
     assert len(left_out) > 20
     assert all("60 are the most" in one["reason"] and one["tokens"] > 60 for one in left_out)
@@ -69,9 +68,7 @@ def test_samples_that_are_too_long_are_listed_with_their_reason(corpus: Path) ->
 
 def test_several_corpora_are_counted_apart(corpus: Path, tmp_path: Path) -> None:
     other = mixed_corpus(tmp_path / "two", seed=1)
-    result = run_plan(
-        options(str(corpus), str(other), "mixture.by=corpus", "mixture.shares={one: 1, two: 3}", "mixture.size=80")
-    )
+    result = planned(str(corpus), str(other), "mixture.by=corpus", "mixture.shares={one: 1, two: 3}", "mixture.size=80")
     samples = result["epochs"][0]["samples"]
     assert abs(sum(samples["one"].values()) - 20) <= 1
     assert abs(sum(samples["two"].values()) - 60) <= 1
@@ -86,7 +83,7 @@ def write_config(tmp_path: Path, corpus: Path) -> Path:
 
 
 def test_the_configuration_of_a_training_run_is_read_as_it_is(corpus: Path, tmp_path: Path) -> None:
-    result = run_plan(options(config=write_config(tmp_path, corpus)))
+    result = planned(config=write_config(tmp_path, corpus))
     assert (result["budget"], result["accumulate"], result["model"]) == (700, 4, "tiny")
     assert sum(result["epochs"][0]["samples"]["one"].values()) == 250
     assert not any("patch" in kinds for kinds in result["epochs"][0]["tokens"].values()), "vision is off"
@@ -94,10 +91,10 @@ def test_the_configuration_of_a_training_run_is_read_as_it_is(corpus: Path, tmp_
 
 def test_what_is_typed_wins_over_the_configuration(corpus: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path, corpus)
-    typed = run_plan(options(str(corpus), "budget=800", config=config, accumulate=2))
+    typed = planned(str(corpus), "budget=800", config=config, accumulate=2)
     assert (typed["budget"], typed["accumulate"]) == (800, 2)
     assert sum(typed["epochs"][0]["samples"]["one"].values()) == 125
-    same = run_plan(options("data.budget=800", config=config))
+    same = planned("data.budget=800", config=config)
     assert same["budget"] == 800
 
 
@@ -109,11 +106,11 @@ def test_only_configuration_and_tokenizer_of_a_model_are_read(corpus: Path, tmp_
     model, base = tmp_path / "weights", tmp_path / "base"
     shutil.copytree(preset_directory("tiny"), base, ignore=shutil.ignore_patterns("*.safetensors"))
     model.mkdir()
-    result = run_plan(options(str(corpus), model=str(model), base=str(base)))
+    result = planned(str(corpus), model=str(model), base=str(base))
     assert result["model"] == "weights"
-    assert result["digest"] == run_plan(options(str(corpus)))["digest"]
+    assert result["digest"] == planned(str(corpus))["digest"]
     with pytest.raises(ConfigError, match=r"weights: has no llm_config\.json"):
-        run_plan(options(str(corpus), model=str(model)))
+        planned(str(corpus), model=str(model))
 
 
 @pytest.mark.parametrize(

@@ -12,26 +12,24 @@ from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_model.loading import ModelDescription
 
 
-def open_planner(
-    settings: PlanSettings, blueprint: ModelDescription, *, cache: Path | None = None, quiet: bool = False
-) -> Planner:
+def open_planner(settings: PlanSettings, blueprint: ModelDescription, *, cache: Path | None = None) -> Planner:
     """The planner of some settings for a model, with progress on standard error while an index is made.
 
     `cache` is where indexes of remote and read-only corpora are kept, as `open_index` has it.
 
     Raises CorpusError where a corpus is not sound, ConfigError where the settings find no samples in them.
     """
-    indexes = [_open(corpus.path, blueprint.encoder, cache, quiet) for corpus in settings.corpora]
+    indexes = [_open(corpus.path, blueprint.encoder, cache) for corpus in settings.corpora]
     return Planner(settings, indexes, blueprint.geometry, tokenizer=blueprint.encoder.digest)
 
 
-def _open(path: str, encoder: Tokenizer, cache: Path | None, quiet: bool) -> CorpusIndex:
+def _open(path: str, encoder: Tokenizer, cache: Path | None) -> CorpusIndex:
     with ExitStack() as stack:
         shown: ProgressBar | None = None
 
         def progress(done: int, total: int) -> None:
             nonlocal shown
-            shown = shown or stack.enter_context(ProgressBar("index", total, "samples", quiet=quiet))
+            shown = shown or stack.enter_context(ProgressBar("index", total, "samples"))
             shown.add(done - shown.count)
 
         return open_index(path, encoder, cache=cache, progress=progress)

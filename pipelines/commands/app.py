@@ -1,0 +1,111 @@
+"""The command `sigma`: its subcommands by group, errors in one line, exit codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+import typer.core
+
+from pipelines.commands.build_dataset import build_dataset
+from pipelines.commands.checks import checks
+from pipelines.commands.command import Command
+from pipelines.commands.evaluate import evaluate
+from pipelines.commands.export import export
+from pipelines.commands.generate import generate
+from pipelines.commands.inspect import inspect
+from pipelines.commands.plan import plan
+from pipelines.commands.quickstart import quickstart
+from pipelines.commands.shard import shard
+from pipelines.commands.train import INTERRUPTED, train
+from pipelines.commands.validate import validate
+from sigma_data.storage.paths import one_line
+
+SUMMARY_LENGTH = 48
+"""Characters of a command's summary, the first line of its docstring, in `sigma --help`."""
+
+
+class Groups(typer.core.TyperGroup):
+    """Lists the commands under the names of their groups."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each group, all with the same columns."""
+        width = max(map(len, self.commands))
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            row = (name.ljust(width), command.get_short_help_str(SUMMARY_LENGTH + 1))
+            groups.setdefault(str(getattr(command, "rich_help_panel", "")), []).append(row)
+        for group, rows in groups.items():
+            with formatter.section(group):
+                formatter.write_dl(rows)
+
+
+app = typer.Typer(
+    name="sigma",
+    cls=Groups,
+    help="Public image corpora -> one checked interleaved corpus -> post-training -> an evaluated model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from sigma_data.version import sigma_version
+
+        typer.echo(f"sigma {sigma_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Global options; `main` looks for --debug itself, so that it may stand anywhere."""
+    import logging
+
+    from pipelines.common.console import show_messages
+
+    show_messages(logging.INFO)
+
+
+_GROUPS: dict[str, dict[str, Callable[..., None]]] = {
+    "Data": {"build-dataset": build_dataset, "validate": validate, "shard": shard, "inspect": inspect},
+    "Model": {"train": train, "export": export, "generate": generate},
+    "Evaluation": {"eval": evaluate},
+    "Tools": {"quickstart": quickstart, "plan": plan, "checks": checks},
+}
+for _group, _commands in _GROUPS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, cls=Command, rich_help_panel=_group)(_command)
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends with one line and exit code 2."""
+    debug = "--debug" in sys.argv[1:]
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(args=arguments, prog_name="sigma")
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
+            raise
+        after = (
+            "nothing was written"
+            if arguments[:1] in (["generate"], ["export"])
+            else "run the same command again to continue"
+        )
+        sys.stderr.write(f"interrupted; {after}\n")
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        from sigma_data.errors import SigmaError
+
+        if debug or not isinstance(error, SigmaError):
+            raise
+        sys.stderr.write(f"sigma: {one_line(str(error))}\n")
+        sys.exit(2)

@@ -1,0 +1,134 @@
+"""`sigma build-dataset`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.commands.options import (
+    Config,
+    Json,
+    Overwrite,
+    PrintConfig,
+    Workers,
+    pairs,
+    path_option,
+    print_json,
+    print_result,
+    split_settings,
+)
+
+if TYPE_CHECKING:
+    from sigma_data.corpus.corpus import Corpus
+
+
+def build_dataset(
+    sources: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Sources, e.g. release:DIR, world:3000?size=256, webdataset:CORPUS; and settings as name=value.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path, path_option("--out", "-o", help="Folder of the corpus.")] = Path("corpus"),
+    config: Config = None,
+    workers: Workers = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of splits and order.")] = None,
+    quota: Annotated[list[str] | None, typer.Option(help="Most samples of a family, e.g. editing=1000.")] = None,
+    check: Annotated[
+        list[str] | None, typer.Option(help="Severity of a check, e.g. too_small=warning (see `sigma checks`).")
+    ] = None,
+    allow_unknown_tokens: Annotated[
+        bool, typer.Option("--allow-unknown-tokens", help="Keep samples with <tokens> that are not attribute tokens.")
+    ] = False,
+    drop_near_duplicates: Annotated[
+        bool, typer.Option("--drop-near-duplicates", help="Drop samples with like text and nearly equal images.")
+    ] = False,
+    max_side: Annotated[int | None, typer.Option(help="Scale larger images down to this many pixels a side.")] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(help="Images that readers decode differently: original, shown, or auto (deep ones as shown)."),
+    ] = None,
+    overwrite: Overwrite = False,
+    strict_files: Annotated[
+        bool, typer.Option("--strict-files", help="A source file that cannot be used at all is an error.")
+    ] = False,
+    print_config: PrintConfig = False,
+    as_json: Json = False,
+) -> None:
+    """Build a checked, deduplicated corpus.
+
+    Writes webdataset shards, splits without leaks between them, and a report; run again to resume.
+    """
+    from pipelines.build_dataset.config import BuildConfig
+    from pipelines.build_dataset.run import build
+    from pipelines.common.process_pool import default_workers
+    from pipelines.common.settings import dump_settings, load_settings
+
+    places, overrides = split_settings(sources)
+    checks = pairs("--check", check)
+    if allow_unknown_tokens:
+        checks["unknown_token"] = "warning"
+    settings = load_settings(
+        BuildConfig,
+        config,
+        overrides,
+        sources=places or None,
+        seed=seed,
+        quotas=pairs("--quota", quota),
+        checks=checks,
+        near_duplicates="drop" if drop_near_duplicates else None,
+        max_side=max_side,
+        store=store,
+        typed={"sources": "SOURCES", "quotas": "--quota", "checks": "--check"},
+    )
+    if print_config:
+        print_result(dump_settings(settings))
+        return
+    result = build(settings, out, workers=workers or default_workers(), overwrite=overwrite, strict_files=strict_files)
+    if as_json:
+        from sigma_data.corpus.refused_files import refused_files
+
+        refused = [vars(file) for file in refused_files(result.corpus.quarantine)]
+        print_json({"corpus": str(out), "fresh": result.fresh, "peak_worker_bytes": result.peak_worker_bytes,
+                    **result.corpus.sums, "warnings": result.corpus.warnings,
+                    "refused_files": refused})  # fmt: skip
+    else:
+        print_result(build_summary(result.corpus, fresh=result.fresh))
+
+
+def build_summary(corpus: Corpus, *, fresh: bool) -> str:
+    """What a build has done, with the sum that must hold, and where to look."""
+    from sigma_data.corpus.corpus import REPORT
+    from sigma_data.corpus.refused_files import refused_files, refused_lines
+    from sigma_data.sample import FAMILY_RULES, Family
+
+    sums = corpus.sums
+    lines = ["" if fresh else "this corpus was complete already"]
+    lines += [
+        f"read         {sums['read']:>10,}",
+        f"= written    {sums['written']:>10,}   {_counts(sums['splits'])}",
+        f"+ quarantine {sums['quarantined']:>10,}   {_counts(sums['codes'])}",
+        f"+ duplicates {sums['duplicates']:>10,}",
+        "",
+    ]
+    if warnings := dict(corpus.warnings):
+        lines[-1:] = [f"warnings, of samples written: {_counts(warnings)} (sigma checks says what they mean)", ""]
+    if refused := refused_lines(refused_files(corpus.quarantine)):
+        lines += [*refused, "(--strict-files makes this an error)", ""]
+    for name, count in sums["families"].items():
+        goal = FAMILY_RULES[Family(name)].goal
+        share = f"  {100 * count / goal:5.1f} % of SIGMA's {goal:,}" if goal else ""
+        lines.append(f"{name:<14} {count:>8,}{share}")
+    lines += [
+        "",
+        f"{sums['images']:,} images, {sums['bytes'] / 1e6:,.1f} MB in {len(corpus.shards)} shards: {corpus.path}",
+        f"report: {corpus.path / REPORT}",
+    ]
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())

@@ -1,0 +1,147 @@
+"""Options of several commands, each written once. Imports nothing heavy: `sigma --help` answers at once.
+
+A default stands where the pipeline's settings have it; `typed` says which options a user gave, so that a
+configuration file decides the others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sigma_data.storage.paths import local_path, model_path
+from sigma_model.dtypes import DType, Quantization
+from sigma_model.sampling.settings import Order, Rescale, SamplingSettings
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+DEFAULTS = SamplingSettings()
+_SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=")
+
+
+def path_option(*names: str, help: str, **more: Any) -> Any:
+    """A file or folder of this machine; `~` is expanded."""
+    return typer.Option(*names, parser=local_path, metavar="PATH", help=help, **more)
+
+
+def path_argument(*, help: str) -> Any:
+    """A file or folder of this machine, by its position."""
+    return typer.Argument(parser=local_path, help=help, show_default=False)
+
+
+def model_option(*names: str, help: str) -> Any:
+    """A preset, or a model's directory on this machine."""
+    return typer.Option(*names, parser=model_path, metavar="TEXT", help=help)
+
+
+def _warnings_only(as_json: bool) -> bool:
+    """Progress and messages are for people: a program that reads the JSON is told of warnings alone."""
+    if as_json:
+        import logging
+
+        from pipelines.common.console import show_messages
+
+        show_messages(logging.WARNING)
+    return as_json
+
+
+Json = Annotated[bool, typer.Option("--json", callback=_warnings_only, help="Print the result as JSON, for machines.")]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print all settings as YAML and stop.")]
+Config = Annotated[Path | None, path_option(help="YAML file with settings (see --print-config).")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one per core.")]
+CorpusPath = Annotated[Path, path_argument(help="A corpus: the folder with corpus.json.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove the corpus that is there first.")]
+
+ModelPath = Annotated[
+    str | None, model_option("--model", "-m", help="A directory in the released layout, or a preset (tiny).")
+]
+Base = Annotated[
+    str | None, model_option(help="Directory of files that MODEL lacks, e.g. BAGEL's for SIGMA's weights alone.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Dtype = Annotated[
+    DType, typer.Option(help="What the network computes in; auto is bfloat16 on a GPU or for a large model.")
+]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the layers are placed: balanced, auto, or a list, e.g. cuda:0,cuda:1,cpu,disk; by default all on "
+        "--device.",
+        show_default=False,
+    ),
+]
+Quantize = Annotated[
+    Quantization | None,
+    typer.Option(help="Store the layers' weights in 4 or 8 bits (needs the extra `quant`).", show_default=False),
+]
+
+Seed = Annotated[int, typer.Option(help="Seed of the noise.")]
+Steps = Annotated[int, typer.Option(min=2, help="Noise levels of the sampler.")]
+TextScale = Annotated[float, typer.Option(help="Guidance towards the text; 1 or less switches it off.")]
+ImageScale = Annotated[float, typer.Option(help="Guidance towards the references; 1 or less switches it off.")]
+Interval = Annotated[
+    tuple[float, float], typer.Option(help="Noise levels, lower first, between which guidance applies.")
+]
+GuidanceRescale = Annotated[Rescale, typer.Option(help="How guidance is kept from overshooting.")]
+RescaleMin = Annotated[float, typer.Option(min=0, max=1, help="Smallest factor of rescaling.")]
+TimestepShift = Annotated[float, typer.Option(help="Above 1 spends more steps at high noise.")]
+GroupMask = Annotated[
+    bool, typer.Option("--group-mask/--no-group-mask", help="Attribute tokens see their own reference only.")
+]
+Understanding = Annotated[
+    bool, typer.Option("--understanding/--no-understanding", help="Show references to the vision encoder, too.")
+]
+Layout = Annotated[Order, typer.Option(help="References at their placeholders, as in training, or after all text.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Longest text answer, in tokens.")]
+Temperature = Annotated[float, typer.Option(min=0, help="Sampling temperature of a text answer; 0 is greedy.")]
+
+
+def typed(context: typer.Context, model: type[BaseModel]) -> dict[str, Any]:
+    """The settings of a model that stand on the command line, as options and arguments of their names."""
+    given = {}
+    for name in model.model_fields.keys() & context.params.keys():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            given[name] = context.params[name]
+    return given
+
+
+def split_settings(words: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Arguments as those that are no settings, and the settings written as name=value."""
+    found = list(words or ())
+    return [word for word in found if not _SETTING.match(word)], [word for word in found if _SETTING.match(word)]
+
+
+def listed(values: Sequence[str] | None) -> tuple[str, ...]:
+    """Values of an option that may be repeated, or list them with commas."""
+    return tuple(part.strip() for value in values or () for part in value.split(",") if part.strip())
+
+
+def pairs(option: str, values: Sequence[str] | None, form: str = "NAME=VALUE") -> dict[str, str]:
+    """Values of an option that are pairs. Raises typer.BadParameter."""
+    found = {}
+    for value in listed(values):
+        name, equals, setting = value.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{value!r}: write {form}", param_hint=option)
+        found[name] = setting
+    return found
+
+
+def print_result(text: str) -> None:
+    """Print a command's result; everything else goes to standard error."""
+    typer.echo(text, nl=False)
+
+
+def print_json(value: Any) -> None:
+    """Print a command's result as JSON."""
+    import json
+
+    from sigma_data.storage.files import finite
+
+    print_result(json.dumps(finite(value), indent=1, ensure_ascii=False, default=str) + "\n")

@@ -1,0 +1,47 @@
+"""`sigma validate`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.commands.options import CorpusPath, Json, Workers, print_json, print_result
+
+if TYPE_CHECKING:
+    from pipelines.validate.run import Validation
+
+
+def validate(
+    corpus: CorpusPath,
+    deep: Annotated[
+        bool, typer.Option("--deep/--fast", help="Hash every byte, decode every image, check every rule.")
+    ] = False,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Check a corpus for damage.
+
+    Its shards and index are held against its corpus.json; exit code 1 and a table where something is wrong.
+    """
+    from pipelines.common.process_pool import default_workers
+    from pipelines.validate.run import validate_corpus
+
+    result = validate_corpus(corpus, deep=deep, workers=workers or default_workers())
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        print_result(validation_summary(result))
+    if result.problems:
+        raise typer.Exit(1)
+
+
+def validation_summary(result: Validation) -> str:
+    """One line if all is well, else a table of what is not."""
+    from sigma_data.text_format import aligned
+
+    depth = "every byte, image and rule" if result.deep else "index, sizes and commit; --deep checks the contents"
+    if not result.problems:
+        return f"{result.path}: sound ({result.samples:,} samples in {result.shards:,} shards; {depth})\n"
+    problems = aligned([(problem.code, f"{problem.where}: {problem.message}") for problem in result.problems])
+    return f"{problems}\n\n{result.path}: {len(result.problems):,} problems ({depth})\n"

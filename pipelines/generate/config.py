@@ -1,0 +1,22 @@
+"""Settings of `sigma generate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.common.inference_config import InferenceConfig
+from sigma_data.storage.path_settings import LocalPath, ModelPath
+
+
+class GenerateConfig(InferenceConfig):
+    """What to generate, from what, and where to write it."""
+
+    prompt: str
+    images: tuple[LocalPath, ...] = ()
+    """References: the first is <image_1>, and so on."""
+    out: LocalPath = Path("out.png")
+    model: ModelPath = "tiny"
+    count: int = 1
+    """Images to make, with seeds counting up."""
+    text: bool = False
+    """Answer with text instead of an image."""
