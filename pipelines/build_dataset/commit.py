@@ -46,7 +46,7 @@ class Inputs:
 
     @classmethod
     def of(cls, located: Sequence[tuple[str, Fragment]]) -> Inputs:
-        """Content counts, as far as `Place.fingerprint` looks: a correction that leaves a file's size as it was too."""
+        """Fingerprints by content, see `DataFolder.fingerprint`: a correction may leave a file's size as it was."""
         readers = {spec: open_source(spec) for spec, _ in located}
         known: dict[tuple[str, str], str] = {}  # a file has many fragments
         lines = []

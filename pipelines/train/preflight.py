@@ -10,7 +10,7 @@ from pipelines.train.config import TrainConfig
 from sigma_data.corpus.archives import shard_fault
 from sigma_data.errors import ConfigError, CorpusError
 from sigma_data.planning.index import CorpusIndex
-from sigma_data.storage.files import Place
+from sigma_data.storage.data_folder import data_folder
 from sigma_data.text_format import counted
 from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, preset_directory, weight_files
 from sigma_model.loading import ModelDescription
@@ -59,7 +59,7 @@ def has_weights(config: TrainConfig, description: ModelDescription) -> bool:
 
 def check_shards(index: CorpusIndex) -> tuple[int, int]:
     """How many shards, and their bytes. Raises CorpusError unless each is there with the size that was committed."""
-    found = {location: stamp.partition(":")[0] for location, stamp in Place(index.uri).files(".tar")}
+    found = {location: stamp.partition(":")[0] for location, stamp in data_folder(index.uri).files(".tar")}
     committed = dict(zip(index.shards, index.shard_bytes, strict=True))
     missing = [name for name in committed if name not in found]
     other = [name for name, wanted in committed.items() if name in found and found[name] != str(wanted)]
@@ -67,7 +67,7 @@ def check_shards(index: CorpusIndex) -> tuple[int, int]:
         name = (missing or other)[0]
         fault = "is not there" if missing else f"has {int(found[name]):,} bytes, and {committed[name]:,} were committed"
         more = len(missing) + len(other) - 1
-        if not missing and (local := Place(index.uri).local) and (what := shard_fault(local / name, index.uri)):
+        if not missing and (local := data_folder(index.uri).local) and (what := shard_fault(local / name, index.uri)):
             fault = f"{fault}; {what}"
         others = f" ({counted(more, 'other shard')} besides)" if more else ""
         raise CorpusError(f"{index.uri}/{name}: {fault}{others}: copy the corpus there again, or build it anew")

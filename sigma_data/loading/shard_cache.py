@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sigma_data.errors import ConfigError, CorpusError
-from sigma_data.storage.files import Place
+from sigma_data.storage.data_folder import data_folder
 
 _SPACE = ".space"
 """The file whose lock is held while shards are counted, and space is promised or used."""
@@ -150,10 +150,10 @@ def _download(uri: str, name: str, part: Path) -> None:
     """Raises FileNotFoundError, CorpusError, or OSError where `part` cannot be written."""
     with part.open("wb") as file:
         try:
-            place = Place(uri)
-            if not place.exists(name):
+            folder = data_folder(uri)
+            if not folder.exists(name):
                 raise FileNotFoundError(errno.ENOENT, "no such shard", f"{uri}/{name}")
-            with place.open(name) as stream:
+            with folder.open(name) as stream:
                 shutil.copyfileobj(stream, file, 2**20)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOENT):

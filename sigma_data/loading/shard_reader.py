@@ -17,7 +17,7 @@ from sigma_data.errors import CorpusError, SourceError
 from sigma_data.loading.shard_cache import ShardCache
 from sigma_data.planning.index import CorpusIndex
 from sigma_data.sample import Sample
-from sigma_data.storage.files import Place
+from sigma_data.storage.data_folder import RemoteFolder
 from sigma_data.storage.paths import is_uri
 
 _OPEN_SHARDS = 64
@@ -36,7 +36,7 @@ class ShardReader:
         self._cache = cache
         self._remote = is_uri(index.uri)
         self._open: OrderedDict[int, int] = OrderedDict()  # shard -> descriptor, the last used at the end
-        self._place: Place | None = None
+        self._folder: RemoteFolder | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.index, self._cache)
@@ -99,8 +99,8 @@ class ShardReader:
                 return _pread(descriptor, offset, size)
             finally:
                 os.close(descriptor)
-        self._place = self._place or Place(index.uri)
-        return self._place.read(name, offset, size)
+        self._folder = self._folder or RemoteFolder(index.uri)
+        return self._folder.read(name, offset, size)
 
     def _descriptor(self, shard: int) -> int:
         if shard in self._open:

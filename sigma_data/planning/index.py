@@ -26,9 +26,9 @@ from sigma_data.errors import CorpusError, SourceError
 from sigma_data.planning.index_writer import Progress, write_arrays
 from sigma_data.planning.keyed_random import Words, names
 from sigma_data.sequence.tokenizer import Tokenizer
-from sigma_data.storage.files import Place, with_temporary, write_atomic
-from sigma_data.storage.paths import local_path
-from sigma_data.storage.paths import place as place_of
+from sigma_data.storage.data_folder import data_folder
+from sigma_data.storage.files import with_temporary, write_atomic
+from sigma_data.storage.paths import local_path, path_or_uri
 
 _VERSION = 1
 _META = "index.json"
@@ -191,9 +191,9 @@ def open_index(
     `cache` is where the index of a remote or read-only corpus is kept, with a copy of its manifest;
     by default `$SIGMA_CACHE`, or `~/.cache/sigma`. Raises CorpusError where there is no sound corpus.
     """
-    uri = place_of(uri)
+    uri = path_or_uri(uri)
     kept = _cache_of(uri, cache)
-    local = Place(uri).local
+    local = data_folder(uri).local
     corpus = _fetched(uri, kept) if local is None else open_corpus(local)
     digest = corpus.commit["files"][MANIFEST]["sha256"]
     key = hashlib.sha256(f"{_VERSION} {digest} {encoder.digest}".encode()).hexdigest()[:16]
@@ -217,16 +217,16 @@ def _names_shards_of(place: Path, corpus: Corpus) -> bool:
 
 def _fetched(uri: str, copy: Path) -> Corpus:
     """A remote corpus as a local copy of its commit and manifest. Raises CorpusError."""
-    place = Place(uri)
+    folder = data_folder(uri)
     try:
         copy.mkdir(parents=True, exist_ok=True)
-        with place.open(COMMIT) as file:
+        with folder.open(COMMIT) as file:
             write_atomic(copy / COMMIT, file.read())
         corpus = open_corpus(copy)
         entry = corpus.commit["files"][MANIFEST]
         manifest = copy / MANIFEST
         if not manifest.is_file() or file_digest(manifest) != (entry["bytes"], entry["sha256"]):
-            with place.open(MANIFEST) as file:
+            with folder.open(MANIFEST) as file:
                 with_temporary(manifest, lambda temporary: _copy(file, temporary))
     except (OSError, SourceError, CorpusError) as error:
         raise CorpusError(f"{uri}: cannot be read as a corpus ({error})") from None
@@ -240,7 +240,7 @@ def _copy(file: IO[bytes], path: Path) -> None:
 
 def _cache_of(uri: str, cache: Path | None) -> Path:
     root = cache or local_path(os.environ.get("SIGMA_CACHE") or "~/.cache/sigma")
-    local = Place(uri).local
+    local = data_folder(uri).local
     full = uri.rstrip("/") if local is None else str(local.resolve())
     return root / "corpora" / hashlib.sha256(full.encode()).hexdigest()[:16]
 

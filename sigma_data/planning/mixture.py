@@ -23,7 +23,7 @@ from sigma_data.planning.index import CorpusIndex
 from sigma_data.planning.keyed_random import mixed, names
 from sigma_data.sample import Family
 from sigma_data.settings_base import StrictModel
-from sigma_data.storage.path_settings import PlacePath
+from sigma_data.storage.path_settings import PathOrUri
 
 Integers = npt.NDArray[np.int64]
 
@@ -31,7 +31,7 @@ Integers = npt.NDArray[np.int64]
 class CorpusSettings(StrictModel):
     """A corpus, or a part of one."""
 
-    path: Annotated[PlacePath, Field(min_length=1)]
+    path: Annotated[PathOrUri, Field(min_length=1)]
     """A folder, or an fsspec URI."""
     name: str = ""
     """What the mixture calls it; by default the last part of its path."""

@@ -1,7 +1,7 @@
 """Corpus layouts: one module a layout, named after it, with its `Reader` class in `READER`.
 
-A source is written `name:path?option=value&option=value`, as in `release:data?license=cc-by-4.0`.
-Adding a layout is adding a file here, or `register` from a module of your own.
+A source is written `name:path?option=value&option=value`, e.g. `release:data?license=cc-by-4.0`.
+To add a layout, add a module here, or call `register` from a module of your own.
 """
 
 from sigma_data.sources.base import (

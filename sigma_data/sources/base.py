@@ -1,7 +1,7 @@
-"""What every corpus layout offers: a list of fragments, and the records of one fragment.
+"""The interface of corpus layouts: list the fragments of a source, read the records of a fragment.
 
-A fragment is the unit of parallel work: small enough to hold its rows' metadata in memory, large
-enough to be worth a task. Reading one twice gives the same records in the same order.
+A fragment is the unit of parallel work: its rows' metadata fits in memory. Reading one twice gives the same records in
+the same order.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ from sigma_data.settings_base import StrictModel
 
 @dataclass(frozen=True)
 class Fragment:
-    """A piece of a source: `location` is stable under moving the source, `part` a range inside it.
+    """A piece of a source: `location` is a path relative to the source, `part` a range inside the file.
 
-    `stamp` changes whenever the bytes behind the fragment change (size and modification time);
-    `rows` is the number of records where it is known beforehand. `refused` says why, where the whole
-    file is known to be of no use: reading it then gives only rejections.
+    `stamp` changes with the file (size and modification time); `rows` is the number of records, if known. `refused` is
+    the reason if the file as a whole is unreadable: reading it gives only rejections.
     """
 
     location: str
@@ -40,7 +39,7 @@ class Fragment:
 
 
 class ReaderOptions(StrictModel):
-    """Options any source takes. `name` tells two sources of one layout apart; ids follow from it."""
+    """Options of every source. `name` distinguishes two sources of one layout and enters the sample ids."""
 
     name: str | None = None
     license: str = "unknown"
@@ -56,28 +55,25 @@ class Reader(ABC):
         self.name = options.name or scheme
 
     def folder(self) -> Path | None:
-        """Where on this machine the source lies, or None: nothing may be written over it."""
+        """The local path of the source, if any: nothing may be written over it."""
         return None
 
     def fingerprint(self, fragment: Fragment) -> str:
-        """What tells a fragment's file from another of its name and size, so that a later build notices a change.
-
-        Raises SourceError where the file cannot be read.
-        """
+        """Changes with the content of the fragment's file, so that a later build notices. Raises SourceError."""
         return fragment.stamp
 
     @abstractmethod
     def fragments(self) -> list[Fragment]:
         """The fragments in their fixed order.
 
-        Raises SourceError where the source as a whole is not there or not of this layout.
+        Raises SourceError if the source as a whole is missing or not of this layout.
         """
 
     @abstractmethod
     def read(self, fragment: Fragment) -> Iterator[Sample | Rejection]:
-        """The fragment's records in their fixed order, a Rejection for what cannot be read.
+        """The fragment's records in their fixed order, a Rejection for each unreadable one.
 
-        Never raises for bad content; memory stays bounded by a few rows.
+        Never raises for bad content; holds a few rows in memory.
         """
 
 
@@ -98,7 +94,7 @@ def register(name: str, reader: type[Reader]) -> None:
 
 
 def names() -> list[str]:
-    """The layouts that exist, by their name in a source string."""
+    """The names of all layouts."""
     return sorted({*_built_in(), *_REGISTERED})
 
 
@@ -115,16 +111,16 @@ _OLD_OPTIONS = {"licence": "license"}
 """Former spellings of options, which are read as ever."""
 
 _OPTIONS = re.compile(r"(\?+)(?=[A-Za-z_]+=|$)")
-"""Question marks where options could begin: an even number of them is half as many of the path."""
+"""Question marks where options could begin; doubled ones belong to the path."""
 
 
 def source_spec(layout: str, path: str) -> str:
-    """The string that `open_source` opens this path with, whatever is in it; options may be added behind a `?`."""
+    """The source string of a path, its question marks escaped; options may be appended after a `?`."""
     return f"{layout}:{_OPTIONS.sub(lambda marks: 2 * marks[1], path)}"
 
 
 def has_options(spec: str) -> bool:
-    """Whether a source's string ends in options, so that one more is added behind an `&`."""
+    """Whether a source string has options, so that another is appended after an `&`."""
     return bool(_split(spec)[1])
 
 
@@ -142,8 +138,8 @@ def _split(text: str) -> tuple[str, str]:
 def open_source(spec: str) -> Reader:
     """Open `name:path?option=value`. Raises ConfigError for an unknown layout or option.
 
-    The path is a name, taken as it stands. Options begin at the first `?` with `option=` behind it, or nothing; a path
-    that holds such a `?` has it twice (`release:why?n=1` is written `release:why??n=1`, see `source_spec`).
+    The path is taken literally. Options begin at the first `?` followed by `option=` or the end; in a path such a `?`
+    is doubled (`release:why?n=1` is written `release:why??n=1`, see `source_spec`).
     """
     scheme, colon, rest = spec.partition(":")
     if not colon or scheme not in names():

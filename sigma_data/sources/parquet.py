@@ -1,7 +1,6 @@
-"""A parquet file of rows with images: opened, counted and streamed, whatever its writer made of it.
+"""Streaming rows with images from parquet files, robust to their Arrow types, row groups and hostile content.
 
-Writers differ in Arrow types, row groups and pages, and a file may be hostile. Rows are decoded page by
-page, a few at a time: how large a row group is does not matter, only how large one row and one page are.
+Rows are decoded page by page, a few at a time, so memory depends on the size of a row and a page, not of a row group.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _READ_BYTES = 2**20
-"""Bytes read from the file at a time. Without this pyarrow reads all of a column of a row group at once."""
+"""Bytes read from the file at a time; by default pyarrow reads a whole column of a row group."""
 _BATCH_ROWS, _BATCH_BYTES = 8, 2**24
-"""Most rows decoded at a time, and about how many bytes they may have together; always at least one row."""
+"""Most rows and about the most bytes decoded at a time; always at least one row."""
 
 
 class Refused(Exception):
-    """A file that cannot be used at all, or any more; `rows` is how many it holds, None where it does not say."""
+    """An unreadable file, as a whole or from here on; `rows` is how many it holds, if known."""
 
     def __init__(self, code: str, message: str, rows: int | None = None) -> None:
         super().__init__(message)
@@ -33,7 +32,7 @@ class Refused(Exception):
 
 
 def open_parquet(stream: IO[bytes], size: int) -> pq.ParquetFile:
-    """Open a parquet file of `size` bytes. Raises Refused where it is none, or its footer lies."""
+    """Open a parquet file of `size` bytes. Raises Refused if it is not one or its footer is wrong."""
     import pyarrow.parquet as pq
 
     try:
@@ -44,7 +43,7 @@ def open_parquet(stream: IO[bytes], size: int) -> pq.ParquetFile:
         file = pq.ParquetFile(stream, buffer_size=_READ_BYTES, pre_buffer=False)
         counts = group_rows(file)
         _ = file.schema_arrow
-    except (Refused, SourceError):  # where the place fails, the file is not to blame
+    except (Refused, SourceError):  # the storage failed, not the file
         raise
     except Exception as error:  # pyarrow raises whatever broken bytes make it raise
         message = f"not a parquet file ({one_line(error)}); how many rows it had is not known"
@@ -55,7 +54,7 @@ def open_parquet(stream: IO[bytes], size: int) -> pq.ParquetFile:
 
 
 def size_of(stamp: str) -> int:
-    """Bytes of a file by its stamp; not every remote place tells them."""
+    """Bytes of a file by its stamp; not every remote store reports them."""
     size = stamp.partition(":")[0]
     return int(size) if size.isdecimal() else sys.maxsize
 
@@ -67,8 +66,8 @@ def group_rows(file: pq.ParquetFile) -> list[int]:
 
 def stream_rows(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, int]]:
     """(batch, index in it) of every row of a row group. Raises whatever broken pages make pyarrow raise."""
-    facts = file.metadata.row_group(group)
-    each = max(1, facts.total_byte_size) // max(1, facts.num_rows)
+    metadata = file.metadata.row_group(group)
+    each = max(1, metadata.total_byte_size) // max(1, metadata.num_rows)
     size = min(_BATCH_ROWS, max(1, _BATCH_BYTES // max(1, each)))
     for batch in file.iter_batches(size, row_groups=[group], columns=columns, use_threads=False):
         for index in range(batch.num_rows):
@@ -76,7 +75,7 @@ def stream_rows(file: pq.ParquetFile, group: int, columns: list[str]) -> Iterato
 
 
 def bare(kind: pa.DataType) -> pa.DataType:
-    """The type of the values themselves, without extension, dictionary or run-end encoding."""
+    """The value type without extension, dictionary or run-end encoding."""
     import pyarrow as pa
 
     while True:
@@ -125,10 +124,10 @@ def holds_text(kind: pa.DataType) -> bool:
 
 
 def plain(value: pa.Scalar) -> Any:
-    """A value as Python has it: bytes, text, None, numbers, lists and dicts of them.
+    """The value as plain Python: bytes, text, None, numbers, lists and dicts of them.
 
-    Unlike `as_py` it looks through extension types (whose `as_py` may make anything) and gives a list
-    of unsigned bytes as bytes. Raises ValueError for text that is not UTF-8.
+    Unlike `as_py` it unwraps extension types and gives a list of unsigned bytes as bytes. Raises ValueError for text
+    that is not UTF-8.
     """
     import pyarrow as pa
 
@@ -149,5 +148,5 @@ def plain(value: pa.Scalar) -> Any:
 
 
 def one_line(error: Exception) -> str:
-    """An error of another library as a short line."""
+    """The error message of another library, shortened to one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__

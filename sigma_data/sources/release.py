@@ -1,8 +1,7 @@
-"""The layout of the SIGMA release (and of BAGEL's editing rows): parquet, encoded images in lists.
+"""The layout of the SIGMA release (and of BAGEL's editing rows): parquet files with lists of encoded images.
 
-A row has `image_list` (the last image is the target), `instruction_list` (a list of phrasings a
-turn) and optionally `data_prep_method`, in any Arrow type that holds the same data. Rows are streamed.
-`parquet_info.json` is never needed: the paths in it are the publisher's own.
+A row has `image_list` (the last image is the target), `instruction_list` (a list of phrasings for each turn) and
+optionally `data_prep_method`, in any Arrow types that hold the same data. `parquet_info.json` is not needed.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from sigma_data.sources.parquet import (
     size_of,
     stream_rows,
 )
-from sigma_data.storage.files import Place
+from sigma_data.storage.data_folder import data_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 
 _FRAGMENT_ROWS = 32
 _MAX_IMAGE_BYTES = 2**28
-"""A larger file that a row names by its path is not read into memory."""
+"""Largest file that a row may name by its path."""
 _EMBED = "embed the images first (push_to_hub of datasets does it, docs/corpus-format.md says how without it)"
 
 FAMILY_NAMES: Mapping[str, Family] = {
@@ -60,20 +59,20 @@ FAMILY_NAMES: Mapping[str, Family] = {
     "canny": Family.LAYOUT,
     "depth": Family.LAYOUT,
 }
-"""What `data_prep_method` is known to say; `?families=name:family,...` adds to it."""
+"""Known values of `data_prep_method`; `?families=name:family,...` adds to them."""
 
 SPLIT_COLUMN = "sigma_split"
-"""The column in which an export of a corpus keeps each row's split; no release has one of that name."""
+"""The column in which an export of a corpus keeps each row's split; no release has it."""
 
 _RELATION = re.compile(r"\b(transformation|relation|change|difference)\b", re.IGNORECASE)
 _LAYOUT = re.compile(r"\b(canny|depth|outline|edge map|contour|sketch|line drawing)\b", re.IGNORECASE)
 
 
 class ReleaseOptions(ReaderOptions):
-    """`family` holds for every row; `families` says what a `data_prep_method` means (a:editing,b:layout).
+    """`family` applies to every row; `families` maps values of `data_prep_method` (a:editing,b:layout).
 
-    With `splits=keep` rows that `sigma shard --to release` wrote stay in the split that their column `sigma_split`
-    names, so that a test set stays one; `splits=new` draws splits anew.
+    With `splits=keep` rows that `sigma shard --to release` wrote stay in the split of their column `sigma_split`;
+    `splits=new` assigns new ones.
     """
 
     family: Family | None = None
@@ -97,29 +96,29 @@ class ReleaseReader(Reader):
     def __init__(self, scheme: str, path: str, options: ReaderOptions) -> None:
         super().__init__(scheme, path, options)
         self.options = cast(ReleaseOptions, options)
-        self.place = Place(path)
+        self._folder = data_folder(path)
         self._names = {**FAMILY_NAMES, **self.options.families}
 
     def folder(self) -> Path | None:
-        return self.place.local
+        return self._folder.local
 
     def fingerprint(self, fragment: Fragment) -> str:
-        return self.place.fingerprint(fragment.location, fragment.stamp)
+        return self._folder.fingerprint(fragment.location, fragment.stamp)
 
     def fragments(self) -> list[Fragment]:
         found: list[Fragment] = []
-        if self.place.exists(COMMIT):
+        if self._folder.exists(COMMIT):
             raise SourceError(f"{self.path}: is a corpus that sigma has built: read it with webdataset:")
-        for location, stamp in self.place.files(".parquet"):
+        for location, stamp in self._folder.files(".parquet"):
             if fault := archive_of(location):  # named itself
                 raise SourceError(f"{self.path}: {fault}")
             try:
-                with self.place.open(location) as stream:
+                with self._folder.open(location) as stream:
                     groups = group_rows(_open(stream, size_of(stamp)))
             except Refused as error:  # all its rows count as read
                 found.append(Fragment(location, "file", stamp, error.rows or 1, refused=f"{error.code}: {error}"))
                 continue
-            if not groups:  # a file that says it holds nothing
+            if not groups:  # an empty file
                 found.append(Fragment(location, "groups 0:0 from row 0", stamp, rows=0))
             start = first_row = row = 0
             for index, rows in enumerate(groups):
@@ -129,7 +128,7 @@ class ReleaseReader(Reader):
                     found.append(Fragment(location, part, stamp, rows=row - first_row))
                     start, first_row = index + 1, row
         if not found:
-            others = ((location, archive_of(location)) for location, _ in self.place.files(""))
+            others = ((location, archive_of(location)) for location, _ in self._folder.files(""))
             hint = next((f", but {location}: it {fault}" for location, fault in others if fault), "")
             raise SourceError(f"{self.path}: no .parquet file below this place{hint}")
         return found
@@ -139,7 +138,7 @@ class ReleaseReader(Reader):
         if span is None and fragment.part != "file":
             return
         try:
-            with self.place.open(fragment.location) as stream:
+            with self._folder.open(fragment.location) as stream:
                 file = _open(stream, size_of(fragment.stamp))
                 groups = group_rows(file)
                 if span is None or int(span[2]) > len(groups):
@@ -163,7 +162,7 @@ class ReleaseReader(Reader):
             for batch, index in islice(stream_rows(file, group, columns), rows):
                 yield self._record(location, row, batch, index)
                 row += 1
-        except SourceError:  # the place fails, not the file
+        except SourceError:  # the storage failed, not the file
             raise
         except Exception as error:  # pyarrow raises whatever broken pages make it raise
             reason = one_line(error)
@@ -182,18 +181,18 @@ class ReleaseReader(Reader):
         except ValueError as error:
             return Rejection(self.name, location, row, "unreadable_rows", f"the row cannot be read ({one_line(error)})")
         held: Any = values.get("image_list")
-        held = held if isinstance(held, list) else [] if held is None else [held]  # a single image stands alone
+        held = held if isinstance(held, list) else [] if held is None else [held]  # a single image
         images = tuple(self._image(number, item, location) for number, item in enumerate(held, 1))
         count = len(images)
         if len(texts) > 1 and count != len(texts) + 1:
-            message = f"{len(texts)} turns need {len(texts) + 1} pictures, the row has {count}"
+            message = f"{len(texts)} turns need {len(texts) + 1} images, the row has {count}"
             return Rejection(self.name, location, row, "turns_mismatch", message)
-        # One turn: the last picture is the target. Several: each turn makes the next picture.
+        # One turn: the last image is the target. Several: the target of each turn is the next image.
         targets = range(2, count + 1) if len(texts) > 1 else [count]
         references = count - len(targets)
 
         def read(text: str, target: int) -> str:
-            return canonical(settle(text, target - 1), references=references)  # what stands before it may be named
+            return canonical(settle(text, target - 1), references=references)  # earlier images may be named
 
         turns = tuple(
             Turn(
@@ -224,7 +223,7 @@ class ReleaseReader(Reader):
         if not isinstance(path, str) or not path:
             return Image(number, None)
         try:
-            return Image(number, self.place.beside(location, path, _MAX_IMAGE_BYTES))
+            return Image(number, self._folder.beside(location, path, _MAX_IMAGE_BYTES))
         except ValueError as error:
             return Image(number, None, missing=f"has no bytes but a path, {path[:200]!r}, and {error}; {_EMBED}")
 

@@ -1,7 +1,7 @@
-"""Our own shards as a source, so that corpora can be merged, filtered and built again.
+"""Shards written by sigma as a source, so that corpora can be merged, filtered and rebuilt.
 
-The path is a corpus, a folder of tars or one tar. Ids, families and sources are those in the
-records; a tar that is damaged is read up to the damage, and the damage becomes a rejection.
+The path is a corpus, a folder of tars or one tar. Ids, families and sources are those of the records. A damaged tar is
+read up to the damage, which becomes a rejection.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from sigma_data.corpus.shard import BLOCK, Member, ShardFault, group_members, he
 from sigma_data.errors import SourceError
 from sigma_data.sample import Family, Rejection, Sample
 from sigma_data.sources.base import Fragment, Reader, ReaderOptions
-from sigma_data.storage.files import Place
+from sigma_data.storage.data_folder import data_folder
 
 MAX_MEMBER_BYTES = 256 * 2**20
-"""A member larger than this is not read into memory."""
+"""Largest member of a tar that is read."""
 
 
 class WebdatasetOptions(ReaderOptions):
-    """`split` and `family` take only the shards under that folder, or the samples of that family.
+    """`split` and `family` select the shards in that folder, or the samples of that family.
 
-    With `splits=keep` samples stay in the split that their shard's path names (SPLIT/FAMILY-00000.tar),
-    so that a test set stays one when corpora are merged; `splits=new` draws splits anew.
+    With `splits=keep` samples stay in the split of their shard's path (SPLIT/FAMILY-00000.tar), so that a test set is
+    kept when corpora are merged; `splits=new` assigns new ones.
     """
 
     split: str | None = None
@@ -45,17 +45,17 @@ class WebdatasetReader(Reader):
     def __init__(self, scheme: str, path: str, options: ReaderOptions) -> None:
         super().__init__(scheme, path, options)
         self.options = cast(WebdatasetOptions, options)
-        self.place = Place(path)
+        self._folder = data_folder(path)
 
     def folder(self) -> Path | None:
-        return self.place.local
+        return self._folder.local
 
     def fingerprint(self, fragment: Fragment) -> str:
-        return self.place.fingerprint(fragment.location, fragment.stamp)
+        return self._folder.fingerprint(fragment.location, fragment.stamp)
 
     def fragments(self) -> list[Fragment]:
-        listed = self.place.files(".tar")
-        self._hold_against_commits([location for location, _ in listed])
+        listed = self._folder.files(".tar")
+        self._check_commits([location for location, _ in listed])
         wanted = self.options.split
         found = [
             Fragment(location, "", stamp)
@@ -68,19 +68,19 @@ class WebdatasetReader(Reader):
         return found
 
     def _hint(self) -> str:
-        """What is there instead of tars."""
-        for location, _ in self.place.files(""):
+        """What there is instead of tars, for the error message."""
+        for location, _ in self._folder.files(""):
             if location.lower().endswith((*ARCHIVES, ".parquet")):
-                with self.place.open(location) as file:
+                with self._folder.open(location) as file:
                     fault = archive_fault(file.read(BLOCK), location)
                 return f", but {location}: it {fault}" if fault else ""
         return ""
 
     def _refuse_foreign(self, locations: list[str]) -> None:
-        """Raise SourceError where none of the tars is a shard of ours; one among shards becomes a rejection."""
+        """Raise SourceError if no tar is a sigma shard; a single foreign tar becomes a rejection."""
         first = ""
         for location in locations:
-            with self.place.open(location) as file:
+            with self._folder.open(location) as file:
                 fault = archive_fault(file.read(BLOCK), location)
                 if fault is None and (kinds := foreign_tar(file)):
                     fault = foreign_message(kinds)
@@ -89,8 +89,8 @@ class WebdatasetReader(Reader):
             first = first or f"{location} {fault}"
         raise SourceError(f"{self.path}: {first}")
 
-    def _hold_against_commits(self, locations: list[str]) -> None:
-        """Where shards lie in a corpus, it must be finished and have all of them and no others."""
+    def _check_commits(self, locations: list[str]) -> None:
+        """A corpus that shards belong to must be finished and have exactly these shards."""
         corpora: dict[str, set[str]] = {}
         for location in locations:
             folders = location.split("/")
@@ -98,12 +98,12 @@ class WebdatasetReader(Reader):
                 root = "/".join([*folders[:-2], ""])
                 corpora.setdefault(root, set()).add("/".join(folders[-2:]))
         for root, there in corpora.items():
-            if not self.place.exists(f"{root}{COMMIT}"):
-                if self.place.exists(f"{root}{WORK}"):
+            if not self._folder.exists(f"{root}{COMMIT}"):
+                if self._folder.exists(f"{root}{WORK}"):
                     raise SourceError(f"{self.path}: the build of {root or 'this corpus'} has not finished")
                 continue
             try:
-                with self.place.open(f"{root}{COMMIT}") as file:
+                with self._folder.open(f"{root}{COMMIT}") as file:
                     named = set(json.load(file)["shards"])
             except (ValueError, KeyError, TypeError):
                 raise SourceError(f"{self.path}: {root}{COMMIT} cannot be read; run sigma validate") from None
@@ -114,12 +114,12 @@ class WebdatasetReader(Reader):
     def read(self, fragment: Fragment) -> Iterator[Sample | Rejection]:
         tail = fragment.location.split("/")[-2:]
         split = tail[0] if self.options.splits == "keep" and is_shard_name("/".join(tail)) else None
-        with self.place.open(fragment.location) as file:
+        with self._folder.open(fragment.location) as file:
             if fault := archive_fault(file.read(BLOCK), fragment.location):
                 yield Rejection(self.name, fragment.location, None, "shard_bad_header", f"the file {fault}")
                 return
-            packed_anew = repacked(file) if self.place.local or _begins_oddly(file) else None
-            members = read_members(file) if packed_anew is None else iter(packed_anew)
+            rewritten = repacked(file) if self._folder.local or _begins_like_foreign_tar(file) else None
+            members = read_members(file) if rewritten is None else iter(rewritten)
             index = 0
             damage: ShardFault | None = None
 
@@ -158,8 +158,8 @@ class WebdatasetReader(Reader):
             return Rejection(self.name, location, row, "bad_record", str(error))
 
 
-def _begins_oddly(file: IO[bytes]) -> bool:
-    """Whether a tar does not begin as we write them. The headers of a remote one are read once, not twice."""
+def _begins_like_foreign_tar(file: IO[bytes]) -> bool:
+    """Whether a tar does not begin as sigma writes it; for a remote one, whose headers are read only once."""
     try:
         first = next(read_members(file), None)
     except ShardFault:

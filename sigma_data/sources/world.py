@@ -1,7 +1,7 @@
-"""`world:COUNT`: the embedded procedural corpus, samples drawn from a seed with exact truth.
+"""`world:COUNT`: synthetic samples drawn from a seed, with exact ground truth (`sigma_data.synthetic`).
 
-As in `world:3000?size=256&seed=0&families=editing,layout`. Sample i depends on the options and on i
-alone, so a longer corpus begins with the shorter one.
+E.g. `world:3000?size=256&seed=0&families=editing,layout`. Sample i depends on the options and on i alone, so a longer
+corpus begins with the shorter one.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ FAMILIES: tuple[Family, ...] = (
 
 FRAGMENT_ROWS = 32
 VERSION = 1
-"""Raised whenever the same options draw other pictures, so that a build does not mix the two."""
+"""Increased whenever the same options draw other images, so that a build does not mix the two."""
 
 _TOKEN = re.compile(rf"<(?:{'|'.join(ATTRIBUTES)})> ?")
-"""An attribute token with the space behind it, which may stand there or not."""
+"""An attribute token and the space after it, if any."""
 
 
 class WorldOptions(ReaderOptions):
-    """What the corpus looks like."""
+    """Options of the synthetic corpus."""
 
     license: str = "apache-2.0"
     size: int = Field(256, ge=64, le=1024)
-    """Side of the square pictures in pixels."""
+    """Side of the square images in pixels."""
     seed: int = Field(0, ge=0, lt=1 << 63)
     """Another seed is another corpus."""
     families: str = ",".join(FAMILIES)
-    """Families that take turns, separated by commas; their order does not matter."""
+    """Families in alternation, separated by commas; their order does not matter."""
     format: Literal["png", "jpg", "webp"] = "png"
-    """Encoding of the pictures; only PNG keeps the exact answers exact."""
+    """Encoding of the images; only PNG is lossless."""
     attributes: bool = True
-    """Whether instructions have attribute tokens. Without them samples have the same ids, and so the same splits."""
+    """Whether instructions have attribute tokens. Samples have the same ids and splits without them."""
 
     @field_validator("families")
     @classmethod
@@ -50,14 +50,14 @@ class WorldOptions(ReaderOptions):
         names = [name.strip() for name in value.split(",")]
         for name in names:
             if name not in FAMILIES:
-                raise ValueError(f"{name!r} is none of {', '.join(FAMILIES)}")
+                raise ValueError(f"{name!r} is not one of {', '.join(FAMILIES)}")
         if len(set(names)) != len(names):
             raise ValueError("a family is named twice")
         return ",".join(family for family in FAMILIES if family in names)
 
 
 class WorldReader(Reader):
-    """The samples 0 .. count - 1, the families taking turns."""
+    """The samples 0 .. count - 1, families alternating."""
 
     options_type: ClassVar[type[ReaderOptions]] = WorldOptions
 
@@ -65,11 +65,11 @@ class WorldReader(Reader):
         super().__init__(scheme, path, options)
         assert isinstance(options, WorldOptions)
         if not (path.isascii() and path.isdigit() and len(path) <= 12 and int(path)):
-            raise ConfigError(f"source 'world:{path}': write how many samples to draw, as in world:3000")
+            raise ConfigError(f"source 'world:{path}': write how many samples to draw, e.g. world:3000")
         self.count = int(path)
         self.options = options
         self.families = [Family(name) for name in options.families.split(",")]
-        # Everything that a sample's pictures depend on except its index: never the count or the fragment.
+        # Everything that a sample's images depend on except its index: never the count or the fragment.
         self._drawn = (
             f"seed={options.seed},size={options.size},format={options.format},families={'+'.join(self.families)}"
         )
@@ -91,7 +91,7 @@ class WorldReader(Reader):
 
     def sample(self, index: int) -> Sample:
         """The sample with this index."""
-        # Here: listing the sources must not load the drawing code.
+        # Imported here: listing the sources must not load the drawing code.
         from sigma_data.synthetic import draw_sample
 
         family = self.families[index % len(self.families)]

@@ -1,1 +1,1 @@
-"""Files wherever they lie: on this machine or in an object store, by their exact names."""
+"""Reading and writing files: local paths, remote folders (fsspec), atomic writes."""

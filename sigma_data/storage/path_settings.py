@@ -1,4 +1,4 @@
-"""Types for settings that are paths, so that `~` means the same in every YAML file and on every command line."""
+"""Pydantic types for paths, so that `~` means the same in YAML files and on the command line."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from sigma_data.errors import ConfigError
-from sigma_data.storage.paths import local_path, model_path, place
+from sigma_data.storage.paths import local_path, model_path, path_or_uri
 
 
 def _checked(read: Callable[[str], Any]) -> BeforeValidator:
-    """Read what is written there; pydantic adds the name of the setting to what is wrong with it."""
+    """A validator from a parser that raises ConfigError; pydantic adds the name of the setting."""
 
     def validate(value: Any) -> Any:
         if not isinstance(value, str | Path):
@@ -32,5 +32,5 @@ LocalPath = Annotated[Path, _checked(local_path)]
 ModelPath = Annotated[str, _checked(model_path)]
 """A preset, or a model's directory on this machine."""
 
-PlacePath = Annotated[str, _checked(place)]
+PathOrUri = Annotated[str, _checked(path_or_uri)]
 """A folder of this machine, or an fsspec URI."""

@@ -1,7 +1,6 @@
-"""Paths as people write them: names, nothing in them is a pattern; only a `~` in front stands for a home folder.
+"""Paths as users write them: taken literally, except that a leading `~` is expanded.
 
-Brackets, stars, question marks, percent signs, colons and the like belong to the name. Environment variables
-are not expanded: that is the shell's to do.
+No globs (brackets, stars, percent signs and colons belong to the name) and no environment variables.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ _URI = re.compile(r"([a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 def is_uri(text: str) -> bool:
-    """Whether a place is behind fsspec (s3://bucket/data, simplecache::s3://bucket/data), not on this machine."""
+    """Whether this is a URI for fsspec (s3://bucket/data, simplecache::s3://bucket/data)."""
     return _URI.match(text) is not None
 
 
 def home(text: str) -> str:
-    """A path with `~` or `~user` in front replaced by the home folder. Raises ConfigError where there is none."""
+    """The path with a leading `~` or `~user` expanded. Raises ConfigError if there is no such home folder."""
     if not text.startswith("~"):
         return text
     found = os.path.expanduser(text)  # noqa: PTH111 - pathlib drops what makes a path a URI
@@ -34,7 +33,7 @@ def home(text: str) -> str:
 def local_path(text: str | Path) -> Path:
     """A path of this machine, as typed. Raises ConfigError for a URI."""
     path = Path(home(_local(str(text))))
-    # Path drops the ./ in front of a name that begins with ~, and somebody would expand it later.
+    # Path drops the ./ in front of a name that begins with ~, which would be expanded later.
     return Path.cwd() / path if str(path).startswith("~") else path
 
 
@@ -43,18 +42,18 @@ def model_path(text: str) -> str:
     return home(_local(text))
 
 
-def place(text: str) -> str:
-    """A path of this machine or a URI, as a string."""
+def path_or_uri(text: str) -> str:
+    """A path of this machine, its `~` expanded, or a URI."""
     return text if is_uri(text) else home(text)
 
 
 def literal(path: Path) -> str:
-    """A path for libraries that take a relative one with a colon for a URI, as pyarrow does."""
+    """The absolute path, for libraries such as pyarrow that take a relative one with a colon for a URI."""
     return os.path.abspath(path)  # noqa: PTH100 - links stay as they are
 
 
 def one_line(text: str) -> str:
-    """A message in one line, whatever names it holds."""
+    """The message with control characters escaped, on one line."""
     return "".join(repr(mark)[1:-1] if ord(mark) < 32 or ord(mark) == 127 else mark for mark in text)
 
 

@@ -1,6 +1,6 @@
-"""Places behind fsspec: opened by their names, and whatever their clients raise told in one sentence.
+"""Opening fsspec URIs, and one clear error message for whatever a storage client raises.
 
-Every client has errors of its own. They are known by name here, so that none of them is imported.
+Every client has errors of its own. They are matched by class name, so that no client is imported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sigma_data.errors import SigmaError, SourceError
 _CHAINED = re.compile(r"::[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 _EXTRAS = {"s3": "s3", "s3a": "s3"}
-"""Protocol -> the extra of this package that reads it."""
+"""Protocol -> the extra of this package that installs its client."""
 
 _LOG_IN = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket set "
@@ -45,15 +45,15 @@ _REFUSED_CODES = frozenset({
 _DENIED_CODES = frozenset({"AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden", "403"})
 
 _BAD_CONTENT = (ValueError, TypeError, ArithmeticError, MemoryError)
-"""What a file with wrong numbers in it makes a reader raise: that is the file's fault, not its place's."""
+"""Errors that readers raise for corrupt content: the fault of the file, not of the storage."""
 
 
 class LostError(SourceError):
-    """A source that could be read until now; what is there of it is not to blame."""
+    """A remote folder failed while being read: no reason to reject its rows."""
 
 
 def connect(uri: str) -> tuple[Any, str]:
-    """(file system, path in it) of a URI, whose path is taken as a name. Raises SourceError."""
+    """(file system, path in it) of a URI, its path taken literally. Raises SourceError."""
     import fsspec
 
     protocol = uri.partition("://")[0]
@@ -74,7 +74,7 @@ def connect(uri: str) -> tuple[Any, str]:
 
 @contextmanager
 def reaching(uri: str) -> Iterator[None]:
-    """Raise SourceError for whatever goes wrong at a place."""
+    """Turn every error of a storage client into a SourceError."""
     try:
         yield
     except SigmaError:
@@ -84,7 +84,7 @@ def reaching(uri: str) -> Iterator[None]:
 
 
 def reason(error: BaseException, uri: str) -> str:
-    """Why a place or a file there cannot be read, and what to do, without its name."""
+    """Why a URI cannot be read and what to do, without its name."""
     protocol = uri.partition("://")[0].rsplit("::", 1)[-1] if "://" in uri else ""
     log_in = _LOG_IN.get(_SAME.get(protocol, protocol), "log in as its client asks")
     chain = list(_chain(error))
@@ -108,7 +108,7 @@ def reason(error: BaseException, uri: str) -> str:
 
 
 class Stream:
-    """A file of a source that is open for reading; raises LostError where the place fails in the middle of it."""
+    """An open file that raises LostError if its storage fails while it is read."""
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         self._file = file
@@ -116,37 +116,37 @@ class Stream:
 
     @property
     def closed(self) -> bool:
-        """As of any file."""
+        """As `io.IOBase`."""
         return self._file.closed
 
     def readable(self) -> bool:
-        """As of any file."""
+        """As `io.IOBase`."""
         return True
 
     def seekable(self) -> bool:
-        """As of any file."""
+        """As `io.IOBase`."""
         return True
 
     def writable(self) -> bool:
-        """As of any file."""
+        """As `io.IOBase`."""
         return False
 
     def read(self, size: int = -1) -> bytes:
-        """As of any file. Raises LostError."""
+        """As `io.IOBase`. Raises LostError."""
         with self._watched():
             return self._file.read(size)
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """As of any file. Raises LostError."""
+        """As `io.IOBase`. Raises LostError."""
         with self._watched():
             return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """As of any file."""
+        """As `io.IOBase`."""
         return self._file.tell()
 
     def close(self) -> None:
-        """As of any file."""
+        """As `io.IOBase`."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -166,7 +166,7 @@ class Stream:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it came from."""
+    """The error and its causes."""
     one: BaseException | None = error
     for _ in range(10):
         if one is None:
@@ -176,7 +176,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _code(error: BaseException) -> str:
-    """What the store itself calls its error, as botocore keeps it; or the status of HTTP."""
+    """The error code of botocore, or the HTTP status."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         return str(response.get("Error", {}).get("Code", ""))

@@ -20,7 +20,7 @@ from pipelines.validate.run import validate_corpus
 from sigma_data.corpus.corpus import open_corpus
 from sigma_data.errors import ConfigError
 from sigma_data.sources import open_source, source_spec
-from sigma_data.storage.paths import is_uri, local_path, model_path, one_line, place
+from sigma_data.storage.paths import is_uri, local_path, model_path, one_line, path_or_uri
 
 NAMES = [
     "run [v1]", "a*b", "50%", "%3F", "x{1..3}", "q?x", "w??t", "q?x=1", "name #2", "a:b", "a::b", "s3:x", "a=b&c",
@@ -135,7 +135,7 @@ def test_a_tilde_is_home_only_in_front_and_no_folder_is_named_after_it(home: Pat
     assert local_path("a/~/b") == Path("a/~/b")
     assert local_path("./~/b") == Path.cwd() / "~" / "b"
     assert local_path(local_path("./~")) == Path.cwd() / "~", "a second time changes nothing"
-    assert (place("~/a"), place("./~a"), place("s3://b/~a")) == (f"{home}/a", "./~a", "s3://b/~a")
+    assert (path_or_uri("~/a"), path_or_uri("./~a"), path_or_uri("s3://b/~a")) == (f"{home}/a", "./~a", "s3://b/~a")
     assert (model_path("tiny"), model_path("~/m")) == ("tiny", f"{home}/m")
     with pytest.raises(ConfigError, match=r"~nobody-here has no home folder here; if it is a name, write \./~nobody"):
         local_path("~nobody-here/x")

@@ -17,7 +17,7 @@ import pipelines.build_dataset.run as run
 import pipelines.build_dataset.write as write
 from pipelines.validate.run import validate_corpus
 from sigma_data.errors import BuildError, ConfigError
-from sigma_data.storage.files import Place
+from sigma_data.storage.data_folder import data_folder
 
 
 def source(folder: Path, rows: int = 12) -> Path:
@@ -198,7 +198,7 @@ def test_of_a_large_file_both_ends_size_and_time_count(
     path = tmp_path / "large.bin"
     path.write_bytes(bytes(6 * 2**20))
     os.utime(path, ns=(1, 1))
-    there = Place(str(tmp_path))
+    there = data_folder(str(tmp_path))
 
     def seen() -> str:
         ((location, stamp),) = there.files(".bin")

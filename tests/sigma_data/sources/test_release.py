@@ -96,7 +96,7 @@ def test_turns_that_do_not_fit_the_pictures_are_rejected(tmp_path: Path, turns: 
     record = one(tmp_path, row(pictures, [["do"]] * turns))
     assert isinstance(record, Rejection)
     assert (record.code, record.row) == ("turns_mismatch", 0)
-    assert f"{turns} turns need {turns + 1} pictures, the row has {pictures}" in record.message
+    assert f"{turns} turns need {turns + 1} images, the row has {pictures}" in record.message
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from sigma_data.planning.index import open_index
 from sigma_data.sample import Sample
 from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.sources import open_source
-from sigma_data.storage.files import Place
+from sigma_data.storage.data_folder import data_folder
 from sigma_data.storage.paths import literal
 from sigma_data.storage.remote import LostError, reason
 from sigma_model.config import preset_directory
@@ -140,10 +140,10 @@ def test_every_way_to_a_place_that_fails_ends_in_that_sentence(
         with pytest.raises(SourceError, match=r"^sick://bkt/data: "):
             open_source(f"{layout}:sick://bkt/data").fragments()
     with pytest.raises(SourceError, match=r"^sick://bkt/data"):
-        Place("sick://bkt/data").open("x")
+        data_folder("sick://bkt/data").open("x")
     if not isinstance(error, FileNotFoundError):
         with pytest.raises(SourceError, match=r"^sick://bkt/data: "):
-            Place("sick://bkt/data").exists("x")
+            data_folder("sick://bkt/data").exists("x")
     encoder = Tokenizer.load(preset_directory("tiny"), vocab_size=4096)
     with pytest.raises(CorpusError, match="sick://bkt/data"):
         open_index("sick://bkt/data", encoder, cache=tmp_path)
@@ -162,7 +162,7 @@ def test_a_protocol_that_nothing_here_reads_is_told_with_what_to_install(
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(SourceError, match=words) as caught:
-        Place(uri).files(".parquet")
+        data_folder(uri).files(".parquet")
     assert uri in str(caught.value)
 
 
