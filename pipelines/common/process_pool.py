@@ -54,7 +54,7 @@ class Crashed:
 
 @dataclass
 class LocalEngine:
-    """Runs tasks in `workers` spawned processes. Use as a context manager."""
+    """Runs tasks in `workers` spawned processes, with 0 in this one, in their order. Use as a context manager."""
 
     workers: int
     peak_bytes: int = 0
@@ -82,6 +82,11 @@ class LocalEngine:
 
         An exception in a task is raised here. `what` names the work in errors.
         """
+        if not self.workers:
+            for number, task in enumerate(tasks):
+                done(number, function(task))
+            self.peak_bytes = peak_memory()
+            return
         queue = list(range(len(tasks)))[::-1]
         tries = [0] * len(tasks)
         open_tasks = len(tasks)

@@ -36,7 +36,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
     out = tmp_path_factory.mktemp("world") / "corpus"
-    corpora.build(out, "world:24?size=64&families=editing", workers=1, splits={"train": 1.0, "test": 1.0})
+    corpora.build(out, "world:24?size=64&families=editing", splits={"train": 1.0, "test": 1.0})
     return str(out)
 
 

@@ -44,11 +44,11 @@ def test_a_corpus_may_lie_in_a_folder_of_any_name(
     folder = local_path(f"./{name}")
     shutil.copytree(small_corpus, folder / "corpus")
     corpus = folder / "corpus"
-    assert validate_corpus(corpus, deep=False, workers=1, quiet=True).problems == []
+    assert validate_corpus(corpus, deep=False, workers=0, quiet=True).problems == []
     assert len(inspect_corpus(corpus).families) == 6
     inspect_sample(corpus, "0", folder / "sample.png")
     counts = reshard(
-        corpus, folder / "part", Selection(limit=3), shard_bytes=10**9, shard_samples=10, workers=1, quiet=True
+        corpus, folder / "part", Selection(limit=3), shard_bytes=10**9, shard_samples=10, workers=0, quiet=True
     )
     assert counts["samples"] == 3
     assert len(open_corpus(folder / "part").manifest) == 3
@@ -64,9 +64,9 @@ def test_a_corpus_may_lie_in_a_folder_of_any_name(
 def test_a_corpus_is_built_into_and_from_folders_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     corpora.make_release(tmp_path / "in [a]*:b?c", 8)
-    result = corpora.build(Path("run [v1]:x"), "release:in [a]*:b?c", workers=1)
+    result = corpora.build(Path("run [v1]:x"), "release:in [a]*:b?c")
     assert result.corpus.sums["written"] == 8
-    assert validate_corpus(Path("run [v1]:x"), deep=True, workers=1, quiet=True).problems == []
+    assert validate_corpus(Path("run [v1]:x"), deep=True, workers=0, quiet=True).problems == []
 
 
 @pytest.mark.parametrize(

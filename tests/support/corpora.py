@@ -9,7 +9,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -111,8 +111,8 @@ def make_release(folder: Path, rows: int, seed: int = 0, *, files: int = 1, grou
     return folder
 
 
-def build(out: Path, *sources: str, workers: int = 2, overwrite: bool = False, **settings: Any) -> BuildResult:
-    """Build a corpus without progress lines; `settings` are those of BuildConfig."""
+def build(out: Path, *sources: str, workers: int = 0, overwrite: bool = False, **settings: Any) -> BuildResult:
+    """Build a corpus in this process and without progress lines; `settings` are those of BuildConfig."""
     return run_build(BuildConfig(sources=sources, **settings), out, workers=workers, overwrite=overwrite, quiet=True)
 
 
@@ -161,26 +161,6 @@ def mutated(data: bytes, generator: np.random.Generator, *, times: int = 1) -> b
             case _:
                 result[place:place] = result[place : place + length]
     return bytes(result)
-
-
-class InlineEngine:
-    """Stands in for the engine and runs tasks in this process: starting workers a hundred times takes minutes."""
-
-    def __init__(self, workers: int) -> None:
-        self.workers = workers
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def run(
-        self, function: Callable[[Any], Any], tasks: Sequence[Any], done: Callable[[int, Any], None], *, what: str
-    ) -> None:
-        """Each task in turn."""
-        for index, task in enumerate(tasks):
-            done(index, function(task))
 
 
 def members(path: Path) -> list[tuple[str, bytes]]:

@@ -38,7 +38,7 @@ def save_world(folder: Path, count: int, *, families: str = "", seed: int = 0) -
     from support import corpora
 
     chosen = f"&families={families}" if families else ""
-    corpora.build(folder, f"world:{count}?size=64&seed={seed}{chosen}", workers=1, splits={"test": 1.0})
+    corpora.build(folder, f"world:{count}?size=64&seed={seed}{chosen}", splits={"test": 1.0})
     return folder
 
 

@@ -43,7 +43,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_shards_and_manifest_are_byte_identical_for_any_number_of_workers(release: Path, tmp_path: Path) -> None:
     builds = []
-    for workers in (1, 2, 4):
+    for workers in (0, 1, 3):
         out = tmp_path / f"workers-{workers}"
         corpora.build(out, f"release:{release}", workers=workers, shard_samples=7)
         builds.append(everything(out))
@@ -80,7 +80,7 @@ def test_a_limit_on_the_long_side_reencodes_and_says_so(release: Path, tmp_path:
     images = [image for row in corpus.manifest.iter_rows(named=True) for image in row["images"]]
     assert max(max(image["width"], image["height"]) for image in images) == 64
     assert {image["reencoded"] for image in images} == {None, "max_side"}
-    assert not validate_corpus(corpus.path, deep=True, workers=2, quiet=True).problems
+    assert not validate_corpus(corpus.path, deep=True, workers=0, quiet=True).problems
 
 
 def test_a_rerun_finds_the_corpus_complete_and_changes_nothing(release: Path, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_source_that_changes_between_the_passes_is_noticed(
     assert not (tmp_path / "out" / "corpus.json").exists()
     monkeypatch.undo()
     corpora.build(tmp_path / "out", f"release:{copy}")
-    assert not validate_corpus(tmp_path / "out", deep=True, workers=2, quiet=True).problems
+    assert not validate_corpus(tmp_path / "out", deep=True, workers=0, quiet=True).problems
 
 
 def test_remote_places_are_read_like_local_ones(release: Path) -> None:

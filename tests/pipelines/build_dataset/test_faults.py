@@ -30,8 +30,7 @@ SHARD = "train/editing-00000.tar"
 
 
 @pytest.fixture
-def corpus(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("pipelines.validate.run.LocalEngine", corpora.InlineEngine)
+def corpus(small_corpus: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small_corpus, tmp_path / "corpus"))
 
 
@@ -39,12 +38,12 @@ def corpus(small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def other_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("other")
     release = corpora.make_release(folder / "release", 12, seed=8)
-    corpora.build(folder / "corpus", f"release:{release}", workers=1)
+    corpora.build(folder / "corpus", f"release:{release}")
     return folder / "corpus"
 
 
 def check(corpus: Path, *, deep: bool) -> Validation:
-    return validate_corpus(corpus, deep=deep, workers=1, quiet=True)
+    return validate_corpus(corpus, deep=deep, workers=0, quiet=True)
 
 
 def samples(corpus: Path, shard: str = SHARD) -> list[dict[str, Any]]:
@@ -332,7 +331,7 @@ def assert_found(result: Validation, code: str, named: str) -> None:
 
 @pytest.mark.parametrize("deep", [True, False], ids=["deep", "fast"])
 def test_a_sound_corpus_has_no_problems(small_corpus: Path, deep: bool) -> None:
-    result = validate_corpus(small_corpus, deep=deep, workers=2, quiet=True)
+    result = validate_corpus(small_corpus, deep=deep, workers=0, quiet=True)
     assert result.problems == []
     assert result.samples == len(corpora.read_manifest(small_corpus)) == 37
 

@@ -61,12 +61,6 @@ def arena(tmp_path: Path) -> Iterator[Path]:
     assert not Path("/sigma_evil.json").exists()
 
 
-@pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.validate.run.LocalEngine", corpora.InlineEngine)
-    monkeypatch.setattr("pipelines.shard.run.LocalEngine", corpora.InlineEngine)
-
-
 def build_safely(out: Path, source: str, *, watch: Path) -> dict[str, Any] | None:
     """The sums of a build from a hostile source, None where it ended in a sentence; only `out` may change."""
     before = corpora.files_below(watch)
@@ -83,7 +77,7 @@ def build_safely(out: Path, source: str, *, watch: Path) -> dict[str, Any] | Non
     assert "\n" not in sentence
     if sums is not None:
         assert corpora.adds_up(sums)
-        assert validate_corpus(out, deep=True, workers=2, quiet=True).problems == []
+        assert validate_corpus(out, deep=True, workers=0, quiet=True).problems == []
     return sums
 
 
@@ -192,7 +186,6 @@ def test_evil_members_end_their_tar_and_nothing_else(small_corpus: Path, arena: 
 
 
 @pytest.mark.parametrize("name", EVIL_TARS)
-@pytest.mark.usefixtures("inline")
 def test_validate_names_an_evil_member(small_corpus: Path, arena: Path, name: str) -> None:
     corpus = Path(shutil.copytree(small_corpus, arena / "in" / "corpus"))
     shard = "train/editing-00000.tar"
@@ -203,7 +196,7 @@ def test_validate_names_an_evil_member(small_corpus: Path, arena: Path, name: st
     before = corpora.files_below(arena.parents[2])
     expected = {"not_a_file", "unsafe_name"} if code == "unsafe_or_not_a_file" else {code}
     for deep in (False, True):
-        problems = validate_corpus(corpus, deep=deep, workers=1, quiet=True).problems
+        problems = validate_corpus(corpus, deep=deep, workers=0, quiet=True).problems
         assert expected & {problem.code for problem in problems if problem.where == shard}
     assert corpora.files_below(arena.parents[2]) == before
 
@@ -288,7 +281,6 @@ def test_mutated_tars_end_in_a_commit_whose_sums_add_up(small_corpus: Path, aren
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("inline")
 def test_mutated_shards_never_crash_validate_and_never_pass_it(small_corpus: Path, arena: Path) -> None:
     corpus = Path(shutil.copytree(small_corpus, arena / "in" / "corpus"))
     generator = np.random.default_rng(2)
@@ -300,7 +292,7 @@ def test_mutated_shards_never_crash_validate_and_never_pass_it(small_corpus: Pat
         path.write_bytes(broken)
         if index % 2:
             corpora.forge_commit(corpus)
-        result = validate_corpus(corpus, deep=True, workers=1, quiet=True)
+        result = validate_corpus(corpus, deep=True, workers=0, quiet=True)
         assert bool(result.problems) == (broken != sound), (path, index)
         path.write_bytes(sound)
         corpora.forge_commit(corpus)
@@ -428,7 +420,7 @@ def test_a_source_with_something_that_is_no_file_ends_in_a_sentence(arena: Path,
     else:
         shutil.copy(folder / "seedxedit_multi/chunk_0.parquet", folder / os.fsdecode(b"caf\xe9.parquet"))
     with pytest.raises(SigmaError) as raised:
-        corpora.build(arena / "out", f"release:{folder}", workers=1)
+        corpora.build(arena / "out", f"release:{folder}")
     assert ".parquet" in str(raised.value)
     str(raised.value).encode()  # it must be possible to print it
     assert not (arena / "out" / COMMIT).exists()
@@ -556,11 +548,11 @@ def test_a_mutated_picture_gives_facts_or_a_fault(kind: str) -> None:
 def touch_everything(corpus: Path, out: Path) -> bool:
     """Every command on a corpus: True where validate --deep calls it sound. Only SigmaErrors are caught."""
     before = corpora.files_below(corpus)
-    result = validate_corpus(corpus, deep=True, workers=1, quiet=True)
+    result = validate_corpus(corpus, deep=True, workers=0, quiet=True)
     json.dumps(result.as_dict()).encode()
-    fast = validate_corpus(corpus, deep=False, workers=1, quiet=True)
+    fast = validate_corpus(corpus, deep=False, workers=0, quiet=True)
     assert not (fast.problems and not result.problems)
-    options: dict[str, Any] = {"shard_bytes": 10**6, "shard_samples": 10, "workers": 1, "quiet": True}
+    options: dict[str, Any] = {"shard_bytes": 10**6, "shard_samples": 10, "workers": 0, "quiet": True}
     calls: list[Callable[[], Any]] = [
         lambda: inspect_corpus(corpus).show(),
         lambda: inspect_sample(corpus, "0").as_dict(),
@@ -581,7 +573,7 @@ def touch_everything(corpus: Path, out: Path) -> bool:
 
 
 @pytest.fixture
-def hostile_corpus(small_corpus: Path, arena: Path, inline: None) -> Path:
+def hostile_corpus(small_corpus: Path, arena: Path) -> Path:
     (arena / "out").mkdir()
     return Path(shutil.copytree(small_corpus, arena / "in" / "corpus"))
 
@@ -694,7 +686,7 @@ def test_a_commit_that_names_a_shard_outside_is_refused(
     corpora.forge_commit(hostile_corpus, add)
     with pytest.raises(CorpusError):
         open_corpus(hostile_corpus)
-    problems = validate_corpus(hostile_corpus, deep=True, workers=1, quiet=True).problems
+    problems = validate_corpus(hostile_corpus, deep=True, workers=0, quiet=True).problems
     assert [problem.code for problem in problems] == ["bad_commit"]
     touch_everything(hostile_corpus, hostile_corpus.parents[1] / "out")
 
@@ -717,7 +709,7 @@ def test_a_manifest_that_names_a_shard_outside_is_refused(
     corpora.forge_commit(hostile_corpus)
     with pytest.raises(CorpusError, match="names the shard"):
         _ = open_corpus(hostile_corpus).manifest
-    options: dict[str, Any] = {"shard_bytes": 10**6, "shard_samples": 10, "workers": 1, "quiet": True}
+    options: dict[str, Any] = {"shard_bytes": 10**6, "shard_samples": 10, "workers": 0, "quiet": True}
     with pytest.raises(CorpusError):
         reshard(hostile_corpus, hostile_corpus.parents[1] / "out" / "again", Selection(), **options)
     with pytest.raises(CorpusError):
@@ -749,7 +741,7 @@ def test_sizes_in_the_manifest_cannot_make_reshard_fill_the_disk(hostile_corpus:
     rows[0]["size"] = 2**45
     corpora.write_manifest(hostile_corpus, rows)
     corpora.forge_commit(hostile_corpus)
-    options: dict[str, Any] = {"shard_bytes": 2**48, "shard_samples": 10, "workers": 1, "quiet": True}
+    options: dict[str, Any] = {"shard_bytes": 2**48, "shard_samples": 10, "workers": 0, "quiet": True}
     with pytest.raises(CorpusError, match="run sigma validate"):
         reshard(hostile_corpus, hostile_corpus.parents[1] / "out" / "again", Selection(), **options)
 
@@ -758,7 +750,7 @@ def test_a_shard_that_is_a_link_out_of_the_corpus_does_not_pass_as_another_file(
     path = hostile_corpus / "train/editing-00000.tar"
     path.unlink()
     path.symlink_to("/etc/passwd")
-    problems = validate_corpus(hostile_corpus, deep=True, workers=1, quiet=True).problems
+    problems = validate_corpus(hostile_corpus, deep=True, workers=0, quiet=True).problems
     assert any(problem.where == "train/editing-00000.tar" for problem in problems)
 
 

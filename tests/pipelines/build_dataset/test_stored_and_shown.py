@@ -83,7 +83,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["original", "auto", "shown"])
 def corpus(request: pytest.FixtureRequest, release: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     out = tmp_path_factory.mktemp(request.param) / "corpus"
-    return corpora.build(out, f"release:{release}", splits={"train": 1}, store=request.param, workers=1).corpus
+    return corpora.build(out, f"release:{release}", splits={"train": 1}, store=request.param).corpus
 
 
 def store(corpus: Corpus) -> str:
@@ -121,7 +121,7 @@ def test_bytes_pass_untouched_unless_the_store_says_otherwise_and_the_manifest_r
             assert (image["format"], image["mode"]) == ("PNG", "RGB")
             assert Image.open(io.BytesIO(data)).getexif().get(0x0112) is None
     assert found.keys() == KINDS.keys()
-    assert not validate_corpus(corpus.path, deep=True, workers=1, quiet=True).problems
+    assert not validate_corpus(corpus.path, deep=True, workers=0, quiet=True).problems
 
 
 def test_training_inspection_and_metrics_show_the_same_whatever_is_stored(corpus: Corpus) -> None:
@@ -150,20 +150,20 @@ def test_the_range_of_a_deep_image_stands_in_manifest_record_and_inspection(corp
 
 
 def test_ranges_survive_building_again_from_the_shards(corpus: Corpus, tmp_path: Path) -> None:
-    again = corpora.build(tmp_path / "again", f"webdataset:{corpus.path}", splits={"train": 1}, workers=1).corpus
+    again = corpora.build(tmp_path / "again", f"webdataset:{corpus.path}", splits={"train": 1}).corpus
     before = {kind: image["value_range"] for kind, _, image, _ in rows(corpus)}
     assert {kind: image["value_range"] for kind, _, image, _ in rows(again)} == before
-    assert not validate_corpus(again.path, deep=True, workers=1, quiet=True).problems
+    assert not validate_corpus(again.path, deep=True, workers=0, quiet=True).problems
 
 
 def test_a_forged_range_is_found(release: Path, tmp_path: Path) -> None:
-    corpus = corpora.build(tmp_path / "out", f"release:{release}", store="original", workers=1).corpus
+    corpus = corpora.build(tmp_path / "out", f"release:{release}", store="original").corpus
     manifest = corpora.read_manifest(corpus.path)
     deep = next(row for row in manifest if row["images"][0]["value_range"])
     deep["images"][0]["value_range"]["high"] = 5.0
     corpora.write_manifest(corpus.path, manifest)
     corpora.forge_commit(corpus.path)
-    problems = validate_corpus(corpus.path, deep=True, workers=1, quiet=True).problems
+    problems = validate_corpus(corpus.path, deep=True, workers=0, quiet=True).problems
     assert [problem.code for problem in problems] == ["manifest_differs"]
     assert "value_range" in problems[0].message
 
@@ -178,7 +178,7 @@ def test_a_corpus_from_before_there_were_ranges_opens_validates_and_trains(relea
     from sigma_model.config import preset_directory
 
     corpora.make_release(tmp_path / "plain", 6)
-    path = corpora.build(tmp_path / "out", f"release:{tmp_path / 'plain'}", splits={"train": 1}, workers=1).corpus.path
+    path = corpora.build(tmp_path / "out", f"release:{tmp_path / 'plain'}", splits={"train": 1}).corpus.path
     table = pl.read_parquet(path / MANIFEST).to_arrow()
     older = [{**row, "images": [drop(image) for image in row["images"]]} for row in table.to_pylist()]
     fields = [pa.field("images", images_type(ranges=False)) if f.name == "images" else f for f in manifest_schema()]
@@ -186,7 +186,7 @@ def test_a_corpus_from_before_there_were_ranges_opens_validates_and_trains(relea
     corpora.forge_commit(path)
     corpus = open_corpus(path)
     assert {image["value_range"] for row in corpus.manifest.iter_rows(named=True) for image in row["images"]} == {None}
-    assert not validate_corpus(path, deep=True, workers=1, quiet=True).problems
+    assert not validate_corpus(path, deep=True, workers=0, quiet=True).problems
     assert len(open_index(str(path), Tokenizer.load(preset_directory("tiny")))) == len(corpus.manifest)
 
 
@@ -198,7 +198,7 @@ def test_images_without_a_range_go_to_quarantine(tmp_path: Path) -> None:
     row = corpora.release_row(3)
     row["image_list"][0] = corpora.encoded(Image.fromarray(np.full((64, 64), np.nan, np.float32)), "tiff")
     corpora.write_parquet(tmp_path / "in" / "chunk_0.parquet", [row, corpora.release_row(4)])
-    corpus = corpora.build(tmp_path / "out", f"release:{tmp_path / 'in'}", workers=1).corpus
+    corpus = corpora.build(tmp_path / "out", f"release:{tmp_path / 'in'}").corpus
     assert corpus.quarantine["code"].to_list() == ["no_range"]
     assert "no finite value" in corpus.quarantine["message"][0]
 
@@ -207,7 +207,7 @@ def test_images_without_a_range_go_to_quarantine(tmp_path: Path) -> None:
 def test_the_same_inputs_give_the_same_bytes_for_any_number_of_workers(
     release: Path, tmp_path: Path, chosen: str
 ) -> None:
-    made = [corpora.build(tmp_path / str(n), f"release:{release}", store=chosen, workers=n).corpus for n in (1, 2)]
+    made = [corpora.build(tmp_path / str(n), f"release:{release}", store=chosen, workers=n).corpus for n in (0, 2)]
     first, second = (corpora.files_below(corpus.path) for corpus in made)
     assert first == second
 
@@ -334,7 +334,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("photographs")
     corpora.make_release(folder / "release", 36, seed=6)
     spec = f"release:{folder / 'release'}"
-    return corpora.build(folder / "corpus", spec, splits={"train": 1}, shard_samples=4, workers=1).corpus.path
+    return corpora.build(folder / "corpus", spec, splits={"train": 1}, shard_samples=4).corpus.path
 
 
 @pytest.mark.slow

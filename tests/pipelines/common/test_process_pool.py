@@ -40,7 +40,7 @@ def run(engine: LocalEngine, function: Any, tasks: list[Any]) -> dict[int, Any]:
     return results
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [0, 1, 3])
 def test_every_task_is_done_once(workers: int) -> None:
     with LocalEngine(workers) as engine:
         assert run(engine, square, list(range(40))) == {number: number**2 for number in range(40)}
@@ -49,11 +49,12 @@ def test_every_task_is_done_once(workers: int) -> None:
 
 
 def test_errors_arrive_with_their_type_and_words() -> None:
-    with LocalEngine(2) as engine, pytest.raises(SourceError, match="task 7 is wrong"):
-        run(engine, fail, [7])
-    with LocalEngine(1) as engine, pytest.raises(ShardFault, match="ends early") as raised:
-        run(engine, fault, [512])
-    assert (raised.value.code, raised.value.offset) == ("cut", 512)
+    for workers in (0, 1):
+        with LocalEngine(workers) as engine, pytest.raises(SourceError, match="task 7 is wrong"):
+            run(engine, fail, [7])
+        with LocalEngine(workers) as engine, pytest.raises(ShardFault, match="ends early") as raised:
+            run(engine, fault, [512])
+        assert (raised.value.code, raised.value.offset) == ("cut", 512)
 
 
 def test_a_task_that_crashes_in_native_code_is_named_and_the_others_are_done() -> None:

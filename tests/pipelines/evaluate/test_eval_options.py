@@ -29,7 +29,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> str:
     corpus = tmp_path_factory.mktemp("world") / "corpus"
-    corpora.build(corpus, "world:24?size=64", workers=1, splits={"val": 1.0, "test": 1.0})
+    corpora.build(corpus, "world:24?size=64", splits={"val": 1.0, "test": 1.0})
     return f"world:{corpus}"
 
 

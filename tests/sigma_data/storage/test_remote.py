@@ -264,16 +264,16 @@ def test_a_build_whose_source_is_lost_ends_with_one_sentence_and_goes_on_when_it
         fragments = open_source(source).fragments()
         Flaky.left = 10**9 - Flaky.left + 3  # enough to list it, and to read a little
         with pytest.raises(LostError, match="what is done is kept: run the same command again to continue$") as caught:
-            corpora.build(tmp_path / "out", source, workers=1)
+            corpora.build(tmp_path / "out", source)
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "out" / "corpus.json").exists()
         assert 0 < len(list((tmp_path / "out" / ".sigma" / "scan").glob("*.parquet"))) < len(fragments)
         Flaky.left = 10**9
-        again = corpora.build(tmp_path / "out", source, workers=1).corpus
+        again = corpora.build(tmp_path / "out", source).corpus
     finally:
         server.shutdown()
     assert (again.sums["written"], again.sums["quarantined"]) == (80, 0)
-    local = corpora.build(tmp_path / "local", f"release:{tmp_path / 'release'}", workers=1).corpus
+    local = corpora.build(tmp_path / "local", f"release:{tmp_path / 'release'}").corpus
     assert again.shards == local.shards
 
 

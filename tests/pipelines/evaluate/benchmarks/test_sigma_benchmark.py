@@ -70,7 +70,7 @@ def test_every_turn_of_an_edit_is_an_item_that_sees_the_true_answers_before_it(t
 
 def test_a_corpus_gives_the_samples_of_its_test_split_or_of_the_one_named(tmp_path: Path) -> None:
     corpora.make_release(tmp_path / "release", rows=36)
-    corpora.build(tmp_path / "corpus", f"release:{tmp_path / 'release'}", workers=1, splits={"train": 1.0, "test": 1.0})
+    corpora.build(tmp_path / "corpus", f"release:{tmp_path / 'release'}", splits={"train": 1.0, "test": 1.0})
     rows: list[dict[str, Any]] = corpora.read_manifest(tmp_path / "corpus")
     items = {item.id: item for item in open_benchmark(f"sigma:{tmp_path / 'corpus'}").items()}
     assert items.keys() == {row["id"] for row in rows if row["split"] == "test"}

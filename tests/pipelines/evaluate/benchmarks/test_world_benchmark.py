@@ -178,7 +178,7 @@ def test_a_picture_of_another_size_is_measured_too(families: Mapping[str, Asked]
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("world") / "corpus"
-    corpora.build(out, "world:24?size=64", workers=1, splits={"train": 1.0, "test": 1.0})
+    corpora.build(out, "world:24?size=64", splits={"train": 1.0, "test": 1.0})
     return out
 
 
@@ -237,7 +237,7 @@ def test_a_corpus_without_attribute_tokens_asks_the_same_questions_in_other_word
     manifests = []
     for words in ("", "&attributes=no"):
         out = tmp_path / f"corpus{words}"
-        corpora.build(out, f"world:60?size=64{words}", workers=2, splits=splits)
+        corpora.build(out, f"world:60?size=64{words}", splits=splits)
         manifests.append([(row["id"], row["split"], row["component"]) for row in corpora.read_manifest(out)])
         asked.append(open_benchmark(f"world:{out}").items())
     assert manifests[0] == manifests[1]
@@ -252,7 +252,7 @@ def test_a_corpus_without_attribute_tokens_asks_the_same_questions_in_other_word
 
 
 def test_a_corpus_without_the_split_says_which_it_has(tmp_path: Path) -> None:
-    corpora.build(tmp_path / "corpus", "world:6?size=64", workers=1, splits={"train": 1.0})
+    corpora.build(tmp_path / "corpus", "world:6?size=64", splits={"train": 1.0})
     with pytest.raises(ConfigError, match="split 'test'; splits with samples: train"):
         open_benchmark(f"world:{tmp_path / 'corpus'}").items()
     assert len(open_benchmark(f"world:{tmp_path / 'corpus'}", split="train").items()) == 6
