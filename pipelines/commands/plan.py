@@ -43,10 +43,12 @@ def plan(
 
     Also lists the samples that are too long for a pack. Reads no images and no weights.
     """
+    from pipelines.common.bundled_configs import config_file
     from pipelines.plan.config import plan_config
     from pipelines.plan.run import run_plan
 
     places, overrides = split_settings(corpora)
+    config = None if config is None else config_file(config)
     settings = plan_config(places, overrides, config, model=model, base=base, accumulate=accumulate)
     result = run_plan(settings, ranks=ranks, epochs=epochs)
     if as_json:

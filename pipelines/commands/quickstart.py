@@ -89,7 +89,7 @@ def _places(result: dict[str, Any]) -> list[str]:
 
 def _next() -> list[str]:
     """The same with real data. The paths are those that the configuration names."""
-    from pipelines.quickstart.stages import CONFIGS
+    from pipelines.common.bundled_configs import CONFIGS
 
     config = CONFIGS / "sigma-bagel-7b.yaml"
     shown = shlex.quote(str(config.relative_to(Path.cwd()) if config.is_relative_to(Path.cwd()) else config))

@@ -15,7 +15,9 @@ INTERRUPTED = 130
 
 
 def train(
-    config: Annotated[Path, path_argument(help="YAML of the run, such as configs/quickstart.yaml.")],
+    config: Annotated[
+        Path, path_argument(help="YAML of the run, e.g. configs/quickstart.yaml, or the name of a bundled one.")
+    ],
     settings: Annotated[
         list[str] | None,
         typer.Argument(help="Settings as name=value, e.g. optimizer.lr=1e-4.", show_default=False),
@@ -38,12 +40,13 @@ def train(
     """
     # Before torch is loaded: what its network code warns of we say ourselves, in a line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    from pipelines.common.bundled_configs import config_file
     from pipelines.common.settings import dump_settings, load_settings
     from pipelines.train.config import TrainConfig
     from pipelines.train.settings_checks import check_settings
     from pipelines.train.start_lines import result_line
 
-    chosen = load_settings(TrainConfig, config, settings or [])
+    chosen = load_settings(TrainConfig, config_file(config), settings or [])
     check_settings(chosen)
     if print_config:
         print_result(dump_settings(chosen))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pipelines.common.bundled_configs import CONFIGS
 from pipelines.quickstart.journal import Facts
 from sigma_data.errors import ConfigError, CorpusError
 from sigma_data.storage.files import disk_error, write_atomic
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from pipelines.evaluate.generate import Generation
     from pipelines.train.config import TrainConfig
 
-CONFIGS = (Path(__file__).resolve().parents[1] / "configs").resolve()
-"""The configurations: a link to the checkout's `configs/`, a folder where sigma is installed."""
 CONFIG = CONFIGS / "quickstart.yaml"
 SPLITS = {"train": 88.0, "val": 2.5, "test": 9.5}
 """More test samples than usual: of 2,000 there are 20 of each family and more, which is what intervals need."""

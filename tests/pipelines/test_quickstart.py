@@ -23,9 +23,10 @@ from typer.testing import CliRunner
 
 import cli
 from pipelines.commands.quickstart import quickstart_summary
+from pipelines.common.bundled_configs import CONFIGS
 from pipelines.quickstart.journal import JOURNAL
 from pipelines.quickstart.run import quickstart
-from pipelines.quickstart.stages import CONFIGS, QuickstartOptions
+from pipelines.quickstart.stages import QuickstartOptions
 from sigma_data.errors import ConfigError, SigmaError
 
 pytestmark = pytest.mark.slow
