@@ -24,6 +24,7 @@ def train(
     it was told to stop) and the step of the newest `checkpoint`; None in a rank other than the first. Raises
     SigmaError for what a user can mend.
     """
+    from pipelines.common.bundled_configs import config_file
     from pipelines.common.settings import load_settings, merge_settings
     from pipelines.train.config import TrainConfig
     from pipelines.train.launch import Launch, default_nproc, launch
@@ -32,7 +33,7 @@ def train(
 
     if isinstance(config, str | PathLike):
         chosen = load_settings(
-            TrainConfig, local_path(str(config)), (), typed={name: name for name in settings}, **settings
+            TrainConfig, config_file(local_path(str(config))), (), typed={name: name for name in settings}, **settings
         )
     else:
         chosen = merge_settings(TrainConfig, config, settings)
