@@ -31,11 +31,14 @@ setup: $(READY)
 demo: $(READY)
 	$(BIN)/sigma quickstart --out demo
 
+# A file's tests share what they build, so a file stays together; tests/conftest.py puts the long ones first.
+PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(PYTEST) --durations 30
 
 test-fast: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

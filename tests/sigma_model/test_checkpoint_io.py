@@ -476,20 +476,20 @@ MEASURE = """
 import sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
-from sigma_model import weights
+from sigma_model import checkpoint_io
 
 def status(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) * 1024
 
-weights.load_model(Path(sys.argv[2]), dtype=torch.float32)
+checkpoint_io.load_model(Path(sys.argv[2]), dtype=torch.float32)
 Path("/proc/self/clear_refs").write_text("5")
 before = status("VmRSS")
-model = weights.load_model(Path(sys.argv[1]), dtype=getattr(torch, sys.argv[3]))
+model = checkpoint_io.load_model(Path(sys.argv[1]), dtype=getattr(torch, sys.argv[3]))
 size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
 print(status("VmHWM") - before, size)
 Path("/proc/self/clear_refs").write_text("5")
 before = status("VmRSS")
-weights.export_model(model, Path(sys.argv[1]) / "out", dtype=torch.bfloat16)
+checkpoint_io.export_model(model, Path(sys.argv[1]) / "out", dtype=torch.bfloat16)
 print(status("VmHWM") - before)
 """
 

@@ -380,7 +380,7 @@ def test_kills_at_random_moments_never_leave_a_checkpoint_that_is_not_whole(
     log.touch()
     checkpointer = Checkpointer(folder, alone, ASYNC)
     cut_off = 0
-    for number in range(9):
+    for number in range(6):
         running = ranks.Ranks(save_for_ever, size, folder, log)
         known = len(log.read_text().splitlines())
         deadline = time.monotonic() + 30
@@ -397,7 +397,7 @@ def test_kills_at_random_moments_never_leave_a_checkpoint_that_is_not_whole(
         assert latest >= int(log.read_text().splitlines()[-1])
         assert holds(checkpointer, latest, numbers=NUMBERS), f"kill {number}"
         cut_off += any(step > latest for step in folders(folder))
-    assert cut_off >= 3, "many kills must have hit a save"
+    assert cut_off >= 2, "many kills must have hit a save"
 
 
 # Memory

@@ -52,16 +52,16 @@ def test_an_older_corpus_opens_and_is_sound(older: Path) -> None:
     corpus = open_corpus(older)
     assert set(corpus.manifest["license"]) == {"cc-by-4.0"}
     assert {corpus.sample(row).source.license for row in corpus.manifest.iter_rows(named=True)} == {"cc-by-4.0"}
-    assert not validate_corpus(older, deep=True, workers=1).problems
+    assert not validate_corpus(older, deep=True, workers=0).problems
     assert len(open_index(str(older), Tokenizer.load(preset_directory("tiny")))) == 3
 
 
 def test_the_build_of_an_older_corpus_is_complete(older: Path) -> None:
-    assert not corpora.build(older, SOURCE, splits=SPLITS, workers=1).fresh
+    assert not corpora.build(older, SOURCE, splits=SPLITS).fresh
 
 
 def test_a_new_build_differs_in_the_name_of_the_license_alone(older: Path, tmp_path: Path) -> None:
-    new = corpora.build(tmp_path / "new", SOURCE, splits=SPLITS, workers=1).corpus
+    new = corpora.build(tmp_path / "new", SOURCE, splits=SPLITS).corpus
     before, after = (pl.read_parquet(path / MANIFEST) for path in (older, new.path))
     assert after.columns == ["license" if name == "licence" else name for name in before.columns]
     assert after.drop("json_sha256").equals(before.rename({"licence": "license"}).drop("json_sha256"))
@@ -77,14 +77,14 @@ def renamed(tar: Path) -> bytes:
 
 def test_an_older_corpus_is_sharded_anew_as_it_is(older: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    reshard(older, out, Selection(), shard_bytes=2**30, shard_samples=1, workers=1)
-    assert not validate_corpus(out, deep=True, workers=1).problems
+    reshard(older, out, Selection(), shard_bytes=2**30, shard_samples=1, workers=0)
+    assert not validate_corpus(out, deep=True, workers=0).problems
     assert set(open_corpus(out).manifest["license"]) == {"cc-by-4.0"}
     assert json_keys_of_the_source(out) == set(records(out)[0]["source"])
 
 
 def test_an_older_corpus_is_a_source(older: Path, tmp_path: Path) -> None:
-    corpus = corpora.build(tmp_path / "out", f"webdataset:{older}", splits=SPLITS, workers=1).corpus
+    corpus = corpora.build(tmp_path / "out", f"webdataset:{older}", splits=SPLITS).corpus
     assert set(corpus.manifest["license"]) == {"cc-by-4.0"}
     assert {record["source"]["license"] for record in records(corpus.path)} == {"cc-by-4.0"}
 

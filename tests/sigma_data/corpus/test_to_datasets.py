@@ -15,7 +15,7 @@ from sigma_data.errors import ConfigError
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     out = tmp_path_factory.mktemp("datasets") / "corpus"
-    build(out, "world:60?size=64", workers=1, splits={"train": 0.8, "test": 0.2})
+    build(out, "world:60?size=64", splits={"train": 0.8, "test": 0.2})
     return open_corpus(out)
 
 
@@ -73,8 +73,8 @@ def test_an_unknown_split_names_the_known(corpus: Corpus) -> None:
 
 
 def test_a_corpus_that_was_built_anew_is_not_taken_for_the_old_one(corpus: Corpus, tmp_path: Path) -> None:
-    build(tmp_path / "corpus", "world:20?size=64", workers=1, splits={"train": 1.0})
+    build(tmp_path / "corpus", "world:20?size=64", splits={"train": 1.0})
     rows = open_corpus(tmp_path / "corpus").to_datasets(split="train", streaming=True)
-    build(tmp_path / "corpus", "world:30?size=64", workers=1, splits={"train": 1.0}, overwrite=True)
+    build(tmp_path / "corpus", "world:30?size=64", splits={"train": 1.0}, overwrite=True)
     with pytest.raises(ConfigError, match="was built anew"):
         next(iter(rows))
