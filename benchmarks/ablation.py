@@ -67,7 +67,7 @@ def build_corpora(out: Path, samples: int) -> None:
     """The same samples twice, as `sigma quickstart` splits them; a corpus that is there stays."""
     for arm in (TOKENS, PLAIN):
         source = f"world:{samples}?size={SIZE}&attributes={'yes' if arm.tokens else 'no'}"
-        build(BuildConfig(sources=(source,), splits=SPLITS), out / arm.corpus, workers=default_workers(), quiet=True)
+        build(BuildConfig(sources=(source,), splits=SPLITS), out / arm.corpus, workers=default_workers())
 
 
 def train(out: Path, config: TrainConfig, steps: int, jobs: int) -> None:

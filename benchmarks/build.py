@@ -100,7 +100,7 @@ def measure(folder: Path, release: Path | None, samples: int, rounds: int) -> No
     """Prepare the rows, time the arms, print the table."""
     if release is None:
         world = BuildConfig(sources=("world:300?size=512&format=jpg",))
-        build(world, folder / "world", workers=WORKERS, quiet=True)
+        build(world, folder / "world", workers=WORKERS)
         export_release(folder / "world", folder / "world-release", Selection())
         release = folder / "world-release"
     for mark in (False, True):
@@ -130,7 +130,7 @@ def _measure_rows(folder: Path, rows: Path, samples: int, rounds: int) -> None:
             _warm(engine, config)
             pictures, size, seconds = timed("read + decode", partial(decode_only, engine, rows))
             times.setdefault("decode", []).append(seconds)
-        timed("whole build", partial(build, config, folder / "out", workers=WORKERS, quiet=True))
+        timed("whole build", partial(build, config, folder / "out", workers=WORKERS))
         for name in ("plain", "write", "out"):
             shutil.rmtree(folder / name)
     _report(times, samples, pictures, size)
@@ -141,14 +141,14 @@ def _time_write(config: BuildConfig, out: Path, workers: int, timed: Callable[[s
     with LocalEngine(workers) as engine, Workspace(out, config, config.digest()) as work:
         located = _list(engine, config.sources)
         with LocalEngine(WORKERS) as both:
-            scans = _scan(both, config, located, work, quiet=True)
+            scans = _scan(both, config, located, work)
         plan = make_plan(scans, config)
         _warm(engine, config)
         name = f"write pass, {workers} worker{'s' if workers > 1 else ''}"
 
         def write() -> None:
-            _write(engine, config, located, scans, plan, work, quiet=True)
-            finish_shards(engine, plan.shards, work, quiet=True)
+            _write(engine, config, located, scans, plan, work)
+            finish_shards(engine, plan.shards, work)
 
         timed(name, write)
 

@@ -80,7 +80,7 @@ def world(pictures: int) -> Iterator[tuple[Path, Benchmark, list[Item]]]:
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus"
         source = f"world:{pictures}?size=64"
-        build(BuildConfig(sources=(source,), splits={"test": 1.0}), corpus, workers=1, quiet=True)
+        build(BuildConfig(sources=(source,), splits={"test": 1.0}), corpus, workers=1)
         benchmark = open_benchmark(f"world:{corpus}")
         yield Path(folder), benchmark, limited(benchmark.items(), pictures)
 

@@ -275,7 +275,7 @@ def _build(source: str, out: Path) -> None:
     from pipelines.build_dataset.config import BuildConfig
     from pipelines.build_dataset.run import build
 
-    build(BuildConfig(sources=(source,), splits={"train": 1.0}, shard_bytes=SHARD_BYTES), out, workers=2, quiet=True)
+    build(BuildConfig(sources=(source,), splits={"train": 1.0}, shard_bytes=SHARD_BYTES), out, workers=2)
 
 
 if __name__ == "__main__":

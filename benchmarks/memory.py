@@ -26,7 +26,7 @@ def measure(samples: int, side: int, workers: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         config = BuildConfig(sources=(f"world:{samples}?size={side}",))
         start = time.perf_counter()
-        result = build(config, Path(folder) / "corpus", workers=workers, quiet=True)
+        result = build(config, Path(folder) / "corpus", workers=workers)
         seconds = time.perf_counter() - start
     print(json.dumps({"worker": result.peak_worker_bytes, "parent": peak_memory(), "seconds": seconds}))
 

@@ -46,7 +46,7 @@ def main() -> int:
             "limits": {"max_pixels": PILLOW_MAX_PIXELS},
         })  # fmt: skip
         try:
-            corpus = build(config, Path(folder, "out"), workers=2, quiet=True).corpus
+            corpus = build(config, Path(folder, "out"), workers=2).corpus
         except ConfigError as error:
             print(error)
             return 1

@@ -68,7 +68,7 @@ def write_corpus(out: Path, samples: int) -> None:
     from pipelines.build_dataset.run import build
     from sigma_data.corpus.corpus import COMMIT, MANIFEST, manifest_schema
 
-    build(BuildConfig(sources=("world:600?size=64&format=jpg",), splits={"train": 1.0}), out, workers=2, quiet=True)
+    build(BuildConfig(sources=("world:600?size=64&format=jpg",), splits={"train": 1.0}), out, workers=2)
     schema = manifest_schema()
     rows = pq.read_table(out / MANIFEST, schema=schema).to_pylist()
     with pq.ParquetWriter(out / MANIFEST, schema, compression="zstd") as writer:

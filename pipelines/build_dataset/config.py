@@ -1,4 +1,4 @@
-"""What a user can set for a build, and its digest: equal digests give equal corpora."""
+"""The settings of a build and their digest: equal digests give equal corpora."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class BuildConfig(StrictModel):
     """A build. Everything here shapes the corpus; where and with how many workers it runs does not."""
 
     sources: tuple[str, ...] = ()
-    """Source strings, as in release:PATH?license=cc-by-4.0."""
+    """Source strings, e.g. release:PATH?license=cc-by-4.0."""
     title: str = "SIGMA interleaved corpus"
     """Heads the data set card and the report."""
     seed: int = 0
@@ -38,7 +38,7 @@ class BuildConfig(StrictModel):
     quotas: dict[Family, int] = {}
     """Family -> most samples to write; the rest is listed in the quarantine as over_quota."""
     near_duplicates: Literal["join", "drop"] = "join"
-    """Samples alike in text whose pictures are all nearly identical: keep in one split, or drop."""
+    """Samples alike in text whose images are all nearly identical: keep in one split, or drop."""
     order: Literal["shuffled", "source"] = "shuffled"
     """Order of samples in the shards of a family."""
     shard_bytes: int = Field(512 * 2**20, ge=1)
@@ -46,14 +46,14 @@ class BuildConfig(StrictModel):
     shard_samples: int = Field(10_000, ge=1)
     """Most samples in a shard."""
     max_side: int | None = Field(None, ge=16)
-    """Pictures longer than this are scaled down and re-encoded; by default none is."""
+    """Images longer than this are scaled down and re-encoded; by default none is."""
     store: Store = "auto"
     """Bytes to store of an image that other readers show differently (docs/corpus-format.md): `original` the bytes that
     came, `shown` an upright 8-bit RGB PNG of what we show; `auto` does so for deep images (16 bits, floats) alone."""
     checks: dict[str, Severity] = {}
     """Check code -> error, warning or off. `sigma checks` lists them."""
     limits: Limits = Limits()
-    """Where the checks draw their lines."""
+    """Limits of the checks."""
 
     @field_validator("splits")
     @classmethod

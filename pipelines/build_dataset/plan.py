@@ -1,4 +1,4 @@
-"""The second pass: from the scan's rows to the place of every sample, without a picture being read.
+"""The second pass: from the scan's rows to the place of every sample, without an image being read.
 
 Duplicates, components, quotas, splits, order and byte offsets are all decided here, by pure
 functions of the rows and the configuration.
@@ -73,12 +73,12 @@ def make_plan(scans: Sequence[Path], config: BuildConfig, unstable: Sequence[Uns
     rows, duplicates = _drop_duplicates(rows)
     out.append(duplicates)
     _refuse_id_clash(rows)
-    pictures = _pictures(rows)
+    images = _images(rows)
     if config.near_duplicates == "drop":
-        rows, dropped = _drop_near_duplicates(rows, pictures)
+        rows, dropped = _drop_near_duplicates(rows, images)
         out.append(dropped)
-        pictures = _pictures(rows)
-    rows = _add_components(rows, pictures, config)
+        images = _images(rows)
+    rows = _add_components(rows, images, config)
     rows, over = _apply_quotas(rows, config)
     out.append(over)
     rows = _ordered(rows, config)
@@ -115,26 +115,26 @@ def _without(rows: pl.DataFrame, unstable: Sequence[Unstable]) -> pl.DataFrame:
 
 
 def _drop_duplicates(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Keep the first of the samples that are identical in all pictures and text."""
+    """Keep the first of the samples that are identical in all images and text."""
     rows = rows.with_columns(pl.col("id").first().over("content").alias("same_as"))
     first = pl.col("order") == pl.col("order").min().over("content")
-    message = pl.format("same pictures and text as {}", pl.col("same_as"))
+    message = pl.format("same images and text as {}", pl.col("same_as"))
     return rows.filter(first), _rejected(rows.filter(~first), "duplicate", message)
 
 
-def _drop_near_duplicates(rows: pl.DataFrame, pictures: _Pictures) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Keep the first of the samples alike in text whose pictures are all nearly identical."""
-    classes = components(len(pictures.signatures), near_pairs(pictures.signatures))[pictures.picture]
-    seen = pl.DataFrame({"sample": pictures.sample, "looks": classes})
+def _drop_near_duplicates(rows: pl.DataFrame, images: _Images) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Keep the first of the samples alike in text whose images are all nearly identical."""
+    classes = components(len(images.signatures), near_pairs(images.signatures))[images.image]
+    seen = pl.DataFrame({"sample": images.sample, "looks": classes})
     seen = seen.group_by("sample", maintain_order=True).agg("looks")
-    # A sample without pictures has no looks.
+    # A sample without images has no looks.
     every = pl.DataFrame({"sample": np.arange(len(rows))})
     looks = every.join(seen, on="sample", how="left", maintain_order="left")["looks"].fill_null([])
     rows = rows.with_columns(looks)
     key = pl.struct("text", "looks")
     rows = rows.with_columns(pl.col("id").first().over(key).alias("same_as"))
     first = pl.col("order") == pl.col("order").min().over(key)
-    message = pl.format("same text and nearly identical pictures as {}", pl.col("same_as"))
+    message = pl.format("same text and nearly identical images as {}", pl.col("same_as"))
     dropped = _rejected(rows.filter(~first), "near_duplicate", message)
     return rows.filter(first).drop("looks"), dropped.drop("looks")
 
@@ -143,9 +143,9 @@ def _apply_quotas(rows: pl.DataFrame, config: BuildConfig) -> tuple[pl.DataFrame
     """Keep the quota's number of samples a family, those with the lowest hash of their id."""
     if not config.quotas or rows.is_empty():
         return rows, rows.clear()
-    luck = [hash_fraction("quota", config.seed, name) for name in rows["id"]]
-    ranked = rows.with_columns(pl.Series("luck", luck)).with_columns(
-        pl.col("luck").rank("ordinal").over("family").alias("rank")
+    random_key = [hash_fraction("quota", config.seed, name) for name in rows["id"]]
+    ranked = rows.with_columns(pl.Series("random_key", random_key)).with_columns(
+        pl.col("random_key").rank("ordinal").over("family").alias("rank")
     )
     quota = pl.col("family").replace_strict(
         {family.value: count for family, count in config.quotas.items()}, default=None, return_dtype=pl.Int64
@@ -153,7 +153,7 @@ def _apply_quotas(rows: pl.DataFrame, config: BuildConfig) -> tuple[pl.DataFrame
     keep = quota.is_null() | (pl.col("rank") <= quota)
     message = pl.format("the quota of {} is {}", pl.col("family"), quota)
     over = _rejected(ranked.filter(~keep), "over_quota", message)
-    return ranked.filter(keep).drop("luck", "rank"), over.drop("luck", "rank")
+    return ranked.filter(keep).drop("random_key", "rank"), over.drop("random_key", "rank")
 
 
 def _refuse_id_clash(rows: pl.DataFrame) -> None:
@@ -164,47 +164,47 @@ def _refuse_id_clash(rows: pl.DataFrame) -> None:
             "source", "location", "row").rows()[:2])  # fmt: skip
         raise ConfigError(
             f"different samples have the id {clash['id'][0]} ({places}): "
-            "give one of the sources a name of its own, as in release:PATH?name=second"
+            "give one of the sources a name of its own, e.g. release:PATH?name=second"
         )
 
 
 @dataclass(frozen=True)
-class _Pictures:
-    """All pictures of all samples: (sample, picture) for each, and each different picture's signature."""
+class _Images:
+    """All images of all samples: (sample, image) for each, and each different image's signature."""
 
     sample: NDArray[np.int64]
-    picture: NDArray[np.int64]
+    image: NDArray[np.int64]
     signatures: NDArray[np.uint8]
 
 
-def _pictures(rows: pl.DataFrame) -> _Pictures:
-    pictures = (
+def _images(rows: pl.DataFrame) -> _Images:
+    images = (
         rows.select(pl.int_range(pl.len()).alias("sample"), pl.col("images"))
         .explode("images", empty_as_null=False)
         .unnest("images")
         .select("sample", "sha256", "signature")
     )
-    first = pictures.unique("sha256", keep="first", maintain_order=True)
-    code = first.select("sha256").with_row_index("picture")
-    joined = pictures.join(code, on="sha256", maintain_order="left")
+    first = images.unique("sha256", keep="first", maintain_order=True)
+    code = first.select("sha256").with_row_index("image")
+    joined = images.join(code, on="sha256", maintain_order="left")
     signatures = np.frombuffer(b"".join(first["signature"]), dtype=np.uint8).reshape(-1, SIGNATURE_BYTES)
-    return _Pictures(
-        joined["sample"].to_numpy().astype(np.int64), joined["picture"].to_numpy().astype(np.int64), signatures
+    return _Images(
+        joined["sample"].to_numpy().astype(np.int64), joined["image"].to_numpy().astype(np.int64), signatures
     )
 
 
-def _add_components(rows: pl.DataFrame, pictures: _Pictures, config: BuildConfig) -> pl.DataFrame:
-    """Join samples that share a picture, exactly or nearly, and give each component its split.
+def _add_components(rows: pl.DataFrame, images: _Images, config: BuildConfig) -> pl.DataFrame:
+    """Join samples that share an image, exactly or nearly, and give each component its split.
 
     A component is represented by its first sample in source order: data added behind what was
     there changes no split, unless it joins two components that had different ones. Samples that
     come with a split keep it; where a component comes with several, the largest of them takes it.
     """
-    # A sample for each different picture stands for all that have it.
-    owner = np.zeros(len(pictures.signatures), dtype=np.int64)
-    owner[pictures.picture[::-1]] = pictures.sample[::-1]
-    exact = np.stack([pictures.sample, owner[pictures.picture]], axis=1)
-    near = owner[near_pairs(pictures.signatures)]
+    # A sample for each different image stands for all that have it.
+    owner = np.zeros(len(images.signatures), dtype=np.int64)
+    owner[images.image[::-1]] = images.sample[::-1]
+    exact = np.stack([images.sample, owner[images.image]], axis=1)
+    near = owner[near_pairs(images.signatures)]
     label = components(len(rows), np.concatenate([exact, near.reshape(-1, 2)]))
     ids = rows["id"].to_list()
     sizes = np.bincount(label, minlength=len(rows))
@@ -212,8 +212,8 @@ def _add_components(rows: pl.DataFrame, pictures: _Pictures, config: BuildConfig
     old = set(rows["old_split"].drop_nulls()) - set(config.splits)
     if old:
         raise ConfigError(
-            f"samples come with the split {sorted(old)[0]!r}, which this build has not: add it to splits, as in "
-            f"splits.{sorted(old)[0]}=5, or draw splits anew with ?splits=new behind the source"
+            f"samples come with the split {sorted(old)[0]!r}, which this build does not have: add it to splits, e.g. "
+            f"splits.{sorted(old)[0]}=5, or draw splits anew with ?splits=new after the source"
         )
     given: dict[int, int] = {}  # component -> place in by_size of the largest split its samples come with
     for root, split in zip(label.tolist(), rows["old_split"], strict=True):
@@ -239,16 +239,16 @@ def _ordered(rows: pl.DataFrame, config: BuildConfig) -> pl.DataFrame:
     families = {family.value: index for index, family in enumerate(Family)}
     splits = {name: index for index, name in enumerate(config.splits)}
     shuffled = config.order == "shuffled"
-    luck = [hash_fraction("order", config.seed, name) for name in rows["id"]] if shuffled else [0.0] * len(rows)
+    random_key = [hash_fraction("order", config.seed, name) for name in rows["id"]] if shuffled else [0.0] * len(rows)
     return (
-        rows.with_columns(pl.Series("luck", luck, dtype=pl.Float64))
+        rows.with_columns(pl.Series("random_key", random_key, dtype=pl.Float64))
         .sort(
             pl.col("split").replace_strict(splits, return_dtype=pl.Int64),
             pl.col("family").replace_strict(families, return_dtype=pl.Int64),
-            "luck",
+            "random_key",
             "order",
         )
-        .drop("luck")
+        .drop("random_key")
     )
 
 
@@ -288,7 +288,7 @@ def place(rows: pl.DataFrame, shard_bytes: int, shard_samples: int) -> tuple[pl.
 
 
 def _member_offsets(rows: pl.DataFrame) -> pl.DataFrame:
-    """Where the JSON and every picture of a sample start in its shard."""
+    """Where the JSON and every image of a sample start in its shard."""
     rows = rows.with_columns((pl.col("offset") + BLOCK).alias("json_offset"))
     starts: list[list[int]] = []
     for offset, json_size, sizes in rows.select(

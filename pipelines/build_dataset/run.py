@@ -41,7 +41,6 @@ def build(
     workers: int,
     overwrite: bool = False,
     strict_files: bool = False,
-    quiet: bool = False,
 ) -> BuildResult:
     """Build a corpus, or finish the build that was interrupted there.
 
@@ -50,7 +49,7 @@ def build(
     go on. Nothing is committed then.
     """
     if not config.sources:
-        raise ConfigError("name at least one source, as in release:PATH or world:1000")
+        raise ConfigError("name at least one source, e.g. release:PATH or world:1000")
     readers = [open_source(spec) for spec in config.sources]
     _refuse_clash(config.sources, readers)
     for spec, reader in zip(config.sources, readers, strict=True):
@@ -62,7 +61,7 @@ def build(
             _refuse_files([f"{f.location}: {f.rows or 1:,} rows, {f.refused}" for _, f in located if f.refused])
         with Workspace(out, config, config.digest(), overwrite=overwrite) as work:
             try:
-                return _build(config, engine, located, work, strict_files=strict_files, quiet=quiet)
+                return _build(config, engine, located, work, strict_files=strict_files)
             except LostError as error:
                 raise LostError(f"{error}; what is done is kept: run the same command again to continue") from None
 
@@ -74,7 +73,6 @@ def _build(
     work: Workspace,
     *,
     strict_files: bool,
-    quiet: bool,
 ) -> BuildResult:
     inputs = Inputs.of(located)
     if work.committed:
@@ -87,20 +85,20 @@ def _build(
         if strict_files:
             _refuse_files([str(file) for file in refused_files(corpus.quarantine)])
         return BuildResult(corpus, False, engine.peak_bytes)
-    scans = _scan(engine, config, located, work, quiet=quiet)
+    scans = _scan(engine, config, located, work)
     while True:
         plan = make_plan(scans, config, work.unstable(scans))
         if strict_files:
             _refuse_files([str(file) for file in refused_files(plan.out)])
         if not len(plan.rows):
             raise _nothing_left(plan, config)
-        unstable = _write(engine, config, located, scans, plan, work, quiet=quiet)
+        unstable = _write(engine, config, located, scans, plan, work)
         if not unstable:
             break
         # Offsets are known ahead, so a sample that does not fit its place needs a plan without it. Each turn takes
         # samples out, and so there is a last one.
         work.add_unstable(scans, unstable)
-    digests = finish_shards(engine, plan.shards, work, quiet=quiet)
+    digests = finish_shards(engine, plan.shards, work)
     commit_corpus(work.out, config, plan, inputs, digests)
     work.done()
     return BuildResult(open_corpus(work.out), True, engine.peak_bytes)
@@ -111,7 +109,7 @@ def _refuse_files(files: Sequence[str]) -> None:
     if files:
         more = f" (and {len(files) - 1:,} more)" if len(files) > 1 else ""
         raise SourceError(
-            f"--strict-files: {files[0]}{more}; mend or remove what was refused, or build without --strict-files to "
+            f"--strict-files: {files[0]}{more}; repair or remove what was refused, or build without --strict-files to "
             "have it in the quarantine"
         )
 
@@ -125,7 +123,7 @@ def _refuse_clash(sources: Sequence[str], readers: Sequence[Reader]) -> None:
         if names.count(reader.name) > 1:
             mark = "&" if has_options(spec) else "?"
             raise ConfigError(
-                f"two sources have the name {reader.name!r}: name one of them, as in '{spec}{mark}name=second'"
+                f"two sources have the name {reader.name!r}: name one of them, e.g. '{spec}{mark}name=second'"
             )
 
 
@@ -141,9 +139,7 @@ def _list(engine: LocalEngine, sources: Sequence[str]) -> list[Located]:
     return [(spec, fragment) for index, spec in enumerate(sources) for fragment in found[index]]
 
 
-def _scan(
-    engine: LocalEngine, config: BuildConfig, located: Sequence[Located], work: Workspace, *, quiet: bool
-) -> list[Path]:
+def _scan(engine: LocalEngine, config: BuildConfig, located: Sequence[Located], work: Workspace) -> list[Path]:
     """The scan file of every fragment, in source order; only those not there yet are made."""
     common = config.scan_digest()
     paths = []
@@ -158,7 +154,7 @@ def _scan(
     rows = all(fragment.rows is not None for _, fragment in located)
     total = sum(fragment.rows or 1 for _, fragment in located)
     found = total - sum(located[index][1].rows or 1 for index in todo)
-    with ProgressBar("scan", total, "samples" if rows else "fragments", found=found, quiet=quiet) as progress:
+    with ProgressBar("scan", total, "samples" if rows else "fragments", found=found) as progress:
 
         def done(index: int, result: Any) -> None:
             if isinstance(result, Crashed):
@@ -176,8 +172,6 @@ def _write(
     scans: Sequence[Path],
     plan: Plan,
     work: Workspace,
-    *,
-    quiet: bool,
 ) -> list[Unstable]:
     """Write all shards; returns the samples that were not as scanned and have to be left out, most often none."""
     work.enter_plan(plan.digest())
@@ -206,7 +200,7 @@ def _write(
     ]
     unstable: list[Unstable] = []
     found = len(plan.rows) - sum(len(task.places) for task in tasks)
-    with ProgressBar("write", len(plan.rows), "samples", found=found, quiet=quiet) as progress:
+    with ProgressBar("write", len(plan.rows), "samples", found=found) as progress:
 
         def done(index: int, result: Any) -> None:
             if isinstance(result, Crashed):
@@ -219,13 +213,11 @@ def _write(
     return unstable
 
 
-def finish_shards(
-    engine: LocalEngine, shards: Sequence[Shard], work: Workspace, *, quiet: bool
-) -> dict[str, tuple[int, str]]:
+def finish_shards(engine: LocalEngine, shards: Sequence[Shard], work: Workspace) -> dict[str, tuple[int, str]]:
     """Check, hash and move every full shard to its name; returns size and sha256 of each."""
     tasks = [FinishTask(str(work.partial / shard.path), str(work.out / shard.path), shard.members) for shard in shards]
     digests: dict[str, tuple[int, str]] = {}
-    with ProgressBar("finish", len(tasks), "shards", quiet=quiet) as progress:
+    with ProgressBar("finish", len(tasks), "shards") as progress:
 
         def done(index: int, result: Any) -> None:
             if isinstance(result, Crashed):
@@ -240,7 +232,7 @@ def finish_shards(
 def _nothing_left(plan: Plan, config: BuildConfig) -> BuildError:
     sums = sums_of(plan)
     if not plan.read:
-        return BuildError(f"{', '.join(config.sources)}: there is no record in it")
+        return BuildError(f"{', '.join(config.sources)}: no records in it")
     codes = ", ".join(f"{code} {count}" for code, count in sums["codes"].items())
     example = plan.out["message"][0] if len(plan.out) else ""
     return BuildError(

@@ -1,7 +1,7 @@
 """The first pass: every record of a fragment decoded, checked, hashed and measured, once.
 
 A task reads one fragment and writes one parquet file, a row a record, that holds all the later
-passes need but the picture bytes. The file's name is the digest of what it depends on, so finding it
+passes need but the image bytes. The file's name is the digest of what it depends on, so finding it
 means that the work is done.
 """
 
@@ -87,7 +87,7 @@ def scan_fragment(task: ScanTask) -> None:
 def crashed_fragment(task: ScanTask, signal: str) -> None:
     """The result of a fragment whose reading kills the process: every row of it is rejected."""
     name = open_source(task.spec).name
-    message = f"reading it kills the reader ({signal}), so nothing of it was used"
+    message = f"reading it kills the reader ({signal}), so none of it was used"
     where = f"{task.fragment.location} {task.fragment.part}".strip()
     rejection = Rejection(name, where, None, "reader_crashed", message)
     _write(Path(task.output), (_rejection_row(position, rejection) for position in range(task.fragment.rows or 1)))
@@ -100,20 +100,20 @@ def read_scan(path: Path, columns: list[str]) -> pa.Table:
 
 @cache
 def _prober(max_pixels: int) -> ProbeCache:
-    """One memory a worker, for its whole life: samples far apart may share a picture."""
+    """One memory a worker, for its whole life: samples far apart may share an image."""
     return ProbeCache(max_pixels=max_pixels)
 
 
 def _row(position: int, record: Sample | Rejection, task: ScanTask, thumbnails: Counter[str]) -> dict[str, Any]:
     if isinstance(record, Rejection):
         return _rejection_row(position, record)
-    look = _prober(task.limits.max_pixels)
-    found = examine(record, task.limits, severities=task.severities, look=look)
+    prober = _prober(task.limits.max_pixels)
+    found = examine(record, task.limits, severities=task.severities, prober=prober)
     reasons: dict[int, str] = {}
     if not found.errors:
-        sample, reasons = stored(record, found.facts, task.max_side, task.store)
+        sample, reasons = stored(record, found.infos, task.max_side, task.store)
         if sample is not record:  # what stands in the shard must keep the rules too
-            found = examine(sample, task.limits, severities=task.severities, look=look)
+            found = examine(sample, task.limits, severities=task.severities, prober=prober)
     row = _common(position, record)
     if found.errors:
         first = found.errors[0]
@@ -145,15 +145,15 @@ def _common(position: int, sample: Sample) -> dict[str, Any]:
 
 
 def _good(found: Examination, reasons: dict[int, str]) -> dict[str, Any]:
-    """A row of a sample that keeps every rule, its pictures as they will stand in the shard."""
-    sample, facts = found.sample, found.facts
-    record = encode(sample, facts)
-    members = member_names(sample, {number: fact.extension for number, fact in facts.items()})
+    """A row of a sample that keeps every rule, its images as they will stand in the shard."""
+    sample, infos = found.sample, found.infos
+    record = encode(sample, infos)
+    members = member_names(sample, {number: info.extension for number, info in infos.items()})
     targets = set(sample.targets)
     turns = [{"instruction": t.instruction, "target": t.target, "response": t.response} for t in sample.turns]
     texts = [(t.instruction, t.target, t.response, t.alternatives) for t in sample.turns]
     text = hashlib.sha256(repr(texts).encode("utf-8", "surrogatepass")).hexdigest()
-    pictures = [(number, facts[number].sha256) for number in sorted(facts)]
+    images = [(number, infos[number].sha256) for number in sorted(infos)]
     ranges = {image.number: image.value_range for image in sample.images}
     return {
         "status": OK,
@@ -162,13 +162,13 @@ def _good(found: Examination, reasons: dict[int, str]) -> dict[str, Any]:
                 "number": number,
                 "role": "target" if number in targets else "reference",
                 "member": members[number],
-                "format": facts[number].format,
-                "mode": facts[number].mode,
-                "width": facts[number].width,
-                "height": facts[number].height,
-                "size": facts[number].size,
-                "sha256": facts[number].sha256,
-                "signature": facts[number].signature,
+                "format": infos[number].format,
+                "mode": infos[number].mode,
+                "width": infos[number].width,
+                "height": infos[number].height,
+                "size": infos[number].size,
+                "sha256": infos[number].sha256,
+                "signature": infos[number].signature,
                 "reencoded": reasons.get(number),
                 "value_range": asdict(known) if (known := ranges[number]) is not None else None,
             }
@@ -178,9 +178,9 @@ def _good(found: Examination, reasons: dict[int, str]) -> dict[str, Any]:
         "attributes": list(found.attributes),
         "references": len(sample.references),
         "tokens": found.tokens,
-        "content": hashlib.sha256(repr((pictures, text)).encode()).hexdigest(),
+        "content": hashlib.sha256(repr((images, text)).encode()).hexdigest(),
         "text": text,
-        "size": member_size(len(record)) + sum(member_size(fact.size) for fact in facts.values()),
+        "size": member_size(len(record)) + sum(member_size(info.size) for info in infos.values()),
         "json": record,
         "json_size": len(record),
         "json_sha256": hashlib.sha256(record).hexdigest(),
@@ -189,16 +189,16 @@ def _good(found: Examination, reasons: dict[int, str]) -> dict[str, Any]:
 
 
 def stored(
-    sample: Sample, facts: Mapping[int, ImageInfo], max_side: int | None, store: Store
+    sample: Sample, infos: Mapping[int, ImageInfo], max_side: int | None, store: Store
 ) -> tuple[Sample, dict[int, str]]:
-    """The sample as its shard holds it, and why pictures of it were re-encoded."""
+    """The sample as its shard holds it, and why images of it were re-encoded."""
     images: list[Image] = []
     reasons: dict[int, str] = {}
     for image in sample.images:
         data = image.data or b""
-        if changed := reencode(data, facts[image.number], max_side=max_side, store=store):
+        if changed := reencode(data, infos[image.number], max_side=max_side, store=store):
             data, reasons[image.number] = changed
-        images.append(replace(image, data=data, value_range=facts[image.number].value_range or image.value_range))
+        images.append(replace(image, data=data, value_range=infos[image.number].value_range or image.value_range))
     same = tuple(images) == sample.images
     return sample if same else replace(sample, images=tuple(images)), reasons
 
@@ -235,7 +235,7 @@ def _rejection_row(position: int, rejection: Rejection) -> dict[str, Any]:
 
 
 def _first_thumbnail(sample: Sample) -> bytes | None:
-    """A small picture of the sample: of the first of its images that can be decoded."""
+    """A small image of the sample: of the first of its images that can be decoded."""
     for image in sample.images:
         try:
             if small := thumbnail(image.data, _THUMBNAIL):

@@ -1,4 +1,4 @@
-"""The third pass: every picture copied to its planned place, each source fragment read once more.
+"""The third pass: every image copied to its planned place, each source fragment read once more.
 
 The plan knows the byte offset of every sample, so a task is a fragment, not a shard: it reads its
 records in order and writes each straight to its final place in a preallocated file. Nothing is

@@ -1,4 +1,4 @@
-"""`sigma inspect`: a corpus as a table, or one sample in words and as a picture."""
+"""`sigma inspect`: a corpus as a table, or one sample in words and as an image."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class CorpusView:
         sums = self.corpus.sums
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("family")
-        for name in (*sums["splits"], "pictures", "references", "side px", "tokens", "MB"):
+        for name in (*sums["splits"], "images", "references", "side px", "tokens", "MB"):
             table.add_column(name, justify="right")
         for row in self.families:
             table.add_row(
@@ -67,14 +67,14 @@ class SampleView:
     """What `sigma inspect CORPUS ID` shows."""
 
     sample: Sample
-    facts: Mapping[int, ImageInfo]
+    infos: Mapping[int, ImageInfo]
     row: Mapping[str, Any]
-    picture: Path | None
+    drawing: Path | None
 
     def as_dict(self) -> dict[str, Any]:
         """For --json: the manifest's row without the signatures."""
         images = [{name: value for name, value in image.items() if name != "signature"} for image in self.row["images"]]
-        return {**self.row, "images": images, "picture": str(self.picture) if self.picture else None}
+        return {**self.row, "images": images, "picture": str(self.drawing) if self.drawing else None}
 
     def show(self) -> None:
         """Print the sample in words."""
@@ -83,13 +83,13 @@ class SampleView:
         from sigma_data.report.describe import describe
 
         console = Console()
-        console.print(describe(self.sample, self.facts))
+        console.print(describe(self.sample, self.infos))
         where = (
             f"{self.row['split']} · {self.row['shard']} · byte {self.row['offset']:,} · {self.row['tokens']:,} tokens"
         )
         console.print(where, style="dim", highlight=False)
-        if self.picture:
-            console.print(f"drawn into {self.picture}", highlight=False)
+        if self.drawing:
+            console.print(f"drawn into {self.drawing}", highlight=False)
 
 
 def inspect_corpus(path: Path) -> CorpusView:
@@ -118,7 +118,7 @@ def inspect_corpus(path: Path) -> CorpusView:
     return CorpusView(corpus, families)
 
 
-def inspect_sample(path: Path, name: str, picture: Path | None = None) -> SampleView:
+def inspect_sample(path: Path, name: str, drawing: Path | None = None) -> SampleView:
     """One sample by its id, the start of it, or its row number in the manifest; drawn if asked.
 
     Raises ConfigError where no sample or more than one is meant, CorpusError where it is damaged.
@@ -126,21 +126,21 @@ def inspect_sample(path: Path, name: str, picture: Path | None = None) -> Sample
     corpus = open_corpus(path)
     row = _find(corpus.manifest, name)
     sample = corpus.sample(row)
-    if picture is not None:
+    if drawing is not None:
         from sigma_data.report.draw import draw
 
-        if picture.suffix.lower() != ".png":
-            raise ConfigError(f"{picture}: the picture is a PNG; choose a name that ends in .png")
+        if drawing.suffix.lower() != ".png":
+            raise ConfigError(f"{drawing}: the drawing is a PNG; choose a name that ends in .png")
         image = draw(sample)
         try:
-            with_temporary(picture, lambda temporary: image.save(temporary, "PNG"))
+            with_temporary(drawing, lambda temporary: image.save(temporary, "PNG"))
         except OSError as error:
-            raise disk_error(error, picture) from None
-    facts: dict[int, ImageInfo] = {}
+            raise disk_error(error, drawing) from None
+    infos: dict[int, ImageInfo] = {}
     for given in sample.images:
         with contextlib.suppress(ImageFault):  # it is shown as it is, even where it cannot be decoded
-            facts[given.number] = probe(given.data, max_pixels=PILLOW_MAX_PIXELS)
-    return SampleView(sample, facts, row, picture)
+            infos[given.number] = probe(given.data, max_pixels=PILLOW_MAX_PIXELS)
+    return SampleView(sample, infos, row, drawing)
 
 
 def _find(manifest: pl.DataFrame, name: str) -> dict[str, Any]:

@@ -139,16 +139,20 @@ class Stages:
     def _build(self) -> Facts:
         from pipelines.build_dataset.config import BuildConfig
         from pipelines.build_dataset.run import build
+        from pipelines.common.console import warnings_only
 
         config = BuildConfig(sources=(f"world:{self._options.samples}?size={SIZE}",), splits=SPLITS)
-        sums = build(config, self.corpus, workers=self._options.workers).corpus.sums
+        with warnings_only():
+            sums = build(config, self.corpus, workers=self._options.workers).corpus.sums
         counts = ", ".join(f"{count:,} {name}" for name, count in sums["splits"].items())
         return {"told": f"{sums['written']:,} samples ({counts}), {sums['images']:,} pictures"}
 
     def _validate(self) -> Facts:
+        from pipelines.common.console import warnings_only
         from pipelines.validate.run import validate_corpus
 
-        result = validate_corpus(self.corpus, deep=True, workers=self._options.workers)
+        with warnings_only():
+            result = validate_corpus(self.corpus, deep=True, workers=self._options.workers)
         if result.problems:
             first = result.problems[0]
             raise CorpusError(

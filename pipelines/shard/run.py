@@ -100,7 +100,6 @@ def reshard(
     shard_samples: int,
     workers: int,
     overwrite: bool = False,
-    quiet: bool = False,
 ) -> dict[str, int]:
     """Write the chosen samples of a corpus as a new corpus; returns counts.
 
@@ -132,8 +131,8 @@ def reshard(
         for shard in shards:
             if not (work.out / shard.path).exists():
                 preallocate(work.partial / shard.path, shard.size)
-        _copy(engine, corpus, rows, work, quiet=quiet)
-        digests = finish_shards(engine, shards, work, quiet=quiet)
+        _copy(engine, corpus, rows, work)
+        digests = finish_shards(engine, shards, work)
         write_corpus_files(
             out,
             manifest=rows,
@@ -208,7 +207,7 @@ def export_release(path: Path, out: Path, selection: Selection) -> dict[str, Any
 def release_row(sample: Sample) -> dict[str, Any] | None:
     """A sample as a row of the release, or None where that layout cannot say it.
 
-    Pictures are renumbered: references first, then the targets in turn order.
+    Images are renumbered: references first, then the targets in turn order.
     """
     targets = sample.targets
     if len(targets) != len(sample.turns) or (len(targets) > 1 and len(sample.references) != 1):
@@ -233,7 +232,7 @@ def _filter(rows: pl.DataFrame, where: str) -> pl.DataFrame:
         raise ConfigError(f"--where {where!r}: {reason} (columns: {', '.join(rows.columns)})") from None
 
 
-def _copy(engine: LocalEngine, corpus: Corpus, rows: pl.DataFrame, work: Workspace, *, quiet: bool) -> None:
+def _copy(engine: LocalEngine, corpus: Corpus, rows: pl.DataFrame, work: Workspace) -> None:
     by_shard: dict[str, list[Any]] = {}
     columns = ["old_shard", "id", "old_offset", "offset", "size", "shard", "json_size", "json_sha256", "images"]
     for row in rows.select(columns).sort("old_shard", "old_offset").iter_rows(named=True):
@@ -244,7 +243,7 @@ def _copy(engine: LocalEngine, corpus: Corpus, rows: pl.DataFrame, work: Workspa
         entry = (row["id"], row["old_offset"], row["size"], row["shard"], row["offset"], members)
         by_shard.setdefault(row["old_shard"], []).append(entry)
     tasks = [CopyTask(str(corpus.path / shard), entries, str(work.partial)) for shard, entries in by_shard.items()]
-    with ProgressBar("copy", len(rows), "samples", quiet=quiet) as progress:
+    with ProgressBar("copy", len(rows), "samples") as progress:
 
         def done(index: int, result: Any) -> None:
             if isinstance(result, Crashed):

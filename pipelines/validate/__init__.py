@@ -1,1 +1,1 @@
-"""`sigma validate`: a corpus against its commit."""
+"""`sigma validate`: a corpus checked against its corpus.json."""

@@ -1,7 +1,7 @@
-"""`sigma validate`: a corpus held against its commit.
+"""`sigma validate`: a corpus checked against its corpus.json.
 
-`fast` reads no picture: commit, digests of the tables, sizes, every header of every shard against the
-manifest, leaks between splits. `deep` adds every byte's hash, every picture decoded, every rule.
+`fast` reads no image: commit, digests of the tables, sizes, every header of every shard against the
+manifest, leaks between splits. `deep` adds every byte's hash, every image decoded, every rule.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MAX_PROBLEMS_A_SHARD = 20
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong: a code, the file or sample, a sentence."""
+    """One problem: its code, the file or sample, and a message."""
 
     code: str
     where: str
@@ -65,7 +65,7 @@ class Validation:
         }
 
 
-def validate_corpus(path: Path, *, deep: bool, workers: int, quiet: bool = False) -> Validation:
+def validate_corpus(path: Path, *, deep: bool, workers: int) -> Validation:
     """Check a corpus; the result lists what is wrong with it.
 
     Raises CorpusError where the folder does not exist.
@@ -94,7 +94,7 @@ def validate_corpus(path: Path, *, deep: bool, workers: int, quiet: bool = False
     _check_manifest(corpus, manifest, rejected, result)
     if deep:
         _check_near_leaks(manifest, result)
-    _check_shards(corpus, manifest, result, deep=deep, workers=workers, quiet=quiet)
+    _check_shards(corpus, manifest, result, deep=deep, workers=workers)
     return result
 
 
@@ -103,17 +103,17 @@ def _check_commit(corpus: Corpus, result: Validation) -> None:
     # The bytes, too: a line that stands there twice is read once.
     as_written = dump_json(corpus.commit).encode("utf-8", "surrogatepass") == (corpus.path / COMMIT).read_bytes()
     if not as_written or hashlib.sha256(dump_json(body).encode()).hexdigest() != corpus.commit["digest"]:
-        result.add("bad_commit", COMMIT, "the commit's own digest does not fit: it was changed by hand")
+        result.add("bad_commit", COMMIT, "the digest of corpus.json does not match: it was changed by hand")
 
 
 def _check_files(corpus: Corpus, result: Validation) -> None:
     for name, entry in corpus.commit["files"].items():
         file = corpus.path / name
         if not file.is_file():
-            result.add("missing_file", name, "named in the commit, but not there")
+            result.add("missing_file", name, "named in corpus.json, but missing")
         elif (found := file_digest(file)) != (entry["bytes"], entry["sha256"]):
             size = f"{found[0]:,} bytes where {entry['bytes']:,} were written" if found[0] != entry["bytes"] else ""
-            result.add("changed_file", name, size or "the digest does not fit")
+            result.add("changed_file", name, size or "the digest does not match")
     known = {*corpus.shards, *corpus.commit["files"], COMMIT}
     for file in sorted(corpus.path.rglob("*")):
         name = file.relative_to(corpus.path).as_posix()
@@ -132,7 +132,7 @@ def _check_manifest(corpus: Corpus, manifest: pl.DataFrame, rejected: int, resul
     if len(manifest) != sums["written"]:
         result.add("bad_sums", "manifest.parquet", f"{len(manifest):,} rows where {sums['written']:,} were written")
     if rejected != sums["quarantined"] + sums["duplicates"]:
-        result.add("bad_sums", "quarantine.parquet", f"{rejected:,} rows do not fit the sums")
+        result.add("bad_sums", "quarantine.parquet", f"{rejected:,} rows do not match the sums")
     for name in manifest.filter(pl.col("id").is_duplicated())["id"].unique().sort().head(_MAX_PROBLEMS_A_SHARD):
         result.add("duplicate_id", name, "the manifest has this id more than once")
     counts = dict(manifest.group_by("shard").len().iter_rows())
@@ -140,36 +140,34 @@ def _check_manifest(corpus: Corpus, manifest: pl.DataFrame, rejected: int, resul
         if counts.pop(shard, 0) != entry["samples"]:
             result.add("bad_sums", shard, f"the manifest does not have {entry['samples']:,} samples in this shard")
     for shard in sorted(counts):
-        result.add("missing_shard", shard, "named in the manifest, but not in the commit")
+        result.add("missing_shard", shard, "named in the manifest, but not in corpus.json")
     leaks = manifest.group_by("component").agg(pl.col("split").unique()).filter(pl.col("split").list.len() > 1)
     for component in leaks["component"].sort().head(_MAX_PROBLEMS_A_SHARD):
         result.add("leak", component, "the component of this sample lies in more than one split")
-    pictures = manifest.select("split", pl.col("images").list.eval(pl.element().struct.field("sha256")).alias("sha"))
-    shared = pictures.explode("sha").drop_nulls().group_by("sha").agg(pl.col("split").unique())
+    images = manifest.select("split", pl.col("images").list.eval(pl.element().struct.field("sha256")).alias("sha"))
+    shared = images.explode("sha").drop_nulls().group_by("sha").agg(pl.col("split").unique())
     for digest in shared.filter(pl.col("split").list.len() > 1)["sha"].sort().head(_MAX_PROBLEMS_A_SHARD):
-        result.add("leak", digest[:16], "this picture lies in more than one split")
+        result.add("leak", digest[:16], "this image lies in more than one split")
 
 
 def _check_near_leaks(manifest: pl.DataFrame, result: Validation) -> None:
-    """The builder's own rule: nearly identical pictures, also by way of others, lie in one split."""
+    """The builder's own rule: nearly identical images, also by way of others, lie in one split."""
     import numpy as np
     import polars as pl
 
     element = pl.element().struct
-    pictures = (
+    images = (
         manifest.select("split", sha=pl.col("images").list.eval(element.field("sha256")),
                         signature=pl.col("images").list.eval(element.field("signature")))
         .explode("sha", "signature").drop_nulls().unique(maintain_order=True)
     )  # fmt: skip
-    signatures = np.frombuffer(b"".join(pictures["signature"]), dtype=np.uint8).reshape(-1, SIGNATURE_BYTES)
+    signatures = np.frombuffer(b"".join(images["signature"]), dtype=np.uint8).reshape(-1, SIGNATURE_BYTES)
     label = pl.Series(components(len(signatures), near_pairs(signatures)))
-    groups = pictures.group_by(label.alias("label")).agg(pl.col("split").n_unique(), pl.col("sha").unique().sort())
-    # Equal pictures in two splits are reported already.
+    groups = images.group_by(label.alias("label")).agg(pl.col("split").n_unique(), pl.col("sha").unique().sort())
+    # Equal images in two splits are reported already.
     leaks = groups.filter((pl.col("split") > 1) & (pl.col("sha").list.len() > 1)).sort(pl.col("sha").list.first())
     for first, second, *_ in leaks["sha"].head(_MAX_PROBLEMS_A_SHARD):
-        result.add(
-            "leak", first[:16], f"this picture and the nearly identical {second[:16]} lie in more than one split"
-        )
+        result.add("leak", first[:16], f"this image and the nearly identical {second[:16]} lie in more than one split")
 
 
 @dataclass(frozen=True)
@@ -185,9 +183,7 @@ class ShardTask:
     severities: dict[str, Severity]
 
 
-def _check_shards(
-    corpus: Corpus, manifest: pl.DataFrame, result: Validation, *, deep: bool, workers: int, quiet: bool
-) -> None:
+def _check_shards(corpus: Corpus, manifest: pl.DataFrame, result: Validation, *, deep: bool, workers: int) -> None:
     config = corpus.commit.get("config", {})
     limits = Limits.model_validate(config.get("limits", {}))
     severities = {code: Severity(value) for code, value in config.get("checks", {}).items()}
@@ -205,7 +201,7 @@ def _check_shards(
         for shard, entry in corpus.shards.items()
     ]
     found: dict[int, list[Problem]] = {}
-    with ProgressBar("validate", len(tasks), "shards", quiet=quiet) as progress:
+    with ProgressBar("validate", len(tasks), "shards") as progress:
 
         def done(index: int, value: Any) -> None:
             if isinstance(value, Crashed):
@@ -240,7 +236,7 @@ def check_shard(task: ShardTask) -> list[Problem]:
 def _shard_problems(task: ShardTask) -> Iterator[Problem]:
     path = Path(task.folder, task.shard)
     if not path.is_file():
-        yield Problem("missing_shard", task.shard, "named in the commit, but not there")
+        yield Problem("missing_shard", task.shard, "named in corpus.json, but missing")
         return
     size = path.stat().st_size
     if size != task.entry["bytes"]:
@@ -258,7 +254,7 @@ def _shard_problems(task: ShardTask) -> Iterator[Problem]:
 
 
 def _other_archive(task: ShardTask, path: Path, rows: list[dict[str, Any]]) -> Problem | None:
-    """The one thing to say where a file is no shard of ours, or one that another tool has packed anew."""
+    """The one problem of a file that is not a shard, or that another tool has repacked; None for a shard."""
     with path.open("rb") as file:
         if message := archive_fault(file.read(512), str(path)):
             return Problem("not_a_shard", task.shard, message)
@@ -309,12 +305,12 @@ def _structure(task: ShardTask, path: Path, rows: list[dict[str, Any]]) -> Itera
 
 
 def _sample_problems(task: ShardTask, path: Path, row: dict[str, Any]) -> Iterator[Problem]:
-    """Read a sample by the manifest's byte ranges and hold it against manifest and rules."""
+    """Read a sample by the manifest's byte ranges and check it against manifest and rules."""
     where = f"{task.shard} {row['id']}"
     try:
         with path.open("rb") as file:
             record = read_range(file, row["json_offset"], row["json_size"])
-            pictures = {image["member"]: read_range(file, image["offset"], image["size"]) for image in row["images"]}
+            images = {image["member"]: read_range(file, image["offset"], image["size"]) for image in row["images"]}
     except ShardFault as fault:
         yield Problem("cut", where, str(fault))
         return
@@ -322,32 +318,32 @@ def _sample_problems(task: ShardTask, path: Path, row: dict[str, Any]) -> Iterat
         yield Problem("wrong_digest", where, "the JSON is not the one that was written")
     damaged = False
     for image in row["images"]:
-        if hashlib.sha256(pictures[image["member"]]).hexdigest() != image["sha256"]:
+        if hashlib.sha256(images[image["member"]]).hexdigest() != image["sha256"]:
             damaged = True
-            yield Problem("wrong_digest", where, f"{image['member']} is not the picture that was written")
+            yield Problem("wrong_digest", where, f"{image['member']} is not the image that was written")
     try:
-        sample = decode(record, pictures)
+        sample = decode(record, images)
     except RecordError as error:
         yield Problem("bad_record", where, str(error))
         return
-    members = [("json", record), *((image["member"], pictures[image["member"]]) for image in row["images"])]
+    members = [("json", record), *((image["member"], images[image["member"]]) for image in row["images"])]
     if not _is_block(path, row, sample.id, members):
         yield Problem("wrong_padding", where, "a header, or what stands between the members, is not as it was written")
     examination = examine(sample, task.limits, severities=task.severities)
     for finding in examination.errors:
         yield Problem(finding.code, where, finding.message)
     if len(row["images"]) != len(sample.images):
-        yield Problem("manifest_differs", where, "the manifest has a picture twice")
+        yield Problem("manifest_differs", where, "the manifest has an image twice")
         return
     for image, number in zip(row["images"], stored_order(sample), strict=True):
-        fact = examination.facts.get(number)
-        if fact and image["member"].rsplit(".", 1)[-1] != fact.extension:
+        info = examination.infos.get(number)
+        if info and image["member"].rsplit(".", 1)[-1] != info.extension:
             damaged = True
-            yield Problem("wrong_extension", where, f"{image['member']} holds a {fact.format}")
-    if damaged or len(examination.facts) < len(sample.images):
+            yield Problem("wrong_extension", where, f"{image['member']} holds a {info.format}")
+    if damaged or len(examination.infos) < len(sample.images):
         return
-    if encode(sample, examination.facts) != with_current_keys(record):
-        yield Problem("bad_record", where, "the JSON is not what a build writes about these pictures")
+    if encode(sample, examination.infos) != with_current_keys(record):
+        yield Problem("bad_record", where, "the JSON is not what a build writes about these images")
     if differing := _differing(row, examination):
         yield Problem("manifest_differs", where, f"{', '.join(differing)} are not those of the manifest")
 
@@ -380,13 +376,13 @@ def _differing(row: dict[str, Any], found: Examination) -> list[str]:
     differing = [name for name, value in true.items() if row[name] != value]
     ranges = {image.number: image.value_range for image in sample.images}
     for image, number in zip(row["images"], stored_order(sample), strict=True):
-        fact = found.facts[number]
+        info = found.infos[number]
         # Where the image itself is deep its record must agree; corpora from before there were ranges have none.
-        known = ranges[number] and (fact.value_range or ranges[number])
-        facts: dict[str, Any] = {
-            "number": number, "role": "target" if number in targets else "reference", "width": fact.width,
-            "height": fact.height, "format": fact.format, "mode": fact.mode, "signature": fact.signature,
+        known = ranges[number] and (info.value_range or ranges[number])
+        infos: dict[str, Any] = {
+            "number": number, "role": "target" if number in targets else "reference", "width": info.width,
+            "height": info.height, "format": info.format, "mode": info.mode, "signature": info.signature,
             "value_range": asdict(known) if known is not None else None,
         }  # fmt: skip
-        differing += [f"{image['member']} ({name})" for name, value in facts.items() if image[name] != value]
+        differing += [f"{image['member']} ({name})" for name, value in infos.items() if image[name] != value]
     return differing

@@ -1,7 +1,7 @@
-"""What lies where a shard of ours is expected: told by its first bytes and members, with what to do about it.
+"""What a file in the place of a shard is, by its first bytes and members, and what to do about it.
 
 People have tars of other tools, compressed tars, zips, downloads that failed, and our own shards packed anew by
-plain tar. None of them can be read by the manifest's byte ranges, and each is mended in another way.
+plain tar. None of them can be read by the manifest's byte ranges, and each is repaired in another way.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MOST_JSON = 2**20
 
 
 def archive_fault(head: bytes, path: str) -> str | None:
-    """Why the file at `path` that begins so is no tar, and what to do; None where it may be one."""
+    """Why the file at `path` that begins so is not a tar, and what to do; None if it may be one."""
     if is_lfs_pointer(head):
         return f"is {LFS_MESSAGE}"
     if head[:64].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
@@ -56,7 +56,7 @@ def archive_fault(head: bytes, path: str) -> str | None:
 
 
 def foreign_tar(file: IO[bytes]) -> str | None:
-    """What a tar holds in which nothing is of ours, as in "KEY.jpg, KEY.txt"; None where something is, or it is cut."""
+    """What a tar without any record of ours holds, e.g. "KEY.jpg, KEY.txt"; None if it has one, or is truncated."""
     kinds: dict[str, None] = {}
     try:
         for name, _, size, offset in islice(_walk(file), _LOOKED_AT):
@@ -81,7 +81,7 @@ def archive_of(location: str) -> str | None:
 
 
 def foreign_message(kinds: str) -> str:
-    """What to do with a tar of somebody else."""
+    """What to do with a tar that sigma did not write."""
     return (
         f"is a tar of {kinds}, which sigma did not write and does not read: write its rows as parquet with the columns "
         "image_list and instruction_list (docs/corpus-format.md), then sigma build-dataset release:FOLDER"
@@ -119,9 +119,9 @@ def is_repacked(path: Path, expected: Mapping[str, tuple[int, int]]) -> bool:
 
 
 def rebuild_advice(folder: str) -> str:
-    """How a corpus of shards packed anew is mended."""
+    """How to repair a corpus whose shards were repacked."""
     return (
-        "the shard was packed anew by another tool, so that the manifest's byte ranges no longer fit: build the corpus "
+        "the shard was repacked by another tool, so the manifest's byte ranges no longer match: build the corpus "
         f"from it again, sigma build-dataset {shlex.quote('webdataset:' + folder)} --out NEW"
     )
 
@@ -135,7 +135,7 @@ def shard_fault(path: Path, folder: str) -> str | None:
 
 
 def folder_hint(path: Path) -> str:
-    """What lies in a folder, or is the file, that is no corpus: half a sentence with what to do, or nothing."""
+    """What a path that is not a corpus holds instead and what to do, to be added to a message; may be empty."""
     if path.is_file():
         return f"; {_file_hint(path)}"
     for file in _first_files(path):
@@ -177,7 +177,7 @@ def _first_files(path: Path) -> Iterator[Path]:
 def _walk(file: IO[bytes]) -> Iterator[tuple[str, str, int, int]]:
     """(name without folders, what else than a file it is, size, offset) of each member but folders.
 
-    Raises TarError for what is no tar or is cut, ValueError for a name that points outside.
+    Raises TarError if it is not a tar or is truncated, ValueError for a name that points outside.
     """
     file.seek(0, 2)
     length = file.tell()

@@ -1,4 +1,4 @@
-"""Where the checks draw their lines, and how much a broken rule counts."""
+"""Limits of the checks, and the severity of a broken rule."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class Severity(StrEnum):
 
 
 class Limits(StrictModel):
-    """Where the rules draw their lines."""
+    """Limits of the checks."""
 
     max_pixels: int = Field(DEFAULT_MAX_PIXELS, ge=1, le=PILLOW_MAX_PIXELS)
-    """Width x height a header may announce before the picture counts as a decompression bomb."""
+    """Width x height a header may announce before the image counts as a decompression bomb."""
     min_side: int = Field(32, ge=1)
     """Shortest side in pixels."""
     max_aspect: float = Field(8.0, ge=1)
     """Longest side over shortest side."""
     max_references: int = Field(10, ge=1)
-    """Reference pictures in a sample."""
+    """Reference images in a sample."""
     max_instruction: int = Field(8_000, ge=1)
     """Characters in an instruction or a response."""
     max_tokens: int = Field(30_000, ge=1)

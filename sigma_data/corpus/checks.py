@@ -1,7 +1,7 @@
-"""The rules a sample must keep: one function a rule, each with a code, a severity and a scope.
+"""The rules that a sample must satisfy: one function a rule, each with a code, a severity and a scope.
 
-`examine` decodes every picture once, parses every text once, runs the rules in the order of
-`RULES` (the most basic first, so that the first finding is the reason to name) and returns all that
+`examine` decodes every image once, parses every text once, runs the rules in the order of
+`RULES` (the most basic first: the first finding is the reason that is reported) and returns all that
 the corpus stores about the sample.
 """
 
@@ -36,10 +36,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Examination:
-    """A sample seen through all rules. `facts` lacks the pictures that could not be decoded."""
+    """A sample seen through all rules. `infos` lacks the images that could not be decoded."""
 
     sample: Sample
-    facts: Mapping[int, ImageInfo]
+    infos: Mapping[int, ImageInfo]
     findings: tuple[Finding, ...]
     attributes: tuple[str, ...]
     tokens: int
@@ -55,20 +55,20 @@ class Examination:
         return tuple(finding for finding in self.findings if finding.severity is Severity.WARNING)
 
 
-Look = Callable[[bytes | None], ImageInfo]
+Probe = Callable[[bytes | None], ImageInfo]
 
 
 class RuleContext:
-    """What a rule may look at: the sample, its decoded facts, its parsed texts, the limits."""
+    """What a rule may look at: the sample, its decoded images, its parsed texts, the limits."""
 
-    def __init__(self, sample: Sample, limits: Limits, look: Look) -> None:
+    def __init__(self, sample: Sample, limits: Limits, prober: Probe) -> None:
         self.sample = sample
         self.limits = limits
-        self.facts: dict[int, ImageInfo] = {}
+        self.infos: dict[int, ImageInfo] = {}
         self.faults: dict[int, ImageFault] = {}
         for image in sample.images:
             try:
-                self.facts[image.number] = look(image.data)
+                self.infos[image.number] = prober(image.data)
             except ImageFault as fault:
                 self.faults[image.number] = ImageFault(fault.code, image.missing) if image.missing else fault
         self.numbers = frozenset(image.number for image in sample.images)
@@ -76,9 +76,9 @@ class RuleContext:
     @cached_property
     def texts(self) -> list[tuple[str, int, Instruction]]:
         """(where, turn index, parsed) of every instruction and alternative phrasing."""
-        pictures = len(self.sample.references)
+        references = len(self.sample.references)
         return [
-            (_where(self.sample, index, phrasing), index, parse(text, references=pictures))
+            (_where(self.sample, index, phrasing), index, parse(text, references=references))
             for index, turn in enumerate(self.sample.turns)
             for phrasing, text in enumerate((turn.instruction, *turn.alternatives))
         ]
@@ -86,7 +86,7 @@ class RuleContext:
     @cached_property
     def tokens(self) -> int:
         """Estimated sequence length."""
-        return count_tokens(self.sample, self.facts)
+        return count_tokens(self.sample, self.infos)
 
     def placeholders(self) -> Iterator[tuple[str, int, int]]:
         """(where, turn index, image number) of every placeholder."""
@@ -95,7 +95,7 @@ class RuleContext:
                 yield where, turn, number
 
     def later_targets(self, turn: int) -> set[int]:
-        """Pictures that a turn must not name: its own target and those of later turns."""
+        """Images that a turn must not name: its own target and those of later turns."""
         return {later.target for later in self.sample.turns[turn:] if later.target is not None}
 
 
@@ -135,8 +135,8 @@ def _rule(
 
 
 def _fault_rule(code: str, summary: str) -> None:
-    def rule(view: RuleContext) -> Iterator[str]:
-        for number, fault in view.faults.items():
+    def rule(context: RuleContext) -> Iterator[str]:
+        for number, fault in context.faults.items():
             if fault.code == code:
                 yield f"image {number}: {fault.message}"
 
@@ -145,124 +145,124 @@ def _fault_rule(code: str, summary: str) -> None:
 
 
 @_rule("no_pictures", families=_GENERATION, fixed=True)
-def _no_pictures(view: RuleContext) -> Iterator[str]:
-    """A sample with no picture at all."""
-    if not view.sample.images:
-        yield "the row has no pictures"
+def _no_images(context: RuleContext) -> Iterator[str]:
+    """A sample with no image at all."""
+    if not context.sample.images:
+        yield "the row has no images"
 
 
-_fault_rule("empty", "A picture without bytes")
-_fault_rule("wrong_type", "Bytes that are not a picture of a known format")
+_fault_rule("empty", "An image without bytes")
+_fault_rule("wrong_type", "Bytes that are not an image of a known format")
 _fault_rule("bomb", "A header that announces more pixels than the limit")
-_fault_rule("truncated", "A picture that ends too early")
-_fault_rule("undecodable", "A picture that its format's decoder refuses")
-_fault_rule("no_range", "A float or 32-bit picture whose values are not finite or all the same")
+_fault_rule("truncated", "An image that ends too early")
+_fault_rule("undecodable", "An image that its format's decoder refuses")
+_fault_rule("no_range", "A float or 32-bit image whose values are not finite or all the same")
 
 
 @_rule("no_turns", fixed=True)
-def _no_turns(view: RuleContext) -> Iterator[str]:
-    """Nothing asked: no turn, or as many turns as do not fit the pictures."""
-    if not view.sample.turns:
-        yield "the row asks for nothing"
+def _no_turns(context: RuleContext) -> Iterator[str]:
+    """No turns, or a number of turns that does not match the images."""
+    if not context.sample.turns:
+        yield "the row has no turns"
 
 
 @_rule("empty_instruction")
-def _empty_instruction(view: RuleContext) -> Iterator[str]:
-    """An instruction without a word."""
-    for where, _, instruction in view.texts:
+def _empty_instruction(context: RuleContext) -> Iterator[str]:
+    """An instruction without words."""
+    for where, _, instruction in context.texts:
         if not instruction.plain:
             yield f"{where} has no words"
 
 
 @_rule("no_answer", fixed=True)
-def _no_answer(view: RuleContext) -> Iterator[str]:
-    """A turn with neither a picture nor words to produce."""
-    for index, turn in enumerate(view.sample.turns):
+def _no_answer(context: RuleContext) -> Iterator[str]:
+    """A turn with neither an image nor words to produce."""
+    for index, turn in enumerate(context.sample.turns):
         if turn.target is None and not (turn.response or "").strip():
-            yield f"turn {index + 1} has neither a target picture nor a response"
+            yield f"turn {index + 1} has neither a target image nor a response"
 
 
 @_rule("target_missing", fixed=True)
-def _target_missing(view: RuleContext) -> Iterator[str]:
-    """A target number that no picture has, or that two turns share."""
-    targets = view.sample.targets
+def _target_missing(context: RuleContext) -> Iterator[str]:
+    """A target number that no image has, or that two turns share."""
+    targets = context.sample.targets
     for number in dict.fromkeys(targets):
-        if number not in view.numbers:
-            yield f"the target is image {number}, and there are {len(view.numbers)} pictures"
+        if number not in context.numbers:
+            yield f"the target is image {number}, and there are {len(context.numbers)} images"
         elif targets.count(number) > 1:
             yield f"image {number} is the target of {targets.count(number)} turns"
 
 
 @_rule("no_reference")
-def _no_reference(view: RuleContext) -> Iterator[str]:
-    """Fewer reference pictures than the family needs."""
-    needed = FAMILY_RULES[view.sample.family].min_references
-    have = len(view.sample.references)
-    if have < needed and view.sample.images:
-        yield f"{view.sample.family} needs at least {needed} reference(s) besides the target, the row has {have}"
+def _no_reference(context: RuleContext) -> Iterator[str]:
+    """Fewer reference images than the family needs."""
+    needed = FAMILY_RULES[context.sample.family].min_references
+    have = len(context.sample.references)
+    if have < needed and context.sample.images:
+        yield f"{context.sample.family} needs at least {needed} reference(s) besides the target, the row has {have}"
 
 
 @_rule("target_as_reference", fixed=True)
-def _target_as_reference(view: RuleContext) -> Iterator[str]:
-    """An instruction that names the picture it must produce."""
-    for where, turn, number in view.placeholders():
-        if number in view.later_targets(turn):
-            yield f"{where} names <image_{number}>, which is the picture to produce"
-    for index, asked in enumerate(view.sample.turns):
+def _target_as_reference(context: RuleContext) -> Iterator[str]:
+    """An instruction that names the image it must produce."""
+    for where, turn, number in context.placeholders():
+        if number in context.later_targets(turn):
+            yield f"{where} names <image_{number}>, which is the image to produce"
+    for index, asked in enumerate(context.sample.turns):
         for token, number in asked.bindings:
-            if number in view.later_targets(index):
-                yield f"turn {index + 1} binds token {token} to image {number}, which is the picture to produce"
+            if number in context.later_targets(index):
+                yield f"turn {index + 1} binds token {token} to image {number}, which is the image to produce"
 
 
 @_rule("placeholder_without_picture", fixed=True)
-def _placeholder_without_picture(view: RuleContext) -> Iterator[str]:
-    """A placeholder whose picture is not there."""
-    for where, _, number in view.placeholders():
-        if number not in view.numbers:
-            yield f"{where} names <image_{number}>, and there are {len(view.numbers)} pictures"
+def _placeholder_without_image(context: RuleContext) -> Iterator[str]:
+    """A placeholder whose image is not there."""
+    for where, _, number in context.placeholders():
+        if number not in context.numbers:
+            yield f"{where} names <image_{number}>, and there are {len(context.numbers)} images"
 
 
 @_rule("unknown_token", families=_GENERATION)
-def _unknown_token(view: RuleContext) -> Iterator[str]:
-    """A word in angle brackets that is no attribute token, most often a misspelt one."""
-    for where, _, instruction in view.texts:
+def _unknown_token(context: RuleContext) -> Iterator[str]:
+    """A word in angle brackets that is not an attribute token, most often a misspelt one."""
+    for where, _, instruction in context.texts:
         for token in dict.fromkeys(instruction.unknown):
-            yield f"{where} has {token}, which is none of the {len(ATTRIBUTES)} attribute tokens{_guess(token)}"
+            yield f"{where} has {token}, which is not one of the {len(ATTRIBUTES)} attribute tokens{_guess(token)}"
 
 
 @_rule("control_token", fixed=True)
-def _control_token(view: RuleContext) -> Iterator[str]:
-    """A control token of the tokenizer in ordinary text, which would break the sequence."""
-    for where, _, instruction in view.texts:
+def _control_token(context: RuleContext) -> Iterator[str]:
+    """A control token of the tokenizer in ordinary text, which would corrupt the sequence."""
+    for where, _, instruction in context.texts:
         for token in dict.fromkeys(instruction.control):
             yield f"{where} has {token}, which the tokenizer would read as a control token"
-    for index, turn in enumerate(view.sample.turns):
+    for index, turn in enumerate(context.sample.turns):
         for token in dict.fromkeys(parse(turn.response or "").control):
             yield f"the response of turn {index + 1} has {token}, which the tokenizer would read as a control token"
 
 
 @_rule("token_without_picture", families=_GENERATION)
-def _token_without_picture(view: RuleContext) -> Iterator[str]:
-    """An attribute token with no picture to speak of."""
-    for where, index, instruction in view.texts:
-        turn = view.sample.turns[index]
+def _token_without_image(context: RuleContext) -> Iterator[str]:
+    """An attribute token without an image that it could apply to."""
+    for where, index, instruction in context.texts:
+        turn = context.sample.turns[index]
         if not instruction.attributes:
             continue
-        # Pictures that no placeholder names stand before the text.
-        before = [number for number in view.sample.context(index) if number not in instruction.placeholders]
+        # Images that no placeholder names stand before the text.
+        before = [number for number in context.sample.context(index) if number not in instruction.placeholders]
         groups = instruction.groups(before=before, bindings=dict(turn.bindings))
         for name, number in zip(instruction.attributes, groups, strict=True):
             if number is None:
-                yield f"{where} has <{name}> and no picture it could speak of"
-            elif number not in view.numbers and number not in instruction.placeholders:
+                yield f"{where} has <{name}> and no image that it could apply to"
+            elif number not in context.numbers and number not in instruction.placeholders:
                 yield f"{where} binds <{name}> to image {number}, which is not there"
 
 
 @_rule("instruction_too_long")
-def _instruction_too_long(view: RuleContext) -> Iterator[str]:
+def _instruction_too_long(context: RuleContext) -> Iterator[str]:
     """An instruction or response longer than the limit."""
-    limit = view.limits.max_instruction
-    for index, turn in enumerate(view.sample.turns):
+    limit = context.limits.max_instruction
+    for index, turn in enumerate(context.sample.turns):
         texts = {"instruction": (turn.instruction, *turn.alternatives), "response": (turn.response or "",)}
         for what, phrasings in texts.items():
             longest = max(len(text) for text in phrasings)
@@ -271,37 +271,37 @@ def _instruction_too_long(view: RuleContext) -> Iterator[str]:
 
 
 @_rule("too_many_references")
-def _too_many_references(view: RuleContext) -> Iterator[str]:
-    """More reference pictures than the limit."""
-    have = len(view.sample.references)
-    if have > view.limits.max_references:
-        yield f"the row has {have} references, more than {view.limits.max_references}"
+def _too_many_references(context: RuleContext) -> Iterator[str]:
+    """More reference images than the limit."""
+    have = len(context.sample.references)
+    if have > context.limits.max_references:
+        yield f"the row has {have} references, more than {context.limits.max_references}"
 
 
 @_rule("too_small")
-def _too_small(view: RuleContext) -> Iterator[str]:
-    """A picture with a side shorter than the limit."""
-    for number, fact in view.facts.items():
-        if min(fact.width, fact.height) < view.limits.min_side:
-            yield f"image {number} is {fact.width} x {fact.height}, shorter than {view.limits.min_side} on a side"
+def _too_small(context: RuleContext) -> Iterator[str]:
+    """An image with a side shorter than the limit."""
+    for number, info in context.infos.items():
+        if min(info.width, info.height) < context.limits.min_side:
+            yield f"image {number} is {info.width} x {info.height}, shorter than {context.limits.min_side} on a side"
 
 
 @_rule("extreme_aspect")
-def _extreme_aspect(view: RuleContext) -> Iterator[str]:
-    """A picture much longer than wide, or wider than long."""
-    for number, fact in view.facts.items():
-        if max(fact.width, fact.height) > view.limits.max_aspect * min(fact.width, fact.height):
-            yield f"image {number} is {fact.width} x {fact.height}, beyond {view.limits.max_aspect:g} : 1"
+def _extreme_aspect(context: RuleContext) -> Iterator[str]:
+    """An image much longer than wide, or wider than long."""
+    for number, info in context.infos.items():
+        if max(info.width, info.height) > context.limits.max_aspect * min(info.width, info.height):
+            yield f"image {number} is {info.width} x {info.height}, beyond {context.limits.max_aspect:g} : 1"
 
 
 @_rule("target_equals_reference", families=_GENERATION)
-def _target_equals_reference(view: RuleContext) -> Iterator[str]:
-    """A target with exactly the pixels of a picture it was to be made from."""
-    data = {image.number: image.data for image in view.sample.images}
-    for index, turn in enumerate(view.sample.turns):
-        target = view.facts.get(turn.target or 0)
-        for number in view.sample.context(index):
-            other = view.facts.get(number)
+def _target_equals_reference(context: RuleContext) -> Iterator[str]:
+    """A target with exactly the pixels of an image it was to be made from."""
+    data = {image.number: image.data for image in context.sample.images}
+    for index, turn in enumerate(context.sample.turns):
+        target = context.infos.get(turn.target or 0)
+        for number in context.sample.context(index):
+            other = context.infos.get(number)
             if target is None or other is None:
                 continue
             # Equal bytes, or equal pixels in another encoding: only then are both decoded in full.
@@ -309,81 +309,81 @@ def _target_equals_reference(view: RuleContext) -> Iterator[str]:
             if not same and target.may_equal(other):
                 same = same_pixels(data[turn.target or 0] or b"", data[number] or b"")
             if same:
-                yield f"the target of turn {index + 1} (image {turn.target}) is the same picture as image {number}"
+                yield f"the target of turn {index + 1} (image {turn.target}) is the same image as image {number}"
 
 
 @_rule("over_budget")
-def _over_budget(view: RuleContext) -> Iterator[str]:
+def _over_budget(context: RuleContext) -> Iterator[str]:
     """A sequence longer than the token budget of a pack."""
-    tokens = view.tokens
-    if tokens > view.limits.max_tokens:
-        yield f"the sample takes about {tokens:,} tokens, more than {view.limits.max_tokens:,}"
+    tokens = context.tokens
+    if tokens > context.limits.max_tokens:
+        yield f"the sample takes about {tokens:,} tokens, more than {context.limits.max_tokens:,}"
 
 
 @_rule("repeated_reference", severity=Severity.WARNING)
-def _repeated_reference(view: RuleContext) -> Iterator[str]:
-    """The same picture given twice as a reference."""
+def _repeated_reference(context: RuleContext) -> Iterator[str]:
+    """The same image given twice as a reference."""
     seen: dict[str, int] = {}
-    for number in view.sample.references:
-        fact = view.facts.get(number)
-        if fact is None:
+    for number in context.sample.references:
+        info = context.infos.get(number)
+        if info is None:
             continue
-        if fact.sha256 in seen:
-            yield f"image {number} is the same picture as image {seen[fact.sha256]}"
-        seen.setdefault(fact.sha256, number)
+        if info.sha256 in seen:
+            yield f"image {number} is the same image as image {seen[info.sha256]}"
+        seen.setdefault(info.sha256, number)
 
 
 @_rule("unnamed_reference", severity=Severity.WARNING, families=_GENERATION)
-def _unnamed_reference(view: RuleContext) -> Iterator[str]:
+def _unnamed_reference(context: RuleContext) -> Iterator[str]:
     """A reference that no placeholder names, where others are named."""
-    named = {number for _, _, number in view.placeholders()}
-    missing = [number for number in view.sample.references if number not in named]
+    named = {number for _, _, number in context.placeholders()}
+    missing = [number for number in context.sample.references if number not in named]
     if named and missing:
         yield f"no placeholder names image {', '.join(map(str, missing))}"
 
 
 @_rule("unread_placeholder", severity=Severity.WARNING, families=_GENERATION)
-def _unread_placeholder(view: RuleContext) -> Iterator[str]:
+def _unread_placeholder(context: RuleContext) -> Iterator[str]:
     """Text that looks like a placeholder or an attribute token, in a spelling that is not read as one."""
-    for where, _, instruction in view.texts:
+    for where, _, instruction in context.texts:
         for word in dict.fromkeys(leftovers(instruction)):
             yield f"{where} has {word}, which is read as text: write <image_1> for images, <style> for tokens"
 
 
-def _remark_rule(code: str, summary: str) -> None:
-    def rule(view: RuleContext) -> Iterator[str]:
-        for number, fact in view.facts.items():
-            if told := image_warnings(fact).get(code):
-                yield f"image {number} {told}"
+def _warning_rule(code: str, summary: str) -> None:
+    def rule(context: RuleContext) -> Iterator[str]:
+        for number, info in context.infos.items():
+            if message := image_warnings(info).get(code):
+                yield f"image {number} {message}"
 
     rule.__doc__ = summary
     _rule(code, severity=Severity.WARNING)(rule)
 
 
 for _code, _words in IMAGE_WARNINGS.items():
-    _remark_rule(_code, _words)
+    _warning_rule(_code, _words)
 
 
 def examine(
-    sample: Sample, limits: Limits, *, severities: Mapping[str, Severity] | None = None, look: Look | None = None
+    sample: Sample, limits: Limits, *, severities: Mapping[str, Severity] | None = None, prober: Probe | None = None
 ) -> Examination:
-    """Decode the pictures of a sample and hold it against every rule that applies to its family.
+    """Decode the images of a sample and check it against every rule that applies to its family.
 
-    `severities` relaxes or sharpens rules by code; rules marked `fixed` keep theirs. `look` decodes
-    a picture: `probe` within the limits, or a `ProbeCache` that remembers.
+    `severities` overrides the severity of rules by code; rules marked `fixed` keep theirs. `prober` decodes
+    an image: `probe` within the limits, or a `ProbeCache` that remembers.
     """
-    view = RuleContext(sample, limits, look or partial(probe, max_pixels=limits.max_pixels))
+    context = RuleContext(sample, limits, prober or partial(probe, max_pixels=limits.max_pixels))
     findings: list[Finding] = []
     for check in RULES.values():
         severity = check.severity if check.fixed else (severities or {}).get(check.code, check.severity)
         if severity is not Severity.OFF and check.applies(sample.family):
-            findings += [Finding(check.code, text, severity) for text in islice(check.rule(view), _FINDINGS_A_RULE)]
+            findings += [Finding(check.code, text, severity) for text in islice(check.rule(context), _FINDINGS_A_RULE)]
     return Examination(
         sample=sample,
-        facts=view.facts,
+        infos=context.infos,
         findings=tuple(findings),
-        attributes=tuple(name for _, _, text in view.texts for name in text.attributes),
-        tokens=view.tokens,
+        attributes=tuple(name for _, _, text in context.texts for name in text.attributes),
+        tokens=context.tokens,
     )
 
 

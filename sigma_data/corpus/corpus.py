@@ -1,7 +1,7 @@
-"""A corpus on disk: what its files are called, what its manifest holds, how it is opened.
+"""A corpus on disk: its file names, its manifest's columns, and `open_corpus`.
 
 `corpus.json` is written last and names every other file with its size and digest: a folder without
-it is no corpus, whatever else lies in it.
+it is not a corpus, whatever else it holds.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class _Commit(StrictRecord, extra="ignore"):
 
 
 def images_type(*, ranges: bool = True) -> pa.DataType:
-    """The pictures of a sample in the manifest; `offset` is that of a picture's bytes in the shard.
+    """The images of a sample in the manifest; `offset` is that of an image's bytes in the shard.
 
     Without `ranges` the type that older corpora have, before there was a `value_range`.
     """
@@ -225,11 +225,11 @@ class Corpus:
         where = f"{self.path / row['shard']}: sample {row['id']}"
         try:
             record = self.read(row["shard"], row["json_offset"], row["json_size"])
-            pictures = {i["member"]: self.read(row["shard"], i["offset"], i["size"]) for i in row["images"]}
+            images = {i["member"]: self.read(row["shard"], i["offset"], i["size"]) for i in row["images"]}
             digests = {image["member"]: image["sha256"] for image in row["images"]}
-            if any(hashlib.sha256(data).hexdigest() != digests[name] for name, data in pictures.items()):
+            if any(hashlib.sha256(data).hexdigest() != digests[name] for name, data in images.items()):
                 raise CorpusError(f"{where} is damaged; run sigma validate --deep")
-            return decode(record, pictures)
+            return decode(record, images)
         except (OSError, RecordError, ShardError) as error:
             raise CorpusError(f"{where} cannot be read ({error}); run sigma validate") from None
 
@@ -279,23 +279,23 @@ def _refuse_odd_rows(manifest: pl.DataFrame, path: Path) -> None:
     for table, nullable in ((manifest, ()), (images, ("reencoded", "value_range"))):
         for column in table.columns:
             if column not in nullable and table[column].null_count():
-                raise CorpusError(f"{path}: has nothing in {column} in some rows")
+                raise CorpusError(f"{path}: has no value in {column} in some rows")
     if manifest["images"].list.eval(pl.element().is_null().any()).list.first().any():
-        raise CorpusError(f"{path}: has an image that is nothing")
+        raise CorpusError(f"{path}: has an image that is null")
     places = [manifest[name] for name in ("index", "offset", "size", "json_offset", "json_size")]
     places += [images[name] for name in ("number", "offset", "size", "width", "height")]
     if not all(place.cast(pl.Int64).is_between(0, _MOST).all() for place in places):
         raise CorpusError(f"{path}: has offsets or sizes that no file can have")
     if not manifest["id"].str.contains(rf"^{KEY.pattern}$").all():
-        raise CorpusError(f"{path}: has an id that is no key of a shard")
+        raise CorpusError(f"{path}: has an id that is not a key of a shard")
     if not (images["signature"].bin.size() == SIGNATURE_BYTES).all():
-        raise CorpusError(f"{path}: has a signature that is none")
+        raise CorpusError(f"{path}: has a malformed signature")
 
 
 def open_corpus(path: str | Path) -> Corpus:
     """Open a committed corpus.
 
-    Raises CorpusError where the folder is no corpus, its build did not finish, or another version
+    Raises CorpusError if the folder is not a corpus, its build did not finish, or another version
     of the toolkit wrote it.
     """
     path = Path(path)
@@ -315,7 +315,7 @@ def open_corpus(path: str | Path) -> Corpus:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(place) for place in first["loc"])
-        raise CorpusError(f"{commit_file}: is no commit of a corpus ({where}: {first['msg']})") from None
+        raise CorpusError(f"{commit_file}: is not a valid corpus.json ({where}: {first['msg']})") from None
     except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
         raise CorpusError(f"{commit_file}: cannot be read ({type(error).__name__}: {error})") from None
     if version != SCHEMA_VERSION:

@@ -1,7 +1,7 @@
 """The data set card: README.md of a corpus, for people and for HF `datasets`.
 
 The card's features are what makes `load_dataset(FOLDER)` safe: without them the loader infers its
-columns from the first samples and drops pictures that only later samples have.
+columns from the first samples and drops images that only later samples have.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _STRING, _NUMBER = "string", "int64"
 _TEXT = """
 # {title}
 
-{written:,} samples with {images:,} pictures in {families} families, built by `sigma build-dataset`.
+{written:,} samples with {images:,} images in {families} families, built by `sigma build-dataset`.
 
 | family | {splits} | what it teaches |
 |---|{bars}---|
 {rows}
 
 {read:,} records were read: {written:,} written, {quarantined:,} in quarantine (`quarantine.parquet` says why),
-{duplicates:,} duplicates. Samples that share a picture, exactly or nearly, lie in one split.
+{duplicates:,} duplicates. Samples that share an image, exactly or nearly, lie in one split.
 
 ## Licenses
 
@@ -54,10 +54,10 @@ samples = wds.WebDataset("{first_shard}", shardshuffle=False).decode("pil")
 Both take a path for a pattern or a URL: where the name of this folder, or of one above it, holds brackets, stars, `?`,
 `#` or colons, rename it before you read it so (`sigma` itself takes every name as it is).
 
-A sample is `KEY.json` and one member a picture: `KEY.ref_01.jpg`, ..., `KEY.target.jpg`. The JSON's `images` gives each
-picture's number, member and role; its `turns` hold the instructions, in which `<image_1>` stands where picture 1
+A sample is `KEY.json` and one member an image: `KEY.ref_01.jpg`, ..., `KEY.target.jpg`. The JSON's `images` gives each
+image's number, member and role; its `turns` hold the instructions, in which `<image_1>` stands where image 1
 belongs and an attribute token such as `<style>` before the phrase it governs. `manifest.parquet` has a row a sample,
-with the byte range of every picture; `corpus.json` has the size and SHA-256 of every file.
+with the byte range of every image; `corpus.json` has the size and SHA-256 of every file.
 {different}
 """
 

@@ -1,4 +1,4 @@
-"""The part of the data set card for people who read a corpus without `sigma`: code that runs, and what surprises."""
+"""The part of the data set card for people who read a corpus without `sigma`: code that runs, and pitfalls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 def read_image(data, value_range=None):
     \"\"\"The image as sigma shows it: upright, transparency on white, deep values scaled to 8 bits.
 
-    `data` are its bytes; `value_range` is that of the image in the sample's JSON, where it has one.
+    `data` are its bytes; `value_range` is that of the image in the sample's JSON, if any.
     \"\"\"
     image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
     if value_range and (image.mode == "F" or image.mode.startswith("I")):
@@ -115,7 +115,7 @@ again.load_state_dict(state)
 
 
 def different_images(manifest: pl.DataFrame) -> str:
-    """The sections on images that others show differently, or that are stored as shown; empty where there are none."""
+    """The sections on images that others show differently, or that are stored as shown; empty if there are none."""
     warned = count_warnings(manifest)
     columns = manifest.select(pl.col("images").explode()).drop_nulls().unnest("images")
     stored = Counter(columns["reencoded"].drop_nulls().to_list())

@@ -1,6 +1,6 @@
-"""A sample as the members of a shard: `KEY.json` and one picture each, and back.
+"""A sample as the members of a shard: `KEY.json` and one image each, and back.
 
-The JSON names every picture's member, so a record is complete and checkable by itself; its keys are
+The JSON names every image's member, so a record is complete and checkable by itself; its keys are
 the same for every sample, so that HF `datasets` can give it one type.
 """
 
@@ -24,11 +24,11 @@ SCHEMA_VERSION = 1
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MEMBER = re.compile(rf"json|(?:ref_\d{{2,3}}|target(?:_\d{{2,3}})?)\.(?:{'|'.join(sorted(MEMBER_EXTENSIONS))})")
-"""What may stand behind the key: `json`, `ref_01.jpg`, `target.png`, `target_02.png` (several turns)."""
+"""What may follow the key: `json`, `ref_01.jpg`, `target.png`, `target_02.png` (several turns)."""
 
 
 class RecordError(ValueError):
-    """JSON that is not a record of this schema, or does not fit its members."""
+    """JSON that is not a record of this schema, or does not match its members."""
 
 
 _Number = Annotated[int, Field(ge=0, lt=2**31)]
@@ -102,9 +102,9 @@ def stored_order(sample: Sample) -> list[int]:
     return sorted((image.number for image in sample.images), key=lambda number: (number in targets, number))
 
 
-def encode(sample: Sample, facts: Mapping[int, ImageInfo]) -> bytes:
+def encode(sample: Sample, infos: Mapping[int, ImageInfo]) -> bytes:
     """The bytes of `KEY.json`: compact, one line, sorted keys, UTF-8."""
-    members = member_names(sample, {number: fact.extension for number, fact in facts.items()})
+    members = member_names(sample, {number: info.extension for number, info in infos.items()})
     targets = set(sample.targets)
     ranges = {image.number: image.value_range for image in sample.images}
     record = {
@@ -117,8 +117,8 @@ def encode(sample: Sample, facts: Mapping[int, ImageInfo]) -> bytes:
                 "number": number,
                 "member": members[number],
                 "role": "target" if number in targets else "reference",
-                "width": facts[number].width,
-                "height": facts[number].height,
+                "width": infos[number].width,
+                "height": infos[number].height,
                 **({"value_range": asdict(found)} if (found := ranges[number]) is not None else {}),
             }
             for number in stored_order(sample)
@@ -139,10 +139,10 @@ def with_current_keys(data: bytes) -> bytes:
     return data.replace(b'"licence":', b'"license":', 1)  # a key: inside a text the quotes would be escaped
 
 
-def decode(data: bytes, pictures: Mapping[str, bytes] | None) -> Sample:
-    """A sample from the bytes of `KEY.json` and its pictures by member name.
+def decode(data: bytes, images: Mapping[str, bytes] | None) -> Sample:
+    """A sample from the bytes of `KEY.json` and its images by member name.
 
-    Where `pictures` is None, they are read another time, and the sample's images come without bytes. Raises
+    Where `images` is None, they are read another time, and the sample's images come without bytes. Raises
     RecordError where the JSON is broken, of another schema, or names other members than there are.
     """
     try:
@@ -150,25 +150,25 @@ def decode(data: bytes, pictures: Mapping[str, bytes] | None) -> Sample:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(place) for place in first["loc"])
-        raise RecordError(f"the JSON is no record ({where}: {first['msg']})") from None
+        raise RecordError(f"the JSON is not a valid record ({where}: {first['msg']})") from None
     if record.schema_version != SCHEMA_VERSION:
         raise RecordError(f"the record has schema version {record.schema_version}, this is sigma {SCHEMA_VERSION}")
     named = [image.member for image in record.images]
-    there = set(named if pictures is None else pictures)
+    there = set(named if images is None else images)
     if missing := sorted(set(named) - there):
         raise RecordError(f"the record names {', '.join(missing)}, which is not there")
     if extra := sorted(there - set(named)):
         raise RecordError(f"{', '.join(extra)} is there, but the record does not name it")
     numbers = [image.number for image in record.images]
     if len(set(numbers)) != len(numbers) or len(set(named)) != len(named):
-        raise RecordError("two pictures have one number or one name")
+        raise RecordError("two images have one number or one name")
     sample = Sample(
         id=record.id,
         family=record.family,
         images=tuple(
             Image(
                 image.number,
-                None if pictures is None else pictures[image.member],
+                None if images is None else images[image.member],
                 value_range=None if image.value_range is None else ValueRange(**vars(image.value_range)),
             )
             for image in sorted(record.images, key=lambda i: i.number)
@@ -189,8 +189,8 @@ def decode(data: bytes, pictures: Mapping[str, bytes] | None) -> Sample:
     )
     expected = member_names(sample, {image.number: image.member.rsplit(".", 1)[-1] for image in record.images})
     if expected != {image.number: image.member for image in record.images}:
-        raise RecordError("the pictures are not named after their roles")
+        raise RecordError("the images are not named after their roles")
     targets = set(sample.targets)
     if any(image.role != ("target" if image.number in targets else "reference") for image in record.images):
-        raise RecordError("a picture's role is not the one that the turns give it")
+        raise RecordError("an image's role is not the one that the turns give it")
     return sample

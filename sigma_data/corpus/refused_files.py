@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RefusedFile:
-    """A file of which nothing (of a damaged shard: nothing behind the damage) was used.
+    """A file of which nothing (of a damaged shard: nothing after the damage) was used.
 
     `records` is how many rows it counts for in the sums: all of them, or 1 where nothing says how many
     it has; `message` says so then.
@@ -41,7 +41,7 @@ def refused_files(quarantine: pl.DataFrame) -> list[RefusedFile]:
 
 
 def refused_lines(files: Sequence[RefusedFile], most: int = 10) -> list[str]:
-    """The loud lines about refused files: a heading with the sums, then the first files with the reason."""
+    """Lines that report refused files: a heading with the sums, then the first files with the reason."""
     if not files:
         return []
     rows = sum(file.records for file in files)

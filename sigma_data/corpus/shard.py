@@ -146,5 +146,5 @@ def _parse(head: bytes, position: int) -> Member:
         raise ShardFault("not_a_file", f"the member {name!r} is a link, a folder or an extension", position)
     key, _, suffix = name.partition(".")
     if not KEY.fullmatch(key) or not MEMBER.fullmatch(suffix):
-        raise ShardFault("bad_name", f"{name!r} is no member of a sample (KEY.json, KEY.ref_01.jpg, ...)", position)
+        raise ShardFault("bad_name", f"{name!r} is not a member of a sample (KEY.json, KEY.ref_01.jpg, ...)", position)
     return Member(key, suffix, position + BLOCK, size)

@@ -1,4 +1,4 @@
-"""How long a sample's sequence is, before any tokenizer or model is at hand."""
+"""A sample's sequence length, estimated without a tokenizer or model."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sigma_data.sample import Sample
 
 
 def count_tokens(
-    sample: Sample, facts: Mapping[int, ImageInfo], *, vae: ResizeRule = VAE_RULE, vit: ResizeRule = VIT_RULE
+    sample: Sample, infos: Mapping[int, ImageInfo], *, vae: ResizeRule = VAE_RULE, vit: ResizeRule = VIT_RULE
 ) -> int:
     """Sequence length of a sample: every reference as VAE latents and ViT patches, every target once.
 
-    Pictures are counted exactly by the resize rule. Text is an upper estimate of three bytes a
+    Images are counted exactly by the resize rule. Text is an upper estimate of three bytes a
     token (Qwen2.5 needs about four for English); the training planner counts it with the tokenizer.
     """
     total = 0
@@ -23,13 +23,13 @@ def count_tokens(
             if text:
                 total += 2 + -(-len(text.encode("utf-8", "replace")) // 3)
     targets = set(sample.targets)
-    for number, fact in facts.items():
-        total += _picture_tokens(fact, vae)
+    for number, info in infos.items():
+        total += _image_tokens(info, vae)
         if number not in targets:
-            total += _picture_tokens(fact, vit)
+            total += _image_tokens(info, vit)
     return total
 
 
-def _picture_tokens(fact: ImageInfo, rule: ResizeRule) -> int:
-    width, height = rule.size(fact.width, fact.height)
+def _image_tokens(info: ImageInfo, rule: ResizeRule) -> int:
+    width, height = rule.size(info.width, info.height)
     return width // rule.stride * (height // rule.stride) + 2

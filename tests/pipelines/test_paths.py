@@ -44,12 +44,10 @@ def test_a_corpus_may_lie_in_a_folder_of_any_name(
     folder = local_path(f"./{name}")
     shutil.copytree(small_corpus, folder / "corpus")
     corpus = folder / "corpus"
-    assert validate_corpus(corpus, deep=False, workers=0, quiet=True).problems == []
+    assert validate_corpus(corpus, deep=False, workers=0).problems == []
     assert len(inspect_corpus(corpus).families) == 6
     inspect_sample(corpus, "0", folder / "sample.png")
-    counts = reshard(
-        corpus, folder / "part", Selection(limit=3), shard_bytes=10**9, shard_samples=10, workers=0, quiet=True
-    )
+    counts = reshard(corpus, folder / "part", Selection(limit=3), shard_bytes=10**9, shard_samples=10, workers=0)
     assert counts["samples"] == 3
     assert len(open_corpus(folder / "part").manifest) == 3
     assert export_release(corpus, folder / "release", Selection())["samples"] == 37
@@ -66,7 +64,7 @@ def test_a_corpus_is_built_into_and_from_folders_of_any_name(tmp_path: Path, mon
     corpora.make_release(tmp_path / "in [a]*:b?c", 8)
     result = corpora.build(Path("run [v1]:x"), "release:in [a]*:b?c")
     assert result.corpus.sums["written"] == 8
-    assert validate_corpus(Path("run [v1]:x"), deep=True, workers=0, quiet=True).problems == []
+    assert validate_corpus(Path("run [v1]:x"), deep=True, workers=0).problems == []
 
 
 @pytest.mark.parametrize(

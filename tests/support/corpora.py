@@ -113,7 +113,7 @@ def make_release(folder: Path, rows: int, seed: int = 0, *, files: int = 1, grou
 
 def build(out: Path, *sources: str, workers: int = 0, overwrite: bool = False, **settings: Any) -> BuildResult:
     """Build a corpus in this process and without progress lines; `settings` are those of BuildConfig."""
-    return run_build(BuildConfig(sources=sources, **settings), out, workers=workers, overwrite=overwrite, quiet=True)
+    return run_build(BuildConfig(sources=sources, **settings), out, workers=workers, overwrite=overwrite)
 
 
 def adds_up(sums: dict[str, Any]) -> bool:

@@ -80,7 +80,7 @@ def test_a_limit_on_the_long_side_reencodes_and_says_so(release: Path, tmp_path:
     images = [image for row in corpus.manifest.iter_rows(named=True) for image in row["images"]]
     assert max(max(image["width"], image["height"]) for image in images) == 64
     assert {image["reencoded"] for image in images} == {None, "max_side"}
-    assert not validate_corpus(corpus.path, deep=True, workers=0, quiet=True).problems
+    assert not validate_corpus(corpus.path, deep=True, workers=0).problems
 
 
 def test_a_rerun_finds_the_corpus_complete_and_changes_nothing(release: Path, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_source_that_changes_between_the_passes_is_noticed(
     assert not (tmp_path / "out" / "corpus.json").exists()
     monkeypatch.undo()
     corpora.build(tmp_path / "out", f"release:{copy}")
-    assert not validate_corpus(tmp_path / "out", deep=True, workers=0, quiet=True).problems
+    assert not validate_corpus(tmp_path / "out", deep=True, workers=0).problems
 
 
 def test_remote_places_are_read_like_local_ones(release: Path) -> None:

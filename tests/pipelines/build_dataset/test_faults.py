@@ -43,7 +43,7 @@ def other_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(corpus: Path, *, deep: bool) -> Validation:
-    return validate_corpus(corpus, deep=deep, workers=0, quiet=True)
+    return validate_corpus(corpus, deep=deep, workers=0)
 
 
 def samples(corpus: Path, shard: str = SHARD) -> list[dict[str, Any]]:
@@ -331,7 +331,7 @@ def assert_found(result: Validation, code: str, named: str) -> None:
 
 @pytest.mark.parametrize("deep", [True, False], ids=["deep", "fast"])
 def test_a_sound_corpus_has_no_problems(small_corpus: Path, deep: bool) -> None:
-    result = validate_corpus(small_corpus, deep=deep, workers=0, quiet=True)
+    result = validate_corpus(small_corpus, deep=deep, workers=0)
     assert result.problems == []
     assert result.samples == len(corpora.read_manifest(small_corpus)) == 37
 

@@ -77,7 +77,7 @@ def build_safely(out: Path, source: str, *, watch: Path) -> dict[str, Any] | Non
     assert "\n" not in sentence
     if sums is not None:
         assert corpora.adds_up(sums)
-        assert validate_corpus(out, deep=True, workers=0, quiet=True).problems == []
+        assert validate_corpus(out, deep=True, workers=0).problems == []
     return sums
 
 
@@ -196,7 +196,7 @@ def test_validate_names_an_evil_member(small_corpus: Path, arena: Path, name: st
     before = corpora.files_below(arena.parents[2])
     expected = {"not_a_file", "unsafe_name"} if code == "unsafe_or_not_a_file" else {code}
     for deep in (False, True):
-        problems = validate_corpus(corpus, deep=deep, workers=0, quiet=True).problems
+        problems = validate_corpus(corpus, deep=deep, workers=0).problems
         assert expected & {problem.code for problem in problems if problem.where == shard}
     assert corpora.files_below(arena.parents[2]) == before
 
@@ -292,7 +292,7 @@ def test_mutated_shards_never_crash_validate_and_never_pass_it(small_corpus: Pat
         path.write_bytes(broken)
         if index % 2:
             corpora.forge_commit(corpus)
-        result = validate_corpus(corpus, deep=True, workers=0, quiet=True)
+        result = validate_corpus(corpus, deep=True, workers=0)
         assert bool(result.problems) == (broken != sound), (path, index)
         path.write_bytes(sound)
         corpora.forge_commit(corpus)
@@ -548,9 +548,9 @@ def test_a_mutated_picture_gives_facts_or_a_fault(kind: str) -> None:
 def touch_everything(corpus: Path, out: Path) -> bool:
     """Every command on a corpus: True where validate --deep calls it sound. Only SigmaErrors are caught."""
     before = corpora.files_below(corpus)
-    result = validate_corpus(corpus, deep=True, workers=0, quiet=True)
+    result = validate_corpus(corpus, deep=True, workers=0)
     json.dumps(result.as_dict()).encode()
-    fast = validate_corpus(corpus, deep=False, workers=0, quiet=True)
+    fast = validate_corpus(corpus, deep=False, workers=0)
     assert not (fast.problems and not result.problems)
     options: dict[str, Any] = {"shard_bytes": 10**6, "shard_samples": 10, "workers": 0, "quiet": True}
     calls: list[Callable[[], Any]] = [
@@ -686,7 +686,7 @@ def test_a_commit_that_names_a_shard_outside_is_refused(
     corpora.forge_commit(hostile_corpus, add)
     with pytest.raises(CorpusError):
         open_corpus(hostile_corpus)
-    problems = validate_corpus(hostile_corpus, deep=True, workers=0, quiet=True).problems
+    problems = validate_corpus(hostile_corpus, deep=True, workers=0).problems
     assert [problem.code for problem in problems] == ["bad_commit"]
     touch_everything(hostile_corpus, hostile_corpus.parents[1] / "out")
 
@@ -750,7 +750,7 @@ def test_a_shard_that_is_a_link_out_of_the_corpus_does_not_pass_as_another_file(
     path = hostile_corpus / "train/editing-00000.tar"
     path.unlink()
     path.symlink_to("/etc/passwd")
-    problems = validate_corpus(hostile_corpus, deep=True, workers=0, quiet=True).problems
+    problems = validate_corpus(hostile_corpus, deep=True, workers=0).problems
     assert any(problem.where == "train/editing-00000.tar" for problem in problems)
 
 

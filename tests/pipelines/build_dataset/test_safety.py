@@ -78,7 +78,7 @@ def test_a_corpus_is_not_filtered_or_sharded_into_itself(small_corpus: Path, tmp
         with pytest.raises(ConfigError, match="overlap"):
             corpora.build(out, f"webdataset:{copy}", overwrite=True)
         with pytest.raises(ConfigError, match="overlap"):
-            reshard(copy, out, Selection(), shard_bytes=10**9, shard_samples=9, workers=0, overwrite=True, quiet=True)
+            reshard(copy, out, Selection(), shard_bytes=10**9, shard_samples=9, workers=0, overwrite=True)
         with pytest.raises(ConfigError, match="overlap"):
             export_release(copy, out, Selection())
     assert files(tmp_path) == before
@@ -120,7 +120,7 @@ def test_pictures_that_reencoding_makes_illegal_are_rejected_not_committed(tmp_p
     corpora.write_parquet(tmp_path / "r" / "a.parquet", rows)
     corpus = corpora.build(tmp_path / "out", f"release:{tmp_path / 'r'}", max_side=64).corpus
     assert corpus.sums["codes"] == {"too_small": 1}
-    assert not validate_corpus(corpus.path, deep=True, workers=0, quiet=True).problems
+    assert not validate_corpus(corpus.path, deep=True, workers=0).problems
 
 
 def test_an_incomplete_or_unfinished_corpus_is_refused_as_a_source(small_corpus: Path, tmp_path: Path) -> None:

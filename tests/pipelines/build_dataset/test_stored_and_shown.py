@@ -121,7 +121,7 @@ def test_bytes_pass_untouched_unless_the_store_says_otherwise_and_the_manifest_r
             assert (image["format"], image["mode"]) == ("PNG", "RGB")
             assert Image.open(io.BytesIO(data)).getexif().get(0x0112) is None
     assert found.keys() == KINDS.keys()
-    assert not validate_corpus(corpus.path, deep=True, workers=0, quiet=True).problems
+    assert not validate_corpus(corpus.path, deep=True, workers=0).problems
 
 
 def test_training_inspection_and_metrics_show_the_same_whatever_is_stored(corpus: Corpus) -> None:
@@ -153,7 +153,7 @@ def test_ranges_survive_building_again_from_the_shards(corpus: Corpus, tmp_path:
     again = corpora.build(tmp_path / "again", f"webdataset:{corpus.path}", splits={"train": 1}).corpus
     before = {kind: image["value_range"] for kind, _, image, _ in rows(corpus)}
     assert {kind: image["value_range"] for kind, _, image, _ in rows(again)} == before
-    assert not validate_corpus(again.path, deep=True, workers=0, quiet=True).problems
+    assert not validate_corpus(again.path, deep=True, workers=0).problems
 
 
 def test_a_forged_range_is_found(release: Path, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_forged_range_is_found(release: Path, tmp_path: Path) -> None:
     deep["images"][0]["value_range"]["high"] = 5.0
     corpora.write_manifest(corpus.path, manifest)
     corpora.forge_commit(corpus.path)
-    problems = validate_corpus(corpus.path, deep=True, workers=0, quiet=True).problems
+    problems = validate_corpus(corpus.path, deep=True, workers=0).problems
     assert [problem.code for problem in problems] == ["manifest_differs"]
     assert "value_range" in problems[0].message
 
@@ -186,7 +186,7 @@ def test_a_corpus_from_before_there_were_ranges_opens_validates_and_trains(relea
     corpora.forge_commit(path)
     corpus = open_corpus(path)
     assert {image["value_range"] for row in corpus.manifest.iter_rows(named=True) for image in row["images"]} == {None}
-    assert not validate_corpus(path, deep=True, workers=0, quiet=True).problems
+    assert not validate_corpus(path, deep=True, workers=0).problems
     assert len(open_index(str(path), Tokenizer.load(preset_directory("tiny")))) == len(corpus.manifest)
 
 

@@ -72,7 +72,7 @@ def test_bytes_that_differ_when_read_again_cost_one_sample_with_the_true_reason(
     assert (sums["read"], sums["written"], sums["codes"]) == (12, 11, {"unstable": 1})
     (row,) = quarantine(tmp_path / "out").iter_rows(named=True)
     assert (row["row"], row["message"]) == (5, "reading image 2 a second time gave other bytes")
-    assert not validate_corpus(tmp_path / "out", deep=True, workers=0, quiet=True).problems
+    assert not validate_corpus(tmp_path / "out", deep=True, workers=0).problems
     assert not (tmp_path / "out" / ".sigma").exists()
 
 
@@ -90,7 +90,7 @@ def test_samples_that_differ_in_one_pass_after_another_are_each_left_out(
     corpora.build(tmp_path / "out", f"release:{release}")
     assert corpora.read_commit(tmp_path / "out")["sums"]["codes"] == {"unstable": 2}
     assert sorted(quarantine(tmp_path / "out")["row"]) == [2, 9]
-    assert not validate_corpus(tmp_path / "out", deep=True, workers=0, quiet=True).problems
+    assert not validate_corpus(tmp_path / "out", deep=True, workers=0).problems
 
 
 def test_encoding_that_gives_other_bytes_each_time_costs_the_sample(
@@ -126,7 +126,7 @@ def test_what_was_unstable_stays_left_out_after_an_interruption(
     monkeypatch.undo()
     corpora.build(tmp_path / "out", f"release:{release}")
     assert corpora.read_commit(tmp_path / "out")["sums"]["codes"] == {"unstable": 1}
-    assert not validate_corpus(tmp_path / "out", deep=True, workers=0, quiet=True).problems
+    assert not validate_corpus(tmp_path / "out", deep=True, workers=0).problems
 
 
 @pytest.mark.slow

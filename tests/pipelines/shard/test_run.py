@@ -16,7 +16,7 @@ from sigma_data.errors import ConfigError, CorpusError
 
 def shard_anew(source: Path, out: Path, selection: Selection | None = None, **options: int) -> dict[str, int]:
     settings = {"shard_bytes": 2**30, "shard_samples": 5, **options}
-    return reshard(source, out, selection or Selection(), workers=0, quiet=True, **settings)
+    return reshard(source, out, selection or Selection(), workers=0, **settings)
 
 
 def samples(path: Path) -> dict[str, object]:
@@ -29,7 +29,7 @@ def test_resharding_keeps_every_sample_split_and_byte(small_corpus: Path, tmp_pa
     assert samples(tmp_path / "out") == samples(small_corpus)
     assert counts["shards"] > len(open_corpus(small_corpus).shards)
     assert open_corpus(tmp_path / "out").manifest.group_by("shard").len()["len"].max() == 5
-    assert not validate_corpus(tmp_path / "out", deep=True, workers=0, quiet=True).problems
+    assert not validate_corpus(tmp_path / "out", deep=True, workers=0).problems
 
 
 def test_a_shard_never_grows_beyond_its_limit_in_bytes(small_corpus: Path, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_selection_takes_exactly_the_samples_that_fit(
     wanted = open_corpus(small_corpus).manifest.filter(rule)["id"].to_list()
     shard_anew(small_corpus, tmp_path / "out", selection)
     assert sorted(open_corpus(tmp_path / "out").manifest["id"]) == sorted(wanted)
-    assert not validate_corpus(tmp_path / "out", deep=True, workers=0, quiet=True).problems
+    assert not validate_corpus(tmp_path / "out", deep=True, workers=0).problems
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def splits_of(path: Path) -> dict[str, str]:
 @pytest.mark.parametrize("deep", [False, True])
 def test_shards_packed_anew_are_told_with_the_command_that_mends_them(corpus: Path, deep: bool) -> None:
     pack_anew(corpus)
-    problems = validate_corpus(corpus, deep=deep, workers=0, quiet=True).problems
+    problems = validate_corpus(corpus, deep=deep, workers=0).problems
     shards = [problem for problem in problems if problem.where.endswith(".tar")]
     assert {problem.code for problem in shards} == {"wrong_size", "packed_anew"}
     (message,) = {problem.message for problem in shards if problem.code == "packed_anew"}
@@ -87,20 +87,20 @@ def test_a_corpus_is_built_again_from_shards_packed_anew(
     ).corpus
     assert (again.sums["written"], again.sums["quarantined"]) == (37, 0)
     assert splits_of(again.path) == dict(before.manifest.select("id", "split").iter_rows())
-    assert validate_corpus(again.path, deep=True, workers=0, quiet=True).problems == []
+    assert validate_corpus(again.path, deep=True, workers=0).problems == []
 
 
 def test_training_is_told_what_was_done_to_the_shards(corpus: Path, tmp_path: Path) -> None:
     encoder = Tokenizer.load(preset_directory("tiny"), vocab_size=4096)
     index = open_index(str(corpus), encoder)
     pack_anew(corpus)
-    with pytest.raises(CorpusError, match=r"packed anew.*sigma build-dataset webdataset:\S+ --out NEW"):
+    with pytest.raises(CorpusError, match=r"repacked.*sigma build-dataset webdataset:\S+ --out NEW"):
         check_shards(index)
     for path in corpus.rglob("*.tar"):
         path.write_bytes(gzip.compress(path.read_bytes()))
     with pytest.raises(CorpusError, match="is compressed by gzip.*gzip -dc"):
         check_shards(index)
-    found = validate_corpus(corpus, deep=False, workers=0, quiet=True).problems
+    found = validate_corpus(corpus, deep=False, workers=0).problems
     assert {problem.code for problem in found if problem.where.endswith(".tar")} == {"wrong_size", "not_a_shard"}
 
 
@@ -179,11 +179,11 @@ def test_what_is_not_ours_is_one_sentence_with_what_it_is_and_what_to_do(
         assert "\n" not in str(error.value)
         assert str(place) in str(error.value)
     if as_folder:
-        (problem,) = validate_corpus(place, deep=False, workers=0, quiet=True).problems
+        (problem,) = validate_corpus(place, deep=False, workers=0).problems
         assert problem.code == "not_committed"
     else:
         with pytest.raises(CorpusError, match=words):
-            validate_corpus(place, deep=False, workers=0, quiet=True)
+            validate_corpus(place, deep=False, workers=0)
 
 
 def test_a_source_of_another_layout_is_named(small_corpus: Path, tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def test_a_good_sample_has_no_findings_and_all_its_facts() -> None:
     seen = found(sample())
     assert seen.findings == ()
     assert seen.attributes == ("subject",)
-    assert {number: (fact.width, fact.height) for number, fact in seen.facts.items()} == dict.fromkeys(
+    assert {number: (info.width, info.height) for number, info in seen.infos.items()} == dict.fromkeys(
         [1, 2, 3], (64, 48)
     )
 

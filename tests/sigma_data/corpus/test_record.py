@@ -38,14 +38,14 @@ def facts_of(sample: Sample, formats: list[str] | None = None) -> dict[int, Imag
     }  # fmt: skip
 
 
-def members(sample: Sample, facts: dict[int, ImageInfo]) -> dict[str, bytes]:
-    names = member_names(sample, {number: fact.extension for number, fact in facts.items()})
+def members(sample: Sample, infos: dict[int, ImageInfo]) -> dict[str, bytes]:
+    names = member_names(sample, {number: info.extension for number, info in infos.items()})
     return {names[image.number]: image.data or b"" for image in sample.images}
 
 
 def round_trip(sample: Sample, formats: list[str] | None = None) -> Sample:
-    facts = facts_of(sample, formats)
-    return decode(encode(sample, facts), members(sample, facts))
+    infos = facts_of(sample, formats)
+    return decode(encode(sample, infos), members(sample, infos))
 
 
 words = st.text(max_size=12)  # any Unicode but lone surrogates

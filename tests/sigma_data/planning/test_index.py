@@ -91,7 +91,7 @@ def test_it_says_where_every_byte_of_every_sample_lies(real: Path, tiny: Tokeniz
 def test_the_corpus_is_still_sound_with_it(real: Path, tiny: Tokenizer) -> None:
     open_index(str(real), tiny)
     assert (real / INDEXES).is_dir()
-    assert validate_corpus(real, deep=True, workers=0, quiet=True).problems == []
+    assert validate_corpus(real, deep=True, workers=0).problems == []
 
 
 def test_a_corpus_without_samples_has_an_index(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class TestDescribe:
     def test_the_words_alone_say_everything(self) -> None:
         turn = Turn("Put <subject>the dog of <Image 2> on <background>the beach.", 3, alternatives=("Dog on a beach.",))
         sample = make([picture(40, 30), picture(50, 60), picture(70, 80, form="JPEG")], turn)
-        text = str(describe(sample, examine(sample, Limits()).facts))
+        text = str(describe(sample, examine(sample, Limits()).infos))
         assert "0123456789abcdef0123  editing" in text
         assert "demo, demo.jsonl, row 3, license cc0-1.0" in text
         assert "Put <subject>the dog of <image_2> on <background>the beach." in text
@@ -94,7 +94,7 @@ class TestDescribe:
     def test_images_that_cannot_be_read_give_their_reason(self) -> None:
         whole = picture(300, 200, form="JPEG")
         sample = make([b"<html>", None, whole[: len(whole) // 2]], Turn("Change <image_1>.", 9))
-        text = str(describe(sample, examine(sample, Limits()).facts))
+        text = str(describe(sample, examine(sample, Limits()).infos))
         assert "not an image but an HTML page" in text
         assert "the image has no bytes" in text
         assert "ends too early" in text

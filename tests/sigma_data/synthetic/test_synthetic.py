@@ -144,7 +144,7 @@ def test_every_sample_passes_every_check(options: str, count: int) -> None:
     for sample in corpus(f"world:{count}?{options}"):
         examination = examine(sample, Limits())
         assert not examination.findings, (sample.turns[0].instruction, examination.findings)
-        assert {(fact.width, fact.height) for fact in examination.facts.values()} == {(size, size)}
+        assert {(info.width, info.height) for info in examination.infos.values()} == {(size, size)}
 
 
 @pytest.mark.parametrize("format", ["png", "jpg", "webp"])
