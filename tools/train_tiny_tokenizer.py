@@ -83,13 +83,13 @@ def instructions(start: int, stop: int) -> Iterator[tuple[Part, ...]]:
 
     They are those of `world.draw_sample` with seed 0, but for the numbers of the placeholders.
     """
-    from sigma_data.synthetic.dice import Dice
     from sigma_data.synthetic.families import RECIPES
     from sigma_data.synthetic.phrases import sentence
+    from sigma_data.synthetic.rng import KeyedRng
 
     for index in range(start, stop):
         for family, recipe in RECIPES.items():
-            draft = recipe(Dice("world", 0, family.value, index))
+            draft = recipe(KeyedRng("world", 0, family.value, index))
             text = re.sub(r"\[\w+\]", "<image_1>", draft.instruction)
             yield parse(sentence(text)).parts
 

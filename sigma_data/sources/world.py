@@ -99,11 +99,11 @@ class WorldReader(Reader):
             seed=self.options.seed, size=self.options.size, format=self.options.format, family=family, index=index
         )
         instruction = drawn.instruction if self.options.attributes else _TOKEN.sub("", drawn.instruction)
-        last = len(drawn.pictures)
+        last = len(drawn.images)
         return Sample(
             id=sample_id(self.name, self._drawn, index),
             family=family,
-            images=tuple(Image(number, data) for number, data in enumerate(drawn.pictures, start=1)),
+            images=tuple(Image(number, data) for number, data in enumerate(drawn.images, start=1)),
             turns=(Turn(instruction, target=last),),
             source=Source(self.name, self.location, index, self.options.license),
             truth=drawn.truth,

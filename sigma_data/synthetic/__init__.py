@@ -1,7 +1,7 @@
-"""The world: samples of the six families drawn from a seed, whose right answers are known exactly.
+"""Synthetic samples of the six image families, drawn from a seed, with exact ground truth (the source `world:`).
 
 `draw_sample` is a pure function of (seed, size, format, family, index); the scene does not depend on
-size or format, so the same sample at another size shows the same picture.
+size or format, so the same sample at another size shows the same scene.
 
 The truth of a sample is JSON text:
 

@@ -1,4 +1,4 @@
-"""Casting: random things, creatures, places, lights and the pictures that references show."""
+"""Random objects, creatures, backgrounds, lights and reference scenes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sigma_data.synthetic import backdrops, creatures, light, shapes, styles, textures
-from sigma_data.synthetic.dice import INK, RGB, WHITE, Colour, Dice, colour, mix, shift
+from sigma_data.synthetic.colours import INK, RGB, WHITE, Colour, colour, mix, shift
 from sigma_data.synthetic.glyphs import ICONS, WORDS
+from sigma_data.synthetic.rng import KeyedRng
 from sigma_data.synthetic.scene import (
     Backdrop,
     Character,
@@ -33,67 +34,67 @@ LOW_SLOTS = tuple(SLOTS)[3:6]
 """Places with headroom for a creature and its hat."""
 
 
-def texture(dice: Dice, base: Colour, *, kinds: Sequence[str] = textures.KINDS) -> Texture:
+def texture(rng: KeyedRng, base: Colour, *, kinds: Sequence[str] = textures.KINDS) -> Texture:
     """A random texture whose second colour differs from the base."""
-    kind = dice.pick(kinds)
-    return Texture(kind, colour(dice, avoid=(base.name,)), dice.between(0.26, 0.42), dice.pick((0, 30, 45, 60, 90)))
+    kind = rng.pick(kinds)
+    return Texture(kind, colour(rng, avoid=(base.name,)), rng.between(0.26, 0.42), rng.pick((0, 30, 45, 60, 90)))
 
 
 def thing(
-    dice: Dice, *, among: Sequence[str] = shapes.OBJECTS, avoid: Sequence[str] = (), textured: float = 0.35
+    rng: KeyedRng, *, among: Sequence[str] = shapes.OBJECTS, avoid: Sequence[str] = (), textured: float = 0.35
 ) -> Thing:
     """A random thing whose colour name is not in `avoid`."""
-    main = colour(dice, avoid=avoid)
-    accent = colour(dice, avoid=(main.name,))
-    pattern = texture(dice, main) if dice.chance(textured) else Texture()
-    return Thing(dice.pick(among), main, accent, pattern, mirror=dice.chance(0.3))
+    main = colour(rng, avoid=avoid)
+    accent = colour(rng, avoid=(main.name,))
+    pattern = texture(rng, main) if rng.chance(textured) else Texture()
+    return Thing(rng.pick(among), main, accent, pattern, mirror=rng.chance(0.3))
 
 
-def creature(dice: Dice, *, avoid: Sequence[str] = ()) -> Thing:
+def creature(rng: KeyedRng, *, avoid: Sequence[str] = ()) -> Thing:
     """A random creature."""
-    main = colour(dice, avoid=("black", *avoid))
+    main = colour(rng, avoid=("black", *avoid))
     who = Character(
-        species=dice.pick(creatures.SPECIES),
-        eyes=dice.pick(creatures.EYES),
-        marks=dice.pick(creatures.MARKS),
-        emotion=dice.pick(creatures.EMOTIONS),
-        pose=dice.pick(tuple(creatures.POSES)),
+        species=rng.pick(creatures.SPECIES),
+        eyes=rng.pick(creatures.EYES),
+        marks=rng.pick(creatures.MARKS),
+        emotion=rng.pick(creatures.EMOTIONS),
+        pose=rng.pick(tuple(creatures.POSES)),
     )
-    return Thing("creature", main, colour(dice, avoid=(main.name,)), character=who)
+    return Thing("creature", main, colour(rng, avoid=(main.name,)), character=who)
 
 
-def wear(dice: Dice) -> Wear:
+def wear(rng: KeyedRng) -> Wear:
     """Something to wear."""
-    return Wear(dice.pick(creatures.WEAR), colour(dice))
+    return Wear(rng.pick(creatures.WEAR), colour(rng))
 
 
-def emblem(dice: Dice, base: Colour) -> Emblem:
+def emblem(rng: KeyedRng, base: Colour) -> Emblem:
     """An icon in a colour that shows on the base."""
-    return Emblem(dice.pick(tuple(ICONS)), contrast(dice, base))
+    return Emblem(rng.pick(tuple(ICONS)), contrast(rng, base))
 
 
-def sign(dice: Dice, word: str) -> Thing:
+def sign(rng: KeyedRng, word: str) -> Thing:
     """A board with a word on it."""
-    main = colour(dice, avoid=("grey", "brown"))
-    return Thing("sign", main, contrast(dice, main), word=word)
+    main = colour(rng, avoid=("grey", "brown"))
+    return Thing("sign", main, contrast(rng, main), word=word)
 
 
-def contrast(dice: Dice, base: Colour) -> Colour:
+def contrast(rng: KeyedRng, base: Colour) -> Colour:
     """A colour much darker or brighter than the base."""
     dark = sum(base.rgb) < 430
-    return Colour("cream", shift(dice, (250, 244, 226), 5)) if dark else Colour("black", shift(dice, (46, 44, 60), 9))
+    return Colour("cream", shift(rng, (250, 244, 226), 5)) if dark else Colour("black", shift(rng, (46, 44, 60), 9))
 
 
-def word(dice: Dice) -> str:
+def word(rng: KeyedRng) -> str:
     """A short word."""
-    return dice.pick(WORDS)
+    return rng.pick(WORDS)
 
 
-def lighting(dice: Dice, *, kinds: Sequence[str] = tuple(light.TINTS)) -> Lighting:
+def lighting(rng: KeyedRng, *, kinds: Sequence[str] = tuple(light.TINTS)) -> Lighting:
     """A light other than day."""
-    kind = dice.pick(kinds)
-    x = dice.pick((0.0, 1.0)) if kind == "side" else dice.pick((0.3, 0.5, 0.7))
-    return Lighting(kind, shift(dice, light.TINTS[kind], 8), x, dice.pick((0.35, 0.5)))
+    kind = rng.pick(kinds)
+    x = rng.pick((0.0, 1.0)) if kind == "side" else rng.pick((0.3, 0.5, 0.7))
+    return Lighting(kind, shift(rng, light.TINTS[kind], 8), x, rng.pick((0.35, 0.5)))
 
 
 _WEATHER_COLOURS: dict[str, tuple[RGB, ...]] = {
@@ -105,43 +106,43 @@ _WEATHER_COLOURS: dict[str, tuple[RGB, ...]] = {
 }  # fmt: skip
 
 
-def environment(dice: Dice) -> Environment:
+def environment(rng: KeyedRng) -> Environment:
     """Weather other than clear."""
-    kind = dice.pick(light.WEATHER)
-    return Environment(kind, shift(dice, dice.pick(_WEATHER_COLOURS[kind]), 8), dice.below(1 << 20))
+    kind = rng.pick(light.WEATHER)
+    return Environment(kind, shift(rng, rng.pick(_WEATHER_COLOURS[kind]), 8), rng.below(1 << 20))
 
 
-def style(dice: Dice) -> Style:
+def style(rng: KeyedRng) -> Style:
     """A style other than flat."""
-    return styles.style(dice, dice.pick(tuple(styles.NAMES)))
+    return styles.style(rng, rng.pick(tuple(styles.NAMES)))
 
 
-def place(dice: Dice, *, kinds: Sequence[str] = backdrops.SCENIC, avoid: Sequence[str] = ()) -> Backdrop:
+def place(rng: KeyedRng, *, kinds: Sequence[str] = backdrops.SCENIC, avoid: Sequence[str] = ()) -> Backdrop:
     """A random scenic backdrop."""
-    return backdrops.backdrop(dice, dice.pick([kind for kind in kinds if kind not in avoid]))
+    return backdrops.backdrop(rng, rng.pick([kind for kind in kinds if kind not in avoid]))
 
 
-def ground(dice: Dice, base: Colour | None = None) -> Backdrop:
+def ground(rng: KeyedRng, base: Colour | None = None) -> Backdrop:
     """A plain wall or a photo studio that does not swallow a thing of the base colour."""
-    drop = backdrops.backdrop(dice, dice.pick(("plain", "studio", "studio")))
+    drop = backdrops.backdrop(rng, rng.pick(("plain", "studio", "studio")))
     if base is not None and max(abs(a - b) for a, b in zip(drop.colours[1], base.rgb, strict=True)) < 60:
         tone = mix(drop.colours[1], INK if sum(base.rgb) > 400 else WHITE, 55)
         drop = replace(drop, colours=(tone, mix(tone, WHITE, 20), drop.colours[2]))
     return drop
 
 
-def portrait(dice: Dice, subject: Thing, *, turned: bool = False) -> Scene:
+def portrait(rng: KeyedRng, subject: Thing, *, turned: bool = False) -> Scene:
     """One thing in front of a plain ground, as a reference shows it."""
     size = 0.31 if subject.character else 0.37
     y = 0.56 if subject.character else 0.5
-    rotation = dice.pick((0, 0, 15, -15, 30, -30)) if turned else 0
-    x, y = round(0.5 + dice.between(-0.07, 0.07), 4), round(y + dice.between(-0.04, 0.05), 4)
-    shown = replace(subject, x=x, y=y, size=round(size * dice.between(0.86, 1.0), 4), rotation=rotation)
-    return Scene(ground(dice, subject.colour), (shown,))
+    rotation = rng.pick((0, 0, 15, -15, 30, -30)) if turned else 0
+    x, y = round(0.5 + rng.between(-0.07, 0.07), 4), round(y + rng.between(-0.04, 0.05), 4)
+    shown = replace(subject, x=x, y=y, size=round(size * rng.between(0.86, 1.0), 4), rotation=rotation)
+    return Scene(ground(rng, subject.colour), (shown,))
 
 
-def swatch(dice: Dice, base: Colour, cloth: Texture) -> Scene:
-    """A picture full of a texture."""
+def swatch(rng: KeyedRng, base: Colour, cloth: Texture) -> Scene:
+    """An image full of a texture."""
     return Scene(Backdrop("wallpaper", (base.rgb,), texture=replace(cloth, scale=round(cloth.scale * 0.36, 4))))
 
 
@@ -156,45 +157,45 @@ def apart(one: Thing, two: Thing) -> float:
     return round(distance - reach(one) - reach(two), 4)
 
 
-def spread(dice: Dice, things: Sequence[Thing], *, low: float = 0.13, high: float = 0.2) -> tuple[Thing, ...]:
+def spread(rng: KeyedRng, things: Sequence[Thing], *, low: float = 0.13, high: float = 0.2) -> tuple[Thing, ...]:
     """The things at random places where no two touch."""
     placed: list[Thing] = []
     for item in things:
-        size = dice.between(low, high)
+        size = rng.between(low, high)
         for attempt in range(80):
             # Smaller after every ten failures, so that a place is found in the end.
             radius = round(size * 0.92 ** (attempt // 10), 4)
             seat = replace(item, size=radius)
             side, top = reach(seat), radius * 1.46 if item.character else radius * 1.08
-            seat = replace(seat, x=dice.between(side, 1 - side), y=dice.between(top, 1 - side))
+            seat = replace(seat, x=rng.between(side, 1 - side), y=rng.between(top, 1 - side))
             if all(apart(seat, other) > 0 for other in placed):
                 placed.append(seat)
                 break
     return tuple(placed)
 
 
-def cast(dice: Dice, count: int, *, creatures_too: bool = True, textured: float = 0.35) -> list[Thing]:
+def cast(rng: KeyedRng, count: int, *, creatures_too: bool = True, textured: float = 0.35) -> list[Thing]:
     """Things that differ in shape and in colour."""
     chosen: list[Thing] = []
     for _ in range(count):
         colours = [other.colour.name for other in chosen]
-        if creatures_too and dice.chance(0.25) and not any(other.character for other in chosen):
-            chosen.append(creature(dice, avoid=colours))
+        if creatures_too and rng.chance(0.25) and not any(other.character for other in chosen):
+            chosen.append(creature(rng, avoid=colours))
         else:
             among = [name for name in shapes.OBJECTS if name not in [other.shape for other in chosen]]
-            chosen.append(thing(dice, among=among, avoid=colours, textured=textured))
+            chosen.append(thing(rng, among=among, avoid=colours, textured=textured))
     return chosen
 
 
-def busy(dice: Dice, *, low: int = 1, high: int = 3) -> Scene:
+def busy(rng: KeyedRng, *, low: int = 1, high: int = 3) -> Scene:
     """A place with a few things in it."""
-    count = low + dice.below(high - low + 1)
-    return Scene(place(dice), spread(dice, cast(dice, count)))
+    count = low + rng.below(high - low + 1)
+    return Scene(place(rng), spread(rng, cast(rng, count)))
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A reference: the role by which the recipe's text names it, what it shows, or a map of it."""
+class Reference:
+    """A reference image: its role in the instruction of a draft, and its scene, or a map of it."""
 
     role: str
     scene: Scene
@@ -210,7 +211,7 @@ class Draft:
     """
 
     kind: str
-    references: tuple[Picture, ...]
+    references: tuple[Reference, ...]
     target: Scene
     instruction: str
     sources: dict[str, str]

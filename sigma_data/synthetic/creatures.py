@@ -1,7 +1,7 @@
 """Creatures: who they are, how they feel, how they stand, what they wear, as polygons with roles.
 
 Identity (species, eyes, marks, colours) and state (emotion, pose, clothing) are separate, so that a
-sample can take one from one picture and the other from another.
+sample can take one from one image and the other from another.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rendering: a scene and a size in pixels give a picture, an outline map or a depth map.
+"""Rendering: a scene and a size in pixels give an image, an outline map or a depth map.
 
 Polygons are drawn several times too large and averaged down; textures, light and style work on the
 final pixels. Only integers and elementary arithmetic touch a pixel.
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sigma_data.synthetic import backdrops, textures
-from sigma_data.synthetic.dice import INK, RGB, WHITE, mix
+from sigma_data.synthetic.colours import INK, RGB, WHITE, mix
 from sigma_data.synthetic.light import relight, weather
 from sigma_data.synthetic.polygons import Points
 from sigma_data.synthetic.scene import Backdrop, Scene, Thing
@@ -22,7 +22,7 @@ from sigma_data.synthetic.styles import restyle
 XY: TypeAlias = "list[tuple[float, float]]"
 
 FRAME = 0.07
-"""Width of a frame, in sides of the picture."""
+"""Width of a frame, in sides of the image."""
 
 _FIXED: dict[str, RGB] = {
     "ink": INK, "white": WHITE, "cream": (246, 236, 214), "wood": (132, 92, 60), "leaf": (88, 156, 78),
@@ -31,18 +31,18 @@ _FIXED: dict[str, RGB] = {
 
 
 def render(scene: Scene, size: int) -> Image.Image:
-    """The scene as an RGB picture of `size` x `size` pixels."""
-    picture = _ground(scene.backdrop, size)
+    """The scene as an RGB image of `size` x `size` pixels."""
+    image = _ground(scene.backdrop, size)
     shadow = scene.backdrop.kind != "plain"
     for thing in scene.things:
-        _place(picture, thing, shadow=shadow)
-    picture = restyle(relight(weather(picture, scene.environment), scene.lighting), scene.style)
+        _place(image, thing, shadow=shadow)
+    image = restyle(relight(weather(image, scene.environment), scene.lighting), scene.style)
     if scene.frame:
         edge = max(2, round(FRAME * size))
-        framed = Image.new("RGB", picture.size, scene.frame.rgb)
-        framed.paste(picture.crop((edge, edge, size - edge, size - edge)), (edge, edge))
-        picture = framed
-    return picture
+        framed = Image.new("RGB", image.size, scene.frame.rgb)
+        framed.paste(image.crop((edge, edge, size - edge, size - edge)), (edge, edge))
+        image = framed
+    return image
 
 
 def condition(scene: Scene, size: int, kind: str) -> Image.Image:
@@ -116,9 +116,9 @@ def _gradient(draw: ImageDraw.ImageDraw, side: int, top: RGB, bottom: RGB) -> No
             draw.rectangle((0, rows[0], side, rows[1]), fill=(tone[0], tone[1], tone[2]))
 
 
-def _place(picture: Image.Image, thing: Thing, *, shadow: bool) -> None:
-    """Draw a thing onto the picture through its own small canvas."""
-    size = picture.width
+def _place(image: Image.Image, thing: Thing, *, shadow: bool) -> None:
+    """Draw a thing onto the image through its own small canvas."""
+    size = image.width
     pieces = parts(thing)
     every = np.concatenate([piece.points for piece in pieces])
     low, high = np.floor(every.min(axis=0) * size) - 1, np.ceil(every.max(axis=0) * size) + 1
@@ -161,10 +161,10 @@ def _place(picture: Image.Image, thing: Thing, *, shadow: bool) -> None:
         flat = Image.composite(cloth, flat, pattern.reduce(scale))
     if shadow:
         away = max(1, round(size * 0.016))
-        picture.paste(
+        image.paste(
             (24, 20, 40), (left + away // 2, top + away), alpha.point([value * 84 // 255 for value in range(256)])
         )
-    picture.paste(flat, (left, top), alpha)
+    image.paste(flat, (left, top), alpha)
 
 
 def _fill(thing: Thing, piece: Part) -> RGB:

@@ -1,9 +1,9 @@
-"""Words: phrases with their attribute token before and their picture after, and sentence building."""
+"""Words: phrases with their attribute token before and their image after, and sentence building."""
 
 from __future__ import annotations
 
 from sigma_data.synthetic.backdrops import NAMES as PLACES
-from sigma_data.synthetic.dice import Dice
+from sigma_data.synthetic.rng import KeyedRng
 from sigma_data.synthetic.scene import Backdrop, Style, Thing
 from sigma_data.synthetic.styles import NAMES as STYLES
 
@@ -18,21 +18,21 @@ WEATHERS = {
 }  # fmt: skip
 
 
-def ref(dice: Dice, token: str, words: str, role: str) -> str:
+def ref(rng: KeyedRng, token: str, words: str, role: str) -> str:
     """`<token>words<image>`, with one of the joints that occur in real instructions."""
-    return f"<{token}>{words}{dice.pick((' from ', ' in ', ' of ', ' ', ''))}[{role}]"
+    return f"<{token}>{words}{rng.pick((' from ', ' in ', ' of ', ' ', ''))}[{role}]"
 
 
-def loose(dice: Dice, words: str, role: str) -> str:
-    """A phrase and its picture without an attribute token."""
-    return f"{words}{dice.pick((' from ', ' in ', ' '))}[{role}]"
+def loose(rng: KeyedRng, words: str, role: str) -> str:
+    """A phrase and its image without an attribute token."""
+    return f"{words}{rng.pick((' from ', ' in ', ' '))}[{role}]"
 
 
-def noun(dice: Dice, item: Thing) -> str:
+def noun(rng: KeyedRng, item: Thing) -> str:
     """A thing in more or fewer words."""
     if item.character:
-        return dice.pick((item.name, item.noun, "character", "creature"))
-    return dice.pick((item.name, item.name, item.noun, "object"))
+        return rng.pick((item.name, item.noun, "character", "creature"))
+    return rng.pick((item.name, item.name, item.noun, "object"))
 
 
 def full(item: Thing) -> str:
@@ -47,14 +47,14 @@ def full(item: Thing) -> str:
     return f"{article(words)}{second}"
 
 
-def scenery(dice: Dice, drop: Backdrop) -> str:
+def scenery(rng: KeyedRng, drop: Backdrop) -> str:
     """A name of the place."""
-    return dice.pick(PLACES[drop.kind])
+    return rng.pick(PLACES[drop.kind])
 
 
-def manner(dice: Dice, style: Style) -> str:
-    """A name of the style, or words that leave it to the picture."""
-    return dice.pick((*STYLES[style.kind], "style", "style reference", "artistic style"))
+def manner(rng: KeyedRng, style: Style) -> str:
+    """A name of the style, or words that leave it to the image."""
+    return rng.pick((*STYLES[style.kind], "style", "style reference", "artistic style"))
 
 
 def article(words: str) -> str:

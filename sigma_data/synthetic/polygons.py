@@ -1,18 +1,22 @@
-"""Primitive polygons: everything drawn in the world is made of these."""
+"""Primitive polygons that everything is drawn with."""
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sigma_data.synthetic.dice import turn
-
 Points = NDArray[np.float64]
 Local = tuple[str, Points]
 """A polygon with its role, in its thing's own units."""
+
+
+def cos_sin(degrees: float) -> tuple[float, float]:
+    """Cosine and sine, rounded so that every machine's mathematics library agrees."""
+    return round(math.cos(math.radians(degrees)), 7), round(math.sin(math.radians(degrees)), 7)
 
 
 def polygon(*values: float) -> Points:
@@ -27,7 +31,7 @@ def rectangle(left: float, top: float, right: float, bottom: float) -> Points:
 
 @cache
 def _unit_circle(count: int) -> Points:
-    return np.array([turn(360 * i / count) for i in range(count)])
+    return np.array([cos_sin(360 * i / count) for i in range(count)])
 
 
 def ellipse(x: float, y: float, rx: float, ry: float | None = None, *, count: int = 40) -> Points:
@@ -37,7 +41,7 @@ def ellipse(x: float, y: float, rx: float, ry: float | None = None, *, count: in
 
 def arc(x: float, y: float, rx: float, ry: float, start: int, stop: int, *, steps: int = 14) -> Points:
     """Points on an ellipse from angle `start` to `stop` in degrees, 0 to the right and 90 down."""
-    angles = [turn(start + (stop - start) * i / steps) for i in range(steps + 1)]
+    angles = [cos_sin(start + (stop - start) * i / steps) for i in range(steps + 1)]
     return np.array(angles) * (rx, ry) + (x, y)
 
 
@@ -61,7 +65,7 @@ def path(points: Points, width: float) -> list[Points]:
 
 def star(points: int, outer: float, inner: float) -> Points:
     """A star with its first ray upwards."""
-    values = [np.array(turn(180 * i / points - 90)) * (inner if i % 2 else outer) for i in range(2 * points)]
+    values = [np.array(cos_sin(180 * i / points - 90)) * (inner if i % 2 else outer) for i in range(2 * points)]
     return np.array(values)
 
 

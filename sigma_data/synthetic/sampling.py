@@ -1,4 +1,4 @@
-"""From a draft to a sample: numbering, rendering, encoding, truth."""
+"""From a draft to a sample: numbering, rendering, encoding, ground truth."""
 
 from __future__ import annotations
 
@@ -13,72 +13,72 @@ from PIL import Image
 
 from sigma_data.instruction import canonical
 from sigma_data.sample import Family
-from sigma_data.synthetic.casting import Draft, Picture
-from sigma_data.synthetic.dice import Dice
+from sigma_data.synthetic.casting import Draft, Reference
 from sigma_data.synthetic.draw import condition, render
 from sigma_data.synthetic.families import RECIPES
 from sigma_data.synthetic.phrases import sentence
+from sigma_data.synthetic.rng import KeyedRng
 from sigma_data.synthetic.truth import describe
 
 
-def _png(picture: Image.Image, buffer: io.BytesIO) -> None:
-    picture.save(buffer, "PNG", compress_level=3)
+def _png(image: Image.Image, buffer: io.BytesIO) -> None:
+    image.save(buffer, "PNG", compress_level=3)
 
 
-def _jpg(picture: Image.Image, buffer: io.BytesIO) -> None:
-    picture.save(buffer, "JPEG", quality=93, subsampling=0)
+def _jpg(image: Image.Image, buffer: io.BytesIO) -> None:
+    image.save(buffer, "JPEG", quality=93, subsampling=0)
 
 
-def _webp(picture: Image.Image, buffer: io.BytesIO) -> None:
-    picture.save(buffer, "WEBP", quality=93, method=2)
+def _webp(image: Image.Image, buffer: io.BytesIO) -> None:
+    image.save(buffer, "WEBP", quality=93, method=2)
 
 
 FORMATS: dict[str, Callable[[Image.Image, io.BytesIO], None]] = {"png": _png, "jpg": _jpg, "webp": _webp}
-"""How pictures are encoded; only PNG keeps every pixel exactly."""
+"""How images are encoded; only PNG keeps every pixel exactly."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A finished sample: encoded pictures (references in order, the target last), text and truth."""
+    """A finished sample: encoded images (references in order, the target last), text and truth."""
 
-    pictures: tuple[bytes, ...]
+    images: tuple[bytes, ...]
     instruction: str
     truth: str
 
 
 def draw_sample(*, seed: int, size: int, format: str, family: Family, index: int) -> Drawn:
-    """Draw the sample `index` of a family: encoded pictures, canonical instruction, truth as JSON."""
-    dice = Dice("world", seed, family.value, index)
-    draft = RECIPES[family](dice)
-    order = dice.some(draft.references, len(draft.references))
-    numbers = {picture.role: number for number, picture in enumerate(order, start=1)}
+    """Draw the sample `index` of a family: encoded images, canonical instruction, truth as JSON."""
+    rng = KeyedRng("world", seed, family.value, index)
+    draft = RECIPES[family](rng)
+    order = rng.some(draft.references, len(draft.references))
+    numbers = {reference.role: number for number, reference in enumerate(order, start=1)}
     text = re.sub(r"\[(\w+)\]", lambda match: f"<image_{numbers[match[1]]}>", draft.instruction)
-    pictures = [_rendered(picture, size) for picture in order] + [render(draft.target, size)]
+    images = [_rendered(reference, size) for reference in order] + [render(draft.target, size)]
     return Drawn(
-        pictures=tuple(_encoded(picture, format) for picture in pictures),
+        images=tuple(_encoded(image, format) for image in images),
         instruction=canonical(sentence(text)),
         truth=json.dumps(_truth(draft, order, numbers), sort_keys=True, separators=(",", ":")),
     )
 
 
-def _rendered(picture: Picture, size: int) -> Image.Image:
-    return condition(picture.scene, size, picture.map) if picture.map else render(picture.scene, size)
+def _rendered(reference: Reference, size: int) -> Image.Image:
+    return condition(reference.scene, size, reference.map) if reference.map else render(reference.scene, size)
 
 
-def _encoded(picture: Image.Image, format: str) -> bytes:
+def _encoded(image: Image.Image, format: str) -> bytes:
     buffer = io.BytesIO()
-    FORMATS[format](picture, buffer)
+    FORMATS[format](image, buffer)
     return buffer.getvalue()
 
 
-def _truth(draft: Draft, order: list[Picture], numbers: dict[str, int]) -> dict[str, Any]:
+def _truth(draft: Draft, order: list[Reference], numbers: dict[str, int]) -> dict[str, Any]:
     return {
         "kind": draft.kind,
         "change": draft.change,
         "scene": describe(draft.target),
         "references": [
-            {"image": number, "role": picture.role, "map": picture.map or None, "scene": describe(picture.scene)}
-            for number, picture in enumerate(order, start=1)
+            {"image": number, "role": reference.role, "map": reference.map or None, "scene": describe(reference.scene)}
+            for number, reference in enumerate(order, start=1)
         ],
         "sources": {attribute: numbers[role] for attribute, role in draft.sources.items()},
     }

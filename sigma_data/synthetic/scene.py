@@ -1,6 +1,6 @@
-"""What is in a picture, as data: a scene holds its backdrop, things, light, weather and style.
+"""The content of an image as data: a scene holds its backdrop, things, light, weather and style.
 
-Coordinates are fractions of the picture's side, x to the right and y down, so a scene has no size.
+Coordinates are fractions of the image's side, x to the right and y down, so a scene has no size.
 `sigma_data.synthetic.truth` turns a scene into the plain values of a sample's truth.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sigma_data.synthetic.dice import RGB, Colour
+from sigma_data.synthetic.colours import RGB, Colour
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Style:
-    """How the finished picture is redrawn; `inks` are dark to light, `pitch` the size of its marks."""
+    """How the finished image is redrawn; `inks` are dark to light, `pitch` the size of its marks."""
 
     kind: str = "flat"
     inks: tuple[RGB, ...] = ()
@@ -121,7 +121,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Scene:
-    """A whole picture."""
+    """A whole image."""
 
     backdrop: Backdrop
     things: tuple[Thing, ...] = ()

@@ -1,4 +1,4 @@
-"""Geometry: every thing as filled polygons with roles, in its own units and in the picture's.
+"""Geometry: every object as filled polygons with roles, in its own units and in the image's.
 
 A thing lives in a disc of radius one around (0, 0). Roles say which colour a polygon takes; only
 `body` carries the thing's colour and texture. Boxes in truth are exact: they come from the polygons.
@@ -13,9 +13,20 @@ from functools import lru_cache
 import numpy as np
 
 from sigma_data.synthetic import creatures
-from sigma_data.synthetic.dice import turn
 from sigma_data.synthetic.glyphs import ICONS, strokes
-from sigma_data.synthetic.polygons import Local, Points, arc, band, bar, ellipse, path, polygon, rectangle, star
+from sigma_data.synthetic.polygons import (
+    Local,
+    Points,
+    arc,
+    band,
+    bar,
+    cos_sin,
+    ellipse,
+    path,
+    polygon,
+    rectangle,
+    star,
+)
 from sigma_data.synthetic.scene import Thing
 
 
@@ -41,7 +52,7 @@ def _drop() -> Points:
 
 
 def _petals() -> list[Local]:
-    centres = [np.array(turn(72 * i - 90)) * 0.44 + (0, -0.25) for i in range(5)]
+    centres = [np.array(cos_sin(72 * i - 90)) * 0.44 + (0, -0.25) for i in range(5)]
     return [("body", ellipse(float(x), float(y), 0.32)) for x, y in centres]
 
 
@@ -219,13 +230,13 @@ def local_parts(thing: Thing) -> list[Local]:
 
 
 def parts(thing: Thing) -> list[Part]:
-    """The polygons of a thing in the picture's units, back to front."""
+    """The polygons of a thing in the image's units, back to front."""
     matrix = _matrix(thing)
     return [Part(role, points @ matrix + (thing.x, thing.y)) for role, points in local_parts(thing)]
 
 
 def box(thing: Thing) -> list[float]:
-    """The exact box [x0, y0, x1, y1] of a thing, clipped to the picture."""
+    """The exact box [x0, y0, x1, y1] of a thing, clipped to the image."""
     points = np.concatenate([part.points for part in parts(thing) if part.role != "hole"])
     low, high = points.min(axis=0).clip(0, 1), points.max(axis=0).clip(0, 1)
     return [round(float(value), 4) for value in (*low, *high)]
@@ -241,7 +252,7 @@ def anchor(thing: Thing) -> tuple[float, float]:
 
 
 def _matrix(thing: Thing) -> Points:
-    c, s = turn(thing.rotation)
+    c, s = cos_sin(thing.rotation)
     flip = -1.0 if thing.mirror else 1.0
     return np.array([[c * flip, s * flip], [-s, c]]) * thing.size
 

@@ -1,6 +1,6 @@
-"""Styles: a finished picture redrawn as halftone, mosaic, watercolour, neon and so on.
+"""Styles: a finished image redrawn as halftone, mosaic, watercolour, neon and so on.
 
-A style's marks are sized in fractions of the picture (`pitch`), its colours are its `inks`; the
+A style's marks are sized in fractions of the image (`pitch`), its colours are its `inks`; the
 masks it draws through depend on the size alone and are kept.
 """
 
@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
-from sigma_data.synthetic.dice import INK, RGB, WHITE, Dice, mix, shift, turn
+from sigma_data.synthetic.colours import INK, RGB, WHITE, mix, shift
+from sigma_data.synthetic.polygons import cos_sin
+from sigma_data.synthetic.rng import KeyedRng
 from sigma_data.synthetic.scene import Style
 
 Bytes = NDArray[np.uint8]
@@ -36,62 +38,62 @@ _PAIRS: tuple[tuple[RGB, RGB], ...] = (
 )  # fmt: skip
 
 
-def style(dice: Dice, kind: str) -> Style:
+def style(rng: KeyedRng, kind: str) -> Style:
     """A random style of the kind."""
-    dark, light = dice.pick(_PAIRS)
-    dark, light = shift(dice, dark, 14), shift(dice, light, 8)
+    dark, light = rng.pick(_PAIRS)
+    dark, light = shift(rng, dark, 14), shift(rng, light, 8)
     if kind == "blueprint":
         dark, light = (
-            shift(dice, dice.pick(((24, 60, 140), (16, 90, 110), (60, 40, 130), (30, 34, 40))), 12),
+            shift(rng, rng.pick(((24, 60, 140), (16, 90, 110), (60, 40, 130), (30, 34, 40))), 12),
             (236, 244, 255),
         )
     elif kind == "vintage":
-        dark, light = shift(dice, (52, 34, 22), 10), shift(dice, (250, 228, 186), 8)
+        dark, light = shift(rng, (52, 34, 22), 10), shift(rng, (250, 228, 186), 8)
     elif kind == "neon":
         dark, light = (
-            shift(dice, (16, 12, 30), 8),
-            shift(dice, dice.pick(((255, 60, 200), (60, 240, 255), (255, 180, 40), (120, 255, 90))), 14),
+            shift(rng, (16, 12, 30), 8),
+            shift(rng, rng.pick(((255, 60, 200), (60, 240, 255), (255, 180, 40), (120, 255, 90))), 14),
         )
     elif kind == "thermal":
         dark, light = (
-            shift(dice, dice.pick(((20, 0, 90), (0, 40, 60), (50, 0, 40))), 10),
-            shift(dice, (255, 244, 160), 8),
+            shift(rng, rng.pick(((20, 0, 90), (0, 40, 60), (50, 0, 40))), 10),
+            shift(rng, (255, 244, 160), 8),
         )
     elif kind == "clay":
         dark, light = (
-            shift(dice, dice.pick(((110, 56, 40), (70, 78, 92), (70, 90, 64), (120, 96, 40))), 10),
-            shift(dice, (248, 240, 228), 7),
+            shift(rng, rng.pick(((110, 56, 40), (70, 78, 92), (70, 90, 64), (120, 96, 40))), 10),
+            shift(rng, (248, 240, 228), 7),
         )
-    middle = shift(dice, dice.pick(((230, 90, 60), (60, 150, 200), (240, 180, 60), (90, 180, 120), (200, 90, 160))), 16)
-    return Style(kind, (dark, middle, light), dice.between(0.045, 0.062), dice.pick((0, 20, 45)))
+    middle = shift(rng, rng.pick(((230, 90, 60), (60, 150, 200), (240, 180, 60), (90, 180, 120), (200, 90, 160))), 16)
+    return Style(kind, (dark, middle, light), rng.between(0.045, 0.062), rng.pick((0, 20, 45)))
 
 
-def restyle(picture: Image.Image, style: Style) -> Image.Image:
-    """The picture redrawn in the style."""
+def restyle(image: Image.Image, style: Style) -> Image.Image:
+    """The image redrawn in the style."""
     match style.kind:
         case "flat":
-            return picture
+            return image
         case "poster":
-            return _tones(picture, style)
+            return _tones(image, style)
         case "vintage":
             return ImageChops.multiply(
-                _ramp(picture.convert("L"), (style.inks[0], style.inks[2])), _vignette(picture.width)
+                _ramp(image.convert("L"), (style.inks[0], style.inks[2])), _vignette(image.width)
             )
         case "thermal":
-            return _ramp(picture.convert("L"), (style.inks[0], (170, 30, 140), (250, 110, 40), style.inks[2]))
+            return _ramp(image.convert("L"), (style.inks[0], (170, 30, 140), (250, 110, 40), style.inks[2]))
         case "mosaic" | "stitch" | "pointillist":
-            return _cells(picture, style)
+            return _cells(image, style)
         case "glass":
-            return _glass(picture, style)
+            return _glass(image, style)
         case "watercolour":
-            return _watercolour(picture, style)
+            return _watercolour(image, style)
         case "halftone" | "engraving" | "hatching":
-            return _screen(picture, style)
-    return _lines(picture, style)
+            return _screen(image, style)
+    return _lines(image, style)
 
 
-def _pixels(picture: Image.Image, style: Style, least: int = 3) -> int:
-    return max(least, round(style.pitch * picture.width))
+def _pixels(image: Image.Image, style: Style, least: int = 3) -> int:
+    return max(least, round(style.pitch * image.width))
 
 
 def _ramp(grey: Image.Image, inks: tuple[RGB, ...]) -> Image.Image:
@@ -102,22 +104,22 @@ def _ramp(grey: Image.Image, inks: tuple[RGB, ...]) -> Image.Image:
     return Image.merge("RGB", [grey.point([entry[channel] for entry in table]) for channel in range(3)])
 
 
-def _tones(picture: Image.Image, style: Style) -> Image.Image:
-    grey = ImageOps.autocontrast(picture.convert("L").filter(ImageFilter.BoxBlur(picture.width / 256)), cutoff=1)
+def _tones(image: Image.Image, style: Style) -> Image.Image:
+    grey = ImageOps.autocontrast(image.convert("L").filter(ImageFilter.BoxBlur(image.width / 256)), cutoff=1)
     ramp = [style.inks[0] if v < 96 else style.inks[1] if v < 168 else style.inks[2] for v in range(256)]
     return Image.merge("RGB", [grey.point([entry[channel] for entry in ramp]) for channel in range(3)])
 
 
-def _cells(picture: Image.Image, style: Style) -> Image.Image:
+def _cells(image: Image.Image, style: Style) -> Image.Image:
     """One colour a cell, drawn as a tile, a cross-stitch or a dot of paint."""
-    size, cell = picture.width, _pixels(picture, style)
+    size, cell = image.width, _pixels(image, style)
     count = -(-size // cell)
-    small = picture.resize((count, count), Image.Resampling.BOX, (0, 0, size, size))
+    small = image.resize((count, count), Image.Resampling.BOX, (0, 0, size, size))
     large = small.resize((count * cell, count * cell), Image.Resampling.NEAREST).crop((0, 0, size, size))
     ground = {"mosaic": mix(style.inks[0], WHITE, 30), "stitch": style.inks[2], "pointillist": style.inks[2]}[
         style.kind
     ]
-    return Image.composite(large, Image.new("RGB", picture.size, ground), _cell_mask(style.kind, size, cell))
+    return Image.composite(large, Image.new("RGB", image.size, ground), _cell_mask(style.kind, size, cell))
 
 
 @lru_cache(maxsize=32)
@@ -139,31 +141,29 @@ def _cell_mask(kind: str, size: int, cell: int) -> Image.Image:
     return Image.fromarray(np.tile(tile, (repeat, repeat))[:size, :size].copy())
 
 
-def _screen(picture: Image.Image, style: Style) -> Image.Image:
-    """Ink where the picture is darker than a screen of dots or lines."""
-    size = picture.width
-    grey = ImageOps.autocontrast(picture.convert("L").filter(ImageFilter.BoxBlur(size / 200)), cutoff=1)
+def _screen(image: Image.Image, style: Style) -> Image.Image:
+    """Ink where the image is darker than a screen of dots or lines."""
+    size = image.width
+    grey = ImageOps.autocontrast(image.convert("L").filter(ImageFilter.BoxBlur(size / 200)), cutoff=1)
     if style.kind == "hatching":
-        ink = Image.new("L", picture.size)
+        ink = Image.new("L", image.size)
         for limit, angle in ((176, 45), (118, -45), (70, 0)):
             dark = grey.point([255 if v < limit else 0 for v in range(256)])
-            ink = ImageChops.lighter(
-                ink, ImageChops.multiply(dark, _line_mask(size, _pixels(picture, style, 4), angle))
-            )
-        ink = ImageChops.lighter(ink, _outline(picture, 3))
+            ink = ImageChops.lighter(ink, ImageChops.multiply(dark, _line_mask(size, _pixels(image, style, 4), angle)))
+        ink = ImageChops.lighter(ink, _outline(image, 3))
     else:
         kind = "dots" if style.kind == "halftone" else "waves"
-        cell = _pixels(picture, style, 4) if kind == "dots" else max(3, round(0.6 * style.pitch * size))
+        cell = _pixels(image, style, 4) if kind == "dots" else max(3, round(0.6 * style.pitch * size))
         screen = _screen_mask(kind, size, cell, style.angle)
         over = np.asarray(screen, dtype=np.int16) - np.asarray(grey, dtype=np.int16)
         ink = Image.fromarray(np.clip(over * 5 + 128, 0, 255).astype(np.uint8))
     return Image.composite(
-        Image.new("RGB", picture.size, style.inks[0]), Image.new("RGB", picture.size, style.inks[2]), ink
+        Image.new("RGB", image.size, style.inks[0]), Image.new("RGB", image.size, style.inks[2]), ink
     )
 
 
 def _turned(size: int, cell: int, angle: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    c, s = turn(angle)
+    c, s = cos_sin(angle)
     x = (np.arange(size) + 0.5) / cell
     y = x[:, None]
     return x * c + y * s, y * c - x * s
@@ -189,69 +189,69 @@ def _line_mask(size: int, cell: int, angle: int) -> Image.Image:
     return Image.fromarray((np.clip(distance + 0.5, 0, 1) * 255).astype(np.uint8))
 
 
-def _outline(picture: Image.Image, gain: int) -> Image.Image:
-    """Edges as bright lines whose width grows with the picture."""
-    soft = picture.filter(ImageFilter.BoxBlur(picture.width / 110))
-    apart = ImageChops.difference(picture, soft)
+def _outline(image: Image.Image, gain: int) -> Image.Image:
+    """Edges as bright lines whose width grows with the image."""
+    soft = image.filter(ImageFilter.BoxBlur(image.width / 110))
+    apart = ImageChops.difference(image, soft)
     red, green, blue = apart.split()
     most = ImageChops.lighter(ImageChops.lighter(red, green), blue)
     return most.point([max(0, min(255, (v - 6) * gain)) for v in range(256)])
 
 
-def _lines(picture: Image.Image, style: Style) -> Image.Image:
-    size = picture.width
+def _lines(image: Image.Image, style: Style) -> Image.Image:
+    size = image.width
     if style.kind == "clay":
-        grey = picture.convert("L").filter(ImageFilter.BoxBlur(size / 128))
+        grey = image.convert("L").filter(ImageFilter.BoxBlur(size / 128))
         step = max(1, size // 90)
         raised = ImageChops.subtract(grey, ImageChops.offset(grey, -step, -step), 0.4, 128)
         return _ramp(Image.blend(raised, grey, 0.25), (style.inks[0], style.inks[2]))
     if style.kind == "pencil":
-        edges = ImageChops.invert(_outline(picture, 4))
-        tone = picture.convert("L").point([150 + v * 105 // 255 for v in range(256)])
+        edges = ImageChops.invert(_outline(image, 4))
+        tone = image.convert("L").point([150 + v * 105 // 255 for v in range(256)])
         strokes = _line_mask(size, max(3, size // 40), 30).point([255 - v * 22 // 255 for v in range(256)])
         drawn = ImageChops.multiply(ImageChops.multiply(edges, tone), ImageChops.multiply(strokes, _grain(size)))
         return _ramp(drawn, (mix(style.inks[0], INK, 50), mix(style.inks[2], WHITE, 50)))
-    edges = _outline(picture, 7 if style.kind == "neon" else 6)
+    edges = _outline(image, 7 if style.kind == "neon" else 6)
     if style.kind == "blueprint":
-        lines = ImageChops.lighter(edges, _grid(size, _pixels(picture, style, 6) * 2))
+        lines = ImageChops.lighter(edges, _grid(size, _pixels(image, style, 6) * 2))
         return Image.composite(
-            Image.new("RGB", picture.size, style.inks[2]), Image.new("RGB", picture.size, style.inks[0]), lines
+            Image.new("RGB", image.size, style.inks[2]), Image.new("RGB", image.size, style.inks[0]), lines
         )
-    # neon: the lines keep something of the picture's hue and glow into the dark
-    colour = Image.blend(picture, Image.new("RGB", picture.size, style.inks[2]), 0.6)
-    dark = Image.new("RGB", picture.size, style.inks[0])
+    # neon: the lines keep something of the image's hue and glow into the dark
+    colour = Image.blend(image, Image.new("RGB", image.size, style.inks[2]), 0.6)
+    dark = Image.new("RGB", image.size, style.inks[0])
     drawn = Image.composite(colour, dark, edges)
     glow = drawn.filter(ImageFilter.BoxBlur(size / 50))
     return ImageChops.screen(drawn, glow)
 
 
-def _watercolour(picture: Image.Image, style: Style) -> Image.Image:
-    size = picture.width
-    wet = picture.filter(ImageFilter.BoxBlur(size / 90)).filter(ImageFilter.BoxBlur(size / 90))
+def _watercolour(image: Image.Image, style: Style) -> Image.Image:
+    size = image.width
+    wet = image.filter(ImageFilter.BoxBlur(size / 90)).filter(ImageFilter.BoxBlur(size / 90))
     wet = wet.point([90 + v * 165 // 255 for v in range(256)] * 3)
     rim = _outline(wet, 3).point([255 - v * 90 // 255 for v in range(256)]).convert("RGB")
     paper = ImageChops.multiply(_blots(size), _grain(size)).convert("RGB")
     return ImageChops.multiply(
         ImageChops.multiply(wet, rim),
-        ImageChops.multiply(paper, Image.new("RGB", picture.size, mix(style.inks[2], WHITE, 40))),
+        ImageChops.multiply(paper, Image.new("RGB", image.size, mix(style.inks[2], WHITE, 40))),
     )
 
 
-def _glass(picture: Image.Image, style: Style) -> Image.Image:
+def _glass(image: Image.Image, style: Style) -> Image.Image:
     """Every pane of a fixed window takes its mean colour, between dark leads."""
-    labels, leads = _panes(picture.width)
-    pixels = np.asarray(picture).reshape(-1, 3)
+    labels, leads = _panes(image.width)
+    pixels = np.asarray(image).reshape(-1, 3)
     counts = np.maximum(np.bincount(labels), 1)
     panes = np.stack([np.bincount(labels, weights=pixels[:, c]) for c in range(3)], axis=1) // counts[:, None]
-    bright = np.minimum(255, panes * 1.12).astype(np.uint8)[labels].reshape(picture.height, picture.width, 3)
-    return Image.composite(Image.new("RGB", picture.size, mix(style.inks[0], INK, 60)), Image.fromarray(bright), leads)
+    bright = np.minimum(255, panes * 1.12).astype(np.uint8)[labels].reshape(image.height, image.width, 3)
+    return Image.composite(Image.new("RGB", image.size, mix(style.inks[0], INK, 60)), Image.fromarray(bright), leads)
 
 
 @lru_cache(maxsize=4)
 def _panes(size: int) -> tuple[NDArray[np.int64], Image.Image]:
     """Cells of a jittered grid of 13 x 13 points: labels (size * size,) and the lines between them."""
     count = 13
-    jitter = Dice("world", "panes").grid(2 * count, count).reshape(2, count, count) / 300.0 + 0.07
+    jitter = KeyedRng("world", "panes").grid(2 * count, count).reshape(2, count, count) / 300.0 + 0.07
     place = (np.arange(size) + 0.5) / size * count
     column, row = np.meshgrid(place, place)
     best = np.full((size, size), 99.0)
@@ -273,13 +273,13 @@ def _panes(size: int) -> tuple[NDArray[np.int64], Image.Image]:
 
 @lru_cache(maxsize=4)
 def _grain(size: int) -> Image.Image:
-    paper = Image.fromarray(Dice("world", "grain").grid(96, 96)).resize((size, size), Image.Resampling.BILINEAR)
+    paper = Image.fromarray(KeyedRng("world", "grain").grid(96, 96)).resize((size, size), Image.Resampling.BILINEAR)
     return paper.point([228 + v * 27 // 255 for v in range(256)])
 
 
 @lru_cache(maxsize=4)
 def _blots(size: int) -> Image.Image:
-    blots = Image.fromarray(Dice("world", "blots").grid(9, 9)).resize((size, size), Image.Resampling.BICUBIC)
+    blots = Image.fromarray(KeyedRng("world", "blots").grid(9, 9)).resize((size, size), Image.Resampling.BICUBIC)
     return blots.point([214 + v * 41 // 255 for v in range(256)])
 
 

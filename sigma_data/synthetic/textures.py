@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sigma_data.synthetic.dice import RGB, Dice, turn
+from sigma_data.synthetic.colours import RGB
+from sigma_data.synthetic.polygons import cos_sin
+from sigma_data.synthetic.rng import KeyedRng
 from sigma_data.synthetic.scene import Texture
 
 Plane = NDArray[np.float32]
@@ -24,13 +26,13 @@ KINDS = ("stripes", "checker", "dots", "plaid", "zigzag", "bricks", "rings", "ma
 def paint(
     texture: Texture, base: RGB, *, width: int, height: int, origin: tuple[float, float], unit: float, rotation: int = 0
 ) -> Image.Image:
-    """A picture of `width` x `height` pixels full of the texture on `base`.
+    """An image of `width` x `height` pixels full of the texture on `base`.
 
     `origin` is the texture's origin in pixels, `unit` the pixels of its unit length.
     """
     if texture.colour is None:
         return Image.new("RGB", (width, height), base)
-    c, s = turn(texture.angle + rotation)
+    c, s = cos_sin(texture.angle + rotation)
     cell = unit * texture.scale
     x = (np.arange(width, dtype=np.float32) + np.float32(0.5 - origin[0])) / np.float32(cell)
     y = (np.arange(height, dtype=np.float32)[:, None] + np.float32(0.5 - origin[1])) / np.float32(cell)
@@ -102,7 +104,7 @@ def _soft(distance: Plane) -> Plane:
 
 @lru_cache(maxsize=1)
 def _lattice() -> Plane:
-    values: Plane = Dice("world", "lattice").grid(32, 32).astype(np.float32) / np.float32(255)
+    values: Plane = KeyedRng("world", "lattice").grid(32, 32).astype(np.float32) / np.float32(255)
     return values
 
 

@@ -1,10 +1,10 @@
-"""Truth: what a scene holds as plain JSON values, so that any metric can be scored against it."""
+"""The ground truth of a scene as plain JSON values."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sigma_data.synthetic.dice import Colour
+from sigma_data.synthetic.colours import Colour
 from sigma_data.synthetic.light import lit
 from sigma_data.synthetic.scene import Scene, Texture
 from sigma_data.synthetic.shapes import anchor, box

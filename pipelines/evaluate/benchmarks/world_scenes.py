@@ -13,8 +13,8 @@ from typing import Any
 
 from sigma_data.sample import Family
 from sigma_data.synthetic.casting import Draft
-from sigma_data.synthetic.dice import Dice
 from sigma_data.synthetic.families import RECIPES
+from sigma_data.synthetic.rng import KeyedRng
 from sigma_data.synthetic.scene import Scene, Thing
 from sigma_data.synthetic.truth import describe
 
@@ -48,7 +48,7 @@ class Alternative:
 def redraw(family: str, seed: int, index: int) -> Draft:
     """The draft that `sigma_data.synthetic.draw_sample` made the sample from."""
     kind = Family(family)
-    return RECIPES[kind](Dice("world", seed, kind.value, index))
+    return RECIPES[kind](KeyedRng("world", seed, kind.value, index))
 
 
 def agrees(draft: Draft, truth: Mapping[str, Any]) -> bool:

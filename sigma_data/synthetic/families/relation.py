@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sigma_data.synthetic import casting
-from sigma_data.synthetic.casting import Draft, Picture
-from sigma_data.synthetic.dice import Dice
+from sigma_data.synthetic.casting import Draft, Reference
 from sigma_data.synthetic.families.changes import KINDS, subject
 from sigma_data.synthetic.phrases import noun
+from sigma_data.synthetic.rng import KeyedRng
 from sigma_data.synthetic.scene import Scene
 
 _TEMPLATES = (
@@ -22,27 +22,27 @@ _TEMPLATES = (
 )
 
 
-def draft(dice: Dice) -> Draft:
+def draft(rng: KeyedRng) -> Draft:
     """Three references, in random order, and B'."""
-    kind = dice.pick(tuple(KINDS))
+    kind = rng.pick(tuple(KINDS))
     rule = KINDS[kind]
-    one = subject(dice, rule)
-    two = subject(dice, rule, avoid=(one.colour.name,))
-    change = rule.make(dice, (one, two))
-    before = [Scene(casting.place(dice), casting.spread(dice, (item,), low=0.23, high=0.28)) for item in (one, two)]
+    one = subject(rng, rule)
+    two = subject(rng, rule, avoid=(one.colour.name,))
+    change = rule.make(rng, (one, two))
+    before = [Scene(casting.place(rng), casting.spread(rng, (item,), low=0.23, high=0.28)) for item in (one, two)]
     if kind == "background":
         # The new place must be new to both.
         new = change.apply(before[0]).backdrop.kind
-        before = [replace(scene, backdrop=casting.place(dice, avoid=(new,))) for scene in before]
-    if kind not in ("style", "frame", "background") and dice.chance(0.3):
-        before = [replace(scene, backdrop=casting.ground(dice, scene.things[0].colour)) for scene in before]
+        before = [replace(scene, backdrop=casting.place(rng, avoid=(new,))) for scene in before]
+    if kind not in ("style", "frame", "background") and rng.chance(0.3):
+        before = [replace(scene, backdrop=casting.ground(rng, scene.things[0].colour)) for scene in before]
     after, target = (change.apply(scene) for scene in before)
     token = "id" if two.character else "subject"
-    words = f"<{token}>{noun(dice, two)}{dice.pick(('', ' in ', ' from '))}"
-    example = f"<{change.token}>{dice.pick((change.words, change.words, f'{change.token} reference'))}"
-    text = dice.pick(_TEMPLATES).format(thing=words, what=example)
-    if dice.chance(0.15):
+    words = f"<{token}>{noun(rng, two)}{rng.pick(('', ' in ', ' from '))}"
+    example = f"<{change.token}>{rng.pick((change.words, change.words, f'{change.token} reference'))}"
+    text = rng.pick(_TEMPLATES).format(thing=words, what=example)
+    if rng.chance(0.15):
         text = text.replace("<" + token + ">", "", 1)
-    references = (Picture("a", before[0]), Picture("after", after), Picture("before", before[1]))
+    references = (Reference("a", before[0]), Reference("after", after), Reference("before", before[1]))
     sources = {token: "before", change.token: "after"}
     return Draft(kind, references, target, text, sources, {"kind": kind, "value": change.value, "object": 0})

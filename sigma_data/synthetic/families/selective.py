@@ -1,13 +1,14 @@
-"""Selective: one thing taken out of a picture, alone on white."""
+"""Selective: one thing taken out of an image, alone on white."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from sigma_data.synthetic import casting
-from sigma_data.synthetic.casting import Draft, Picture
-from sigma_data.synthetic.dice import WHITE, Dice, colour
+from sigma_data.synthetic.casting import Draft, Reference
+from sigma_data.synthetic.colours import WHITE, colour
 from sigma_data.synthetic.phrases import ref
+from sigma_data.synthetic.rng import KeyedRng
 from sigma_data.synthetic.scene import Backdrop, Scene, Thing
 from sigma_data.synthetic.textures import KINDS as TEXTURES
 
@@ -15,59 +16,59 @@ _ORDER = ("first", "second", "third", "fourth")
 PAPER = Backdrop("plain", (WHITE,))
 
 
-def draft(dice: Dice) -> Draft:
+def draft(rng: KeyedRng) -> Draft:
     """A scene of two to four things, and the one that is asked for."""
-    things = casting.spread(dice, casting.cast(dice, 2 + dice.below(3)), low=0.13, high=0.21)
-    things = tuple(replace(item, rotation=0 if item.character else dice.pick((0, 0, 20, -20, 40))) for item in things)
-    chosen = dice.pick(things)
-    kind = dice.pick(("name", "name", "order", "place", "colour", "texture"))
+    things = casting.spread(rng, casting.cast(rng, 2 + rng.below(3)), low=0.13, high=0.21)
+    things = tuple(replace(item, rotation=0 if item.character else rng.pick((0, 0, 20, -20, 40))) for item in things)
+    chosen = rng.pick(things)
+    kind = rng.pick(("name", "name", "order", "place", "colour", "texture"))
     references = []
     if kind == "texture":
-        base = colour(dice)
+        base = colour(rng)
         # A gradient shows too little on a small thing to be told by.
         others = {"gradient", *(item.texture.kind for item in things)}
-        cloth = casting.texture(dice, base, kinds=[kind for kind in TEXTURES if kind not in others])
+        cloth = casting.texture(rng, base, kinds=[kind for kind in TEXTURES if kind not in others])
         if chosen.character:
             kind = "name"
         else:
             # The swatch shows the pattern in other colours: the pattern is what is asked for.
             index = things.index(chosen)
-            chosen = replace(chosen, texture=casting.texture(dice, chosen.colour, kinds=(cloth.kind,)))
+            chosen = replace(chosen, texture=casting.texture(rng, chosen.colour, kinds=(cloth.kind,)))
             things = (*things[:index], chosen, *things[index + 1 :])
-            references.append(Picture("texture", casting.swatch(dice, base, cloth)))
-    scene = Scene(casting.place(dice), things)
-    references.append(Picture("scene", scene))
-    words = _words(dice, kind, chosen, things)
-    centred = dice.chance(0.5)
+            references.append(Reference("texture", casting.swatch(rng, base, cloth)))
+    scene = Scene(casting.place(rng), things)
+    references.append(Reference("scene", scene))
+    words = _words(rng, kind, chosen, things)
+    centred = rng.chance(0.5)
     alone = replace(chosen, x=0.5, y=0.54, size=0.34) if centred else chosen
-    verb = dice.pick(("isolate", "extract", "cut out", "take out", "pick out"))
+    verb = rng.pick(("isolate", "extract", "cut out", "take out", "pick out"))
     how = (
-        dice.pick(("centred and large, on white", "centre it, enlarged, on a white background"))
+        rng.pick(("centred and large, on white", "centre it, enlarged, on a white background"))
         if centred
-        else dice.pick(("keeping its place and size, on white", "leave it where it is and make everything else white"))
+        else rng.pick(("keeping its place and size, on white", "leave it where it is and make everything else white"))
     )
-    selected = f"<select> the {words} {dice.pick(('in', 'from', 'of'))} [scene]"
-    text = f"{verb} {selected}, {how}" if dice.chance(0.7) else f"{verb} {selected}. {how[0].upper()}{how[1:]}"
+    selected = f"<select> the {words} {rng.pick(('in', 'from', 'of'))} [scene]"
+    text = f"{verb} {selected}, {how}" if rng.chance(0.7) else f"{verb} {selected}. {how[0].upper()}{how[1:]}"
     sources = {"select": "scene"} | ({"texture": "texture"} if kind == "texture" else {})
     change: dict[str, object] = {"select": chosen.name, "by": kind, "centred": centred}
     return Draft(kind, tuple(references), Scene(PAPER, (alone,)), text, sources, change)
 
 
-def _words(dice: Dice, kind: str, chosen: Thing, things: tuple[Thing, ...]) -> str:
+def _words(rng: KeyedRng, kind: str, chosen: Thing, things: tuple[Thing, ...]) -> str:
     if kind == "order":
-        across = dice.chance(0.6)
+        across = rng.chance(0.6)
         ranked = sorted(things, key=lambda item: item.x if across else item.y)
         place = ranked.index(chosen)
-        if place == len(ranked) - 1 and dice.chance(0.5):
+        if place == len(ranked) - 1 and rng.chance(0.5):
             return "rightmost object" if across else "lowest object"
         return f"{_ORDER[place]} object from {'the left' if across else 'the top'}"
     if kind == "place":
-        x, y = dice.pick(((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)))
+        x, y = rng.pick(((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)))
         nearest = min(things, key=lambda item: (item.x - x) ** 2 + (item.y - y) ** 2)
         corner = f"{'upper' if y == 0 else 'lower'} {'left' if x == 0 else 'right'} corner"
         return f"object nearest to the {corner}" if nearest is chosen else chosen.name
     if kind == "colour":
         return f"{chosen.colour.name} object"
     if kind == "texture":
-        return f"object that has the {ref(dice, 'texture', dice.pick(('pattern', 'texture')), 'texture')}"
-    return dice.pick((chosen.name, chosen.noun))
+        return f"object that has the {ref(rng, 'texture', rng.pick(('pattern', 'texture')), 'texture')}"
+    return rng.pick((chosen.name, chosen.noun))

@@ -28,12 +28,13 @@ from sigma_data.instruction import ATTRIBUTES, Attribute, canonical, parse
 from sigma_data.sample import FAMILY_RULES, Family, Sample
 from sigma_data.sources import open_source
 from sigma_data.synthetic.casting import busy
+from sigma_data.synthetic.colours import Colour
 from sigma_data.synthetic.creatures import EMOTIONS, EYES, MARKS, POSES, SPECIES, WEAR
-from sigma_data.synthetic.dice import Colour, Dice
 from sigma_data.synthetic.draw import render
 from sigma_data.synthetic.families import RECIPES
 from sigma_data.synthetic.families.selective import PAPER
 from sigma_data.synthetic.glyphs import ICONS
+from sigma_data.synthetic.rng import KeyedRng
 from sigma_data.synthetic.scene import Character, Emblem, Scene, Thing, Wear
 from sigma_data.synthetic.shapes import BROAD, OBJECTS, anchor, box
 from sigma_data.synthetic.truth import describe
@@ -210,7 +211,7 @@ def test_the_anchor_of_every_thing_shows_its_colour() -> None:
 @few
 @given(indices)
 def test_a_selected_thing_stands_alone_in_its_box_on_white(index: int) -> None:
-    draft = RECIPES[Family.SELECTIVE](Dice("world", 0, "selective", index))
+    draft = RECIPES[Family.SELECTIVE](KeyedRng("world", 0, "selective", index))
     picture = np.asarray(render(draft.target, 128)).astype(int)
     [thing] = describe(draft.target)["objects"]
     ys, xs = np.nonzero((picture < 250).any(axis=2))
@@ -222,7 +223,7 @@ def test_a_selected_thing_stands_alone_in_its_box_on_white(index: int) -> None:
 @few
 @given(indices, st.integers(0, 2))
 def test_a_removed_thing_is_gone_and_nothing_else_changed(index: int, which: int) -> None:
-    scene = busy(Dice("test", index), low=2, high=3)
+    scene = busy(KeyedRng("test", index), low=2, high=3)
     gone = scene.things[which % len(scene.things)]
     without = replace(scene, things=tuple(thing for thing in scene.things if thing is not gone))
     before, after = (np.asarray(render(each, 128)).astype(int) for each in (scene, without))
@@ -236,7 +237,7 @@ def test_a_removed_thing_is_gone_and_nothing_else_changed(index: int, which: int
 @few
 @given(families, indices)
 def test_every_target_differs_from_every_reference(family: Family, index: int) -> None:
-    draft = RECIPES[family](Dice("world", 7, family.value, index))
+    draft = RECIPES[family](KeyedRng("world", 7, family.value, index))
     target = render(draft.target, 64).tobytes()
     for picture in draft.references:
         assert picture.map or render(picture.scene, 64).tobytes() != target, (draft.kind, draft.instruction)
@@ -245,7 +246,7 @@ def test_every_target_differs_from_every_reference(family: Family, index: int) -
 @few
 @given(families, indices)
 def test_things_of_a_scene_lie_inside_the_picture(family: Family, index: int) -> None:
-    scene: Scene = RECIPES[family](Dice("world", 5, family.value, index)).target
+    scene: Scene = RECIPES[family](KeyedRng("world", 5, family.value, index)).target
     for thing in describe(scene)["objects"]:
         x0, y0, x1, y1 = thing["box"]
         assert 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1

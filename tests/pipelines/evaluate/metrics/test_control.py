@@ -61,7 +61,7 @@ class TestKinds:
         sample = draw_sample(seed=5, size=64, format="png", family=Family.LAYOUT, index=index)
         truth = json.loads(sample.truth)
         number = truth["sources"]["layout"]
-        item = Item("1", "layout", "", references=sample.pictures[:-1], condition=number, truth=truth)
+        item = Item("1", "layout", "", references=sample.images[:-1], condition=number, truth=truth)
         expected = Condition.DEPTH if truth["kind"] == "depth" else Condition.EDGES
         assert condition_of(item) is expected
 

@@ -178,10 +178,10 @@ class TestExclusivity:
             if one["name"] == truth["change"]["select"]
         )
         left, top, right, bottom = (64 * side for side in thing["box"])
-        pixels = np.array(Image.open(io.BytesIO(sample.pictures[number - 1])).convert("RGB"))
+        pixels = np.array(Image.open(io.BytesIO(sample.images[number - 1])).convert("RGB"))
         pixels[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)] = (122, 116, 104)
         output = png(drawn(1))
-        one = made(1, output, instruction=sample.instruction, references=sample.pictures[:-1], truth=truth)
+        one = made(1, output, instruction=sample.instruction, references=sample.images[:-1], truth=truth)
         expected = 100 * clip_vector(models, output) @ clip_vector(models, png(Image.fromarray(pixels)))
         assert metric("CLIP-ES", models).score([one]) == pytest.approx([expected], rel=1e-5)
 
