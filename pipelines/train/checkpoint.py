@@ -40,6 +40,8 @@ from sigma_data.storage.files import dump_json, write_atomic
 from sigma_model.checkpoint_io import counted
 from sigma_model.torch_compat import CHECKPOINT_RECORDS, sharded_like
 
+CHECKPOINTS = "checkpoints"
+"""Folder of the checkpoints in that of a run."""
 MARKER = "complete.json"
 METADATA = ".metadata"
 PATIENCE = timedelta(hours=1)
@@ -253,6 +255,19 @@ class Checkpointer:
             raise OSError(told[1])
         value: _Value = told[0]
         return value
+
+
+def complete_step(run: Path, step: int | None) -> int:
+    """The step asked for, or that of the newest complete checkpoint. Raises ConfigError if there is none."""
+    steps = Checkpointer(run / CHECKPOINTS, ProcessGroup.single(), CheckpointSettings()).complete()
+    if not steps:
+        raise ConfigError(f"{run / CHECKPOINTS}: holds no complete checkpoint")
+    if step is not None and step not in steps:
+        raise ConfigError(
+            f"{run / CHECKPOINTS}: holds no complete checkpoint of step {step:,}; there are "
+            f"{', '.join(map(str, steps))}"
+        )
+    return steps[-1] if step is None else step
 
 
 class _Writer(FileSystemWriter):

@@ -16,13 +16,13 @@ import torch
 
 from pipelines.common.settings import load_settings
 from pipelines.train.attribute_tokens import attribute_ids_in_order, choose_trainable
-from pipelines.train.checkpoint import Checkpointer
-from pipelines.train.config import CheckpointSettings, TrainConfig
+from pipelines.train.checkpoint import CHECKPOINTS, Checkpointer
+from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.lora import merge_lora, save_adapter
-from pipelines.train.run import CHECKPOINTS, origin_of, training_config
+from pipelines.train.origin import origin_of
 from pipelines.train.settings_history import CONFIG
-from pipelines.train.start_from import located, start_description
+from pipelines.train.start_description import located, start_description, training_config
 from pipelines.train.token_rows import merge_token_rows
 from sigma_data.errors import ConfigError
 from sigma_data.sequence.tokenizer_files import write_tokenizer
@@ -104,19 +104,6 @@ def export_run(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
-
-
-def complete_step(run: Path, step: int | None) -> int:
-    """The step asked for, or that of the newest complete checkpoint. Raises ConfigError if there is none."""
-    steps = Checkpointer(run / CHECKPOINTS, ProcessGroup.single(), CheckpointSettings()).complete()
-    if not steps:
-        raise ConfigError(f"{run / CHECKPOINTS}: holds no complete checkpoint")
-    if step is not None and step not in steps:
-        raise ConfigError(
-            f"{run / CHECKPOINTS}: holds no complete checkpoint of step {step:,}; there are "
-            f"{', '.join(map(str, steps))}"
-        )
-    return steps[-1] if step is None else step
 
 
 def _settings_of(run: Path) -> Path:

@@ -7,7 +7,6 @@ that no rank ever holds what is not its own.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,6 @@ from typing import Any
 import torch
 
 from pipelines.common.planner import open_planner
-from pipelines.train import qlora
 from pipelines.train.attribute_tokens import (
     RowSimilarity,
     attribute_ids_in_order,
@@ -25,7 +23,7 @@ from pipelines.train.attribute_tokens import (
     start_rows,
     start_rows_similarity,
 )
-from pipelines.train.checkpoint import Checkpointer
+from pipelines.train.checkpoint import CHECKPOINTS, Checkpointer
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.materialize import init_weights_sharded, load_weights_sharded, write_rows
 from pipelines.train.distributed.parallelize import parallelize
@@ -35,15 +33,15 @@ from pipelines.train.ema import Ema
 from pipelines.train.estimate.flops import parameters_of
 from pipelines.train.lora import init_lora
 from pipelines.train.optimizer import Optimizers, make_optimizer
+from pipelines.train.origin import check_origin, origin_of
 from pipelines.train.preflight import check_autoencoder, check_optimizer, check_out, check_shards, has_weights
+from pipelines.train.qlora import detach_weights, quantize_weights, weight_reader
 from pipelines.train.settings_checks import check_projection, check_quantized, check_trainable, model_warnings
-from pipelines.train.start_from import start_description
+from pipelines.train.start_description import start_description, training_config
 from pipelines.train.token_rows import TokenRows, rows_trainable
 from pipelines.train.validation import ValidationSet, validation_planner
-from sigma_data.errors import ConfigError
 from sigma_data.loading.loader import START, Loader, PackDataset, Position, check_state
 from sigma_data.planning.plan import Planner
-from sigma_data.planning.settings_diff import shown
 from sigma_data.storage.files import disk_error
 from sigma_model.config import VAE_FILE, ModelConfig, find_file, weight_files
 from sigma_model.loading import LoadedModel, ModelDescription
@@ -54,13 +52,6 @@ from sigma_model.vae import Vae
 logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-CHECKPOINTS = "checkpoints"
-"""Folder of the checkpoints in that of a run."""
-
-
-_SINCE = frozenset({"optimizer.kind", "ema", "model.master"})
-"""Parts of an origin that checkpoints of older versions do not have."""
 
 
 @dataclass
@@ -242,70 +233,6 @@ def read_facts(description: ModelDescription, planner: Planner) -> dict[str, str
     }
 
 
-def origin_of(config: TrainConfig, description: ModelDescription) -> dict[str, str]:
-    """What a run is built on and its checkpoints do not hold, in a few words each."""
-    digest = hashlib.sha256()
-    for path in weight_files(description.directory):
-        with path.open("rb") as file:
-            head = file.read(2**20)  # names, shapes and places of all tensors, and the first numbers
-            size = file.seek(0, 2)
-            file.seek(max(0, size - 2**20))
-            digest.update(f"{path.name} {size} ".encode() + head + file.read())
-    weights = digest.hexdigest()[:16] if weight_files(description.directory) else f"random, seed {config.model.seed}"
-    return {
-        "model.path": weights,
-        "model.vision": str(config.model.vision),
-        "model.group_mask": str(config.model.group_mask),
-        "model.attribute_projection": str(config.model.attribute_projection),
-        "freeze": config.freeze.model_dump_json(exclude=_unset(config)),
-        "lora": config.lora.model_dump_json() if config.lora is not None else "none",
-        "optimizer.kind": config.optimizer.kind,
-        "ema": "kept" if config.ema is not None else "none",
-        "model.master": config.model.master,
-        **({"model.quantize": config.model.quantize} if config.model.quantize is not None else {}),
-    }
-
-
-def _unset(config: TrainConfig) -> set[str]:
-    """Settings that older checkpoints do not know, where they say nothing new."""
-    return set() if config.freeze.except_attribute_tokens else {"except_attribute_tokens"}
-
-
-def check_origin(saved: Mapping[str, str], found: Mapping[str, str]) -> None:
-    """Raise ConfigError, naming what differs, where a checkpoint belongs to another model than the run's."""
-    changes = []
-    for name in sorted({*saved, *found}):
-        was, now = saved.get(name), found.get(name)
-        if was == now or (was is None and name in _SINCE):
-            continue
-        if name == "model.path" and not any("random" in (value or "random") for value in (was, now)):
-            changes.append("the weights at model.path are other ones than the run started from")
-        else:
-            changes.append(f"{name} was {_words(was)} and is {_words(now)}")
-    if changes:
-        raise ConfigError(
-            f"the model is not the one that the checkpoint was trained from: {'; '.join(changes)}: resume with the "
-            "settings and weights it was started with, or choose another `out` for a new run"
-        )
-
-
-def _words(value: str | None) -> str:
-    """A part of an origin, which may be settings as JSON, as a person reads it: what is set, without what is not."""
-    if value is None:
-        return "not there"
-    if not value.startswith("{"):
-        return value
-    there = {name: one for name, one in json.loads(value).items() if one not in (False, None, [], "")}
-    return ", ".join(name if one is True else f"{name} {shown(one)}" for name, one in there.items()) or "nothing"
-
-
-def training_config(released: ModelConfig, config: TrainConfig) -> ModelConfig:
-    """The model's configuration with what the run changes of it."""
-    vision = released.vision if config.model.vision else None
-    projection = released.attribute_projection or config.model.attribute_projection
-    return released.model_copy(update={"vision": vision, "attribute_projection": projection})
-
-
 def build_model(
     config: TrainConfig, description: ModelDescription, shape: ModelConfig, group: ProcessGroup
 ) -> SigmaModel:
@@ -322,7 +249,7 @@ def build_model(
     choose_trainable(model, config, ids)
     kind, left_out = config.model.quantize, dict[str, torch.Size]()
     if kind is not None:
-        left_out = qlora.detach_weights(model)
+        left_out = detach_weights(model)
     parallelize(model, group, config.parallel, dtype=compute)
     vision, seed = config.model.vision, config.model.seed
     directory = description.directory if weight_files(description.directory) else None
@@ -331,8 +258,8 @@ def build_model(
     else:
         init_weights_sharded(model, seed, group, dtype=compute, trainable=master)
     if kind is not None:
-        read = qlora.weight_reader(model, directory, dtype=compute, device=group.device, vision=vision, seed=seed)
-        qlora.quantize_weights(model, Quantization(kind), read)
+        read = weight_reader(model, directory, dtype=compute, device=group.device, vision=vision, seed=seed)
+        quantize_weights(model, Quantization(kind), read)
     if config.lora is not None:
         init_lora(model, seed=config.model.seed)
     embed, init = model.backbone.embed, config.model.token_init

@@ -13,9 +13,8 @@ from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.state_dict_loader import load
 
-from pipelines.train.checkpoint import MARKER
+from pipelines.train.checkpoint import CHECKPOINTS, MARKER
 from pipelines.train.config import TrainConfig
-from pipelines.train.run import CHECKPOINTS
 from pipelines.train.trainer import train
 from sigma_data.corpus.record import encode, member_names
 from sigma_data.corpus.shard import END, block

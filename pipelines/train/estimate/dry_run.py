@@ -15,13 +15,12 @@ import torch
 
 from pipelines.common.planner import open_planner
 from pipelines.train.attribute_tokens import RowSimilarity, check_token_init, start_rows_similarity
-from pipelines.train.checkpoint import Checkpointer
+from pipelines.train.checkpoint import CHECKPOINTS, Checkpointer
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.estimate.flops import parameters_of
 from pipelines.train.estimate.memory import EpochWork, Estimate, estimate
 from pipelines.train.preflight import check_autoencoder, check_optimizer, check_out, check_shards, has_weights
-from pipelines.train.run import CHECKPOINTS, training_config
 from pipelines.train.settings_checks import (
     EpochContent,
     check_machine,
@@ -32,7 +31,7 @@ from pipelines.train.settings_checks import (
     model_warnings,
     warnings,
 )
-from pipelines.train.start_from import start_description
+from pipelines.train.start_description import start_description, training_config
 from pipelines.train.token_rows import ROWS, TABLE
 from pipelines.train.validation import validation_planner
 from sigma_data.errors import ConfigError

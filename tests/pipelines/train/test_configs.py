@@ -12,7 +12,7 @@ from support.places import ROOT, TESTS
 from pipelines.common.settings import load_settings
 from pipelines.train.config import TrainConfig
 from pipelines.train.estimate.flops import parameters_of
-from pipelines.train.run import training_config
+from pipelines.train.start_description import training_config
 from pipelines.train.token_rows import ROWS, TABLE
 from sigma_data.sample import Family
 from sigma_model.checkpoint_io import released_name

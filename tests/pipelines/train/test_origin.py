@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipelines.train.config import TrainConfig
-from pipelines.train.run import check_origin, origin_of
+from pipelines.train.origin import check_origin, origin_of
 from sigma_data.errors import ConfigError
 from sigma_model.loading import read_blueprint
 

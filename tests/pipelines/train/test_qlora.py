@@ -16,13 +16,14 @@ from support.sequences import generator, one_thread  # noqa: F401
 from support.training_runs import apart, lines, run, same, saved, settings_of
 from torch import Tensor, nn
 
+from pipelines.train.checkpoint import CHECKPOINTS
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.estimate.dry_run import dry_run
 from pipelines.train.export import export_run
 from pipelines.train.lora import is_lora
 from pipelines.train.qlora import QuantizedLinear, QuantizedLora, QuantizedWeight, quantized_numel
-from pipelines.train.run import CHECKPOINTS, Run, make_run
+from pipelines.train.run import Run, make_run
 from pipelines.train.token_rows import ROWS
 from pipelines.train.train_step import forward
 from pipelines.train.trainer import Trainer

@@ -16,7 +16,7 @@ from support.training_runs import lines, run, settings_of, steps_saved
 
 from pipelines.common.folder_lock import LOCK, locked
 from pipelines.train import checkpoint, logs, settings_history, tensorboard_log
-from pipelines.train.run import CHECKPOINTS
+from pipelines.train.checkpoint import CHECKPOINTS
 from pipelines.train.settings_history import CONFIG, HISTORY
 from sigma_data.errors import BuildError, ConfigError, SigmaError, TrainError
 

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 import cli
 from pipelines.common.settings import load_settings
+from pipelines.train.checkpoint import CHECKPOINTS
 from pipelines.train.config import TrainConfig
 from pipelines.train.estimate.dry_run import dry_run
 from pipelines.train.export import export_run
-from pipelines.train.run import CHECKPOINTS
 from pipelines.train.settings_history import CONFIG
 from pipelines.train.start_lines import result_line
 from sigma_data.errors import ConfigError

@@ -24,13 +24,13 @@ from support.training_runs import apart, lines, run, same, saved, settings_of, s
 from torch.distributed.tensor import DTensor
 
 from pipelines.common.settings import load_settings
-from pipelines.train.checkpoint import Checkpointer
+from pipelines.train.checkpoint import CHECKPOINTS, Checkpointer
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.export import export_run
 from pipelines.train.logs import RunLog
 from pipelines.train.lora import is_lora
-from pipelines.train.run import CHECKPOINTS, Run, computes_otherwise, make_run
+from pipelines.train.run import Run, computes_otherwise, make_run
 from pipelines.train.trainer import train
 from sigma_data.errors import BuildError, ConfigError, LoaderError, TrainError
 from sigma_data.loading.loader import PackDataset
