@@ -34,7 +34,6 @@ from sigma_model.model import SigmaModel
 from sigma_model.run_directory import run_of
 
 _AVERAGES, _RAW = WEIGHT_FILES
-_NUMBERS = {DType.FLOAT32: torch.float32, DType.BFLOAT16: torch.bfloat16}
 
 
 def export_run(
@@ -82,7 +81,8 @@ def export_run(
     if not vae.is_file():
         raise ConfigError(f"{vae}: is not there any more, and belongs to the export: put it back")
     started = _started_type(description)
-    written = _NUMBERS.get(dtype, started)
+    asked = None if dtype is DType.AUTO else dtype.torch
+    written = asked or started
     model = _starting(config, description, max(started, written, key=lambda kind: kind.itemsize))
     _load_trained(model, checkpointer, chosen, config, description, ema=ema)
 
@@ -90,7 +90,7 @@ def export_run(
     try:
         temporary.mkdir(parents=True)
         if adapter:
-            save_adapter(model, temporary, base=config.start, dtype=_NUMBERS.get(dtype), released=released_names)
+            save_adapter(model, temporary, base=config.start, dtype=asked, released=released_names)
         else:
             merge_lora(model)
             merge_token_rows(model)
@@ -165,7 +165,7 @@ def _load_trained(
 ) -> None:
     """Replace the trainable parameters by those of a checkpoint, in the dtype they are stored in."""
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    master = _NUMBERS[DType(config.model.master)]
+    master = DType(config.model.master).torch
     for parameter in trainable.values():
         kind = torch.float32 if ema or config.lora is not None else master
         parameter.data = torch.empty(parameter.shape, dtype=kind)  # the old memory is given back one by one

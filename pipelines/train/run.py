@@ -44,6 +44,7 @@ from sigma_data.loading.loader import START, Loader, PackDataset, Position, chec
 from sigma_data.planning.plan import Planner
 from sigma_data.storage.files import disk_error
 from sigma_model.config import VAE_FILE, ModelConfig, find_file, weight_files
+from sigma_model.dtypes import DType
 from sigma_model.loading import LoadedModel, ModelDescription
 from sigma_model.model import SigmaModel, widths
 from sigma_model.quantization import Quantization
@@ -51,11 +52,9 @@ from sigma_model.vae import Vae
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
 
 @dataclass
-class Run:
+class TrainingRun:
     """The parts of a run. `skipped` counts steps that were not taken, `bad` those of them in a row at the end.
 
     `total` steps are its length, those before a resume included.
@@ -157,7 +156,7 @@ class Run:
         return self.step + max(0, math.ceil(left / (self.group.size * self.config.accumulate)))
 
 
-def make_run(config: TrainConfig, group: ProcessGroup) -> Run:
+def make_run(config: TrainConfig, group: ProcessGroup) -> TrainingRun:
     """Put a run together and resume it from its checkpoint, if any. Raises SigmaError for what does not fit."""
     description = on_all_ranks(group, lambda: _checked_description(config, group))
     shape, encoder = training_config(description.config, config), description.encoder
@@ -188,7 +187,7 @@ def make_run(config: TrainConfig, group: ProcessGroup) -> Run:
     model = build_model(config, description, shape, group)
     parts = LoadedModel(description.directory.name, model, vae, encoder, description.geometry, trained=trained)
     ema = Ema(model.named_parameters(), config.ema.decay) if config.ema is not None else None
-    run = Run(
+    run = TrainingRun(
         config=config,
         group=group,
         parts=parts,
@@ -242,7 +241,7 @@ def build_model(
     as `model.quantize` says.
     """
     compute = compute_dtype(config, group.device)
-    master = torch.float32 if config.lora is not None else _DTYPES[config.model.master]
+    master = torch.float32 if config.lora is not None else DType(config.model.master).torch
     with torch.device("meta"):
         model = SigmaModel(shape)
     ids = attribute_ids_in_order(description.encoder.attribute_ids)
@@ -276,7 +275,7 @@ def compute_dtype(config: TrainConfig, device: torch.device) -> torch.dtype:
     """What layers compute in."""
     if config.model.dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return _DTYPES[config.model.dtype]
+    return DType(config.model.dtype).torch
 
 
 def computes_otherwise(config: TrainConfig) -> bool:
@@ -288,4 +287,4 @@ def computes_otherwise(config: TrainConfig) -> bool:
     if config.lora is not None and not config.lora.train:
         return False
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return compute_dtype(config, device) != _DTYPES[config.model.master]
+    return compute_dtype(config, device) != DType(config.model.master).torch

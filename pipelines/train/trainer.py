@@ -37,7 +37,7 @@ from pipelines.train.losses import loss_names
 from pipelines.train.optimizer import learning_rate
 from pipelines.train.preflight import check_out
 from pipelines.train.qlora import quantized_numel
-from pipelines.train.run import Run, compute_dtype, computes_otherwise, make_run
+from pipelines.train.run import TrainingRun, compute_dtype, computes_otherwise, make_run
 from pipelines.train.settings_checks import EpochContent, check_machine, check_settings, warnings
 from pipelines.train.settings_history import record_settings
 from pipelines.train.start_from import take_start
@@ -130,7 +130,7 @@ def _refused(error: OSError, out: Path) -> bool:
 class Trainer:
     """Works off the steps of a run."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: TrainingRun) -> None:
         config, parts = run.config, run.parts
         self._run = run
         self._total = run.total

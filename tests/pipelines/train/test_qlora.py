@@ -23,7 +23,7 @@ from pipelines.train.estimate.dry_run import dry_run
 from pipelines.train.export import export_run
 from pipelines.train.lora import is_lora
 from pipelines.train.qlora import QuantizedLinear, QuantizedLora, QuantizedWeight, quantized_numel
-from pipelines.train.run import Run, make_run
+from pipelines.train.run import TrainingRun, make_run
 from pipelines.train.token_rows import ROWS
 from pipelines.train.train_step import forward
 from pipelines.train.trainer import Trainer
@@ -60,11 +60,11 @@ def settings(out: Path, corpus: Path, base: Path, kind: str | None, **changes: A
     return settings_of(out, corpus, model={"path": str(base), "quantize": kind}, **{**QLORA, **changes})
 
 
-def assembled(values: dict[str, Any]) -> Run:
+def assembled(values: dict[str, Any]) -> TrainingRun:
     return make_run(TrainConfig.model_validate(values), ALONE)
 
 
-def frozen(run: Run) -> dict[str, Tensor]:
+def frozen(run: TrainingRun) -> dict[str, Tensor]:
     """Copies of all that must stay as it is, quantised weights and their scales included."""
     model = run.parts.model
     found = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}

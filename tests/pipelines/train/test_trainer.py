@@ -30,7 +30,7 @@ from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.export import export_run
 from pipelines.train.logs import RunLog
 from pipelines.train.lora import is_lora
-from pipelines.train.run import Run, computes_otherwise, make_run
+from pipelines.train.run import TrainingRun, computes_otherwise, make_run
 from pipelines.train.trainer import train
 from sigma_data.errors import BuildError, ConfigError, LoaderError, TrainError
 from sigma_data.loading.loader import PackDataset
@@ -207,7 +207,7 @@ def test_other_data_settings_are_refused_and_the_run_that_lies_there_is_untouche
     assert load_settings(TrainConfig, tmp_path / "config.yaml", ()) == TrainConfig.model_validate(settings)
 
 
-def put_together(out: Path, corpus: Path, group: ProcessGroup = ALONE, **changes: Any) -> Run:
+def put_together(out: Path, corpus: Path, group: ProcessGroup = ALONE, **changes: Any) -> TrainingRun:
     return make_run(TrainConfig.model_validate(settings_of(out, corpus, **changes)), group)
 
 

@@ -19,19 +19,19 @@ from support.training_runs import lines, run, same, saved, settings_of
 from pipelines.train import validation as validation_module
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.process_group import ProcessGroup
-from pipelines.train.run import Run, make_run
+from pipelines.train.run import TrainingRun, make_run
 from sigma_data.loading.shard_reader import ShardReader
 
 ALONE = ProcessGroup.single()
 EVERY = {"every": 3, "packs": 3, "pictures": 2, "picture_steps": 3}
 
 
-def put_together(out: Path, corpus: Path, **changes: Any) -> Run:
+def put_together(out: Path, corpus: Path, **changes: Any) -> TrainingRun:
     settings = settings_of(out, corpus, **{"validation": EVERY, **changes})
     return make_run(TrainConfig.model_validate(settings), ALONE)
 
 
-def losses(run_: Run) -> dict[str, float]:
+def losses(run_: TrainingRun) -> dict[str, float]:
     assert run_.validation is not None
     return run_.validation.losses(run_.parts.model, run_.parts.vae, run_.parts.encoder.attribute_ids)
 
