@@ -243,17 +243,17 @@ class Checkpointer:
 
     def _on_rank0(self, act: Callable[[], _Value]) -> _Value:
         """Have rank 0 do something while the others wait; all get its value, or raise OSError as it does."""
-        told: list[Any] = [None, None]
+        outcome: list[Any] = [None, None]
         if self._group.rank == 0:
             try:
-                told[0] = act()
+                outcome[0] = act()
             except OSError as error:
-                told[1] = error.strerror or str(error)
+                outcome[1] = error.strerror or str(error)
         if self._save_group is not None:
-            dist.broadcast_object_list(told, src=0, group=self._save_group)
-        if told[1] is not None:
-            raise OSError(told[1])
-        value: _Value = told[0]
+            dist.broadcast_object_list(outcome, src=0, group=self._save_group)
+        if outcome[1] is not None:
+            raise OSError(outcome[1])
+        value: _Value = outcome[0]
         return value
 
 

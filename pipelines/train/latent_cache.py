@@ -43,6 +43,6 @@ class LatentCache:
 def _digest(image: Tensor) -> bytes:
     """SHA-256 of an image [3, h, w]; images that are read lie [h, w, 3] and are not copied."""
     pixels = image.movedim(0, -1).contiguous()
-    told = hashlib.sha256(f"{pixels.dtype} {tuple(pixels.shape)} ".encode())
-    told.update(pixels.numpy().data)
-    return told.digest()
+    digest = hashlib.sha256(f"{pixels.dtype} {tuple(pixels.shape)} ".encode())
+    digest.update(pixels.numpy().data)
+    return digest.digest()

@@ -103,7 +103,7 @@ def _launch(config: TrainConfig, where: Launch) -> dict[str, Any] | None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     if where.rdzv is not None:
-        _reach(where)
+        _wait_for_host(where)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each rank's: together they have all cores
     # What a rank died of is said in one error message; torch would add pages.
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
@@ -123,12 +123,12 @@ def _launch(config: TrainConfig, where: Launch) -> dict[str, Any] | None:
         signals_to_handle="SIGQUIT",
         logs_specs=DefaultLogsSpecs(log_dir=notes),
     )
-    told = threading.Event()
+    signalled = threading.Event()
     logger.info("train: starting %d processes", where.nproc)
 
     def hand_on(_number: int, _frame: FrameType | None) -> None:
         """Tell the ranks to save and leave. A terminal has told them of Ctrl-C itself; twice does no harm."""
-        told.set()
+        signalled.set()
         children = multiprocessing.active_children()
         if not children:  # they are not there yet, and nothing has begun
             raise KeyboardInterrupt
@@ -141,11 +141,11 @@ def _launch(config: TrainConfig, where: Launch) -> dict[str, Any] | None:
             config, message_level(), where.nnodes
         )
     except ChildFailedError as error:
-        if told.is_set() and error.get_first_failure()[1].exitcode in (-signal.SIGTERM, -signal.SIGINT):
+        if signalled.is_set() and error.get_first_failure()[1].exitcode in (-signal.SIGTERM, -signal.SIGINT):
             raise KeyboardInterrupt from None  # there was nothing to save yet
-        raise _told_by(error) from None
+        raise _rank_error(error) from None
     except (RendezvousError, RuntimeError, OSError, ValueError) as error:
-        raise _not_met(error, where) from None
+        raise _rendezvous_error(error, where) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -153,7 +153,7 @@ def _launch(config: TrainConfig, where: Launch) -> dict[str, Any] | None:
     return results.get(0)
 
 
-def _reach(where: Launch) -> None:
+def _wait_for_host(where: Launch) -> None:
     """Wait until the machine where all meet answers, if it is another one: it may start later.
 
     Raises ConfigError where it has no address, or does not answer in time. torch would say so in pages.
@@ -211,7 +211,7 @@ def _is_here(family: int, address: Any, port: int = 0) -> bool:
     return True
 
 
-def _not_met(error: BaseException, where: Launch) -> SigmaError:
+def _rendezvous_error(error: BaseException, where: Launch) -> SigmaError:
     """What kept the machines from meeting, as an error message."""
     from torch.distributed.elastic import rendezvous
 
@@ -257,15 +257,15 @@ def _rank(config: TrainConfig, level: int, machines: int) -> dict[str, Any] | No
     return summary
 
 
-def _told_by(error: Any) -> SigmaError:
+def _rank_error(error: Any) -> SigmaError:
     """The error of the rank that failed first, with its message."""
     rank, failure = error.get_first_failure()
     text = str(failure.message["message"] if isinstance(failure.message, dict) else failure.message)
-    name, _, sentence = text.partition(": ")
+    name, _, message = text.partition(": ")
     kind = getattr(errors, name, None)
     if isinstance(kind, type) and issubclass(kind, SigmaError):
-        told: SigmaError = kind(sentence)
-        return told
+        error_of_rank: SigmaError = kind(message)
+        return error_of_rank
     return TrainError(
         f"rank {rank} failed: {_cause(failure, text)}; run the same command again to continue from the last checkpoint"
     )

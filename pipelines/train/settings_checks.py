@@ -1,7 +1,7 @@
-"""Settings of a run held against each other, against the machine, and against what the data can teach.
+"""Checks of a run's settings against each other, the machine and the data, before any work is done.
 
-What cannot be is refused before any work is done, naming both settings and what to change. What can be but is hardly
-meant is a warning: a dry run prints it, and so do the first lines of a run. docs/training.md lists all of them.
+Impossible settings are errors that name both settings and what to change; unlikely ones are warnings, which a dry run
+and the first lines of a run print. docs/training.md lists all of them.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def _of_schedule(config: TrainConfig, steps: int) -> list[str]:
         most = learning_rate(max(0, steps - 1), steps, optimizer, schedule)
         found.append(
             f"schedule.warmup {schedule.warmup:,} is not over within {counted(steps, 'step')}: the rate ends at "
-            f"{most:.3g} and never reaches optimizer.lr {optimizer.lr:g}, so little is learnt: shorten the warm-up"
+            f"{most:.3g} and never reaches optimizer.lr {optimizer.lr:g}, so little is trained: shorten the warm-up"
         )
     if optimizer.lr < _SLOW:
         found.append(f"optimizer.lr {optimizer.lr:g} is so small that hardly any weight will change")

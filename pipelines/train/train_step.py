@@ -64,8 +64,8 @@ class TrainStep:
         batches = [self._on_device(pack.batch) for pack in packs]
         weights = [LossWeights.of(batch, reweight_text=loss_settings.reweight_text) for batch in batches]
         sums = torch.stack([weight.sums for weight in weights]).sum(0)
-        told = all_reduce_sum(torch.cat((sums, sums.new_tensor([float(stop)]))), self._group)
-        scales = told.new_tensor([loss_settings.picture, loss_settings.text]) / told[:2].clamp(min=1e-12)
+        totals = all_reduce_sum(torch.cat((sums, sums.new_tensor([float(stop)]))), self._group)
+        scales = totals.new_tensor([loss_settings.picture, loss_settings.text]) / totals[:2].clamp(min=1e-12)
         total = torch.zeros((), dtype=torch.float64, device=self._group.device)
         losses = LossTable(self._group.device)
         for pack, batch, weight in zip(packs, batches, weights, strict=True):
@@ -77,7 +77,7 @@ class TrainStep:
             total += loss.detach()
             losses.add(batch, out, pack.families, self._attribute_ids)
         norm = clip_grad_norm(self._parameters, self._group, limits.clip)
-        read = torch.stack((norm.double(), all_reduce_sum(total, self._group), told[2]))
+        read = torch.stack((norm.double(), all_reduce_sum(total, self._group), totals[2]))
         # But for latents to be kept, the one place where a step waits for the device.
         norm_value, loss_value, stops = read.tolist()
         taken = norm_value < (limits.spike or float("inf"))  # not where it is NaN or infinite

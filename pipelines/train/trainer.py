@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 _OF_STEP = ("loss", "norm", "lr", "skipped", "epoch", "pack", "memory")
 _SHOWN = ("val/picture", "val/text", "val_ema/picture", "val_ema/text")
-_SEEN = 60.0
+_VISIBLE_AFTER = 60.0
 """Seconds that a shared folder may take to show a new file on other machines."""
 SKIPPED = "skipped-{rank}.jsonl"
 """Samples with bad images that a rank has met."""
@@ -110,7 +110,7 @@ def _check_shared(out: Path, group: ProcessGroup) -> None:
     token = from_rank0(group, lambda: (out / LOCK).read_text("utf-8"))
 
     def look() -> None:
-        deadline = time.monotonic() + _SEEN
+        deadline = time.monotonic() + _VISIBLE_AFTER
         while not (out / LOCK).exists() or (out / LOCK).read_text("utf-8") != token:
             if time.monotonic() > deadline:
                 raise ConfigError(f"{out}: is not the folder that rank 0 writes to: all machines must share it")
@@ -169,13 +169,13 @@ class Trainer:
                     if run.group.size == 1 and run.step > began:  # several ranks could not agree on it any more
                         run.save(data)
                     raise
-                told = self._one_step(loaded)
-                stopped = told and run.step < self._total
+                stop = self._one_step(loaded)
+                stopped = stop and run.step < self._total
                 # Before the checkpoint, so that all of a step is there once it is saved. Who must stop has no time.
-                if not told and config.validation.every and run.step % config.validation.every == 0:
+                if not stop and config.validation.every and run.step % config.validation.every == 0:
                     self._validate()
                 due = config.checkpoint.every and run.step % config.checkpoint.every == 0
-                if due or told or run.step == self._total:
+                if due or stop or run.step == self._total:
                     self._save(loader)
             run.checkpointer.finish()
         return self._summary(began, stopped=stopped)
@@ -322,8 +322,8 @@ class Trainer:
                 figures |= {f"val_ema/{name}": value for name, value in averaged.items()}
             made = run.validation.images(run.parts, settings.pictures)
         self._log.step(run.step, figures)
-        told = [f"{name.replace('/', ' ')} {figures[name]:.4f}" for name in _SHOWN if name in figures]
-        logger.info(f"train: step {run.step:,}: {', '.join(told)}")
+        shown = [f"{name.replace('/', ' ')} {figures[name]:.4f}" for name in _SHOWN if name in figures]
+        logger.info(f"train: step {run.step:,}: {', '.join(shown)}")
         if made:
             self._log.images(run.step, "sample", list(made.values()))
 

@@ -23,18 +23,18 @@ _TORCHRUN = "TORCHELASTIC_RUN_ID"
 
 @dataclass(frozen=True)
 class LauncherRank:
-    """This process's place among those that a launcher has started; `meets`: whether it was told where they meet."""
+    """This process's place among those that a launcher started; `has_address`: where they meet is set."""
 
     rank: int
     size: int
     local_rank: int
-    meets: bool = True
+    has_address: bool = True
 
 
-def launcher_rank(variables: Mapping[str, str] = os.environ, *, meeting: bool = True) -> LauncherRank | None:
+def launcher_rank(variables: Mapping[str, str] = os.environ, *, need_address: bool = True) -> LauncherRank | None:
     """The place that a launcher gave this process; None where there is no launcher.
 
-    Without `meeting`, where the ranks meet may be missing: what does not fit the ranks is said before that.
+    Without `need_address`, where the ranks meet may be missing: what does not fit the ranks is said before that.
 
     Raises ConfigError where its variables contradict one another, or say that there are others and not where.
     """
@@ -43,20 +43,21 @@ def launcher_rank(variables: Mapping[str, str] = os.environ, *, meeting: bool = 
         missing = [name for name in _NEEDED if name not in there]
         if _RANK in there and _SIZE in there and (_whole(there[_SIZE]) or 0) > 1:
             rank, size = _whole(there[_RANK]), _whole(there[_SIZE])
-            if not meeting and rank is not None and size is not None and rank < size:
-                return LauncherRank(rank, size, _whole(variables.get(_LOCAL, "0")) or 0, meets=False)
+            if not need_address and rank is not None and size is not None and rank < size:
+                return LauncherRank(rank, size, _whole(variables.get(_LOCAL, "0")) or 0, has_address=False)
             raise ConfigError(
-                f"{_said(there)} say that a launcher started this process as one of {there[_SIZE]}, but not where they "
-                f"meet ({' and '.join(missing)} missing): set what is missing, or unset {_RANK} and {_SIZE}, or give "
+                f"{_assignments(there)} say that a launcher started this process as one of {there[_SIZE]}, but not where "
+                f"they meet ({' and '.join(missing)} missing): set what is missing, or unset {_RANK} and {_SIZE}, or give "
                 "--nproc"
             )
         return None
     local = variables.get(_LOCAL, "0")
     rank, size, local_rank, port = map(_whole, (there[_RANK], there[_SIZE], local, there[_PORT]))
     if rank is None or size is None or local_rank is None or port is None or rank >= size or not 0 < port < 2**16:
-        told = {**there, **({_LOCAL: local} if _LOCAL in variables else {})}
+        found = {**there, **({_LOCAL: local} if _LOCAL in variables else {})}
         raise ConfigError(
-            f"{_said(told)} do not fit together as a launcher sets them: unset {' '.join(told)}, or give --nproc"
+            f"{_assignments(found)} do not fit together as a launcher sets them: unset {' '.join(found)}, or "
+            "give --nproc"
         )
     return LauncherRank(rank, size, local_rank)
 
@@ -72,8 +73,8 @@ def resolve_launcher(*, chosen: bool, nproc: int) -> LauncherRank | None:
     if not chosen:
         started = launcher_rank()
         if started is None and left:
-            told = _said({name: os.environ[name] for name in left})
-            logger.warning(f"train: {told} {_are(left)} not a launcher's, and set aside")
+            found = _assignments({name: os.environ[name] for name in left})
+            logger.warning(f"train: {found} {_are(left)} not a launcher's, and set aside")
         return started
     if _TORCHRUN in os.environ and (_whole(os.environ.get(_SIZE, "")) or 0) > 1:
         raise ConfigError(
@@ -81,8 +82,8 @@ def resolve_launcher(*, chosen: bool, nproc: int) -> LauncherRank | None:
             "leave out --nproc, --nnodes and --rdzv, or start sigma without torchrun"
         )
     if left:
-        told = _said({name: os.environ[name] for name in left})
-        logger.warning(f"train: --nproc {nproc} counts: {told} {_are(left)} set by something else, and set aside")
+        found = _assignments({name: os.environ[name] for name in left})
+        logger.warning(f"train: --nproc {nproc} counts: {found} {_are(left)} set by something else, and set aside")
     return None
 
 
@@ -102,7 +103,7 @@ def _whole(text: str) -> int | None:
     return int(text) if text.strip().isascii() and text.strip().isdigit() else None
 
 
-def _said(values: Mapping[str, str]) -> str:
+def _assignments(values: Mapping[str, str]) -> str:
     return " ".join(f"{name}={value}" for name, value in values.items())
 
 

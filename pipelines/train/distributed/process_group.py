@@ -23,7 +23,7 @@ from sigma_data.errors import ConfigError, SigmaError
 
 _Value = TypeVar("_Value")
 
-_COME = timedelta(minutes=10)
+_RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
 """How long ranks that are up wait for the place where they meet."""
 
 _threads_before: list[int] = []
@@ -70,9 +70,9 @@ def start_process_group(
     undoes what this does to the process. Raises ConfigError where the settings do not fit the ranks or
     the machine, and where ranks cannot meet or differ.
     """
-    started = launcher_rank(meeting=False) or LauncherRank(0, 1, 0)
+    started = launcher_rank(need_address=False) or LauncherRank(0, 1, 0)
     rank, size, local_rank = started.rank, started.size, started.local_rank
-    store = _met(size) if started.meets else None
+    store = _rendezvous_store(size) if started.has_address else None
     if facts is not None and store is not None and size > 1:
         compare(store, rank=rank, size=size, stage="settings", facts=facts)
     on_gpu = torch.cuda.is_available() if device == "auto" else device == "cuda"
@@ -88,7 +88,7 @@ def start_process_group(
     if size % shard:
         fitting = ", ".join(str(count) for count in range(1, size + 1) if size % count == 0)
         raise ConfigError(f"parallel.shard: {shard} does not divide the {size} ranks: choose one of {fitting}")
-    if not started.meets:
+    if not started.has_address:
         launcher_rank()  # raises, saying what is missing
     chosen = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
@@ -113,13 +113,13 @@ def start_process_group(
     )
 
 
-def _met(size: int) -> Store:
+def _rendezvous_store(size: int) -> Store:
     """The store of all ranks, at the place that the launcher named. Raises ConfigError where it is not reached."""
     if size == 1:
         return HashStore()
     try:
         store: Store
-        store, _, _ = next(rendezvous("env://", timeout=_COME))
+        store, _, _ = next(rendezvous("env://", timeout=_RENDEZVOUS_TIMEOUT))
     except (RuntimeError, ValueError, OSError) as error:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise ConfigError(
@@ -161,11 +161,11 @@ def on_all_ranks(group: ProcessGroup, act: Callable[[], _Value]) -> _Value:
             raise
         mine = error
     if group.size > 1:
-        told: list[Any] = [None] * group.size
-        dist.all_gather_object(told, mine and (type(mine), str(mine), socket.gethostname()))
+        by_rank: list[Any] = [None] * group.size
+        dist.all_gather_object(by_rank, mine and (type(mine), str(mine), socket.gethostname()))
         if mine is not None:
             raise mine
-        for rank, fault in enumerate(told):
+        for rank, fault in enumerate(by_rank):
             if fault is not None:
                 kind, text, host = fault
                 raise kind(f"rank {rank} ({host}): {text}")
@@ -181,10 +181,10 @@ def rank0_first(group: ProcessGroup, act: Callable[[], _Value]) -> _Value:
 
 def from_rank0(group: ProcessGroup, act: Callable[[], _Value]) -> _Value:
     """What rank 0 finds out, on all ranks."""
-    told = [act() if group.rank == 0 else None]
+    values = [act() if group.rank == 0 else None]
     if group.size > 1:
-        dist.broadcast_object_list(told, src=0)
-    return cast(_Value, told[0])
+        dist.broadcast_object_list(values, src=0)
+    return cast(_Value, values[0])
 
 
 def barrier(group: ProcessGroup) -> None:

@@ -1,7 +1,7 @@
-"""Ranks that read different things would train a model that nobody asked for: before the first step they compare.
+"""Ranks compare what they have read before the first step: different settings or files would spoil the model.
 
 Each rank puts what it has read for itself into the store that all share, item by item; rank 0 holds them against its
-own, and all end with the same sentence where something differs, which names the item, the ranks and their machines.
+own, and all end with the same error message if something differs, which names the item, the ranks and their machines.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def compare(
     place = f"sigma/{stage}/{store.add(f'sigma/{stage}/{rank}', 1)}"  # of this turn: a store may outlive a run
     store.set(f"{place}/{rank}", json.dumps([socket.gethostname(), dict(facts)]))
     if rank == 0:
-        told = [json.loads(_get(store, f"{place}/{other}", other, timeout_s)) for other in range(size)]
-        store.set(f"{place}/verdict", " " + differences(told))  # a store holds no empty values
+        by_rank = [json.loads(_get(store, f"{place}/{other}", other, timeout_s)) for other in range(size)]
+        store.set(f"{place}/verdict", " " + differences(by_rank))  # a store holds no empty values
     verdict = _get(store, f"{place}/verdict", 0, timeout_s).decode().strip()
     store.add(f"{place}/read", 1)
     if verdict:
@@ -88,11 +88,11 @@ def compare(
         raise ConfigError(verdict)
 
 
-def differences(told: list[Any]) -> str:
+def differences(by_rank: list[Any]) -> str:
     """What ranks differ in, from [host, facts] of each; empty where they agree."""
-    host, expected = told[0]
+    host, expected = by_rank[0]
     others: dict[tuple[str, str, str], list[int]] = defaultdict(list)
-    for rank, (its_host, facts) in enumerate(told):
+    for rank, (its_host, facts) in enumerate(by_rank):
         for name in dict.fromkeys([*expected, *facts]):
             if facts.get(name) != expected.get(name):
                 others[name, facts.get(name, "not there"), its_host].append(rank)

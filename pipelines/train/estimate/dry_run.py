@@ -127,8 +127,8 @@ class DryRun:
         rows += [("corpus", _corpus(one)) for one in self.corpora]
         rows += [("held out", self._held_out()), ("epoch", self._epoch()), ("writes to", self._writes())]
         rows.append(("estimated for", f"{counted(self.estimate.ranks, 'GPU')}; --ranks N for another number"))
-        told = "".join(f"warning: {line}\n" for line in self.warnings)
-        return f"{aligned(rows)}\n{self._unfit()}\n{self.estimate.show()}\n{told}"
+        lines = "".join(f"warning: {line}\n" for line in self.warnings)
+        return f"{aligned(rows)}\n{self._unfit()}\n{self.estimate.show()}\n{lines}"
 
     def _weights(self) -> str:
         if self.weights is None:

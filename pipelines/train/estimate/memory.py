@@ -27,7 +27,7 @@ from sigma_model.config import ModelConfig
 from sigma_model.quantization import Quantization, is_quantised, stored_bytes
 
 DEVICES = ("NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3")
-"""For which hours are told."""
+"""Devices for which hours are estimated."""
 UTILISATION = 0.4
 """Of a device's peak, that hours are estimated with."""
 

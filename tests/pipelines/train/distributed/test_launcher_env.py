@@ -44,8 +44,8 @@ def test_what_is_left_over_is_no_launcher_and_is_said(
         variables.setenv(name, value)
     assert resolve_launcher(chosen=False, nproc=1) is None
     counted = [name for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK") if name in left]
-    told = caplog.text
-    assert told.count("\n") == bool(counted) and all(f"{name}={left[name]}" in told for name in counted)
+    found = caplog.text
+    assert found.count("\n") == bool(counted) and all(f"{name}={left[name]}" in found for name in counted)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_nproc_counts_more_than_variables_and_says_so(
     for name, value in left.items():
         variables.setenv(name, value)
     assert resolve_launcher(chosen=True, nproc=2) is None
-    (told,) = caplog.messages
-    assert told.startswith("train: --nproc 2 counts: RANK=")
+    (found,) = caplog.messages
+    assert found.startswith("train: --nproc 2 counts: RANK=")
     with without_launcher_env():
         assert not set(WHOLE) & set(os.environ)
     assert {name: os.environ.get(name) for name in left} == left
