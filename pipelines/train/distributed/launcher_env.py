@@ -46,9 +46,9 @@ def launcher_rank(variables: Mapping[str, str] = os.environ, *, need_address: bo
             if not need_address and rank is not None and size is not None and rank < size:
                 return LauncherRank(rank, size, _whole(variables.get(_LOCAL, "0")) or 0, has_address=False)
             raise ConfigError(
-                f"{_assignments(there)} say that a launcher started this process as one of {there[_SIZE]}, but not where "
-                f"they meet ({' and '.join(missing)} missing): set what is missing, or unset {_RANK} and {_SIZE}, or give "
-                "--nproc"
+                f"{_assignments(there)} say that a launcher started this process as one of {there[_SIZE]}, but not "
+                f"where they meet ({' and '.join(missing)} missing): set what is missing, or unset {_RANK} and {_SIZE}, "
+                "or give --nproc"
             )
         return None
     local = variables.get(_LOCAL, "0")

@@ -19,7 +19,7 @@ import yaml
 from support.training_runs import lines, settings_of, steps_saved
 
 from pipelines.train.config import TrainConfig
-from pipelines.train.launch import Launch, _free_port, _told_by, launch
+from pipelines.train.launch import Launch, _free_port, _rank_error, launch
 from sigma_data.errors import ConfigError
 
 MANY = 100_000
@@ -148,7 +148,7 @@ def test_machines_that_do_not_come_and_a_port_of_another_program_are_one_sentenc
 )
 def test_whatever_a_rank_dies_of_is_one_line(exitcode: int, message: Any, cause: str) -> None:
     failure = types.SimpleNamespace(exitcode=exitcode, message=message)
-    error = _told_by(types.SimpleNamespace(get_first_failure=lambda: (1, failure)))
+    error = _rank_error(types.SimpleNamespace(get_first_failure=lambda: (1, failure)))
     assert str(error).startswith(f"rank 1 failed: {cause}") and "\n" not in str(error)
 
 
