@@ -47,8 +47,8 @@ def launcher_rank(variables: Mapping[str, str] = os.environ, *, need_address: bo
                 return LauncherRank(rank, size, _whole(variables.get(_LOCAL, "0")) or 0, has_address=False)
             raise ConfigError(
                 f"{_assignments(there)} say that a launcher started this process as one of {there[_SIZE]}, but not "
-                f"where they meet ({' and '.join(missing)} missing): set what is missing, or unset {_RANK} and {_SIZE}, "
-                "or give --nproc"
+                f"where they meet ({' and '.join(missing)} missing): set what is missing, or unset {_RANK} and "
+                f"{_SIZE}, or give --nproc"
             )
         return None
     local = variables.get(_LOCAL, "0")
