@@ -35,7 +35,7 @@ from pipelines.build_dataset.plan import make_plan
 from pipelines.build_dataset.run import _list, _scan, _write, build, finish_shards
 from pipelines.build_dataset.scan import list_fragments
 from pipelines.build_dataset.workspace import Workspace
-from pipelines.common.process_pool import LocalEngine
+from pipelines.common.process_pool import ProcessPool
 from pipelines.shard.run import Selection, export_release
 
 WORKERS = 2
@@ -77,7 +77,7 @@ def decode_file(path: str) -> tuple[int, int, float]:
     return pictures, size, seconds
 
 
-def decode_only(engine: LocalEngine, release: Path) -> tuple[int, int, float]:
+def decode_only(engine: ProcessPool, release: Path) -> tuple[int, int, float]:
     """Pictures, bytes, and seconds of pure decoding a worker."""
     found: list[tuple[int, int, float]] = []
     paths = [str(path) for path in sorted(release.rglob("*.parquet"))]
@@ -126,7 +126,7 @@ def _measure_rows(folder: Path, rows: Path, samples: int, rounds: int) -> None:
         timed("plain loop", partial(plain_loop, rows, folder / "plain"))
         for workers in (1, WORKERS):
             _time_write(config, folder / "write", workers, timed)
-        with LocalEngine(WORKERS) as engine:
+        with ProcessPool(WORKERS) as engine:
             _warm(engine, config)
             pictures, size, seconds = timed("read + decode", partial(decode_only, engine, rows))
             times.setdefault("decode", []).append(seconds)
@@ -138,9 +138,9 @@ def _measure_rows(folder: Path, rows: Path, samples: int, rounds: int) -> None:
 
 def _time_write(config: BuildConfig, out: Path, workers: int, timed: Callable[[str, Callable[[], Any]], Any]) -> None:
     shutil.rmtree(out, ignore_errors=True)
-    with LocalEngine(workers) as engine, Workspace(out, config, config.digest()) as work:
+    with ProcessPool(workers) as engine, Workspace(out, config, config.digest()) as work:
         located = _list(engine, config.sources)
-        with LocalEngine(WORKERS) as both:
+        with ProcessPool(WORKERS) as both:
             scans = _scan(both, config, located, work)
         plan = make_plan(scans, config)
         _warm(engine, config)
@@ -153,7 +153,7 @@ def _time_write(config: BuildConfig, out: Path, workers: int, timed: Callable[[s
         timed(name, write)
 
 
-def _warm(engine: LocalEngine, config: BuildConfig) -> None:
+def _warm(engine: ProcessPool, config: BuildConfig) -> None:
     engine.run(list_fragments, list(config.sources) * engine.workers, lambda *_: None, what="starting")
 
 

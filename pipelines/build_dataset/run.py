@@ -14,7 +14,7 @@ from pipelines.build_dataset.plan import Plan, Shard, Unstable, make_plan
 from pipelines.build_dataset.scan import ScanTask, crashed_fragment, is_whole, list_fragments, scan_fragment
 from pipelines.build_dataset.workspace import Workspace, refuse_overlap
 from pipelines.build_dataset.write import FinishTask, WriteTask, finish_shard, preallocate, write_fragment
-from pipelines.common.process_pool import Crashed, LocalEngine
+from pipelines.common.process_pool import Crashed, ProcessPool
 from pipelines.common.progress import ProgressBar
 from sigma_data.corpus.corpus import Corpus, open_corpus
 from sigma_data.corpus.refused_files import refused_files
@@ -55,7 +55,7 @@ def build(
     for spec, reader in zip(config.sources, readers, strict=True):
         if (folder := reader.folder()) is not None:
             refuse_overlap(out, folder, spec)
-    with LocalEngine(workers) as engine:
+    with ProcessPool(workers) as engine:
         located = _list(engine, config.sources)  # before the folder is touched: a typo must not claim it
         if strict_files:  # what listing finds is said at once, not after hours of reading
             _refuse_files([f"{f.location}: {f.rows or 1:,} rows, {f.refused}" for _, f in located if f.refused])
@@ -68,7 +68,7 @@ def build(
 
 def _build(
     config: BuildConfig,
-    engine: LocalEngine,
+    engine: ProcessPool,
     located: Sequence[Located],
     work: Workspace,
     *,
@@ -127,7 +127,7 @@ def _refuse_clash(sources: Sequence[str], readers: Sequence[Reader]) -> None:
             )
 
 
-def _list(engine: LocalEngine, sources: Sequence[str]) -> list[Located]:
+def _list(engine: ProcessPool, sources: Sequence[str]) -> list[Located]:
     found: dict[int, list[Fragment]] = {}
 
     def done(index: int, result: Any) -> None:
@@ -139,7 +139,7 @@ def _list(engine: LocalEngine, sources: Sequence[str]) -> list[Located]:
     return [(spec, fragment) for index, spec in enumerate(sources) for fragment in found[index]]
 
 
-def _scan(engine: LocalEngine, config: BuildConfig, located: Sequence[Located], work: Workspace) -> list[Path]:
+def _scan(engine: ProcessPool, config: BuildConfig, located: Sequence[Located], work: Workspace) -> list[Path]:
     """The scan file of every fragment, in source order; only those not there yet are made."""
     common = config.scan_digest()
     paths = []
@@ -166,7 +166,7 @@ def _scan(engine: LocalEngine, config: BuildConfig, located: Sequence[Located], 
 
 
 def _write(
-    engine: LocalEngine,
+    engine: ProcessPool,
     config: BuildConfig,
     located: Sequence[Located],
     scans: Sequence[Path],
@@ -213,7 +213,7 @@ def _write(
     return unstable
 
 
-def finish_shards(engine: LocalEngine, shards: Sequence[Shard], work: Workspace) -> dict[str, tuple[int, str]]:
+def finish_shards(engine: ProcessPool, shards: Sequence[Shard], work: Workspace) -> dict[str, tuple[int, str]]:
     """Check, hash and move every full shard to its name; returns size and sha256 of each."""
     tasks = [FinishTask(str(work.partial / shard.path), str(work.out / shard.path), shard.members) for shard in shards]
     digests: dict[str, tuple[int, str]] = {}

@@ -25,10 +25,10 @@ class ProgressBar:
     `found` is work that an earlier run has done.
     """
 
-    def __init__(self, name: str, total: int, unit: str, *, found: int = 0, quiet: bool = False) -> None:
+    def __init__(self, name: str, total: int, unit: str, *, found: int = 0) -> None:
         self.name, self.total, self.unit = name, total, unit
         self.count = self._found = found
-        self._shown = shows_progress() and not quiet
+        self._shown = shows_progress()
         self._start = self._last = time.monotonic()
         self._bar: Progress | None = None
         self._task: TaskID | None = None

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipelines.common.process_pool import run_ranks
 from pipelines.common.progress import ProgressBar
 from pipelines.evaluate import run_folder
 from pipelines.evaluate import score as score_module
@@ -26,7 +27,6 @@ from pipelines.evaluate.metrics.registry import NAMES, backbones, make_metrics
 from pipelines.evaluate.metrics.registry import names as metric_names
 from pipelines.evaluate.questions import Asked
 from pipelines.evaluate.questions import limited as limited
-from pipelines.evaluate.ranks import run_ranks
 from pipelines.evaluate.report.report import REPORT, write_report
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import disk_error

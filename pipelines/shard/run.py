@@ -21,7 +21,7 @@ from pipelines.build_dataset.run import finish_shards
 from pipelines.build_dataset.workspace import Workspace, refuse_overlap
 from pipelines.build_dataset.write import ShardFiles, preallocate
 from pipelines.common.batched import batched
-from pipelines.common.process_pool import Crashed, LocalEngine
+from pipelines.common.process_pool import Crashed, ProcessPool
 from pipelines.common.progress import ProgressBar
 from sigma_data.corpus.corpus import Corpus, file_digest, open_corpus
 from sigma_data.corpus.shard import ShardFault, read_range
@@ -120,7 +120,7 @@ def reshard(
         limits=old["limits"],
         checks=old["checks"],
     )
-    with LocalEngine(workers) as engine, Workspace(out, config, config.digest(), overwrite=overwrite) as work:
+    with ProcessPool(workers) as engine, Workspace(out, config, config.digest(), overwrite=overwrite) as work:
         rows = chosen.rename({"shard": "old_shard", "offset": "old_offset"})
         rows, shards = place(rows, shard_bytes, shard_samples)
         counts = {"samples": len(rows), "shards": len(shards), "bytes": sum(shard.size for shard in shards)}
@@ -232,7 +232,7 @@ def _filter(rows: pl.DataFrame, where: str) -> pl.DataFrame:
         raise ConfigError(f"--where {where!r}: {reason} (columns: {', '.join(rows.columns)})") from None
 
 
-def _copy(engine: LocalEngine, corpus: Corpus, rows: pl.DataFrame, work: Workspace) -> None:
+def _copy(engine: ProcessPool, corpus: Corpus, rows: pl.DataFrame, work: Workspace) -> None:
     by_shard: dict[str, list[Any]] = {}
     columns = ["old_shard", "id", "old_offset", "offset", "size", "shard", "json_size", "json_sha256", "images"]
     for row in rows.select(columns).sort("old_shard", "old_offset").iter_rows(named=True):

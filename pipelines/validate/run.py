@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.common.process_pool import Crashed, LocalEngine
+from pipelines.common.process_pool import Crashed, ProcessPool
 from pipelines.common.progress import ProgressBar
 from sigma_data.corpus.archives import archive_fault, is_repacked, rebuild_advice
 from sigma_data.corpus.check_limits import Limits, Severity
@@ -210,7 +210,7 @@ def _check_shards(corpus: Corpus, manifest: pl.DataFrame, result: Validation, *,
             progress.add()
 
         if deep:
-            with LocalEngine(min(workers, max(1, len(tasks)))) as engine:
+            with ProcessPool(min(workers, max(1, len(tasks)))) as engine:
                 engine.run(check_shard, tasks, done, what="validating")
         else:  # headers only: starting processes would take longer
             for index, task in enumerate(tasks):

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from support import corpora, eval_runs, tiny_backbones
 
+from pipelines.common.process_pool import run_ranks
 from pipelines.evaluate import generate, run_folder, runner, score
 from pipelines.evaluate.defaults import Stage
 from pipelines.evaluate.generate import Generation
 from pipelines.evaluate.item import Item
-from pipelines.evaluate.ranks import run_ranks
 from pipelines.evaluate.runner import EvalOptions, evaluate, limited
 from sigma_data.errors import BuildError, ConfigError
 from sigma_model.loading import read_blueprint
@@ -112,7 +112,7 @@ def test_every_share_is_done_once_in_a_process_of_its_own_and_counted(tmp_path: 
     [
         ("mistake", ConfigError, "the sentence of rank 1"),
         ("fault", BuildError, r"rank 1 failed \(ValueError: a fault in two lines\); run the same command again .*"),
-        ("killed", BuildError, r"rank 1 died \(it was killed, .* --nproc\); run the same command again to continue"),
+        ("killed", BuildError, r"rank 1 died \(killed, .* --nproc\); run the same command again to continue"),
     ],
 )
 def test_a_rank_that_fails_or_is_killed_ends_the_others_with_one_sentence(
