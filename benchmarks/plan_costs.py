@@ -66,7 +66,8 @@ def write_corpus(out: Path, samples: int) -> None:
 
     from pipelines.build_dataset.config import BuildConfig
     from pipelines.build_dataset.run import build
-    from sigma_data.corpus.corpus import COMMIT, MANIFEST, manifest_schema
+    from sigma_data.corpus.corpus import COMMIT, MANIFEST
+    from sigma_data.corpus.manifest import manifest_schema
 
     build(BuildConfig(sources=("world:600?size=64&format=jpg",), splits={"train": 1.0}), out, workers=2)
     schema = manifest_schema()

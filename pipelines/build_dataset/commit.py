@@ -15,18 +15,9 @@ import pyarrow.parquet as pq
 
 from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.plan import Plan
-from sigma_data.corpus.corpus import (
-    CARD,
-    COMMIT,
-    MANIFEST,
-    QUARANTINE,
-    REPORT,
-    WORK,
-    file_digest,
-    manifest_schema,
-    quarantine_schema,
-)
+from sigma_data.corpus.corpus import CARD, COMMIT, MANIFEST, QUARANTINE, REPORT, WORK, file_digest
 from sigma_data.corpus.dataset_card import render_card
+from sigma_data.corpus.manifest import manifest_schema, quarantine_schema
 from sigma_data.corpus.record import SCHEMA_VERSION
 from sigma_data.corpus.shard import read_range
 from sigma_data.report.report import render_report

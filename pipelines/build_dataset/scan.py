@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from pipelines.common.batched import batched
 from sigma_data.corpus.check_limits import Limits, Severity
 from sigma_data.corpus.checks import Examination, examine
-from sigma_data.corpus.corpus import images_type
-from sigma_data.corpus.record import encode, member_names, stored_order
+from sigma_data.corpus.manifest import examined_columns, manifest_schema, sample_columns
+from sigma_data.corpus.record import encode, member_names
 from sigma_data.corpus.shard import member_size
 from sigma_data.errors import SourceError
 from sigma_data.images.decode import ImageFault, reencode, thumbnail
@@ -41,21 +41,22 @@ _THUMBNAILS_A_FRAGMENT = 8
 
 OK, REJECTED = "ok", "rejected"
 
+_PLANNED = ("split", "shard", "index", "offset", "json_offset", "component")
+"""Columns of the manifest that the plan adds."""
+
 
 @cache
 def scan_schema() -> pa.Schema:
     """A row a record, in source order; `status` says whether it is good."""
-    turn = pa.struct({"instruction": pa.string(), "target": pa.int16(), "response": pa.string()})
-    return pa.schema({
-        "position": pa.int32(), "status": pa.string(), "id": pa.string(), "family": pa.string(),
-        "family_inferred": pa.bool_(), "source": pa.string(), "location": pa.string(), "row": pa.int64(),
-        "license": pa.string(), "images": images_type(), "instruction": pa.string(),
-        "turns": pa.list_(turn), "attributes": pa.list_(pa.string()), "references": pa.int16(),
-        "tokens": pa.int32(), "content": pa.string(), "text": pa.string(), "size": pa.int64(),
-        "json": pa.binary(), "json_size": pa.int64(), "json_sha256": pa.string(),
-        "warnings": pa.list_(pa.string()), "code": pa.string(), "codes": pa.list_(pa.string()),
-        "message": pa.string(), "thumbnail": pa.binary(), "old_split": pa.string(),
-    })  # fmt: skip
+    known = [field for field in manifest_schema() if field.name not in _PLANNED]
+    return pa.schema([
+        *known,
+        *pa.schema({
+            "position": pa.int32(), "status": pa.string(), "text": pa.string(), "json": pa.binary(),
+            "code": pa.string(), "codes": pa.list_(pa.string()), "message": pa.string(), "thumbnail": pa.binary(),
+            "old_split": pa.string(),
+        }),
+    ])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _row(position: int, record: Sample | Rejection, task: ScanTask, thumbnails: 
         sample, reasons = stored(record, found.infos, task.max_side, task.store)
         if sample is not record:  # what stands in the shard must keep the rules too
             found = examine(sample, task.limits, severities=task.severities, prober=prober)
-    row = _common(position, record)
+    row = {**sample_columns(record), "position": position, "old_split": record.split}
     if found.errors:
         first = found.errors[0]
         thumbnails[first.code] += 1
@@ -129,56 +130,21 @@ def _row(position: int, record: Sample | Rejection, task: ScanTask, thumbnails: 
     return row | _good(found, reasons)
 
 
-def _common(position: int, sample: Sample) -> dict[str, Any]:
-    return {
-        "position": position,
-        "id": sample.id,
-        "family": sample.family.value,
-        "family_inferred": sample.family_inferred,
-        "source": sample.source.name,
-        "location": sample.source.location,
-        "row": sample.source.row,
-        "license": sample.source.license,
-        "old_split": sample.split,
-        "instruction": sample.turns[0].instruction if sample.turns else None,
-    }
-
-
 def _good(found: Examination, reasons: dict[int, str]) -> dict[str, Any]:
     """A row of a sample that keeps every rule, its images as they will stand in the shard."""
     sample, infos = found.sample, found.infos
     record = encode(sample, infos)
     members = member_names(sample, {number: info.extension for number, info in infos.items()})
-    targets = set(sample.targets)
-    turns = [{"instruction": t.instruction, "target": t.target, "response": t.response} for t in sample.turns]
     texts = [(t.instruction, t.target, t.response, t.alternatives) for t in sample.turns]
     text = hashlib.sha256(repr(texts).encode("utf-8", "surrogatepass")).hexdigest()
-    images = [(number, infos[number].sha256) for number in sorted(infos)]
-    ranges = {image.number: image.value_range for image in sample.images}
+    content = [(number, infos[number].sha256) for number in sorted(infos)]
+    columns = examined_columns(found)
+    for image in columns["images"]:
+        image |= {"member": members[image["number"]], "reencoded": reasons.get(image["number"])}
     return {
+        **columns,
         "status": OK,
-        "images": [
-            {
-                "number": number,
-                "role": "target" if number in targets else "reference",
-                "member": members[number],
-                "format": infos[number].format,
-                "mode": infos[number].mode,
-                "width": infos[number].width,
-                "height": infos[number].height,
-                "size": infos[number].size,
-                "sha256": infos[number].sha256,
-                "signature": infos[number].signature,
-                "reencoded": reasons.get(number),
-                "value_range": asdict(known) if (known := ranges[number]) is not None else None,
-            }
-            for number in stored_order(sample)
-        ],
-        "turns": turns,
-        "attributes": list(found.attributes),
-        "references": len(sample.references),
-        "tokens": found.tokens,
-        "content": hashlib.sha256(repr((images, text)).encode()).hexdigest(),
+        "content": hashlib.sha256(repr((content, text)).encode()).hexdigest(),
         "text": text,
         "size": member_size(len(record)) + sum(member_size(info.size) for info in infos.values()),
         "json": record,

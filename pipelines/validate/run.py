@@ -18,6 +18,7 @@ from sigma_data.corpus.archives import archive_fault, is_repacked, rebuild_advic
 from sigma_data.corpus.check_limits import Limits, Severity
 from sigma_data.corpus.checks import Examination, examine
 from sigma_data.corpus.corpus import COMMIT, INDEXES, MANIFEST, QUARANTINE, WORK, Corpus, file_digest, open_corpus
+from sigma_data.corpus.manifest import examined_columns
 from sigma_data.corpus.record import RecordError, decode, encode, stored_order, with_current_keys
 from sigma_data.corpus.shard import ShardFault, block, read_members, read_range
 from sigma_data.errors import CorpusError
@@ -358,31 +359,13 @@ def _is_block(path: Path, row: dict[str, Any], key: str, members: list[tuple[str
 
 def _differing(row: dict[str, Any], found: Examination) -> list[str]:
     """The columns of the manifest that do not say what the sample is."""
-    sample, targets = found.sample, set(found.sample.targets)
-    true: dict[str, Any] = {
-        "id": sample.id,
-        "family": sample.family.value,
-        "family_inferred": sample.family_inferred,
-        "source": sample.source.name,
-        "location": sample.source.location,
-        "row": sample.source.row,
-        "license": sample.source.license,
-        "instruction": sample.turns[0].instruction if sample.turns else None,
-        "turns": [{"instruction": t.instruction, "target": t.target, "response": t.response} for t in sample.turns],
-        "attributes": list(found.attributes),
-        "references": len(sample.references),
-        "tokens": found.tokens,
-    }
+    true = examined_columns(found)
+    images = true.pop("images")
     differing = [name for name, value in true.items() if row[name] != value]
-    ranges = {image.number: image.value_range for image in sample.images}
-    for image, number in zip(row["images"], stored_order(sample), strict=True):
-        info = found.infos[number]
+    for there, image in zip(row["images"], images, strict=True):
         # Where the image itself is deep its record must agree; corpora from before there were ranges have none.
-        known = ranges[number] and (info.value_range or ranges[number])
-        infos: dict[str, Any] = {
-            "number": number, "role": "target" if number in targets else "reference", "width": info.width,
-            "height": info.height, "format": info.format, "mode": info.mode, "signature": info.signature,
-            "value_range": asdict(known) if known is not None else None,
-        }  # fmt: skip
-        differing += [f"{image['member']} ({name})" for name, value in infos.items() if image[name] != value]
+        deep = found.infos[image["number"]].value_range
+        if image["value_range"] and deep:
+            image["value_range"] = asdict(deep)
+        differing += [f"{there['member']} ({name})" for name, value in image.items() if there[name] != value]
     return differing

@@ -1,4 +1,4 @@
-"""A corpus on disk: its file names, its manifest's columns, and `open_corpus`.
+"""A corpus on disk: its file names, what corpus.json holds, and `open_corpus`.
 
 `corpus.json` is written last and names every other file with its size and digest: a folder without
 it is not a corpus, whatever else it holds.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +19,13 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from sigma_data.corpus.archives import folder_hint
 from sigma_data.corpus.check_limits import Limits, Severity
-from sigma_data.corpus.record import KEY, SCHEMA_VERSION, RecordError, decode
+from sigma_data.corpus.manifest import count_warnings, manifest_schema, quarantine_schema, read_batches
+from sigma_data.corpus.record import SCHEMA_VERSION, RecordError, decode
 from sigma_data.corpus.shard import read_range
 from sigma_data.errors import CorpusError, ShardError
 from sigma_data.images.fingerprint import SIGNATURE_BYTES
 from sigma_data.sample import Family, Sample
 from sigma_data.settings_base import StrictRecord
-from sigma_data.storage.paths import literal
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,9 +42,6 @@ WORK = ".sigma"
 """Where an unfinished build keeps its state, inside the corpus; gone after the commit."""
 INDEXES = ".index"
 """Where `sigma_data.planning.index` keeps what training needs; no part of what the commit covers."""
-
-OLD_COLUMNS = {"licence": "license"}
-"""Former names of columns of the manifest, by which older corpora are opened."""
 
 _SHARD = re.compile(r"(?P<split>[A-Za-z_][A-Za-z0-9_]*)/(?P<family>[a-z]+)-[0-9]{5,}\.tar")
 _MOST = 2**50
@@ -94,49 +91,6 @@ class _Commit(StrictRecord, extra="ignore"):
     shards: dict[_ShardName, _Shard]
     files: dict[Literal["manifest.parquet", "quarantine.parquet", "README.md", "report.html"], _File]
     digest: str
-
-
-def images_type(*, ranges: bool = True) -> pa.DataType:
-    """The images of a sample in the manifest; `offset` is that of an image's bytes in the shard.
-
-    Without `ranges` the type that older corpora have, before there was a `value_range`.
-    """
-    import pyarrow as pa
-
-    image = pa.struct({
-        "number": pa.int16(), "role": pa.string(), "member": pa.string(), "format": pa.string(),
-        "mode": pa.string(), "width": pa.int32(), "height": pa.int32(), "size": pa.int64(),
-        "offset": pa.int64(), "sha256": pa.string(), "signature": pa.binary(), "reencoded": pa.string(),
-        "value_range": pa.struct({"rule": pa.string(), "low": pa.float64(), "high": pa.float64()}),
-    })  # fmt: skip
-    return pa.list_(image if ranges else pa.struct([field for field in image if field.name != "value_range"]))
-
-
-def manifest_schema() -> pa.Schema:
-    """A row a sample: where it lies, what it holds, what it shares, where it came from."""
-    import pyarrow as pa
-
-    turn = pa.struct({"instruction": pa.string(), "target": pa.int16(), "response": pa.string()})
-    return pa.schema({
-        "id": pa.string(), "family": pa.string(), "family_inferred": pa.bool_(), "split": pa.string(),
-        "shard": pa.string(), "index": pa.int32(), "offset": pa.int64(), "size": pa.int64(),
-        "json_offset": pa.int64(), "json_size": pa.int64(), "json_sha256": pa.string(),
-        "images": images_type(), "instruction": pa.string(), "turns": pa.list_(turn),
-        "attributes": pa.list_(pa.string()), "references": pa.int16(), "tokens": pa.int32(),
-        "content": pa.string(), "component": pa.string(), "source": pa.string(), "location": pa.string(),
-        "row": pa.int64(), "license": pa.string(), "warnings": pa.list_(pa.string()),
-    })  # fmt: skip
-
-
-def quarantine_schema() -> pa.Schema:
-    """A row a record that was not written: where it came from and why."""
-    import pyarrow as pa
-
-    return pa.schema({
-        "source": pa.string(), "location": pa.string(), "row": pa.int64(), "id": pa.string(),
-        "family": pa.string(), "code": pa.string(), "codes": pa.list_(pa.string()), "message": pa.string(),
-        "instruction": pa.string(), "thumbnail": pa.binary(),
-    })  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -233,37 +187,42 @@ class Corpus:
         except (OSError, RecordError, ShardError) as error:
             raise CorpusError(f"{where} cannot be read ({error}); run sigma validate") from None
 
+    def manifest_batches(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """Some columns of the manifest in chunks of `rows` (see `read_batches`), for corpora larger than memory.
+
+        Raises CorpusError as `manifest` does; offsets and names of shards are not checked.
+        """
+        return read_batches(self._file(MANIFEST), manifest_schema(), columns, rows=rows)
+
     def _table(self, name: str, schema: pa.Schema, columns: list[str] | None = None) -> pl.DataFrame:
         import polars as pl
+        import pyarrow as pa
 
-        path = self.path / name
-        entry = self.commit["files"][name]
+        batches = list(read_batches(self._file(name), schema, columns, nulls=name == QUARANTINE))
+        expected = pa.schema([schema.field(column) for column in columns or schema.names])
+        table = pl.DataFrame(pl.from_arrow(pa.Table.from_batches(batches, batches[0].schema if batches else expected)))
+        return _with_value_ranges(table) if "images" in table.columns else table
+
+    def _file(self, name: str) -> Path:
+        """The path of a table, its digest checked: damage would make readers fail in many ways, or not at all."""
+        path, entry = self.path / name, self.commit["files"][name]
         try:
-            # Before a reader sees it: damage would make it fail in many ways, or not at all.
             if file_digest(path) != (entry["bytes"], entry["sha256"]):
                 raise CorpusError(f"{path}: is not the file that was committed; run sigma validate")
-            table = pl.read_parquet(literal(path), columns=columns, glob=False).rename(OLD_COLUMNS, strict=False)
-        except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise CorpusError(f"{path}: cannot be read ({reason}); run sigma validate") from None
-        expected = pl.DataFrame(pl.from_arrow(schema.empty_table())).select(columns or pl.all()).schema
-        if name == MANIFEST:
-            table = _with_value_ranges(table)
-        if wrong := [column for column, kind in expected.items() if table.schema.get(column) != kind]:
-            raise CorpusError(f"{path}: the columns {', '.join(wrong)} are not there, or of another type")
-        return table
+        except OSError as error:
+            raise CorpusError(f"{path}: cannot be read ({error.strerror or error}); run sigma validate") from None
+        return path
 
 
 def _with_value_ranges(manifest: pl.DataFrame) -> pl.DataFrame:
-    """The manifest; that of an older corpus with a value range for each image, which is not known."""
+    """The manifest; that of an older corpus gets a null `value_range` for each image."""
     import polars as pl
-    import pyarrow as pa
 
-    empty = pa.table({"now": pa.array([], images_type()), "once": pa.array([], images_type(ranges=False))})
-    now, once = pl.DataFrame(pl.from_arrow(empty)).dtypes
-    if manifest.schema.get("images") != once:
+    image = manifest.select(pl.col("images").explode().struct.unnest()).columns
+    if "value_range" in image:
         return manifest
-    unknown = pl.lit(None, dtype=now.inner.to_schema()["value_range"]).alias("value_range")  # type: ignore[attr-defined]
+    kind = pl.Struct({"rule": pl.String, "low": pl.Float64, "high": pl.Float64})
+    unknown = pl.lit(None, dtype=kind).alias("value_range")
     return manifest.with_columns(pl.col("images").list.eval(pl.element().struct.with_fields(unknown)))
 
 
@@ -272,22 +231,14 @@ def _refuse_odd_rows(manifest: pl.DataFrame, path: Path) -> None:
     import polars as pl
 
     for split, family, shard in manifest.select("split", "family", "shard").unique().iter_rows():
-        name = _SHARD.fullmatch(shard or "")
+        name = _SHARD.fullmatch(shard)
         if name is None or (name["split"], name["family"]) != (split, family) or family not in set(Family):
             raise CorpusError(f"{path}: names the shard {shard!r} for {split!r} and {family!r}")
     images = manifest.select(pl.col("images").explode()).drop_nulls().unnest("images")
-    for table, nullable in ((manifest, ()), (images, ("reencoded", "value_range"))):
-        for column in table.columns:
-            if column not in nullable and table[column].null_count():
-                raise CorpusError(f"{path}: has no value in {column} in some rows")
-    if manifest["images"].list.eval(pl.element().is_null().any()).list.first().any():
-        raise CorpusError(f"{path}: has an image that is null")
     places = [manifest[name] for name in ("index", "offset", "size", "json_offset", "json_size")]
     places += [images[name] for name in ("number", "offset", "size", "width", "height")]
     if not all(place.cast(pl.Int64).is_between(0, _MOST).all() for place in places):
         raise CorpusError(f"{path}: has offsets or sizes that no file can have")
-    if not manifest["id"].str.contains(rf"^{KEY.pattern}$").all():
-        raise CorpusError(f"{path}: has an id that is not a key of a shard")
     if not (images["signature"].bin.size() == SIGNATURE_BYTES).all():
         raise CorpusError(f"{path}: has a malformed signature")
 
@@ -323,12 +274,6 @@ def open_corpus(path: str | Path) -> Corpus:
     if lacking := sorted({MANIFEST, QUARANTINE, CARD, REPORT} - set(commit["files"])):
         raise CorpusError(f"{commit_file}: does not name {', '.join(lacking)}")
     return Corpus(path, commit)
-
-
-def count_warnings(manifest: pl.DataFrame) -> dict[str, int]:
-    """Code -> samples with that warning, the most frequent first; of the manifest only `warnings` is looked at."""
-    codes = manifest["warnings"].explode().drop_nulls().str.extract("^([^:]*)").alias("code").to_frame()
-    return dict(codes.group_by("code").len().sort(["len", "code"], descending=[True, False]).iter_rows())
 
 
 def is_shard_name(name: str) -> bool:

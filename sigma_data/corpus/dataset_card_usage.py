@@ -6,7 +6,7 @@ from collections import Counter
 
 import polars as pl
 
-from sigma_data.corpus.corpus import count_warnings
+from sigma_data.corpus.manifest import count_warnings
 from sigma_data.images.image_warnings import IMAGE_WARNINGS
 from sigma_data.images.reader_differences import CODES, LARGE
 

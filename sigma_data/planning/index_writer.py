@@ -17,14 +17,12 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from sigma_data.corpus.corpus import MANIFEST, Corpus, file_digest, images_type, manifest_schema
-from sigma_data.corpus.record import KEY
+from sigma_data.corpus.corpus import MANIFEST, Corpus
 from sigma_data.errors import CorpusError, SequenceError
 from sigma_data.instruction import Text
 from sigma_data.sample import Family, Image, Sample, Source, Turn
 from sigma_data.sequence.layout import Kind, Piece, outline
 from sigma_data.sequence.tokenizer import Tokenizer
-from sigma_data.storage.paths import literal
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,26 +50,19 @@ def write_arrays(corpus: Corpus, encoder: Tokenizer, folder: Path, progress: Pro
     Raises CorpusError where the manifest is not the committed one, or holds what no build writes.
     """
     path = corpus.path / MANIFEST
-    entry = corpus.commit["files"][MANIFEST]
-    try:
-        # Before a reader sees it: damage would make it fail in many ways, or not at all.
-        if file_digest(path) != (entry["bytes"], entry["sha256"]):
-            raise CorpusError(f"{path}: is not the file that was committed; run sigma validate")
-    except OSError as error:
-        raise CorpusError(f"{path}: cannot be read ({error.strerror or error})") from None
     shards, splits = sorted(corpus.shards), sorted(corpus.sums["splits"])
     shard_bytes = [int(corpus.shards[name]["bytes"]) for name in shards]
     faults: dict[int, str] = {}
     row, total = 0, int(corpus.sums["written"])
     with ExitStack() as stack:
-        dtypes = {"ids": f"S{_longest_id(path)}", **_DTYPES}
+        dtypes = {"ids": f"S{_longest_id(corpus)}", **_DTYPES}
         arrays = {name: stack.enter_context(_Array(folder / f"{name}.npy", dtype)) for name, dtype in dtypes.items()}
         progress(0, total)
         arrays["image_first"].append([0])
         arrays["piece_first"].append([0])
-        for batch in _batches(path, _COLUMNS):
-            counts, images = _flattened(batch, "images", path)
-            turn_counts, turns = _flattened(batch, "turns", path)
+        for batch in corpus.manifest_batches(_COLUMNS, _CHUNK):
+            counts, images = _flattened(batch, "images")
+            turn_counts, turns = _flattened(batch, "turns")
             asked = (Turn(*turn) for turn in zip(*(turns[name].to_pylist() for name in _TURN), strict=True))
             samples = _samples(images["number"].to_pylist(), counts.tolist(), asked, turn_counts.tolist())
             pieces = _pieces(samples, encoder)
@@ -127,44 +118,12 @@ class _Array:
         np.lib.format.write_array_header_1_0(self._file, header)
 
 
-def _batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The manifest in chunks. Raises CorpusError where it cannot be read, or has nothing where something must be."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(literal(path)) as file:
-            there = file.schema_arrow
-            names = {column.partition(".")[0] for column in columns}
-            expected = [column for column in manifest_schema() if column.name in names]
-            older = {"images": images_type(ranges=False)}
-            wrong = [
-                field.name
-                for field in expected
-                if field.name not in there.names
-                or there.field(field.name).type not in (field.type, older.get(field.name, field.type))
-            ]
-            if wrong:
-                raise CorpusError(f"{path}: the columns {', '.join(wrong)} are not there, or of another type")
-            for batch in file.iter_batches(_CHUNK, columns=list(columns), use_threads=False):
-                for name in batch.schema.names:
-                    _refuse_nothing(batch[name], name, path)
-                yield batch
-    except (OSError, pa.ArrowException) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise CorpusError(f"{path}: cannot be read ({reason}); run sigma validate") from None
-
-
-def _longest_id(path: Path) -> int:
-    """Bytes of the longest id. Raises CorpusError for one that is no key of a shard."""
+def _longest_id(corpus: Corpus) -> int:
+    """Bytes of the longest id."""
     import pyarrow.compute as pc
 
-    longest = 1
-    for batch in _batches(path, ["id"]):
-        if not pc.all(pc.match_substring_regex(batch["id"], f"^{KEY.pattern}$")).as_py():
-            raise CorpusError(f"{path}: has an id that is no key of a shard")
-        longest = max(longest, pc.max(pc.binary_length(batch["id"])).as_py())
-    return longest
+    batches = corpus.manifest_batches(["id"], _CHUNK)
+    return max((pc.max(pc.binary_length(batch["id"])).as_py() for batch in batches if len(batch)), default=1)
 
 
 def _numbered(batch: pa.RecordBatch, column: str, names: Sequence[str], path: Path) -> npt.NDArray[Any]:
@@ -179,22 +138,14 @@ def _numbered(batch: pa.RecordBatch, column: str, names: Sequence[str], path: Pa
     return numbers
 
 
-def _flattened(batch: pa.RecordBatch, column: str, path: Path) -> tuple[npt.NDArray[np.int32], dict[str, pa.Array]]:
+def _flattened(batch: pa.RecordBatch, column: str) -> tuple[npt.NDArray[np.int32], dict[str, pa.Array]]:
     """Of a column of lists: how many entries each row has, and the fields of all entries, one behind another."""
     import pyarrow.compute as pc
 
     entries = batch[column].flatten()
     fields = dict(zip([field.name for field in entries.type], entries.flatten(), strict=True))
-    for name, values in fields.items():
-        if name not in ("target", "response"):  # one of the two is there
-            _refuse_nothing(values, f"{column}.{name}", path)
     counts: npt.NDArray[np.int32] = pc.list_value_length(batch[column]).to_numpy()
     return counts, fields
-
-
-def _refuse_nothing(values: pa.Array, name: str, path: Path) -> None:
-    if values.null_count:
-        raise CorpusError(f"{path}: has nothing in {name} in some rows; run sigma validate")
 
 
 def _samples(

@@ -17,7 +17,7 @@ import jinja2
 import polars as pl
 
 from sigma_data.corpus.checks import RULES
-from sigma_data.corpus.corpus import count_warnings
+from sigma_data.corpus.manifest import count_warnings
 from sigma_data.corpus.refused_files import refused_files
 from sigma_data.images.decode import thumbnail
 from sigma_data.images.reader_differences import DEEP, LARGE, TRANSPARENT, TURNED

@@ -20,7 +20,8 @@ from PIL import Image
 from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.run import BuildResult
 from pipelines.build_dataset.run import build as run_build
-from sigma_data.corpus.corpus import COMMIT, MANIFEST, QUARANTINE, file_digest, manifest_schema, quarantine_schema
+from sigma_data.corpus.corpus import COMMIT, MANIFEST, QUARANTINE, file_digest
+from sigma_data.corpus.manifest import manifest_schema, quarantine_schema
 from sigma_data.corpus.shard import read_members
 from sigma_data.storage.files import dump_json
 

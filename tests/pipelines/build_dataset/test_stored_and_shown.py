@@ -172,7 +172,7 @@ def test_a_corpus_from_before_there_were_ranges_opens_validates_and_trains(relea
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from sigma_data.corpus.corpus import images_type, manifest_schema
+    from sigma_data.corpus.manifest import images_type, manifest_schema
     from sigma_data.planning.index import open_index
     from sigma_data.sequence.tokenizer import Tokenizer
     from sigma_model.config import preset_directory
