@@ -39,10 +39,12 @@ class Fragment:
 
 
 class ReaderOptions(StrictModel):
-    """Options of every source. `name` distinguishes two sources of one layout and enters the sample ids."""
+    """Options of every source."""
 
     name: str | None = None
+    """Distinguishes two sources of one layout and enters the sample ids; by default the layout's name."""
     license: str = "unknown"
+    """License of the images, noted with every sample."""
 
 
 class Reader(ABC):

@@ -69,15 +69,15 @@ _LAYOUT = re.compile(r"\b(canny|depth|outline|edge map|contour|sketch|line drawi
 
 
 class ReleaseOptions(ReaderOptions):
-    """`family` applies to every row; `families` maps values of `data_prep_method` (a:editing,b:layout).
-
-    With `splits=keep` rows that `sigma shard --to release` wrote stay in the split of their column `sigma_split`;
-    `splits=new` assigns new ones.
-    """
+    """The release's parquet: a file, or a folder of files."""
 
     family: Family | None = None
+    """Family of every row; by default it follows from `data_prep_method`."""
     families: dict[str, Family] = {}
+    """Families of values of `data_prep_method`, e.g. a:editing,b:layout."""
     splits: Literal["keep", "new"] = "keep"
+    """keep: rows that `sigma shard --to release` wrote stay in the split of their column `sigma_split`; new: splits
+    are assigned anew."""
 
     @field_validator("families", mode="before")
     @classmethod

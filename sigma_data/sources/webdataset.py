@@ -26,15 +26,15 @@ MAX_MEMBER_BYTES = 256 * 2**20
 
 
 class WebdatasetOptions(ReaderOptions):
-    """`split` and `family` select the shards in that folder, or the samples of that family.
-
-    With `splits=keep` samples stay in the split of their shard's path (SPLIT/FAMILY-00000.tar), so that a test set is
-    kept when corpora are merged; `splits=new` assigns new ones.
-    """
+    """Shards that sigma wrote."""
 
     split: str | None = None
+    """Only the shards in the folder of this split."""
     family: Family | None = None
+    """Only the samples of this family."""
     splits: Literal["keep", "new"] = "keep"
+    """keep: samples stay in the split of their shard's path (SPLIT/FAMILY-00000.tar), so that a test set is kept when
+    corpora are merged; new: splits are assigned anew."""
 
 
 class WebdatasetReader(Reader):
