@@ -21,14 +21,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def small_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sound corpus: 37 samples of six families in three splits, two rejects, one duplicate. Never change it."""
-    from support import corpora
+    from support import corpora, image_files
 
     folder = tmp_path_factory.mktemp("small")
     release = corpora.make_release(folder / "release", 36, seed=7, files=2)
     twice = corpora.release_row(1, family="editing")
     broken = [
         corpora.release_row(2) | {"instruction_list": [["Paint the <subjct>thing in <image_1>"]]},
-        corpora.release_row(3) | {"image_list": [corpora.picture("jpeg", 3), b"no picture"]},
+        corpora.release_row(3) | {"image_list": [image_files.image_bytes("jpeg", 3), b"no picture"]},
     ]
     corpora.write_parquet(release / "seedxedit_multi" / "chunk_2.parquet", [twice, *broken, twice])
     corpora.build(folder / "corpus", f"release:{release}", splits={"train": 60, "val": 20, "test": 20})

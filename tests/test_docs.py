@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import typer.main
-from support import corpora
+from support import image_files
 from support.places import ROOT
 
 import cli
@@ -152,7 +152,7 @@ def test_the_example_of_a_check_finds_what_it_describes(monkeypatch: pytest.Monk
     monkeypatch.setattr(checks, "RULES", dict(checks.RULES))
     names = dict(vars(checks))
     exec(compile(example("A check"), "extending.md", "exec"), names)
-    image = Image(1, corpora.picture("png", 1))
+    image = Image(1, image_files.image_bytes("png", 1))
     sample = Sample("a", Family.EDITING, (image,), (Turn("MAKE <image_1> RED"),), Source("mine", "a", 0))
     assert list(names["_shouting"](checks.RuleContext(sample, Limits(), probe))) == [
         "the instruction is all in capitals"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.corpora import picture
+from support.image_files import image_bytes
 from support.places import ROOT
 
 import sigma_model
@@ -27,7 +27,7 @@ def model() -> Model:
 
 
 def references() -> list[bytes]:
-    return [picture("png", seed=1, width=64, height=64), picture("png", seed=2, width=64, height=64)]
+    return [image_bytes("png", seed=1, width=64, height=64), image_bytes("png", seed=2, width=64, height=64)]
 
 
 def test_the_public_names_are_there() -> None:

@@ -35,9 +35,9 @@ def image(bundle: LoadedModel, encoded: bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def reference() -> bytes:
-    from support import corpora
+    from support import image_files
 
-    return corpora.picture("png", 3)
+    return image_files.image_bytes("png", 3)
 
 
 @pytest.mark.parametrize("device_map", ["cpu", "disk", "cpu,disk", "cpu:0,cpu", "cpu:0,disk,cpu"])

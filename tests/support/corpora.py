@@ -1,21 +1,16 @@
-"""Small corpora, parquet files and pictures, drawn from a seed, for the tests that need real files."""
+"""Small corpora and parquet files, their images drawn from a seed, for the tests that need real files."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import struct
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.run import BuildResult
@@ -24,8 +19,7 @@ from sigma_data.corpus.corpus import COMMIT, MANIFEST, QUARANTINE, file_digest
 from sigma_data.corpus.manifest import manifest_schema, quarantine_schema
 from sigma_data.corpus.shard import read_members
 from sigma_data.storage.files import dump_json
-
-KINDS = ("jpeg", "png", "webp", "gif", "bmp", "tiff")
+from support.image_files import image_bytes
 
 RELEASE_SCHEMA = pa.schema({
     "image_list": pa.list_(pa.binary()),
@@ -43,34 +37,13 @@ _INSTRUCTIONS = {
 }
 
 
-def pixels(seed: int, width: int = 80, height: int = 64) -> Image.Image:
-    """A smooth colourful picture; different seeds give pictures that are not nearly identical."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), dtype=np.uint8)
-    return Image.fromarray(coarse, "RGB").resize((width, height), Image.Resampling.BICUBIC)
-
-
-def picture(
-    kind: str = "jpeg", seed: int = 0, *, width: int = 80, height: int = 64, mode: str = "RGB", **save: Any
-) -> bytes:
-    """An encoded picture of a format of `KINDS`."""
-    image = pixels(seed, width, height)
-    return encoded(image if mode == "RGB" else image.convert(mode), kind, **save)
-
-
-def encoded(image: Image.Image, kind: str, **save: Any) -> bytes:
-    """The bytes of an image in a format."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind.upper(), **save)
-    return buffer.getvalue()
-
-
 def release_row(
     seed: int, *, family: str = "editing", kind: str = "jpeg", target_kind: str | None = None
 ) -> dict[str, Any]:
-    """A legal row of the release's parquet, all its pictures drawn from the seed."""
+    """A legal row of the release's parquet, all its images drawn from the seed."""
     references, instruction = _INSTRUCTIONS[family]
-    pictures = [picture(kind, 100 * seed + number, width=64 + 8 * number) for number in range(references)]
-    pictures.append(picture(target_kind or kind, 100 * seed + 99))
+    pictures = [image_bytes(kind, 100 * seed + number, width=64 + 8 * number) for number in range(references)]
+    pictures.append(image_bytes(target_kind or kind, 100 * seed + 99))
     return {
         "image_list": pictures,
         "instruction_list": [[instruction.format(number=seed)]],
@@ -120,48 +93,6 @@ def build(out: Path, *sources: str, workers: int = 0, overwrite: bool = False, *
 def adds_up(sums: dict[str, Any]) -> bool:
     """Whether nothing was dropped silently."""
     return bool(sums["read"] == sums["written"] + sums["quarantined"] + sums["duplicates"])
-
-
-def huge_png(width: int, height: int) -> bytes:
-    """A valid all-black one-channel PNG of any size; 30,000 x 30,000 takes less than a megabyte."""
-    # One flushed block of zeros, repeated; the checksum of n zero bytes is (n mod 65521, 1).
-    total = (width + 1) * height
-    packer = zlib.compressobj(9, wbits=-15)
-    block = packer.compress(bytes(2**22)) + packer.flush(zlib.Z_FULL_FLUSH)
-    last = zlib.compressobj(9, wbits=-15)
-    tail = last.compress(bytes(total % 2**22)) + last.flush()
-    data = b"\x78\xda" + block * (total // 2**22) + tail + struct.pack(">I", (total % 65521) << 16 | 1)
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", data) + png_chunk(b"IEND", b"")
-
-
-def png_chunk(name: bytes, content: bytes) -> bytes:
-    """A chunk of a PNG with its checksum."""
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-
-def mutated(data: bytes, generator: np.random.Generator, *, times: int = 1) -> bytes:
-    """The data after `times` random byte changes: flips, runs of noise, cuts, insertions, doublings."""
-    result = bytearray(data)
-    for _ in range(times):
-        place = int(generator.integers(0, max(1, len(result))))
-        # The first bytes decide most, so every third change falls there.
-        place = place % 64 if generator.integers(3) == 0 and result else place
-        length = int(generator.integers(1, 65))
-        match int(generator.integers(0, 6)):
-            case 0 if result:
-                result[place] ^= 1 << int(generator.integers(8))
-            case 1 if result:
-                result[place] = int(generator.choice([0, 1, 0x7F, 0x80, 0xFF]))
-            case 2:
-                result[place : place + length] = generator.bytes(length)
-            case 3:
-                del result[place:]
-            case 4:
-                del result[place : place + length]
-            case _:
-                result[place:place] = result[place : place + length]
-    return bytes(result)
 
 
 def members(path: Path) -> list[tuple[str, bytes]]:

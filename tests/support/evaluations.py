@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from PIL import Image
-
 from pipelines.evaluate.aggregate import MetricInfo, RunScores
 from pipelines.evaluate.item import Item, Result, Score
+from support.image_files import plain
 
 CLIP_I = MetricInfo("CLIP-I", "1", "up", "100 cos of CLIP image embeddings, output and reference answer.")
 RMSE = MetricInfo("RMSE", "2", "down", "Root of the mean square difference.")
 
 
 def picture(colour: str = "#336699", size: tuple[int, int] = (64, 48)) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, "PNG")
-    return buffer.getvalue()
+    return plain(*size, colour)
 
 
 def run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pipelines.evaluate.item import Item, Result
+from support.image_files import encoded
 
 SIDE = 32
 WIDTH = 24
@@ -108,19 +108,17 @@ def drawn(seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
     return ground
 
 
-def png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def made(number: int, output: bytes, **item: Any) -> Result:
     """A result with `output`, of an item that has what every metric needs unless `item` says otherwise."""
     given: dict[str, Any] = {
         "family": "selective",
         "instruction": f"take <select>thing {number} out of <image_1>",
-        "references": (png(drawn(100 + number)), png(drawn(200 + number)), png(drawn(300 + number).convert("L"))),
-        "answer": png(drawn(number)),
+        "references": (
+            encoded(drawn(100 + number)),
+            encoded(drawn(200 + number)),
+            encoded(drawn(300 + number).convert("L")),
+        ),
+        "answer": encoded(drawn(number)),
         "style": 2,
     }
     return Result(Item(id=str(number), **{**given, **item}), picture=output)

@@ -20,7 +20,7 @@ from sigma_data.corpus.record import encode, member_names
 from sigma_data.corpus.shard import END, block
 from sigma_data.images.decode import probe
 from sigma_data.sample import Family, Image, Sample, Source, Turn, sample_id
-from support import corpora
+from support import corpora, image_files
 
 CLOCK = ("tokens_per_second", "samples_per_second", "data_wait", "checkpoint_stall", "tflops", "memory")
 """Figures that no two runs share."""
@@ -39,7 +39,7 @@ def build_corpus(folder: Path) -> Path:
 
 def _summary(number: int) -> bytes:
     """A question about a picture, as a shard holds it; every other one has no picture."""
-    pictures = [corpora.picture("png", 500 + number)] if number % 2 else []
+    pictures = [image_files.image_bytes("png", 500 + number)] if number % 2 else []
     sample = Sample(
         sample_id("told", "here", number),
         Family.UNDERSTANDING,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import corpora
+from support import corpora, image_files
 
 from pipelines.validate.run import validate_corpus
 from sigma_data.corpus.corpus import open_corpus
@@ -35,7 +35,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("release")
     corpora.make_release(folder, 72, seed=3, files=3)
-    broken = corpora.release_row(5) | {"image_list": [b"", corpora.picture("jpeg", 1)]}
+    broken = corpora.release_row(5) | {"image_list": [b"", image_files.image_bytes("jpeg", 1)]}
     corpora.write_parquet(folder / "seedxedit_multi" / "chunk_3.parquet", [broken, corpora.release_row(9)] * 2)
     return folder
 
@@ -156,7 +156,7 @@ def test_pictures_shared_between_samples_never_straddle_splits(tmp_path: Path) -
         second = corpora.release_row(1000 + group, family="editing")
         third = corpora.release_row(2000 + group, family="editing")
         second["image_list"][0] = first["image_list"][0]
-        third["image_list"][0] = corpora.encoded(corpora.pixels(100 * group, 64), "jpeg", quality=60)
+        third["image_list"][0] = image_files.encoded(image_files.smooth(100 * group, 64), "jpeg", quality=60)
         rows += [first, second, third]
     corpora.write_parquet(tmp_path / "r" / "a.parquet", rows)
     manifest = corpora.build(
@@ -268,32 +268,32 @@ def test_rows_broken_in_every_way_are_found_and_legal_oddities_pass(tmp_path: Pa
     def row(seed: int, **changes: object) -> dict[str, object]:
         return corpora.release_row(seed) | changes
 
-    good, exif = corpora.picture("jpeg", 1), Image.Exif()
+    good, exif = image_files.image_bytes("jpeg", 1), Image.Exif()
     exif[0x0112] = 6
     broken = {
         "truncated": row(1, image_list=[good[: len(good) // 2], good]),
         "no_pictures": row(2, image_list=[]),
         "empty": row(3, image_list=[good, b""]),
         "no_reference": row(4, image_list=[good]),
-        "too_small": row(5, image_list=[corpora.picture("png", 2, width=3, height=3), good]),
+        "too_small": row(5, image_list=[image_files.image_bytes("png", 2, width=3, height=3), good]),
         "empty_instruction": row(6, instruction_list=[[""]]),
         "unknown_token": row(7, instruction_list=[["Give <subjct> the person in <image 1> a hat."]]),
-        "bomb": row(8, image_list=[corpora.huge_png(30_000, 30_000), good]),
+        "bomb": row(8, image_list=[image_files.huge_png(30_000, 30_000), good]),
         "placeholder_without_picture": row(9, instruction_list=[["Put <subject> the toy from <image 7> there."]]),
         "wrong_type": row(10, image_list=[b"<html>404 not found</html>", good]),
         "target_as_reference": row(11, instruction_list=[["Make <image 2> red"]]),
         "target_equals_reference": row(12, image_list=[good, good]),
-        "extreme_aspect": row(13, image_list=[corpora.picture("png", 3, width=900, height=40), good]),
+        "extreme_aspect": row(13, image_list=[image_files.image_bytes("png", 3, width=900, height=40), good]),
     }
     deep = Image.fromarray(np.linspace(0, 65535, 80 * 64).reshape(64, 80).astype(np.uint16))
-    frames = [corpora.pixels(seed) for seed in (41, 42, 43)]
+    frames = [image_files.smooth(seed) for seed in (41, 42, 43)]
     odd = [
-        corpora.picture("jpeg", 31, mode="CMYK"),
-        corpora.picture("png", 32, mode="RGBA"),
-        corpora.picture("jpeg", 33, exif=exif),
-        corpora.picture("png", 34, mode="P"),
-        corpora.encoded(deep, "png"),
-        corpora.encoded(frames[0], "gif", save_all=True, append_images=frames[1:]),
+        image_files.image_bytes("jpeg", 31, mode="CMYK"),
+        image_files.image_bytes("png", 32, mode="RGBA"),
+        image_files.image_bytes("jpeg", 33, exif=exif),
+        image_files.image_bytes("png", 34, mode="P"),
+        image_files.encoded(deep, "png"),
+        image_files.encoded(frames[0], "gif", save_all=True, append_images=frames[1:]),
     ]
     rows = [*broken.values(), *(row(100 + place, image_list=[data, good]) for place, data in enumerate(odd))]
     corpora.write_parquet(tmp_path / "r" / "a.parquet", rows)

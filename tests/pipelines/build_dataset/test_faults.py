@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import corpora
+from support import corpora, image_files
 
 import cli
 from pipelines.validate.run import Validation, validate_corpus
@@ -218,7 +218,7 @@ def dotted_key(corpus: Path) -> str:
 def extra_member_in_a_sample(corpus: Path) -> str:
     content = members(corpus / SHARD)
     name = f"{content[0][0].split('.')[0]}.ref_09.png"
-    pack(corpus / SHARD, [*content[:2], (name, corpora.picture("png", 5)), *content[2:]])
+    pack(corpus / SHARD, [*content[:2], (name, image_files.image_bytes("png", 5)), *content[2:]])
     return name
 
 
@@ -238,7 +238,7 @@ def renamed_suffix(corpus: Path) -> str:
 
 def another_format_under_the_same_name(corpus: Path) -> str:
     content = members(corpus / SHARD)
-    content[2] = (content[2][0], corpora.picture("jpeg", 6))
+    content[2] = (content[2][0], image_files.image_bytes("jpeg", 6))
     pack(corpus / SHARD, content)
     return content[2][0]
 
@@ -362,7 +362,8 @@ def test_a_changed_byte_is_found_deep_though_the_commit_was_made_to_fit(
 
 
 @pytest.mark.slow
-def test_any_flipped_bit_of_any_shard_is_found_deep(corpus: Path) -> None:
+def test_any_flipped_bit_of_any_shard_is_found_deep(twelve_samples: Path, tmp_path: Path) -> None:
+    corpus = Path(shutil.copytree(twelve_samples, tmp_path / "corpus"))
     generator = np.random.default_rng(20)
     shards = sorted(corpus.glob("*/*.tar"))
     for _ in range(40):
@@ -555,7 +556,7 @@ def edit_json(named: Members, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def jpeg_in_a_png_member(row: dict[str, Any], named: Members) -> None:
-    data = corpora.picture("jpeg", 6)
+    data = image_files.image_bytes("jpeg", 6)
     named[2] = ("target.png", data)
     edit_json(named, lambda record: record["images"][1].update(member="target.png"))
     row["images"][1]["format"] = "PNG"
@@ -570,7 +571,7 @@ def jpeg_in_a_png_member_that_the_manifest_admits(row: dict[str, Any], named: Me
 
 
 def another_picture(row: dict[str, Any], named: Members) -> None:
-    named[2] = (named[2][0], corpora.picture("bmp", 6))
+    named[2] = (named[2][0], image_files.image_bytes("bmp", 6))
 
 
 def truncated_picture(row: dict[str, Any], named: Members) -> None:
@@ -587,7 +588,7 @@ def target_that_is_the_reference(row: dict[str, Any], named: Members) -> None:
 
 
 def decompression_bomb(row: dict[str, Any], named: Members) -> None:
-    named[2] = ("target.png", corpora.huge_png(9000, 9000))
+    named[2] = ("target.png", image_files.huge_png(9000, 9000))
     edit_json(named, lambda record: record["images"][1].update(member="target.png"))
 
 
@@ -755,7 +756,7 @@ def test_a_nearly_identical_picture_in_two_splits_is_found_deep(corpus: Path) ->
 
     from PIL import Image
 
-    _leak(corpus, lambda donor: corpora.encoded(Image.open(io.BytesIO(donor)), "jpeg", quality=90))
+    _leak(corpus, lambda donor: image_files.encoded(Image.open(io.BytesIO(donor)), "jpeg", quality=90))
     assert_found(check(corpus, deep=True), "leak", "in more than one split")
 
 

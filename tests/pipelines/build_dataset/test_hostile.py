@@ -20,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import corpora
+from support import corpora, image_files
 
 from pipelines.inspect.run import inspect_corpus, inspect_sample
 from pipelines.shard.run import Selection, export_release, reshard
@@ -186,8 +186,8 @@ def test_evil_members_end_their_tar_and_nothing_else(small_corpus: Path, arena: 
 
 
 @pytest.mark.parametrize("name", EVIL_TARS)
-def test_validate_names_an_evil_member(small_corpus: Path, arena: Path, name: str) -> None:
-    corpus = Path(shutil.copytree(small_corpus, arena / "in" / "corpus"))
+def test_validate_names_an_evil_member(twelve_samples: Path, arena: Path, name: str) -> None:
+    corpus = Path(shutil.copytree(twelve_samples, arena / "in" / "corpus"))
     shard = "train/editing-00000.tar"
     evil, code = EVIL_TARS[name]
     path = corpus / shard
@@ -224,10 +224,10 @@ def hostile_records(named: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "null_bytes", with_(turns=[{**turn, "instruction": "Paint \0 <image_1>"}])
     yield "terminal_codes", with_(turns=[{**turn, "instruction": "\x1b[2J Paint <image_1>\x07"}])
     yield "markup", with_(source={**named["source"], "license": "</td><script>alert(1)</script>|\n# evil"})
-    yield "many_placeholders", with_(turns=[{**turn, "instruction": "<image>" * 200_000}])
+    yield "many_placeholders", with_(turns=[{**turn, "instruction": "<image>" * 20_000}])
     yield (
         "many_brackets",
-        with_(turns=[{**turn, "instruction": "<" * 300_000 + " " * 300_000 + "<image" + " " * 300_000}]),
+        with_(turns=[{**turn, "instruction": "<" * 50_000 + " " * 50_000 + "<image" + " " * 50_000}]),
     )
     yield "long_location", with_(source={**named["source"], "location": "x" * 1_000_000})
     yield "schema_of_the_future", with_(schema_version=99)
@@ -273,7 +273,7 @@ def test_mutated_tars_end_in_a_commit_whose_sums_add_up(small_corpus: Path, aren
     blocks = sample_blocks(small_corpus, 120, "good")
     for index in range(60):
         sound = blocks[2 * index] + blocks[2 * index + 1] + END
-        (folder / f"{index}.tar").write_bytes(corpora.mutated(sound, generator, times=1 + index % 4))
+        (folder / f"{index}.tar").write_bytes(image_files.mutated(sound, generator, times=1 + index % 4))
     sums = build_safely(arena / "out", f"webdataset:{folder}", watch=arena.parents[2])
     assert sums is not None
     assert sums["quarantined"] > 20
@@ -281,14 +281,14 @@ def test_mutated_tars_end_in_a_commit_whose_sums_add_up(small_corpus: Path, aren
 
 
 @pytest.mark.slow
-def test_mutated_shards_never_crash_validate_and_never_pass_it(small_corpus: Path, arena: Path) -> None:
-    corpus = Path(shutil.copytree(small_corpus, arena / "in" / "corpus"))
+def test_mutated_shards_never_crash_validate_and_never_pass_it(twelve_samples: Path, arena: Path) -> None:
+    corpus = Path(shutil.copytree(twelve_samples, arena / "in" / "corpus"))
     generator = np.random.default_rng(2)
     shards = sorted(corpus.glob("*/*.tar"))
     for index in range(60):
         path = shards[generator.integers(len(shards))]
         sound = path.read_bytes()
-        broken = corpora.mutated(sound, generator, times=1 + index % 4)
+        broken = image_files.mutated(sound, generator, times=1 + index % 4)
         path.write_bytes(broken)
         if index % 2:
             corpora.forge_commit(corpus)
@@ -333,7 +333,7 @@ def test_files_that_are_no_release_parquet_are_rejected_each_by_name(arena: Path
         "magic_only": (b"PAR1PAR1", "unreadable_file"),
         "long_footer": (b"PAR1" + bytes(100) + b"\xff\xff\xff\x7fPAR1", "unreadable_file"),
         "cut": (parquet_bytes(good)[:-100], "unreadable_file"),
-        "picture": (corpora.picture("jpeg"), "unreadable_file"),
+        "picture": (image_files.image_bytes("jpeg"), "unreadable_file"),
         "other_columns": (parquet_bytes(pa.table({"a": [1], "b": ["x"]})), "wrong_columns"),
         "one_column": (parquet_bytes(good.select(["image_list"])), "wrong_columns"),
         "text_pictures": (parquet_bytes(good.set_column(0, "image_list", pa.array([["a"]] * 3))), "wrong_columns"),
@@ -371,9 +371,9 @@ def test_mutated_parquet_files_end_in_a_commit_whose_sums_add_up(arena: Path) ->
         path = corpora.write_parquet(folder / f"chunk_{index}.parquet", rows, group=2)
         data = path.read_bytes()
         if index % 2:  # the footer decides most
-            path.write_bytes(data[:-1500] + corpora.mutated(data[-1500:], generator, times=1 + index % 3))
+            path.write_bytes(data[:-1500] + image_files.mutated(data[-1500:], generator, times=1 + index % 3))
         else:
-            path.write_bytes(corpora.mutated(data, generator, times=1 + index % 3))
+            path.write_bytes(image_files.mutated(data, generator, times=1 + index % 3))
     sums = build_safely(arena / "out", f"release:{folder}", watch=arena.parents[2])
     assert sums is not None
     assert sums["written"] >= 6
@@ -385,8 +385,8 @@ def test_rows_with_mutated_pictures_and_texts_are_written_or_quarantined(arena: 
     generator = np.random.default_rng(4)
     rows = []
     for index in range(120):
-        row = corpora.release_row(index, kind=corpora.KINDS[index % 6])
-        row["image_list"][index % 2] = corpora.mutated(row["image_list"][index % 2], generator, times=1 + index % 3)
+        row = corpora.release_row(index, kind=image_files.KINDS[index % 6])
+        row["image_list"][index % 2] = image_files.mutated(row["image_list"][index % 2], generator, times=1 + index % 3)
         rows.append(row)
     odd: list[dict[str, Any]] = [
         {"image_list": None, "instruction_list": None, "data_prep_method": None},
@@ -394,9 +394,9 @@ def test_rows_with_mutated_pictures_and_texts_are_written_or_quarantined(arena: 
         {"image_list": [None, b""], "instruction_list": [None], "data_prep_method": "editing"},
         {"image_list": [b"x"] * 500, "instruction_list": [["a"]], "data_prep_method": "\0"},
         {"image_list": [b"x"], "instruction_list": [["a"]] * 500, "data_prep_method": None},
-        {"instruction_list": [["<image>" * 200_000]]},
+        {"instruction_list": [["<image>" * 20_000]]},
         {"instruction_list": [["Paint \0 \x1b[2J <image_1>", None, "Paint <image_1>"]]},
-        {"instruction_list": [["<" * 500_000]]},
+        {"instruction_list": [["<" * 50_000]]},
         {"instruction_list": [["Paint <image_000001> <image_0> <image_99999999999>"]]},
         {"data_prep_method": "x" * 1_000_000},
     ]
@@ -431,28 +431,28 @@ def test_a_source_with_something_that_is_no_file_ends_in_a_sentence(arena: Path,
 
 def huge_headers() -> Iterator[tuple[str, bytes]]:
     """Small files of every format whose headers announce pictures of hundreds of millions of pixels."""
-    yield "png", corpora.huge_png(30_000, 30_000)
-    png = bytearray(corpora.huge_png(64, 64))
-    png[8:33] = corpora.png_chunk(b"IHDR", struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 16, 6, 0, 0, 0))
+    yield "png", image_files.huge_png(30_000, 30_000)
+    png = bytearray(image_files.huge_png(64, 64))
+    png[8:33] = image_files.png_chunk(b"IHDR", struct.pack(">IIBBBBB", 2**31 - 1, 2**31 - 1, 16, 6, 0, 0, 0))
     yield "png_of_the_largest_size", bytes(png)
-    jpeg = bytearray(corpora.picture("jpeg"))
+    jpeg = bytearray(image_files.image_bytes("jpeg"))
     place = jpeg.index(b"\xff\xc0") + 5
     jpeg[place : place + 4] = struct.pack(">HH", 65_500, 65_500)
     yield "jpeg", bytes(jpeg)
-    gif = bytearray(corpora.picture("gif"))
+    gif = bytearray(image_files.image_bytes("gif"))
     gif[6:10] = struct.pack("<HH", 65_535, 65_535)
     yield "gif_screen", bytes(gif)
-    gif = bytearray(corpora.picture("gif"))
+    gif = bytearray(image_files.image_bytes("gif"))
     place = gif.index(b",\0\0\0\0", 13) + 5
     gif[place : place + 4] = struct.pack("<HH", 65_535, 65_535)
     yield "gif_frame", bytes(gif)
-    bmp = bytearray(corpora.picture("bmp"))
+    bmp = bytearray(image_files.image_bytes("bmp"))
     bmp[18:26] = struct.pack("<ii", 60_000, 60_000)
     yield "bmp", bytes(bmp)
     bmp[18:26] = struct.pack("<ii", 60_000, -60_000)
     yield "bmp_top_down", bytes(bmp)
     for compression in ("raw", "tiff_lzw", "jpeg"):
-        tiff = bytearray(corpora.picture("tiff", compression=compression))
+        tiff = bytearray(image_files.image_bytes("tiff", compression=compression))
         start = struct.unpack("<I", tiff[4:8])[0]
         for entry in range(struct.unpack("<H", tiff[start : start + 2])[0]):
             place = start + 2 + 12 * entry
@@ -460,14 +460,14 @@ def huge_headers() -> Iterator[tuple[str, bytes]]:
                 tiff[place + 2 : place + 12] = struct.pack("<HII", 4, 1, 60_000)
         yield f"tiff_{compression}", bytes(tiff)
     size = (16_383).to_bytes(3, "little")
-    webp = corpora.picture("webp", lossless=True)
+    webp = image_files.image_bytes("webp", lossless=True)
     extended = b"VP8X" + struct.pack("<I", 10) + b"\x10\0\0\0" + size + size
     yield "webp_extended", b"RIFF" + struct.pack("<I", len(webp) - 8 + len(extended)) + b"WEBP" + extended + webp[12:]
     lossless = bytearray(webp)
     place = lossless.index(b"VP8L") + 9
     lossless[place : place + 4] = struct.pack("<I", 16_383 | 16_383 << 14)
     yield "webp_lossless", bytes(lossless)
-    lossy = bytearray(corpora.picture("webp"))
+    lossy = bytearray(image_files.image_bytes("webp"))
     place = lossy.index(b"\x9d\x01\x2a") + 3
     lossy[place : place + 4] = struct.pack("<HH", 16_383, 16_383)
     yield "webp_lossy", bytes(lossy)
@@ -496,7 +496,7 @@ def test_a_header_that_announces_a_huge_picture_is_refused_before_memory_is_take
 def test_bombs_are_quarantined_and_the_rest_is_built(arena: Path) -> None:
     rows = [corpora.release_row(seed) for seed in range(3)]
     for seed, (_, data) in enumerate(huge_headers(), 100):
-        rows.append(corpora.release_row(seed) | {"image_list": [corpora.picture(seed=seed), data]})
+        rows.append(corpora.release_row(seed) | {"image_list": [image_files.image_bytes(seed=seed), data]})
     corpora.write_parquet(arena / "in" / "rows.parquet", rows)
     sums = build_safely(arena / "out", f"release:{arena / 'in'}", watch=arena.parents[2])
     assert sums is not None
@@ -512,7 +512,7 @@ def attempt(read: Callable[[bytes], Any], data: bytes) -> tuple[Any, ImageFault 
         return None, fault
 
 
-@pytest.mark.parametrize("kind", corpora.KINDS)
+@pytest.mark.parametrize("kind", image_files.KINDS)
 def test_a_mutated_picture_gives_facts_or_a_fault(kind: str) -> None:
     generator = np.random.default_rng(5)
     save: list[dict[str, Any]] = {
@@ -523,12 +523,12 @@ def test_a_mutated_picture_gives_facts_or_a_fault(kind: str) -> None:
         "bmp": [{}, {"mode": "P"}, {"mode": "1"}],
         "tiff": [{}, {"compression": "tiff_lzw"}, {"compression": "jpeg"}, {"mode": "CMYK"}],
     }[kind]  # fmt: skip
-    sound = [corpora.picture(kind, index, **options) for index, options in enumerate(save)]
+    sound = [image_files.image_bytes(kind, index, **options) for index, options in enumerate(save)]
     for data in sound:
         probe(data)
     faults = 0
     for index in range(100):
-        data = corpora.mutated(sound[index % len(sound)], generator, times=1 + index % 3)
+        data = image_files.mutated(sound[index % len(sound)], generator, times=1 + index % 3)
         facts, fault = attempt(probe, data)
         shown, _ = attempt(load, data)
         if fault is not None:
@@ -573,9 +573,9 @@ def touch_everything(corpus: Path, out: Path) -> bool:
 
 
 @pytest.fixture
-def hostile_corpus(small_corpus: Path, arena: Path) -> Path:
+def hostile_corpus(twelve_samples: Path, arena: Path) -> Path:
     (arena / "out").mkdir()
-    return Path(shutil.copytree(small_corpus, arena / "in" / "corpus"))
+    return Path(shutil.copytree(twelve_samples, arena / "in" / "corpus"))
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -613,7 +613,7 @@ def test_any_byte_of_the_commit_may_be_wrong(hostile_corpus: Path, capsys: pytes
     generator = np.random.default_rng(7)
     sound = (hostile_corpus / COMMIT).read_bytes()
     for index in range(60):
-        broken = corpora.mutated(sound, generator, times=1 + index % 3)
+        broken = image_files.mutated(sound, generator, times=1 + index % 3)
         (hostile_corpus / COMMIT).write_bytes(broken)
         assert touch_everything(hostile_corpus, hostile_corpus.parents[1] / "out") == (broken == sound)
 
@@ -624,7 +624,7 @@ def test_any_byte_of_the_manifest_may_be_wrong(hostile_corpus: Path, capsys: pyt
     sound = (hostile_corpus / MANIFEST).read_bytes()
     for index in range(60):
         tail = max(0, len(sound) - 6000) if index % 2 else 0
-        broken = sound[:tail] + corpora.mutated(sound[tail:], generator, times=1 + index % 3)
+        broken = sound[:tail] + image_files.mutated(sound[tail:], generator, times=1 + index % 3)
         (hostile_corpus / MANIFEST).write_bytes(broken)
         if index % 4:
             corpora.forge_commit(hostile_corpus)  # so that the broken table is really read

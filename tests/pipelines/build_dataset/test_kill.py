@@ -14,63 +14,83 @@ import psutil
 import pytest
 from support import corpora
 
-ARGUMENTS = ("--workers", "2", "--json", "shard_samples=20")
+KILLS = 8
+SETTINGS = {"shard_samples": 20}
 
 
-def command(source: Path, out: Path) -> list[str]:
-    return [sys.executable, "-m", "cli", "build-dataset", f"release:{source}", "--out", str(out), *ARGUMENTS]
+def command(source: Path, out: Path, workers: int = 2) -> list[str]:
+    words = [f"{name}={value}" for name, value in SETTINGS.items()]
+    return [
+        sys.executable, "-m", "cli", "build-dataset", f"release:{source}", "--out", str(out),
+        "--workers", str(workers), "--json", *words,
+    ]  # fmt: skip
 
 
 def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def run(source: Path, out: Path) -> float:
-    start = time.monotonic()
-    subprocess.run(command(source, out), check=True, capture_output=True, timeout=120)
-    return time.monotonic() - start
+def started(source: Path, out: Path) -> subprocess.Popen[bytes]:
+    """A build in a process group of its own that has begun to write."""
+    process = subprocess.Popen(
+        command(source, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    while not (out / ".sigma").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    return process
+
+
+def rerun(source: Path, out: Path) -> dict[str, bytes]:
+    """The files of a corpus once a build in this process has finished it."""
+    corpora.build(out, f"release:{source}", **SETTINGS)
+    return files(out)
 
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Large enough for a build that can be hit."""
     return corpora.make_release(tmp_path_factory.mktemp("kill") / "release", 240, seed=2, files=4)
 
 
+@pytest.fixture(scope="module")
+def small_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return corpora.make_release(tmp_path_factory.mktemp("small") / "release", 24, seed=2)
+
+
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_each_followed_by_a_rerun_give_identical_bytes(
-    release: Path, tmp_path: Path
-) -> None:
-    whole = tmp_path / "whole"
-    run(release, whole)
-    expected = files(whole)
-    duration = run(release, tmp_path / "again")
+def test_kills_spread_over_a_build_each_followed_by_a_rerun_give_identical_bytes(release: Path, tmp_path: Path) -> None:
+    expected = rerun(release, tmp_path / "whole")
+    process = started(release, tmp_path / "again")
+    start = time.monotonic()
+    assert process.wait(timeout=120) == 0
+    duration = time.monotonic() - start
     assert files(tmp_path / "again") == expected
 
     dice = random.Random(20)
     unfinished = 0
-    for number in range(20):
+    for number in range(KILLS):
         out = tmp_path / f"killed-{number}"
-        process = subprocess.Popen(
-            command(release, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        time.sleep(duration * (0.2 + 0.8 * dice.random()))
+        process = started(release, out)
+        time.sleep(duration * (number + dice.random()) / KILLS)
         if number % 2:
             os.killpg(process.pid, signal.SIGKILL)  # the whole group, as a job scheduler does it
         else:
             process.kill()  # the parent alone: its workers must notice and end
         process.wait()
         unfinished += not (out / "corpus.json").exists()
-        run(release, out)
-        assert sorted(files(out)) == sorted(expected), f"kill {number}"
-        assert files(out) == expected, f"kill {number}"
-    assert unfinished >= 10, "most kills must have hit an unfinished build"
+        made = rerun(release, out)
+        assert sorted(made) == sorted(expected), f"kill {number}"
+        assert made == expected, f"kill {number}"
+    assert unfinished >= KILLS // 4, "kills must have hit an unfinished build"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["manifest.parquet", "report.html", "corpus.json"])
-def test_a_kill_within_the_commit_leaves_no_litter_after_the_rerun(name: str, release: Path, tmp_path: Path) -> None:
-    whole, out = tmp_path / "whole", tmp_path / "killed"
-    run(release, whole)
+def test_a_kill_within_the_commit_leaves_no_litter_after_the_rerun(
+    name: str, small_release: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
     kill_before_rename = (
         "import os, pathlib, signal, sys\n"
         "rename = pathlib.Path.replace\n"
@@ -82,11 +102,12 @@ def test_a_kill_within_the_commit_leaves_no_litter_after_the_rerun(name: str, re
         "import cli\n"
         "cli.main()\n"
     )
-    killed = subprocess.run([sys.executable, "-c", kill_before_rename, *command(release, out)[3:]], capture_output=True)
+    words = command(small_release, out, workers=1)[3:]
+    killed = subprocess.run([sys.executable, "-c", kill_before_rename, *words], capture_output=True)
     assert killed.returncode == -signal.SIGKILL
-    run(release, out)
-    assert sorted(files(out)) == sorted(files(whole))
-    assert files(out) == files(whole)
+    made, whole = rerun(small_release, out), rerun(small_release, tmp_path / "whole")
+    assert sorted(made) == sorted(whole)
+    assert made == whole
 
 
 @pytest.mark.slow
@@ -116,4 +137,4 @@ def test_ctrl_c_ends_with_one_sentence_and_the_next_run_finishes(release: Path, 
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors == "interrupted; run the same command again to continue\n"
-    run(release, out)
+    assert "corpus.json" in rerun(release, out)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support import corpora
+from support import corpora, image_files
 
 from pipelines.build_dataset.config import BuildConfig
 from pipelines.common.settings import load_settings
@@ -116,7 +116,7 @@ def test_pictures_that_reencoding_makes_illegal_are_rejected_not_committed(tmp_p
     with pytest.raises(SigmaError, match="too_small 12"):
         corpora.build(tmp_path / "all", WORLD, max_side=16)
     rows = [corpora.release_row(1), corpora.release_row(2)]
-    rows[0]["image_list"][0] = corpora.picture("jpeg", 5, width=400, height=60)
+    rows[0]["image_list"][0] = image_files.image_bytes("jpeg", 5, width=400, height=60)
     corpora.write_parquet(tmp_path / "r" / "a.parquet", rows)
     corpus = corpora.build(tmp_path / "out", f"release:{tmp_path / 'r'}", max_side=64).corpus
     assert corpus.sums["codes"] == {"too_small": 1}
@@ -151,7 +151,7 @@ def test_a_component_that_grows_keeps_its_split(tmp_path: Path) -> None:
     def rows(start: int, stop: int) -> list[dict[str, object]]:
         made = [corpora.release_row(seed) for seed in range(start, stop)]
         for row in made:
-            row["image_list"][0] = corpora.picture("jpeg", 77)
+            row["image_list"][0] = image_files.image_bytes("jpeg", 77)
         return made
 
     for seed in range(6):

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
-from support import corpora
+from support import corpora, image_files
 
 from pipelines.inspect.run import inspect_sample
 from pipelines.validate.run import validate_corpus
@@ -22,7 +22,7 @@ from sigma_data.images.decode import load
 from sigma_data.images.resample import resized
 
 RAMP = np.tile(np.linspace(0, 1, 120, dtype=np.float32), (80, 1))
-COLOURS = corpora.pixels(5, 120, 80)
+COLOURS = image_files.smooth(5, 120, 80)
 
 
 def with_alpha(mode: str) -> Image.Image:
@@ -38,18 +38,18 @@ def turned(orientation: int) -> Image.Exif:
 
 
 KINDS: dict[str, bytes] = {
-    "16-bit PNG of millimetres": corpora.encoded(Image.fromarray((RAMP * 4000).astype(np.uint16)), "png"),
-    "16-bit PNG, full range": corpora.encoded(Image.fromarray((RAMP * 65535).astype(np.uint16)), "png"),
-    "float TIFF of millimetres": corpora.encoded(Image.fromarray(RAMP * 9000), "tiff"),
-    "float TIFF, 0..1": corpora.encoded(Image.fromarray(RAMP), "tiff"),
-    "turned JPEG": corpora.encoded(COLOURS, "jpeg", exif=turned(6)),
-    "mirrored PNG": corpora.encoded(COLOURS, "png", exif=turned(5)),
-    "RGBA PNG": corpora.encoded(with_alpha("RGBA"), "png"),
-    "LA PNG": corpora.encoded(with_alpha("LA"), "png"),
-    "palette PNG": corpora.encoded(COLOURS.quantize(16), "png", transparency=3),
-    "lossless WebP with alpha": corpora.encoded(with_alpha("RGBA"), "webp", lossless=True),
-    "plain JPEG": corpora.picture("jpeg", 8),
-    "CMYK JPEG": corpora.picture("jpeg", 9, mode="CMYK"),
+    "16-bit PNG of millimetres": image_files.encoded(Image.fromarray((RAMP * 4000).astype(np.uint16)), "png"),
+    "16-bit PNG, full range": image_files.encoded(Image.fromarray((RAMP * 65535).astype(np.uint16)), "png"),
+    "float TIFF of millimetres": image_files.encoded(Image.fromarray(RAMP * 9000), "tiff"),
+    "float TIFF, 0..1": image_files.encoded(Image.fromarray(RAMP), "tiff"),
+    "turned JPEG": image_files.encoded(COLOURS, "jpeg", exif=turned(6)),
+    "mirrored PNG": image_files.encoded(COLOURS, "png", exif=turned(5)),
+    "RGBA PNG": image_files.encoded(with_alpha("RGBA"), "png"),
+    "LA PNG": image_files.encoded(with_alpha("LA"), "png"),
+    "palette PNG": image_files.encoded(COLOURS.quantize(16), "png", transparency=3),
+    "lossless WebP with alpha": image_files.encoded(with_alpha("RGBA"), "webp", lossless=True),
+    "plain JPEG": image_files.image_bytes("jpeg", 8),
+    "CMYK JPEG": image_files.image_bytes("jpeg", 9, mode="CMYK"),
 }
 DEEP = {name for name in KINDS if "16-bit" in name or "float" in name}
 TURNED = {"turned JPEG", "mirrored PNG"}
@@ -70,7 +70,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kinds")
     rows = [
         {
-            "image_list": [data, corpora.picture("jpeg", 100 + number)],
+            "image_list": [data, image_files.image_bytes("jpeg", 100 + number)],
             "instruction_list": [[f"Follow <image_1>, kind {name}"]],
             "data_prep_method": "editing",
         }
@@ -196,7 +196,7 @@ def drop(image: dict[str, Any]) -> dict[str, Any]:
 
 def test_images_without_a_range_go_to_quarantine(tmp_path: Path) -> None:
     row = corpora.release_row(3)
-    row["image_list"][0] = corpora.encoded(Image.fromarray(np.full((64, 64), np.nan, np.float32)), "tiff")
+    row["image_list"][0] = image_files.encoded(Image.fromarray(np.full((64, 64), np.nan, np.float32)), "tiff")
     corpora.write_parquet(tmp_path / "in" / "chunk_0.parquet", [row, corpora.release_row(4)])
     corpus = corpora.build(tmp_path / "out", f"release:{tmp_path / 'in'}").corpus
     assert corpus.quarantine["code"].to_list() == ["no_range"]
@@ -358,7 +358,7 @@ def test_what_the_card_says_of_datasets_map_is_so(
     assert stored(loaded.map(lambda row: {"n": row["__key__"]})) == before
     assert stored(undecoded.map(look)) == before
     anew = stored(loaded.map(look))
-    quality_75 = Image.open(io.BytesIO(corpora.picture("jpeg", 1, quality=75))).quantization
+    quality_75 = Image.open(io.BytesIO(image_files.image_bytes("jpeg", 1, quality=75))).quantization
     assert all(data != old for data, old in zip(anew, before, strict=True))
     assert all(Image.open(io.BytesIO(data)).quantization == quality_75 for data in anew)
     assert set(stored(loaded.filter(lambda row: bool(look(row)["seen"])))) == set(before)

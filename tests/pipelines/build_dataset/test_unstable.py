@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageCms
-from support import corpora
+from support import corpora, image_files
 
 import pipelines.build_dataset.run as run
 import pipelines.build_dataset.write as write
@@ -133,9 +133,9 @@ def test_what_was_unstable_stays_left_out_after_an_interruption(
 def test_a_lab_tiff_among_ordinary_rows_is_built_and_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
     transform = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
     rows = [corpora.release_row(seed) for seed in range(6)]
-    lab: Image.Image | None = ImageCms.applyTransform(corpora.pixels(77), transform)
+    lab: Image.Image | None = ImageCms.applyTransform(image_files.smooth(77), transform)
     assert lab is not None
-    rows[3]["image_list"][-1] = corpora.encoded(lab, "TIFF")
+    rows[3]["image_list"][-1] = image_files.encoded(lab, "TIFF")
     corpora.write_parquet(tmp_path / "release" / "chunk_0.parquet", rows, group=2)
     for workers in (0, 2):
         result = corpora.build(tmp_path / f"out{workers}", f"release:{tmp_path / 'release'}", workers=workers)

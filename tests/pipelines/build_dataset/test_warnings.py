@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
-from support import corpora
+from support import corpora, image_files
 from typer.testing import CliRunner
 
 from cli import app
@@ -31,18 +31,18 @@ def source(folder: Path, *images: bytes) -> str:
 
 def black(seed: int) -> bytes:
     noise = np.random.default_rng(seed).integers(0, 12, (80, 80, 3), dtype=np.uint8)
-    return corpora.encoded(Image.fromarray(noise), "png")
+    return image_files.encoded(Image.fromarray(noise), "png")
 
 
 def with_text(seed: int) -> bytes:
     """A PNG as image generators write it: a workflow that unpacks to 2 MB."""
     info = PngImagePlugin.PngInfo()
     info.add_text("workflow", "words " * 350_000, zip=True)
-    return corpora.encoded(corpora.pixels(seed), "png", pnginfo=info)
+    return image_files.encoded(image_files.smooth(seed), "png", pnginfo=info)
 
 
 def test_the_summary_and_json_count_warnings_by_code(tmp_path: Path) -> None:
-    spec = source(tmp_path / "in", black(1), black(2), with_text(3), corpora.picture("png", 4))
+    spec = source(tmp_path / "in", black(1), black(2), with_text(3), image_files.image_bytes("png", 4))
     corpus = corpora.build(tmp_path / "out", spec).corpus
     assert dict(corpus.warnings) == {"near_black": 2, "large_metadata": 1}
     assert "warnings, of samples written: near_black 2, large_metadata 1" in build_summary(corpus, fresh=True)
@@ -51,7 +51,7 @@ def test_the_summary_and_json_count_warnings_by_code(tmp_path: Path) -> None:
 
 
 def test_a_corpus_without_warnings_does_not_speak_of_them(tmp_path: Path) -> None:
-    corpus = corpora.build(tmp_path / "out", source(tmp_path / "in", corpora.picture("png", 4))).corpus
+    corpus = corpora.build(tmp_path / "out", source(tmp_path / "in", image_files.image_bytes("png", 4))).corpus
     assert not corpus.warnings
     assert "warnings, of samples" not in build_summary(corpus, fresh=True)
 
@@ -63,7 +63,7 @@ def test_a_png_that_pillow_refuses_for_its_metadata_is_named_in_manifest_report_
     with pytest.raises(ValueError, match="MAX_TEXT_CHUNK"):
         Image.open(io.BytesIO(data)).load()
     assert probe(data).large_metadata
-    assert not probe(corpora.picture("png", 4)).large_metadata
+    assert not probe(image_files.image_bytes("png", 4)).large_metadata
     corpus = corpora.build(tmp_path / "out", source(tmp_path / "in", data)).corpus
     assert corpus.manifest["warnings"].to_list() == [["large_metadata"]]
     assert "<code>large_metadata</code>" in (corpus.path / "report.html").read_text("utf-8")

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import corpora, eval_runs
+from support import corpora, eval_runs, image_files
 
 from pipelines.evaluate import generate as generate_module
 from pipelines.evaluate import runner
@@ -47,7 +47,7 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
 def save_question(folder: Path) -> str:
     """CV-Bench with one question."""
     question = {
-        "idx": 0, "type": "2D", "task": "Count", "image": {"bytes": corpora.picture("png"), "path": None},
+        "idx": 0, "type": "2D", "task": "Count", "image": {"bytes": image_files.image_bytes("png"), "path": None},
         "question": "How many?", "choices": ["1", "2"], "answer": "(A)", "prompt": "How many?\n(A) 1\n(B) 2",
         "filename": "x.png", "source": "COCO",
     }  # fmt: skip

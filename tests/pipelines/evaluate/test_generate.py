@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from support import corpora, eval_runs
+from support import eval_runs, image_files
 
 from pipelines.evaluate import generate as generate_module
 from pipelines.evaluate.generate import Generation, batches, clean, generate, missing, results, shares
@@ -31,7 +31,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
 
 
 def picture(seed: int, width: int = 48, height: int = 32) -> bytes:
-    return corpora.picture("png", seed, width=width, height=height)
+    return image_files.image_bytes("png", seed, width=width, height=height)
 
 
 @pytest.fixture(scope="module")

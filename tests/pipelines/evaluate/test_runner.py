@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import corpora, eval_runs, tiny_backbones
+from support import eval_runs, image_files, tiny_backbones
 
 from pipelines.common.process_pool import run_ranks
 from pipelines.evaluate import generate, run_folder, runner, score
@@ -383,7 +383,7 @@ def test_a_benchmark_in_words_is_answered_in_words_and_takes_no_metric_of_pictur
     import pyarrow.parquet as pq
 
     row = {
-        "idx": 0, "type": "2D", "task": "Count", "image": {"bytes": corpora.picture("png", 1), "path": None},
+        "idx": 0, "type": "2D", "task": "Count", "image": {"bytes": image_files.image_bytes("png", 1), "path": None},
         "question": "How many?", "choices": ["1", "2"], "answer": "(A)", "prompt": "How many? (A) 1 (B) 2",
         "source": "COCO", "filename": "x", "source_dataset": "COCO", "source_filename": "x", "target_class": None,
         "target_size": None, "bbox": None,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from support.image_files import plain
 
 from pipelines.train import logs
 from pipelines.train.config import LogSettings
@@ -31,12 +31,6 @@ def opened(folder: Path, settings: LogSettings = PLAIN, **given: Any) -> RunLog:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def png(colour: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 3), colour).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 # The record -----------------------------------------------------------------------------------------
@@ -82,18 +76,18 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     log = opened(tmp_path / "run", rank=1)
     log.step(1, {"picture": 1.0})
     log.text(1, "answer", "a")
-    log.images(1, "sample", [png("red")])
+    log.images(1, "sample", [plain(4, 3, "red")])
     log.close()
     assert not (tmp_path / "run").exists()
 
 
 def test_pictures_are_kept_byte_for_byte(tmp_path: Path) -> None:
     log = opened(tmp_path)
-    log.images(12, "sample", [png("red"), png("blue")])
+    log.images(12, "sample", [plain(4, 3, "red"), plain(4, 3, "blue")])
     log.close()
     folder = tmp_path / IMAGES / "00000012"
-    assert (folder / "sample-1.png").read_bytes() == png("red")
-    assert (folder / "sample-2.png").read_bytes() == png("blue")
+    assert (folder / "sample-1.png").read_bytes() == plain(4, 3, "red")
+    assert (folder / "sample-2.png").read_bytes() == plain(4, 3, "blue")
 
 
 # TensorBoard and W&B --------------------------------------------------------------------------------
@@ -137,7 +131,7 @@ def test_tensorboard_gets_what_the_file_gets_and_drops_steps_behind_the_resumed_
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     log = opened(tmp_path, LogSettings(tensorboard=True), resumed=7)
     log.step(8, {"picture": 0.5, "mfu": None})
-    log.images(8, "sample", [png("red")])
+    log.images(8, "sample", [plain(4, 3, "red")])
     log.text(8, "answer", "a cat")
     log.close()
     board = made[0]
@@ -203,7 +197,7 @@ def test_a_resumed_run_goes_on_in_the_same_w_and_b_run(tmp_path: Path, monkeypat
     for resumed in (0, 1):
         log = opened(tmp_path, LogSettings(tensorboard=False, wandb="project"), resumed=resumed)
         log.step(resumed + 1, {"picture": 1.0, "mfu": None})
-        log.images(resumed + 1, "sample", [png("red")])
+        log.images(resumed + 1, "sample", [plain(4, 3, "red")])
         log.close()
     assert started[0]["id"] == started[2]["id"] == "id0"
     assert started[0]["project"] == "project"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
+from support.image_files import encoded, image_bytes, smooth
 
 from sigma_data.corpus.check_limits import Limits, Severity
 from sigma_data.corpus.checks import RULES, Examination, examine
@@ -26,20 +26,12 @@ LIMITS = Limits()
 
 @cache
 def pixels(seed: int, width: int = 64, height: int = 48) -> Pillow.Image:
-    dice = np.random.default_rng(seed)
-    small = Pillow.fromarray(dice.integers(0, 256, (6, 6, 3), dtype=np.uint8))
-    return small.resize((width, height), Pillow.Resampling.BICUBIC)
-
-
-def encoded(image: Pillow.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+    return smooth(seed, width, height)
 
 
 @cache
 def picture(seed: int, width: int = 64, height: int = 48, kind: str = "PNG") -> bytes:
-    return encoded(pixels(seed, width, height), kind)
+    return image_bytes(kind, seed, width=width, height=height)
 
 
 def sample(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.corpora import picture
+from support.image_files import image_bytes
 
 from sigma_data.corpus.check_limits import Limits
 from sigma_data.corpus.checks import examine
@@ -117,7 +117,7 @@ def test_ordinary_text_stays_to_the_letter_and_is_not_reported(text: str) -> Non
 def test_what_is_not_unambiguous_stays_and_is_a_warning(text: str, word: str) -> None:
     stored = read(text)
     assert word in leftovers(parse(stored))
-    images = (Image(1, picture(seed=1)), Image(2, picture(seed=2)), Image(3, picture(seed=3)))
+    images = (Image(1, image_bytes(seed=1)), Image(2, image_bytes(seed=2)), Image(3, image_bytes(seed=3)))
     sample = Sample("a" * 20, Family.COMPOSITIONAL, images, (Turn(stored, target=3),), Source("s", "f", 0))
     assert "unread_placeholder" in {finding.code for finding in examine(sample, Limits()).warnings}
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, ImageOps
+from support.image_files import encoded
 from support.places import TESTS
 
 from sigma_data.images.decode import (
@@ -48,12 +49,6 @@ def picture(width: int = 96, height: int = 72, *, seed: int = 0) -> Image.Image:
     smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float64)
     grain = dice.normal(0, 6, (height, width, 3))
     return Image.fromarray((smooth + grain).clip(0, 255).astype(np.uint8))
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def pixels(image: Image.Image) -> np.ndarray:

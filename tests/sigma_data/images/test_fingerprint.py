@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from functools import cache
 
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from support.image_files import encoded
 
 from sigma_data.images.decode import load, probe
 from sigma_data.images.fingerprint import (
@@ -46,12 +46,6 @@ def photograph(seed: int, width: int = 480, height: int = 360) -> Image.Image:
             sheet[..., band] += np.asarray(layer.resize((width, height), Image.Resampling.BICUBIC)) * 0.75**octave
     sheet = (sheet - sheet.mean()) / sheet.std() * 55 + 120 + dice.normal(0, 3, sheet.shape)
     return Image.fromarray(sheet.clip(0, 255).astype(np.uint8))
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def sign(image: Image.Image, kind: str = "BMP", **options: object) -> bytes:

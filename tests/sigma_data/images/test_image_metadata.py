@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFile, ImageOps, PngImagePlugin, features
-from support.corpora import encoded, png_chunk
-from support.corpora import pixels as picture
+from support.image_files import encoded, png_chunk, smooth
 
 from sigma_data.images.decode import ImageFault, load, probe, reencode, sniff, thumbnail
 from sigma_data.images.png_metadata import MAX_CHUNK, MAX_TEXT, readable
@@ -69,23 +68,23 @@ def raw_profile(orientation: int) -> bytes:
 
 
 def _tiff_with_xmp(o: int, **options: object) -> bytes:
-    return encoded(picture(1), "TIFF", tiffinfo={700: xmp(o)}, **options)
+    return encoded(smooth(1), "TIFF", tiffinfo={700: xmp(o)}, **options)
 
 
 def _gif_with_xmp(o: int) -> bytes:
-    gif = encoded(picture(1).quantize(64), "GIF")
+    gif = encoded(smooth(1).quantize(64), "GIF")
     magic_trailer = b"\x01" + bytes(range(255, -1, -1)) + b"\x00"
     place = gif.rindex(b"\x2c", 0, gif.index(b"\x2c", 13 + 3 * 64) + 1)
     return gif[:place] + b"\x21\xff\x0bXMP DataXMP" + xmp(o) + magic_trailer + gif[place:]
 
 
-PNG = encoded(picture(1), "PNG")
+PNG = encoded(smooth(1), "PNG")
 PLACES: dict[str, Callable[[int], bytes]] = {
-    "jpeg exif": lambda o: encoded(picture(1), "JPEG", exif=exif(o)),
-    "jpeg xmp": lambda o: encoded(picture(1), "JPEG", xmp=xmp(o)),
-    "jpeg xmp element": lambda o: encoded(picture(1), "JPEG", xmp=xmp(o, element=True)),
-    "mpo exif": lambda o: encoded(picture(1), "MPO", save_all=True, append_images=[picture(2)], exif=exif(o)),
-    "mpo xmp": lambda o: encoded(picture(1), "MPO", save_all=True, append_images=[picture(2)], xmp=xmp(o)),
+    "jpeg exif": lambda o: encoded(smooth(1), "JPEG", exif=exif(o)),
+    "jpeg xmp": lambda o: encoded(smooth(1), "JPEG", xmp=xmp(o)),
+    "jpeg xmp element": lambda o: encoded(smooth(1), "JPEG", xmp=xmp(o, element=True)),
+    "mpo exif": lambda o: encoded(smooth(1), "MPO", save_all=True, append_images=[smooth(2)], exif=exif(o)),
+    "mpo xmp": lambda o: encoded(smooth(1), "MPO", save_all=True, append_images=[smooth(2)], xmp=xmp(o)),
     "png exif": lambda o: with_chunk(PNG, png_chunk(b"eXIf", exif(o)[6:]), behind=False),
     "png exif behind": lambda o: with_chunk(PNG, png_chunk(b"eXIf", exif(o)[6:]), behind=True),
     "png xmp": lambda o: with_chunk(PNG, itxt(b"XML:com.adobe.xmp", xmp(o)), behind=False),
@@ -93,18 +92,18 @@ PLACES: dict[str, Callable[[int], bytes]] = {
     "png xmp packed": lambda o: with_chunk(PNG, itxt(b"XML:com.adobe.xmp", xmp(o), packed=True), behind=True),
     "png raw profile": lambda o: with_chunk(PNG, png_chunk(b"zTXt", raw_profile(o)), behind=False),
     "png raw profile behind": lambda o: with_chunk(PNG, png_chunk(b"zTXt", raw_profile(o)), behind=True),
-    "webp exif": lambda o: encoded(picture(1), "WEBP", exif=exif(o)),
-    "webp xmp": lambda o: encoded(picture(1), "WEBP", xmp=xmp(o)),
-    "tiff tag": lambda o: encoded(picture(1), "TIFF", tiffinfo={274: o}),
+    "webp exif": lambda o: encoded(smooth(1), "WEBP", exif=exif(o)),
+    "webp xmp": lambda o: encoded(smooth(1), "WEBP", xmp=xmp(o)),
+    "tiff tag": lambda o: encoded(smooth(1), "TIFF", tiffinfo={274: o}),
     "tiff xmp": _tiff_with_xmp,
     "tiff xmp deflate": lambda o: _tiff_with_xmp(o, compression="tiff_deflate"),
-    "bigtiff tag": lambda o: encoded(picture(1), "TIFF", tiffinfo={274: o}, big_tiff=True),
+    "bigtiff tag": lambda o: encoded(smooth(1), "TIFF", tiffinfo={274: o}, big_tiff=True),
     "gif xmp": _gif_with_xmp,
-    "exif before xmp": lambda o: encoded(picture(1), "JPEG", exif=exif(o), xmp=xmp(3)),
+    "exif before xmp": lambda o: encoded(smooth(1), "JPEG", exif=exif(o), xmp=xmp(3)),
 }
 if features.check("avif"):
-    PLACES["avif exif"] = lambda o: encoded(picture(1), "AVIF", exif=exif(o))
-    PLACES["avif xmp"] = lambda o: encoded(picture(1), "AVIF", xmp=xmp(o))
+    PLACES["avif exif"] = lambda o: encoded(smooth(1), "AVIF", exif=exif(o))
+    PLACES["avif xmp"] = lambda o: encoded(smooth(1), "AVIF", xmp=xmp(o))
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -156,7 +155,7 @@ def test_a_png_with_more_metadata_than_pillow_reads_is_a_picture(kind: str, behi
             Image.open(io.BytesIO(data)).load()
     facts = probe(data)
     assert (facts.width, facts.height, facts.size) == (80, 64, len(data))
-    assert np.array_equal(load(data), picture(1))
+    assert np.array_equal(load(data), smooth(1))
     assert thumbnail(data, 32)
     assert resized(data, (80, 64)).shape == (64, 80, 3)
     assert reencode(data, facts, max_side=None) is None, "the bytes stay as they are"
@@ -213,11 +212,11 @@ def test_a_png_with_large_metadata_that_is_cut_is_a_fault(place: int) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        encoded(picture(1), "JPEG", icc_profile=profile() + BIG),
-        encoded(picture(1), "JPEG", xmp=b"<x/>" + BIG[:60_000]),
-        encoded(picture(1), "WEBP", icc_profile=profile() + BIG, xmp=BIG, exif=b"Exif\0\0" + exif(1)[6:] + BIG),
-        encoded(picture(1), "TIFF", icc_profile=profile() + BIG, tiffinfo={700: BIG, 270: BIG.decode()}),
-        encoded(picture(1).quantize(16), "GIF", comment=BIG),
+        encoded(smooth(1), "JPEG", icc_profile=profile() + BIG),
+        encoded(smooth(1), "JPEG", xmp=b"<x/>" + BIG[:60_000]),
+        encoded(smooth(1), "WEBP", icc_profile=profile() + BIG, xmp=BIG, exif=b"Exif\0\0" + exif(1)[6:] + BIG),
+        encoded(smooth(1), "TIFF", icc_profile=profile() + BIG, tiffinfo={700: BIG, 270: BIG.decode()}),
+        encoded(smooth(1).quantize(16), "GIF", comment=BIG),
     ],
     ids=["jpeg icc", "jpeg", "webp", "tiff", "gif"],
 )
@@ -230,7 +229,7 @@ def test_large_metadata_of_other_formats_is_no_fault(data: bytes) -> None:
 
 def lab() -> bytes:
     transform = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
-    return encoded(ImageCms.applyTransform(picture(1), transform), "TIFF")
+    return encoded(ImageCms.applyTransform(smooth(1), transform), "TIFF")
 
 
 def carried(data: bytes, **limits: int) -> bytes | None:
@@ -245,18 +244,18 @@ KINDS = ["JPEG", "PNG", "WEBP", "TIFF"]
 
 @pytest.mark.parametrize("kind", [*KINDS, pytest.param("AVIF", marks=AVIF)])
 def test_a_picture_scaled_down_keeps_its_colour_profile(kind: str) -> None:
-    assert carried(encoded(picture(1), kind, icc_profile=profile())) == profile()
-    assert carried(encoded(picture(1), kind)) is None
+    assert carried(encoded(smooth(1), kind, icc_profile=profile())) == profile()
+    assert carried(encoded(smooth(1), kind)) is None
 
 
 def test_a_large_profile_is_kept_where_readers_take_it() -> None:
     large = profile() + BIG
-    assert carried(encoded(picture(1), "JPEG", icc_profile=large)) == large
-    assert carried(encoded(picture(1), "WEBP", icc_profile=large)) is None, "Pillow would refuse the PNG"
+    assert carried(encoded(smooth(1), "JPEG", icc_profile=large)) == large
+    assert carried(encoded(smooth(1), "WEBP", icc_profile=large)) is None, "Pillow would refuse the PNG"
 
 
 def test_a_long_comment_does_not_stand_in_the_way_of_a_profile() -> None:
-    data = encoded(picture(1), "JPEG", icc_profile=profile())
+    data = encoded(smooth(1), "JPEG", icc_profile=profile())
     comment = b"\xff\xfe" + struct.pack(">H", 65_002) + bytes(65_000)
     assert carried(data[:2] + comment + data[2:]) == profile()
 
@@ -264,10 +263,10 @@ def test_a_long_comment_does_not_stand_in_the_way_of_a_profile() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        encoded(picture(1).convert("CMYK"), "JPEG", icc_profile=profile()),
-        encoded(picture(1).convert("L"), "JPEG", icc_profile=profile()),
-        encoded(picture(1).convert("L"), "PNG", icc_profile=profile()[:16] + b"GRAY" + profile()[20:]),
-        encoded(picture(1), "PNG", icc_profile=profile()[:16] + b"CMYK" + profile()[20:]),
+        encoded(smooth(1).convert("CMYK"), "JPEG", icc_profile=profile()),
+        encoded(smooth(1).convert("L"), "JPEG", icc_profile=profile()),
+        encoded(smooth(1).convert("L"), "PNG", icc_profile=profile()[:16] + b"GRAY" + profile()[20:]),
+        encoded(smooth(1), "PNG", icc_profile=profile()[:16] + b"CMYK" + profile()[20:]),
         lab(),
     ],
     ids=["cmyk", "grey", "grey of grey", "false", "lab"],
@@ -299,7 +298,7 @@ def test_a_lab_picture_is_re_encoded_to_the_same_bytes_at_any_time() -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "I;16"])
 def test_a_bigtiff_is_a_tiff(mode: str) -> None:
-    image = picture(1).convert("L").convert("I;16") if mode == "I;16" else picture(1).convert(mode)
+    image = smooth(1).convert("L").convert("I;16") if mode == "I;16" else smooth(1).convert(mode)
     data = encoded(image, "TIFF", big_tiff=True)
     assert data[2] == 43
     facts = probe(data)
@@ -309,7 +308,7 @@ def test_a_bigtiff_is_a_tiff(mode: str) -> None:
 
 @AVIF
 def test_an_avif_is_a_picture_wherever_pillow_can_decode_it() -> None:
-    data = encoded(picture(1), "AVIF", quality=90)
+    data = encoded(smooth(1), "AVIF", quality=90)
     facts = probe(data)
     assert (facts.format, facts.extension, facts.width, facts.height) == ("AVIF", "avif", 80, 64)
     assert np.array_equal(load(data), Image.open(io.BytesIO(data)).convert("RGB"))
@@ -355,7 +354,7 @@ def test_an_avif_without_a_decoder_names_what_to_install(monkeypatch: pytest.Mon
 
 
 def test_what_a_library_prints_is_in_the_fault_and_not_on_the_terminal(tmp_path: Path) -> None:
-    data = bytearray(encoded(picture(1, 200, 200), "TIFF", compression="tiff_deflate"))
+    data = bytearray(encoded(smooth(1, 200, 200), "TIFF", compression="tiff_deflate"))
     for place in range(60, 4_000):
         data[place] ^= 0x55  # the compressed strip
     (tmp_path / "broken.tif").write_bytes(data)

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import io
-from typing import Any
-
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from support.image_files import encoded
 
 from sigma_data.images.decode import probe
 from sigma_data.images.image_warnings import IMAGE_WARNINGS, image_warnings
-
-
-def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    (Image.fromarray(image) if isinstance(image, np.ndarray) else image).save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def codes(data: bytes) -> list[str]:

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import io
-
-import numpy as np
 import pytest
-from PIL import Image
+from support.image_files import image_bytes
 
 import sigma_data.images.probe_cache
 from sigma_data.images.decode import DEFAULT_MAX_PIXELS, ImageFault, probe
 from sigma_data.images.probe_cache import ProbeCache
-
-
-def picture(seed: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -36,13 +27,13 @@ def test_a_picture_met_again_is_not_decoded_again_and_has_the_same_facts(decoded
     look = ProbeCache(max_pixels=DEFAULT_MAX_PIXELS)
     for _ in range(3):
         for seed in range(4):
-            assert look(picture(seed)) == probe(picture(seed))
+            assert look(image_bytes("png", seed)) == probe(image_bytes("png", seed))
     assert len(decoded) == 4
 
 
 def test_a_fault_is_remembered_with_its_code_and_words(decoded: list[int]) -> None:
     look = ProbeCache(max_pixels=DEFAULT_MAX_PIXELS)
-    broken = picture(1)[:300]
+    broken = image_bytes("png", 1)[:300]
     raised = []
     for _ in range(2):
         with pytest.raises(ImageFault) as fault:
@@ -56,7 +47,7 @@ def test_a_fault_is_remembered_with_its_code_and_words(decoded: list[int]) -> No
 def test_only_so_many_pictures_are_remembered(decoded: list[int]) -> None:
     look = ProbeCache(max_pixels=DEFAULT_MAX_PIXELS, capacity=2)
     for seed in (1, 2, 3, 1):
-        look(picture(seed))
+        look(image_bytes("png", seed))
     assert len(decoded) == 4
 
 

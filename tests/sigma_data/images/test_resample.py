@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.numpy import load_file
-from support.corpora import encoded, picture, pixels
+from support.image_files import encoded, image_bytes, smooth
 from support.places import TESTS
 
 from sigma_data.images.decode import ImageFault, load, to_rgb
@@ -37,7 +37,7 @@ def hardly_differ(first: np.ndarray, second: np.ndarray) -> bool:
 def photograph(width: int, height: int, seed: int = 0) -> Image.Image:
     """Smooth colours, hard edges and grain: what a scaled decode finds easy and hard."""
     dice = np.random.default_rng(seed)
-    base = np.asarray(pixels(seed, width, height), dtype=np.float64)
+    base = np.asarray(smooth(seed, width, height), dtype=np.float64)
     rows, columns = np.mgrid[:height, :width]
     edges = 40.0 * ((rows // 97 + columns // 61) % 2)[..., None]
     return Image.fromarray((0.7 * base + edges + dice.normal(0, 8, base.shape)).clip(0, 255).astype(np.uint8))
@@ -56,7 +56,7 @@ def turned(image: Image.Image, orientation: int, kind: str = "jpeg", **options: 
 @pytest.mark.parametrize("images", [1, 2])
 def test_a_picture_comes_at_the_size_of_the_rule_as_pillow_resamples_it(kind: str, images: int) -> None:
     rule = ResizeRule(max_size=128, min_size=32, stride=8, max_pixels=16384)
-    data = picture(kind, 3, width=171, height=97)
+    data = image_bytes(kind, 3, width=171, height=97)
     result = resized(data, rule, images=images)
     size = rule.size(171, 97, images=images)
     assert (result.dtype, result.shape) == (np.uint8, (size[1], size[0], 3))
@@ -66,12 +66,12 @@ def test_a_picture_comes_at_the_size_of_the_rule_as_pillow_resamples_it(kind: st
 
 @pytest.mark.parametrize("rule", [VAE_RULE, VIT_RULE, SMALL])
 def test_enlarging_is_as_pillow_does_it_too(rule: ResizeRule) -> None:
-    data = picture("png", 5, width=30, height=21)
+    data = image_bytes("png", 5, width=30, height=21)
     assert hardly_differ(resized(data, rule), by_pillow(load(data), rule.size(30, 21)))
 
 
 def test_a_picture_of_the_right_size_is_untouched() -> None:
-    image = pixels(8, 64, 48)
+    image = smooth(8, 64, 48)
     assert np.array_equal(resized(encoded(image, "png"), (64, 48)), np.asarray(image))
 
 
@@ -146,7 +146,7 @@ def test_a_photograph_far_too_large_is_decoded_at_a_fraction_its_largest_use_all
 @given(st.integers(1, 60), st.integers(1, 60))
 @settings(max_examples=30, deadline=None)
 def test_any_size_may_be_asked_for_even_one_of_another_shape(width: int, height: int) -> None:
-    data = encoded(pixels(1, 400, 90), "jpeg", quality=95)
+    data = encoded(smooth(1, 400, 90), "jpeg", quality=95)
     result = resized(data, (width, height))
     assert result.shape == (height, width, 3)
     assert np.abs(result - by_pillow(load(data), (width, height)).astype(int)).mean() < 12  # two pictures differ by 60
@@ -185,7 +185,7 @@ def test_faults_of_a_picture_have_their_codes() -> None:
 @pytest.mark.parametrize("size", [(0, 5), (5, -1)])
 def test_a_size_that_is_none_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="positive"):
-        resized(picture("png"), size)
+        resized(image_bytes("png"), size)
 
 
 # Patches --------------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def test_a_picture_that_cannot_be_cut_into_patches_is_refused(shape: tuple[int, 
 
 
 def test_nothing_of_a_picture_is_shared_or_read_only() -> None:
-    data = encoded(pixels(2, 32, 32), "png")
+    data = encoded(smooth(2, 32, 32), "png")
     first, second = resized_all(data, [(32, 32), (32, 32)])
     first[:] = 0
     assert np.array_equal(second, np.asarray(Image.open(io.BytesIO(data))))

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import struct
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from support.image_files import encoded
 
 from sigma_data.images.decode import ImageFault, load, probe, reencode, thumbnail
 from sigma_data.images.resample import resized
 from sigma_data.images.value_range import Rule, ValueRange
 
 RAMP = np.tile(np.linspace(0, 1, 160, dtype=np.float32), (120, 1))
-
-
-def encoded(values: np.ndarray, kind: str = "TIFF", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def with_top(values: np.ndarray, mark: float) -> np.ndarray:
@@ -41,17 +33,17 @@ def range_of(data: bytes) -> ValueRange:
 
 
 MIN_MAX = {
-    "metres": (encoded(RAMP * 10), 0, 10),
-    "millimetres": (encoded(RAMP * 10_000), 0, 10_000),
-    "a tenth of the unit range": (encoded(RAMP / 10), 0, 0.1),
-    "negative": (encoded(RAMP * 2 - 1), -1, 1),
-    "far from zero": (encoded(RAMP + 1000), 1000, 1001),
-    "as large as float32 goes": (encoded(RAMP * np.float32(3e38)), 0, 3e38),
+    "metres": (encoded(RAMP * 10, "TIFF"), 0, 10),
+    "millimetres": (encoded(RAMP * 10_000, "TIFF"), 0, 10_000),
+    "a tenth of the unit range": (encoded(RAMP / 10, "TIFF"), 0, 0.1),
+    "negative": (encoded(RAMP * 2 - 1, "TIFF"), -1, 1),
+    "far from zero": (encoded(RAMP + 1000, "TIFF"), 1000, 1001),
+    "as large as float32 goes": (encoded(RAMP * np.float32(3e38), "TIFF"), 0, 3e38),
     "16-bit PNG in millimetres": (encoded((RAMP * 4000).astype(np.uint16), "PNG"), 0, 4000),
-    "16-bit TIFF of 12 bits": (encoded((RAMP * 4095).astype(np.uint16)), 0, 4095),
+    "16-bit TIFF of 12 bits": (encoded((RAMP * 4095).astype(np.uint16), "TIFF"), 0, 4095),
     "16 bits, all of them high": (encoded((60_000 + RAMP * 255).astype(np.uint16), "PNG"), 60_000, 60_255),
-    "32-bit whole numbers": (encoded((RAMP * 100_000).astype(np.int32)), 0, 100_000),
-    "32-bit negative": (encoded((RAMP * -5000).astype(np.int32)), -5000, 0),
+    "32-bit whole numbers": (encoded((RAMP * 100_000).astype(np.int32), "TIFF"), 0, 100_000),
+    "32-bit negative": (encoded((RAMP * -5000).astype(np.int32), "TIFF"), -5000, 0),
 }
 
 
@@ -84,7 +76,7 @@ def test_a_depth_map_of_any_unit_is_scaled_from_its_least_to_its_greatest_value(
 )
 def test_values_that_fill_a_range_in_common_use_keep_their_place_in_it(values: np.ndarray, rule: Rule) -> None:
     top = {Rule.UNIT: 1, Rule.FULL_8BIT: 255, Rule.FULL_16BIT: 65535}[rule]
-    data = encoded(values)
+    data = encoded(values, "TIFF")
     assert range_of(data) == ValueRange(rule, 0.0, top)
     assert np.abs(shown(data) - values.astype(np.float64) / top * 255).max() <= 1
 
@@ -98,11 +90,11 @@ def test_a_16_bit_photograph_is_its_high_byte_to_the_bit() -> None:
     ("data", "low", "high", "mark"),
     [
         (encoded(with_top((RAMP * 4000).astype(np.uint16), 65535), "PNG"), 0, 4000, 255),
-        (encoded(with_top(RAMP * 9 + 1, 1e10)), 1, 10, 255),
-        (encoded(with_top(RAMP * 9 + 1, -9999)), 1, 10, 0),
-        (encoded(with_top(RAMP * 9 + 1, np.nan)), 1, 10, 0),
-        (encoded(with_top(RAMP * 9 + 1, np.inf)), 1, 10, 255),
-        (encoded(with_top(RAMP * 9 + 1, -np.inf)), 1, 10, 0),
+        (encoded(with_top(RAMP * 9 + 1, 1e10), "TIFF"), 1, 10, 255),
+        (encoded(with_top(RAMP * 9 + 1, -9999), "TIFF"), 1, 10, 0),
+        (encoded(with_top(RAMP * 9 + 1, np.nan), "TIFF"), 1, 10, 0),
+        (encoded(with_top(RAMP * 9 + 1, np.inf), "TIFF"), 1, 10, 255),
+        (encoded(with_top(RAMP * 9 + 1, -np.inf), "TIFF"), 1, 10, 0),
     ],
 )
 def test_a_mark_for_what_was_not_measured_does_not_press_the_rest_into_one_grey(
@@ -117,7 +109,7 @@ def test_a_mark_for_what_was_not_measured_does_not_press_the_rest_into_one_grey(
 def test_two_marks_at_once_are_both_seen() -> None:
     values = with_top(RAMP * 9 + 1, 1e10)
     values[:20] = -1e10
-    assert range_of(encoded(values)) == ValueRange(Rule.MIN_MAX, 1, 10)
+    assert range_of(encoded(values, "TIFF")) == ValueRange(Rule.MIN_MAX, 1, 10)
 
 
 def test_labels_and_masks_are_no_marks() -> None:
@@ -147,7 +139,7 @@ def test_the_transparent_value_does_not_count() -> None:
     ],
 )
 def test_an_image_without_a_range_is_a_fault_and_never_black(values: np.ndarray) -> None:
-    data = encoded(values)
+    data = encoded(values, "TIFF")
     for read in (probe, load, lambda data: resized(data, (32, 32))):
         with pytest.raises(ImageFault) as caught:
             read(data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import re
 
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image as Pillow
+from support.image_files import plain
 
 from sigma_data.corpus.check_limits import Limits
 from sigma_data.corpus.checks import examine
@@ -22,12 +21,6 @@ from sigma_data.report.style import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.sample import Family, Image, Sample, Source, Turn
 
 SOURCE = Source("demo", "demo.jsonl", 3, "cc0-1.0")
-
-
-def picture(width: int, height: int, colour: str = "#336699", form: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    Pillow.new("RGB", (width, height), colour).save(buffer, form)
-    return buffer.getvalue()
 
 
 def make(images: list[bytes | None], *turns: Turn, family: Family = Family.EDITING) -> Sample:
@@ -68,7 +61,7 @@ class TestColours:
 class TestDescribe:
     def test_the_words_alone_say_everything(self) -> None:
         turn = Turn("Put <subject>the dog of <Image 2> on <background>the beach.", 3, alternatives=("Dog on a beach.",))
-        sample = make([picture(40, 30), picture(50, 60), picture(70, 80, form="JPEG")], turn)
+        sample = make([plain(40, 30), plain(50, 60), plain(70, 80, kind="JPEG")], turn)
         text = str(describe(sample, examine(sample, Limits()).infos))
         assert "0123456789abcdef0123  editing" in text
         assert "demo, demo.jsonl, row 3, license cc0-1.0" in text
@@ -80,19 +73,19 @@ class TestDescribe:
         assert re.search(r"3  target     JPEG  70 x 80  ", text)
 
     def test_tokens_are_coloured_as_everywhere(self) -> None:
-        described = describe(make([picture(40, 30)], Turn("The <style>look.", 1)))
+        described = describe(make([plain(40, 30)], Turn("The <style>look.", 1)))
         assert any(TOKEN_COLOURS["style"] in str(span.style) for span in described.spans)
 
     def test_answers_and_truth_are_told(self) -> None:
         turn = Turn("What is it?", response="A dog.\nIt sleeps.")
-        sample = make([picture(40, 30)], turn, family=Family.UNDERSTANDING)
+        sample = make([plain(40, 30)], turn, family=Family.UNDERSTANDING)
         sample = Sample(**{**vars(sample), "truth": '{"count": 2, "names": ["a", "b"]}'})
         text = str(describe(sample))
         assert "response A dog.\n  It sleeps." in text
         assert "count: 2" in text and 'names: ["a", "b"]' in text
 
     def test_images_that_cannot_be_read_give_their_reason(self) -> None:
-        whole = picture(300, 200, form="JPEG")
+        whole = plain(300, 200, kind="JPEG")
         sample = make([b"<html>", None, whole[: len(whole) // 2]], Turn("Change <image_1>.", 9))
         text = str(describe(sample, examine(sample, Limits()).infos))
         assert "not an image but an HTML page" in text
@@ -102,7 +95,7 @@ class TestDescribe:
     def test_no_control_character_reaches_the_terminal(self) -> None:
         evil = "a\x1b]0;title\x07b\x1b[31mc\u202ed\x9be"
         source = Source(evil, evil, 0, evil)
-        images = (Image(1, picture(40, 40)),)
+        images = (Image(1, plain(40, 40)),)
         turns = (Turn(evil, 1, response=evil, alternatives=(evil,)),)
         text = str(describe(Sample(evil, Family.EDITING, images, turns, source, truth=evil)))
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
@@ -111,7 +104,7 @@ class TestDescribe:
         assert printable("a\r\nb\tc\rd") == "a\nb\tc\nd"
 
 
-PICTURES = [picture(48, 36, "#aa3333"), picture(30, 64, "#33aa33", "JPEG"), picture(400, 10), picture(3, 300)]
+PICTURES = [plain(48, 36, "#aa3333"), plain(30, 64, "#33aa33", "JPEG"), plain(400, 10), plain(3, 300)]
 TINY = [*PICTURES, None, b"<html>", b""]
 WORDS = st.one_of(
     st.text(max_size=60),
@@ -144,21 +137,21 @@ class TestDraw:
     @pytest.mark.parametrize("references", range(1, 11))
     def test_every_reference_and_the_target_are_seen(self, references: int) -> None:
         shades = [f"#{20 * number:02x}{255 - 20 * number:02x}c8" for number in range(references + 1)]
-        images: list[bytes | None] = [picture(64, 48, shade) for shade in shades]
+        images: list[bytes | None] = [plain(64, 48, shade) for shade in shades]
         canvas = draw(make(images, Turn("Mix them.", references + 1)))
         seen = {tuple(pixel) for pixel in np.asarray(canvas).reshape(-1, 3)[::3]}
         assert {tuple(int(shade[at : at + 2], 16) for at in (1, 3, 5)) for shade in shades} <= seen
 
     def test_targets_are_framed_and_tokens_are_coloured(self) -> None:
-        canvas = draw(make([picture(64, 48), picture(64, 48)], Turn("In <style>this look.", 2)))
+        canvas = draw(make([plain(64, 48), plain(64, 48)], Turn("In <style>this look.", 2)))
         seen = {tuple(pixel) for pixel in np.asarray(canvas).reshape(-1, 3)}
         for colour in (TARGET_COLOUR, TOKEN_COLOURS["style"]):
             assert tuple(int(colour[at : at + 2], 16) for at in (1, 3, 5)) in seen
 
     def test_the_same_sample_is_drawn_the_same(self) -> None:
-        sample = make([picture(64, 48), picture(48, 64)], Turn("In <style>this look.", 2))
+        sample = make([plain(64, 48), plain(48, 64)], Turn("In <style>this look.", 2))
         assert draw(sample).tobytes() == draw(sample).tobytes()
 
     def test_a_hundred_turns_end_with_a_note_instead_of_an_endless_canvas(self) -> None:
         turns = [Turn("word " * 900, response="word " * 900) for _ in range(100)]
-        assert draw(make([picture(64, 48)], *turns)).height < 20_000
+        assert draw(make([plain(64, 48)], *turns)).height < 20_000

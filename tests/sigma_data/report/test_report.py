@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -10,7 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from PIL import Image as Pillow
+from support.image_files import plain
 
 from sigma_data.corpus.checks import RULES
 from sigma_data.instruction import ATTRIBUTES
@@ -41,13 +40,7 @@ QUARANTINE: dict[str, Any] = {
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> <style>x {{ 7 * 7 }} & <image_1>"
 
 
-def jpeg(colour: str = "#336699", size: tuple[int, int] = (64, 48)) -> bytes:
-    buffer = io.BytesIO()
-    Pillow.new("RGB", size, colour).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
-BLOB = jpeg()
+BLOB = plain(kind="jpeg")
 
 
 def sample(

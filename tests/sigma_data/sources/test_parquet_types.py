@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.corpora import picture
+from support.image_files import image_bytes
 
 from sigma_data.corpus.check_limits import Limits
 from sigma_data.corpus.checks import examine
@@ -17,7 +17,7 @@ from sigma_data.sample import Rejection, Sample
 from sigma_data.sources import open_source
 from sigma_data.sources.parquet import bare, plain
 
-IMAGES = [[picture(seed=2 * row), picture(seed=2 * row + 1)] for row in range(3)]
+IMAGES = [[image_bytes(seed=2 * row), image_bytes(seed=2 * row + 1)] for row in range(3)]
 EQUAL = [[data.ljust(4000, b"\0") for data in row] for row in IMAGES]  # of one length, for fixed widths
 TEXTS = [[[f"paint it in shade {row}"]] for row in range(3)]
 BINARIES, STRINGS = pa.list_(pa.binary()), pa.list_(pa.list_(pa.string()))
@@ -137,7 +137,7 @@ def test_a_single_image_without_a_list_is_a_list_of_one(tmp_path: Path, single: 
 
 def test_a_flat_list_holds_a_turn_an_entry(tmp_path: Path) -> None:
     texts = pa.array([["make it red", "make it larger"], ["make it red", "make it larger"]], pa.list_(pa.string()))
-    images = pa.array([[picture(seed=k) for k in range(3)], [picture(seed=k) for k in range(2)]], BINARIES)
+    images = pa.array([[image_bytes(seed=k) for k in range(3)], [image_bytes(seed=k) for k in range(2)]], BINARIES)
     fits, short = records(write(tmp_path / "chunk_0.parquet", images, texts))
     assert isinstance(fits, Sample)
     assert [(turn.instruction, turn.target) for turn in fits.turns] == [("make it red", 2), ("make it larger", 3)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image as Pillow
+from support.image_files import image_bytes
 
 from sigma_data.errors import SourceError
 from sigma_data.sample import Family, Rejection, Sample, Turn, sample_id
@@ -24,10 +23,7 @@ BINARY, STRINGS = pa.list_(pa.binary()), pa.list_(pa.list_(pa.string()))
 
 
 def picture(seed: int) -> bytes:
-    colour = tuple(int(value) for value in np.random.default_rng(seed).integers(0, 256, 3))
-    buffer = io.BytesIO()
-    Pillow.new("RGB", (40, 40), colour).save(buffer, "PNG")
-    return buffer.getvalue()
+    return image_bytes("png", seed, width=40, height=40)
 
 
 def row(pictures: int | list[Any] | None = 2, texts: Any = "make it red", **more: Any) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image as Pillow
+from support.image_files import plain
 
 from sigma_data.corpus.record import encode, member_names, stored_order
 from sigma_data.corpus.shard import END, block
@@ -181,17 +180,11 @@ def test_a_stamp_changes_with_the_bytes_behind_it(tmp_path: Path) -> None:
 # Our own shards as a source -------------------------------------------------------------------------
 
 
-def picture(colour: tuple[int, int, int]) -> bytes:
-    buffer = io.BytesIO()
-    Pillow.new("RGB", (40, 40), colour).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def sample(number: int, family: Family = Family.EDITING) -> Sample:
     return Sample(
         id=f"{number:020x}",
         family=family,
-        images=(Image(1, picture((number, 0, 0))), Image(2, picture((0, number, 9)))),
+        images=(Image(1, plain(40, 40, (number, 0, 0))), Image(2, plain(40, 40, (0, number, 9)))),
         turns=(Turn("paint <image_1>", target=2, alternatives=("colour it",)),),
         source=Source("somewhere", "far.parquet", number, "mit"),
         family_inferred=True,

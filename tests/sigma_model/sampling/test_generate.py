@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from support import corpora
+from support import image_files
 from support.commands import sigma
 from support.places import ROOT
 
@@ -44,7 +44,10 @@ def bundle(directory: Path) -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def pictures() -> list[bytes]:
-    return [corpora.picture("jpeg", 1, width=90, height=64), corpora.picture("png", 2, width=64, height=80)]
+    return [
+        image_files.image_bytes("jpeg", 1, width=90, height=64),
+        image_files.image_bytes("png", 2, width=64, height=80),
+    ]
 
 
 def request_of(pictures: list[bytes], prompt: str = "", **changes: Any) -> Request:

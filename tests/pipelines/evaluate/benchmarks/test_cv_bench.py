@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import corpora
+from support import image_files
 
 from pipelines.evaluate.benchmarks import open_benchmark
 from pipelines.evaluate.benchmarks.cv_bench import letter
@@ -109,7 +109,7 @@ def row(idx: int, source: str, answer: str = "(A)", **changes: Any) -> dict[str,
     kind = "3D" if source == "Omni3D" else "2D"
     return {
         "idx": idx, "type": kind, "task": "Depth" if kind == "3D" else "Count",
-        "image": {"bytes": corpora.picture("png", idx), "path": None}, "question": "How many?",
+        "image": {"bytes": image_files.image_bytes("png", idx), "path": None}, "question": "How many?",
         "choices": ["1", "2", "3"], "answer": answer, "prompt": "How many?\n(A) 1\n(B) 2\n(C) 3",
         "filename": "x.png", "source": source, **changes,
     }  # fmt: skip
@@ -129,7 +129,7 @@ def test_items_carry_the_question_the_picture_and_the_letter(tmp_path: Path) -> 
     assert [(item.id, item.family, item.words) for item in items] == [
         ("2D-0", "Count", "B"), ("2D-1", "Count", "A"), ("3D-2", "Depth", "C"),
     ]  # fmt: skip
-    assert items[0].references == (corpora.picture("png", 0),)
+    assert items[0].references == (image_files.image_bytes("png", 0),)
     assert items[0].instruction.startswith("How many?\n(A) 1")
 
 
@@ -217,7 +217,7 @@ def test_choices_that_are_no_list_of_texts_are_refused_and_never_read_as_letters
 
 
 def test_an_image_may_stand_in_a_list_as_bytes_or_as_a_file(tmp_path: Path) -> None:
-    data = corpora.picture("png", 5)
+    data = image_files.image_bytes("png", 5)
     (tmp_path / "img").mkdir()
     (tmp_path / "img" / "5.png").write_bytes(data)
     base = {"bytes": data, "path": None}
@@ -247,7 +247,7 @@ def test_an_image_may_stand_in_a_list_as_bytes_or_as_a_file(tmp_path: Path) -> N
     ],
 )
 def test_an_image_that_is_none_is_one_line_that_names_the_question(tmp_path: Path, image: Any, message: str) -> None:
-    (tmp_path / "outside.png").write_bytes(corpora.picture("png", 1))
+    (tmp_path / "outside.png").write_bytes(image_files.image_bytes("png", 1))
     (tmp_path / "in").mkdir()
     path = write(tmp_path / "in" / "test.parquet", [{**row(7, "COCO", filename=None), "image": image}])
     with pytest.raises(ConfigError, match=f"question 7.*{message}") as caught:
@@ -257,7 +257,7 @@ def test_an_image_that_is_none_is_one_line_that_names_the_question(tmp_path: Pat
 
 def vlmeval_rows() -> list[dict[str, str | None]]:
     """Two questions as VLMEvalKit's tables hold them: base64, or the index of a row with the same image."""
-    image = base64.b64encode(corpora.picture("png", 3)).decode()
+    image = base64.b64encode(image_files.image_bytes("png", 3)).decode()
     shared = {"split": "2D", "category": "Count", "source": "COCO", "question": "How many?"}
     return [
         {"index": "0", "image": image, "prompt": "How many?\n(A) 1\n(B) 2", "A": "1", "B": "2", "C": None,
@@ -274,13 +274,13 @@ def test_tables_of_vlmevalkit_give_the_same_items_as_parquet(tmp_path: Path, end
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     items = open_benchmark(f"cv-bench:{path}").items()
     assert [(item.id, item.family, item.words) for item in items] == [("2D-0", "Count", "B"), ("2D-1", "Count", "C")]
-    assert items[0].references == items[1].references == (corpora.picture("png", 3),)
+    assert items[0].references == items[1].references == (image_files.image_bytes("png", 3),)
     assert items[0].truth["choices"] == ["1", "2"] and items[1].truth["choices"][0] == 'a "cat"'
     assert items[1].instruction.startswith("What\tis it?\n(A)")
 
 
 def test_json_lines_name_their_images_and_may_hold_line_separators(tmp_path: Path) -> None:
-    data = corpora.picture("png", 2)
+    data = image_files.image_bytes("png", 2)
     (tmp_path / "img" / "2D").mkdir(parents=True)
     (tmp_path / "img" / "2D" / "a.png").write_bytes(data)
     lines = []

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from support import corpora
+from support import image_files
 
 from pipelines.evaluate.benchmarks import open_benchmark
 from pipelines.evaluate.benchmarks.geneval import TAGS, write_folder
@@ -132,7 +132,7 @@ def test_every_prompt_is_asked_four_times_under_its_tag(tmp_path: Path) -> None:
 def test_overall_is_the_plain_mean_of_the_tags_and_failed_pictures_count(tmp_path: Path) -> None:
     # Four pictures each, but the tag counting has two prompts: tags weigh the same whatever their size.
     path = write(tmp_path / "p.jsonl", [*PROMPTS, prompt("counting", one("dog"))])
-    dog = corpora.picture("png", 1)
+    dog = image_files.image_bytes("png", 1)
     benchmark = open_benchmark(f"geneval:{path}", detector=lambda data: [found("dog")] if data == dog else [])
     results = []
     for item in benchmark.items():
@@ -140,7 +140,7 @@ def test_overall_is_the_plain_mean_of_the_tags_and_failed_pictures_count(tmp_pat
         if number == 0 and picture == 0:
             results.append(Result(item, failure="out of memory"))
         elif number == 6:
-            results.append(Result(item, picture=corpora.picture("png", 2)))
+            results.append(Result(item, picture=image_files.image_bytes("png", 2)))
         else:
             results.append(Result(item, picture=dog))
     scores = benchmark.own_scores(results)
@@ -152,7 +152,7 @@ def test_overall_is_the_plain_mean_of_the_tags_and_failed_pictures_count(tmp_pat
 
 def test_without_a_detector_the_folder_is_written_and_the_metric_skipped(tmp_path: Path) -> None:
     benchmark = open_benchmark(f"geneval:{write(tmp_path / 'p.jsonl', PROMPTS)}")
-    jpeg = corpora.picture("jpeg", 1)
+    jpeg = image_files.image_bytes("jpeg", 1)
     results = [
         Result(item, picture=jpeg) if item.truth["picture"] else Result(item, failure="broken")
         for item in benchmark.items()

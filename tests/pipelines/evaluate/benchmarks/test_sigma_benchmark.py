@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import corpora
+from support import corpora, image_files
 
 from pipelines.evaluate.benchmarks import open_benchmark
 from pipelines.evaluate.item import Item
@@ -16,7 +16,7 @@ from sigma_data.sample import Family
 
 def items_of_row(folder: Path, *instructions: str, pictures: int, family: str = "layout") -> list[Item]:
     row = {
-        "image_list": [corpora.picture("png", number) for number in range(1, pictures + 1)],
+        "image_list": [image_files.image_bytes("png", number) for number in range(1, pictures + 1)],
         "instruction_list": [[text] for text in instructions],
         "data_prep_method": family,
     }
@@ -62,7 +62,7 @@ def test_the_only_reference_of_a_layout_item_is_its_map(tmp_path: Path) -> None:
 
 def test_every_turn_of_an_edit_is_an_item_that_sees_the_true_answers_before_it(tmp_path: Path) -> None:
     first, second = items_of_row(tmp_path, "Paint <image_1> red", "Now blue <image_2>", pictures=3, family="editing")
-    pictures = [corpora.picture("png", number) for number in (1, 2, 3)]
+    pictures = [image_files.image_bytes("png", number) for number in (1, 2, 3)]
     assert (first.references, first.answer) == ((pictures[0],), pictures[1])
     assert (second.references, second.answer) == ((pictures[0], pictures[1]), pictures[2])
     assert first.id.endswith("-1") and second.id.endswith("-2")

@@ -10,7 +10,8 @@ import pytest
 import torch
 import transformers
 from PIL import Image, ImageDraw
-from support.tiny_backbones import SIDE, drawn, made, png
+from support.image_files import encoded
+from support.tiny_backbones import SIDE, drawn, made
 
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.base import Metric
@@ -37,7 +38,7 @@ def edge_map(image: Image.Image) -> Image.Image:
 
 
 def asked(condition: Image.Image, output: Image.Image) -> Result:
-    return made(1, png(output), references=(png(drawn(7)), png(condition.convert("RGB"))), condition=2)
+    return made(1, encoded(output), references=(encoded(drawn(7)), encoded(condition.convert("RGB"))), condition=2)
 
 
 def depth_map(models: dict[str, str], image: Image.Image, size: tuple[int, int]) -> np.ndarray:
@@ -143,7 +144,7 @@ class TestDepthRmse:
         condition = Image.fromarray(np.rint(exact * 255).astype(np.uint8))
         depth = {"references": [{"map": None}, {"map": "depth"}]}
         right, wrong = (
-            made(1, png(drawn(n)), references=(b"", png(condition)), condition=2, truth=depth) for n in (1, 2)
+            made(1, encoded(drawn(n)), references=(b"", encoded(condition)), condition=2, truth=depth) for n in (1, 2)
         )
         scores = metric.score([right, wrong])
         assert scores[0] < 1 / 255

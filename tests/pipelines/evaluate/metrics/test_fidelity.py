@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.tiny_backbones import drawn, made, png
+from support.image_files import encoded
+from support.tiny_backbones import drawn, made
 
 from pipelines.evaluate.item import Result
 from pipelines.evaluate.metrics.base import Metric
@@ -62,12 +63,12 @@ class TestPixels:
     def test_it_agrees_with_its_formula(self, kind, formula, perfect) -> None:
         outputs = [noisy(seed, 5 * seed) for seed in range(1, 5)]
         expected = [formula(output, drawn(seed)) for seed, output in enumerate(outputs, 1)]
-        some = [made(seed, png(output)) for seed, output in enumerate(outputs, 1)]
+        some = [made(seed, encoded(output)) for seed, output in enumerate(outputs, 1)]
         assert kind("cpu").score(some) == pytest.approx(expected, abs=1e-5)
         assert len(set(expected)) == 4
 
     def test_the_answer_itself_is_perfect_and_anothers_is_worse(self, kind, formula, perfect) -> None:
-        right, swapped = made(1, png(drawn(1))), made(1, png(drawn(2)))
+        right, swapped = made(1, encoded(drawn(1))), made(1, encoded(drawn(2)))
         scores = kind("cpu").score([right, swapped])
         assert scores[0] == pytest.approx(perfect, abs=1e-9)
         assert scores[1] < 0.6 * perfect
@@ -75,7 +76,7 @@ class TestPixels:
     def test_an_output_of_another_size_is_brought_to_the_answers(self, kind, formula, perfect) -> None:
         large = drawn(1).resize((100, 90), Image.Resampling.NEAREST)
         brought = large.resize((48, 40), Image.Resampling.BICUBIC)
-        (score,) = kind("cpu").score([made(1, png(large))])
+        (score,) = kind("cpu").score([made(1, encoded(large))])
         assert score == pytest.approx(formula(brought, drawn(1)), abs=1e-5)
 
     def test_grey_and_transparent_pictures_count_as_what_they_look_like(self, kind, formula, perfect) -> None:
@@ -83,7 +84,7 @@ class TestPixels:
         clear = grey.convert("LA")
         clear.putalpha(Image.new("L", clear.size, 0))
         answers = (grey.convert("RGB"), Image.new("RGB", grey.size, "white"))
-        some = [made(1, png(out), answer=png(ans)) for out, ans in zip((grey, clear), answers, strict=True)]
+        some = [made(1, encoded(out), answer=encoded(ans)) for out, ans in zip((grey, clear), answers, strict=True)]
         assert kind("cpu").score(some) == pytest.approx([perfect, perfect], abs=1e-9)
 
     def test_it_needs_an_answer(self, kind, formula, perfect) -> None:
@@ -91,7 +92,7 @@ class TestPixels:
 
 
 def test_a_picture_smaller_than_ssims_window_is_named_as_too_small() -> None:
-    small = png(drawn(1, (10, 40)))
+    small = encoded(drawn(1, (10, 40)))
     with pytest.raises(ImageFault, match="11 x 11"):
         Ssim("cpu").score([made(1, small, answer=small)])
 
@@ -115,7 +116,7 @@ class TestFid:
 
     @staticmethod
     def set_of(outputs: Sequence[int]) -> list[Result]:
-        return [made(number, png(drawn(output))) for number, output in enumerate(outputs)]
+        return [made(number, encoded(drawn(output))) for number, output in enumerate(outputs)]
 
     def test_it_is_the_frechet_distance_of_two_gaussians(self) -> None:
         some = self.set_of(range(40, 52))
@@ -205,7 +206,7 @@ def test_lpips_compares_pairs_in_the_unit_range(lpips) -> None:
     outputs = [drawn(1), noisy(1, 20), drawn(1).resize((90, 70), Image.Resampling.NEAREST)]
     brought = [image.resize((48, 40), Image.Resampling.BICUBIC) for image in outputs]
     expected = [((np.asarray(image) / 255 - np.asarray(drawn(1)) / 255) ** 2).mean() for image in brought]
-    assert metric.score([made(1, png(image)) for image in outputs]) == pytest.approx(expected, abs=1e-6)
+    assert metric.score([made(1, encoded(image)) for image in outputs]) == pytest.approx(expected, abs=1e-6)
     assert expected[0] == 0 < min(expected[1:])
 
 
@@ -248,7 +249,7 @@ def test_dreamsim_is_100_times_one_minus_the_packages_distance(
     def small(seed: int) -> np.ndarray:
         return np.asarray(drawn(seed).resize((16, 16), Image.Resampling.BICUBIC)) / 255
 
-    some = [made(seed, png(drawn(seed + shift))) for seed, shift in ((1, 0), (1, 9), (2, 9))]
+    some = [made(seed, encoded(drawn(seed + shift))) for seed, shift in ((1, 0), (1, 9), (2, 9))]
     expected = [100 * (1 - abs(small(a) - small(b)).mean()) for a, b in ((1, 1), (1, 10), (2, 11))]
     assert metric.score(some) == pytest.approx(expected, abs=1e-4)
     assert metric.score(some[:1]) == [100]

@@ -7,7 +7,8 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from support.tiny_backbones import SIDE, drawn, made, png
+from support.image_files import encoded
+from support.tiny_backbones import SIDE, drawn, made
 
 from pipelines.evaluate.metrics.base import Metric
 from pipelines.evaluate.metrics.registry import make_metrics
@@ -34,7 +35,7 @@ def grams(models: dict[str, str], image: Image.Image) -> list[np.ndarray]:
 
 def test_it_is_the_mean_relative_distance_of_three_stages(models) -> None:
     outputs, styles = [drawn(n, (SIDE, SIDE)) for n in (1, 2, 3, 4)], [drawn(n, (SIDE, SIDE)) for n in (5, 6, 7, 8)]
-    some = [made(1, png(out), references=(b"", png(style))) for out, style in zip(outputs, styles, strict=True)]
+    some = [made(1, encoded(out), references=(b"", encoded(style))) for out, style in zip(outputs, styles, strict=True)]
     expected = [
         np.mean(
             [
@@ -49,7 +50,7 @@ def test_it_is_the_mean_relative_distance_of_three_stages(models) -> None:
 
 
 def test_the_style_reference_itself_scores_0_and_another_picture_more(models) -> None:
-    right, wrong = made(1, png(drawn(201))), made(1, png(drawn(1)))
+    right, wrong = made(1, encoded(drawn(201))), made(1, encoded(drawn(1)))
     scores = gram(models).score([right, wrong])
     assert scores[0] == pytest.approx(0, abs=1e-5)
     assert scores[1] > 0.01

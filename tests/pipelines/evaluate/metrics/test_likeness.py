@@ -14,7 +14,8 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from support.tiny_backbones import SIDE, WIDTH, drawn, head, made, png
+from support.image_files import encoded
+from support.tiny_backbones import SIDE, WIDTH, drawn, head, made
 
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.base import Metric
@@ -64,7 +65,7 @@ def dino_vector(models: dict[str, str], data: bytes) -> np.ndarray:
 
 
 def results(count: int = 5) -> list[Result]:
-    return [made(number, png(drawn(50 + number))) for number in range(count)]
+    return [made(number, encoded(drawn(50 + number))) for number in range(count)]
 
 
 @pytest.mark.parametrize(("name", "vector"), [("CLIP-I", clip_vector), ("DINO", dino_vector)])
@@ -86,7 +87,7 @@ def test_clip_agrees_with_the_models_own_logits_on_the_plain_words(models) -> No
     tokenizer = transformers.CLIPTokenizer.from_pretrained(models["clip"])
     words = ["a cat", "two dogs, a hat", "red"]
     some = [
-        made(n, png(drawn(n)), instruction=f"<subject>{text.replace(' ', ' <image_1> ', 1)}")
+        made(n, encoded(drawn(n)), instruction=f"<subject>{text.replace(' ', ' <image_1> ', 1)}")
         for n, text in enumerate(words)
     ]
     expected = []
@@ -100,7 +101,7 @@ def test_clip_agrees_with_the_models_own_logits_on_the_plain_words(models) -> No
 
 
 def test_a_long_instruction_is_cut_where_the_model_ends(models) -> None:
-    output = png(drawn(1))
+    output = encoded(drawn(1))
     long, longer = (made(1, output, instruction="word " * count) for count in (30, 60))
     clip = metric("CLIP", models)
     assert clip.score([long]) == clip.score([longer])
@@ -146,21 +147,21 @@ def test_a_head_for_another_clip_is_refused(models, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["CLIP-I", "DINO"])
 def test_the_answer_itself_scores_100_and_anothers_answer_less(models, name: str) -> None:
-    right = [made(number, png(drawn(number))) for number in range(4)]
-    swapped = [made(number, png(drawn((number + 1) % 4))) for number in range(4)]
+    right = [made(number, encoded(drawn(number))) for number in range(4)]
+    swapped = [made(number, encoded(drawn((number + 1) % 4))) for number in range(4)]
     scores = metric(name, models).score([*right, *swapped])
     assert scores[:4] == pytest.approx([100] * 4, abs=1e-9)
     assert max(scores[4:]) < 99.9
 
 
 def test_the_style_reference_itself_scores_100(models) -> None:
-    one = made(1, png(drawn(201)))
+    one = made(1, encoded(drawn(201)))
     assert metric("style CLIP-I", models).score([one]) == pytest.approx([100], abs=1e-9)
 
 
 class TestExclusivity:
     def test_giving_the_whole_input_back_is_the_worst(self, models) -> None:
-        back, other = made(1, png(drawn(101))), made(1, png(drawn(1)))
+        back, other = made(1, encoded(drawn(101))), made(1, encoded(drawn(1)))
         exclusivity = metric("CLIP-ES", models)
         worst, better = exclusivity.score([back, other])
         assert worst == pytest.approx(100, abs=1e-9)
@@ -180,13 +181,13 @@ class TestExclusivity:
         left, top, right, bottom = (64 * side for side in thing["box"])
         pixels = np.array(Image.open(io.BytesIO(sample.images[number - 1])).convert("RGB"))
         pixels[math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)] = (122, 116, 104)
-        output = png(drawn(1))
+        output = encoded(drawn(1))
         one = made(1, output, instruction=sample.instruction, references=sample.images[:-1], truth=truth)
-        expected = 100 * clip_vector(models, output) @ clip_vector(models, png(Image.fromarray(pixels)))
+        expected = 100 * clip_vector(models, output) @ clip_vector(models, encoded(Image.fromarray(pixels)))
         assert metric("CLIP-ES", models).score([one]) == pytest.approx([expected], rel=1e-5)
 
     def test_the_input_is_the_picture_the_select_token_speaks_of(self, models) -> None:
-        second = made(1, png(drawn(201)), instruction="as in <image_1>, <select>the cat of <image_2>")
+        second = made(1, encoded(drawn(201)), instruction="as in <image_1>, <select>the cat of <image_2>")
         assert metric("CLIP-ES", models).score([second]) == pytest.approx([100], abs=1e-9)
 
     def test_it_is_for_selective_items_with_an_input(self, models) -> None:
@@ -210,7 +211,7 @@ def test_grey_and_transparent_pictures_score_as_what_they_look_like(models, name
     white = Image.new("RGBA", clear.size, (255, 255, 255, 255))
     seen = Image.alpha_composite(white, clear).convert("RGB")
     first, second, third, fourth = metric(name, models).score(
-        [made(1, png(image)) for image in (grey, grey.convert("RGB"), clear, seen)]
+        [made(1, encoded(image)) for image in (grey, grey.convert("RGB"), clear, seen)]
     )
     assert first == pytest.approx(second, rel=1e-6)
     assert third == pytest.approx(fourth, rel=1e-6)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
-from support.tiny_backbones import drawn, made, png
+from support.image_files import encoded
+from support.tiny_backbones import drawn, made
 
 from pipelines.evaluate.item import Result
 from pipelines.evaluate.metrics.base import Metric, SetMetric
@@ -133,7 +134,7 @@ def test_the_layer_that_intels_depth_checkpoints_lack_may_be_missing(models, tmp
     save_file(kept, place / "model.safetensors", {"format": "pt"})
     condition = drawn(9).convert("L")
     known = {"references": [{"map": "depth"}]}
-    one = made(1, png(drawn(1)), references=(png(condition),), condition=1, truth=known)
+    one = made(1, encoded(drawn(1)), references=(encoded(condition),), condition=1, truth=known)
     scores = []
     for value in (models["depth"], str(place)):
         (metric,), _ = make_metrics(["depth RMSE"], {"depth": value}, "cpu", 4)
@@ -146,7 +147,7 @@ def test_the_size_of_a_batch_changes_no_score(models) -> None:
     def results() -> list[Result]:
         known = {"references": [{}, {}, {"map": "depth"}]}
         sizes = [(48, 40), (40, 48), (60, 60), (33, 70), (48, 40), (64, 32), (50, 50)]
-        return [made(n, png(drawn(n + 500, size)), condition=3, truth=known) for n, size in enumerate(sizes)]
+        return [made(n, encoded(drawn(n + 500, size)), condition=3, truth=known) for n, size in enumerate(sizes)]
 
     scores = {}
     for batch in (1, 3, 7):
