@@ -68,11 +68,11 @@ def test_build_prints_the_sums_and_where_the_report_lies(tmp_path: Path) -> None
 def test_validate_says_sound_or_exits_with_one_and_a_table(small_corpus: Path, tmp_path: Path) -> None:
     import shutil
 
-    sound = sigma("validate", str(small_corpus))
+    sound = sigma("validate", str(small_corpus), "--workers", "1")
     assert (sound.returncode, "sound" in sound.stdout) == (0, True)
     copy = shutil.copytree(small_corpus, tmp_path / "copy")
     next(copy.rglob("*.tar")).unlink()
-    broken = sigma("validate", str(copy), "--json")
+    broken = sigma("validate", str(copy), "--json", "--workers", "1")
     assert broken.returncode == 1
     assert json.loads(broken.stdout)["problems"][0]["code"] == "missing_shard"
     assert sigma("validate", str(tmp_path / "nowhere")).returncode == 2
@@ -93,7 +93,9 @@ def test_inspect_shows_the_corpus_and_a_sample_in_words_and_as_a_picture(small_c
 
 
 def test_shard_and_export_say_what_they_wrote(small_corpus: Path, tmp_path: Path) -> None:
-    part = sigma("shard", str(small_corpus), "--out", str(tmp_path / "part"), "--family", "editing", "--json")
+    part = sigma(
+        "shard", str(small_corpus), "--out", str(tmp_path / "part"), "--family", "editing", "--workers", "1", "--json"
+    )
     assert json.loads(part.stdout)["samples"] == 7
     export = sigma("shard", str(small_corpus), "--out", str(tmp_path / "parquet"), "--to", "release")
     assert "37 samples, 0 left out" in export.stdout

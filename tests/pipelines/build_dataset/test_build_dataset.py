@@ -168,6 +168,7 @@ def test_pictures_shared_between_samples_never_straddle_splits(tmp_path: Path) -
     assert len(set(split.values())) == 3
 
 
+@pytest.mark.slow
 def test_merged_corpora_keep_their_splits_and_count_what_they_share(release: Path, tmp_path: Path) -> None:
     shares = {"train": 60.0, "val": 20.0, "test": 20.0}
     first = corpora.build(tmp_path / "a", f"release:{release}", splits=shares).corpus

@@ -379,7 +379,7 @@ def test_any_flipped_bit_of_any_shard_is_found_deep(twelve_samples: Path, tmp_pa
 def test_a_cut_at_any_block_is_found_fast_though_the_commit_was_made_to_fit(corpus: Path) -> None:
     path = corpus / SHARD
     data = path.read_bytes()
-    for size in range(0, len(data) - len(END), 7 * BLOCK):
+    for size in range(0, len(data) - len(END), 17 * BLOCK):
         for ending in (b"", END):
             path.write_bytes(data[:size] + ending)
             corpora.forge_commit(corpus)
@@ -764,12 +764,13 @@ def test_a_nearly_identical_picture_in_two_splits_is_found_deep(corpus: Path) ->
 
 
 def run_validate(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
-    monkeypatch.setattr(sys, "argv", ["sigma", "validate", *words])
+    monkeypatch.setattr(sys, "argv", ["sigma", "validate", "--workers", "1", *words])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     return int(ended.value.code or 0), capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_0_on_a_sound_corpus_and_with_1_and_a_table_on_a_damaged_one(
     corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

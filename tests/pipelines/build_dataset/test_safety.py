@@ -156,9 +156,9 @@ def test_a_component_that_grows_keeps_its_split(tmp_path: Path) -> None:
 
     for seed in range(6):
         shares = {"train": 1.0, "test": 1.0}
-        corpora.write_parquet(tmp_path / f"r{seed}" / "chunk_0.parquet", rows(0, 90))
+        corpora.write_parquet(tmp_path / f"r{seed}" / "chunk_0.parquet", rows(0, 45))
         before = corpora.build(tmp_path / f"a{seed}", f"release:{tmp_path / f'r{seed}'}", splits=shares, seed=seed)
-        corpora.write_parquet(tmp_path / f"r{seed}" / "chunk_1.parquet", rows(90, 120))
+        corpora.write_parquet(tmp_path / f"r{seed}" / "chunk_1.parquet", rows(45, 60))
         after = corpora.build(tmp_path / f"b{seed}", f"release:{tmp_path / f'r{seed}'}", splits=shares, seed=seed)
         assert set(after.corpus.manifest["split"]) == set(before.corpus.manifest["split"])
 

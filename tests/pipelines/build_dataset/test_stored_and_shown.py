@@ -203,6 +203,7 @@ def test_images_without_a_range_go_to_quarantine(tmp_path: Path) -> None:
     assert "no finite value" in corpus.quarantine["message"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chosen", ["auto", "shown"])
 def test_the_same_inputs_give_the_same_bytes_for_any_number_of_workers(
     release: Path, tmp_path: Path, chosen: str

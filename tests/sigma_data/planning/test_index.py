@@ -243,6 +243,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_build_that_is_killed_leaves_nothing_half_and_no_litter_for_long(moment: str, corpus: Path) -> None:
     killed = process(corpus, MOMENTS[moment])
@@ -255,6 +256,7 @@ def test_a_build_that_is_killed_leaves_nothing_half_and_no_litter_for_long(momen
     assert [path.name.startswith(".") for path in (corpus / INDEXES).iterdir()] == [False]
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_both_get_it(corpus: Path) -> None:
     both = [process(corpus) for _ in range(2)]
     for one in both:
