@@ -15,7 +15,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -133,6 +133,15 @@ def locked(folder: Path, what: str, *, otherwise: str = "choose another --out") 
         yield
     finally:
         lock.release()
+
+
+def refuse_other_settings(place: Path, differ: Sequence[str]) -> None:
+    """Raise ConfigError if a folder was started with other settings; each is named with both its values."""
+    if differ:
+        raise ConfigError(
+            f"{place}: was started with other settings: {', '.join(differ)}; give those that it was started with, "
+            "or choose another place with --out"
+        )
 
 
 def _same(file: IO[str], path: Path) -> bool:

@@ -1,6 +1,6 @@
 """The first stage: what the model makes of every item, in batches that are the same for any number of ranks.
 
-A picture's last bits depend on what it is computed with. So batches are cut once, from the list of items
+An image's last bits depend on what it is computed with. So batches are cut once, from the list of items
 alone; a rank takes whole batches, and a batch appears on disk by rename. Running again does what is missing.
 """
 

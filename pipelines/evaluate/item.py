@@ -11,8 +11,8 @@ from typing import Any
 class Item:
     """A question of a benchmark.
 
-    `family` is the group it counts in. `references` are encoded pictures, the first is <image_1>;
-    `answer` is the encoded reference answer, where there is one, `words` the right answer in words.
+    `family` is the group it counts in. `references` are encoded images, the first is <image_1>;
+    `answer` is the encoded reference answer, if any, `words` the right answer in words.
     `size` (width, height) is what the output should have; None leaves it to the model. `condition` and
     `style` are the numbers of the references that hold a control map or a style, 0 without. `truth`
     is what is known exactly: its keys are the benchmark's own. `question` is the same for items that differ in
@@ -34,7 +34,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Result:
-    """An item with what a model made: an encoded picture, or words, or why there is nothing."""
+    """An item with what a model made: an encoded image, or words, or why there is nothing."""
 
     item: Item
     picture: bytes | None = None

@@ -1,6 +1,6 @@
 """The folder of an evaluation: taken by one process at a time, and by one set of settings only.
 
-`settings.json` says all that pictures were made from. Going on under other settings would mix two runs,
+`settings.json` says all that images were made from. Going on under other settings would mix two runs,
 so it is refused; where things lie, what the run is called, and versions of programs may change.
 """
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipelines.common.folder_lock import LOCK, FolderLock
+from pipelines.common.folder_lock import LOCK, FolderLock, refuse_other_settings
 from pipelines.evaluate.generate import GENERATED, Generation
 from pipelines.evaluate.item import Item
 from pipelines.evaluate.questions import Asked
@@ -26,10 +26,10 @@ from sigma_model.loading import ModelDescription
 SETTINGS = "settings.json"
 
 _MAY_CHANGE = frozenset({"name", "benchmark", "model", "base", "torch", "sigma"})
-"""What a later run into the folder may change: names and places, which change no picture, and `_VERSIONS`."""
+"""What a later run into the folder may change: names and places, which change no image, and `_VERSIONS`."""
 
 _VERSIONS = ("torch", "sigma")
-"""What may change a picture's last bits, and is no reason to begin anew: all that made pictures are recorded."""
+"""What may change an image's last bits, and is no reason to begin anew: all that made images are recorded."""
 
 _THEN = ", then "
 
@@ -86,11 +86,7 @@ def enter(out: Path, settings: Mapping[str, Any], *, complete: bool) -> dict[str
             for name in dict.fromkeys([*settings, *there])
             if name not in _MAY_CHANGE and there.get(name) != settings.get(name)
         ]
-        if differ:
-            raise ConfigError(
-                f"{out}: was begun with other settings: {', '.join(differ)}; give those that it was begun with, "
-                "or choose another place with --out"
-            )
+        refuse_other_settings(out, differ)
         for name in _VERSIONS:
             made_by, now = there.get(name), entered[name]
             if made_by is not None:

@@ -41,14 +41,14 @@ logger = logging.getLogger(__name__)
 USUAL_METRICS: Mapping[str, tuple[str, ...]] = {"sigma": NAMES, "world": (), "geneval": ("CLIP", "AES"), "cv-bench": ()}
 """The general metrics of a benchmark, where the user does not choose: those that its questions are scored with.
 
-The world's own are exact, and a benchmark that is answered in words has no pictures to look at.
+The world's own are exact, and a benchmark that is answered in words has no images to look at.
 """
 
 GENEVAL = "geneval"
 """The folder for GenEval's own scorer."""
 
 _METRIC_BATCH = 32
-"""Pictures that go through a metric's model at once."""
+"""Images that go through a metric's model at once."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def _wanted(benchmark: Benchmark, options: EvalOptions) -> tuple[str, ...]:
 
 
 def _check_recorded(spec: str, settings: Mapping[str, Any], options: EvalOptions) -> None:
-    """Raises ConfigError where something was asked for that pictures on disk were not made with.
+    """Raises ConfigError where something was asked for that images on disk were not made with.
 
     What has the usual value was not asked for, as far as can be told.
     """
@@ -325,7 +325,7 @@ def _share(
     assert options.model is not None
     if device == "cuda" and options.device_map is None:
         device = f"cuda:{rank % torch.cuda.device_count()}"
-    # Sums are rounded by how they are split over threads: with one, pictures are the same for any number of ranks.
+    # Sums are rounded by how they are split over threads: with one, images are the same for any number of ranks.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

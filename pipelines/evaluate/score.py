@@ -79,7 +79,7 @@ def score_metric(
 ) -> None:
     """Score all results and write the file; `progress(results)` as it goes on.
 
-    A result without a picture, and one whose pictures a metric cannot read, has no score, but the reason.
+    A result without an image, and one whose images a metric cannot read, has no score, but the reason.
     """
     if isinstance(metric, SetMetric):
         write(folder, metric.name, _score_set(metric, results, of))

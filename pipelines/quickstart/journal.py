@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pipelines.common.folder_lock import LOCK, FolderLock
+from pipelines.common.folder_lock import LOCK, FolderLock, refuse_other_settings
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
 
@@ -75,11 +75,7 @@ class Journal:
             for name, value in self._asked.items()
             if asked.get(name) != value
         ]
-        if differ:
-            raise ConfigError(
-                f"{self._out}: was begun with other settings: {', '.join(differ)}; give those that it was begun with, "
-                "or choose another place with --out"
-            )
+        refuse_other_settings(self._out, differ)
 
     def _write(self) -> None:
         try:

@@ -30,7 +30,7 @@ CONFIG = CONFIGS / "quickstart.yaml"
 SPLITS = {"train": 88.0, "val": 2.5, "test": 9.5}
 """More test samples than usual: of 2,000 there are 20 of each family and more, which is what intervals need."""
 SIZE = 64
-"""Pixels of the world's pictures."""
+"""Pixels of the world's images."""
 EXAMPLE = "stylization"
 """The family of which a question is laid out to play with: it speaks of two references."""
 
@@ -223,7 +223,7 @@ class Stages:
         }
 
     def _generation(self) -> Generation:
-        """Pictures are made as those that a validation shows."""
+        """Images are made as those that a validation shows."""
         from pipelines.evaluate.generate import Generation
         from sigma_model.sampling.settings import Guidance, SamplingSettings
 
@@ -261,7 +261,7 @@ class Stages:
         }  # fmt: skip
 
     def _example_command(self, example: Facts) -> str:
-        """The command that asks the question, whose pictures are laid out again where they are not there."""
+        """The command that asks the question, whose images are laid out again where they are not there."""
         pictures = [self.example / name for name in example["pictures"]]
         if not all(picture.exists() for picture in pictures):
             self._lay_out_example()

@@ -1,6 +1,6 @@
-"""GenEval: prompts of six tags, four pictures each; its folder layout, and its score after a detector.
+"""GenEval: prompts of six tags, four images each; its folder layout, and its score after a detector.
 
-No detector is bundled. Without one the pictures are written as the official scorer expects them; with one other
+No detector is bundled. Without one the images are written as the official scorer expects them; with one other
 than the official Mask2Former the number is of another name.
 """
 
@@ -24,10 +24,10 @@ from sigma_data.images.decode import ImageFault, load
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
 _BLACK = 512
-"""Side in pixels of what is written for a failed picture; a detector scales what it is given, so any size does."""
+"""Side in pixels of what is written for a failed image; a detector scales what it is given, so any size does."""
 
 Detector = Callable[[bytes], Sequence[Detection]]
-"""An encoded picture -> what is in it."""
+"""An encoded image -> what is in it."""
 
 CORRECT = MetricInfo("geneval-correct", "1", "up", (
     "1 where a detector finds in the picture what the prompt asks for, else 0, by GenEval's rules: scores above 0.3"
@@ -80,7 +80,7 @@ class GenEval(Benchmark):
         self.prompts = _read(_file(Path(path)))
 
     def items(self) -> list[Item]:
-        """An item a picture, `NNNNN-k`."""
+        """An item an image, `NNNNN-k`."""
         return [
             Item(
                 id=f"{number:05d}-{picture:04d}",
@@ -94,11 +94,11 @@ class GenEval(Benchmark):
         ]
 
     def own_scores(self, results: Sequence[Result]) -> list[Score]:
-        """A failed picture is not correct: it scores 0, with the reason. Without a detector there are no scores."""
+        """A failed image is not correct: it scores 0, with the reason. Without a detector there are no scores."""
         return [] if self.detector is None else [_score(result, self.detector) for result in results]
 
     def summary(self, results: Sequence[Result], scores: Sequence[Score]) -> dict[str, float]:
-        """The accuracy of each tag over its pictures, and `overall`, their plain mean where all six are there."""
+        """The accuracy of each tag over its images, and `overall`, their plain mean where all six are there."""
         if self.detector is None:
             return {}
         tags = {
@@ -121,8 +121,8 @@ def _score(result: Result, detector: Detector) -> Score:
 def write_folder(results: Sequence[Result], folder: Path) -> None:
     """Write `NNNNN/metadata.jsonl` and `NNNNN/samples/KKKK.png` as GenEval's scorer reads them.
 
-    The official scorer divides by the pictures it finds, so a failed one would be left out of its figures instead
-    of counted as wrong. Its place is taken by a black picture, in which nothing is to be found.
+    The official scorer divides by the images it finds, so a failed one would be left out of its figures instead
+    of counted as wrong. Its place is taken by a black image, in which nothing is to be found.
     """
     from PIL import Image
 

@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True)
 class Detection:
-    """An object found in a picture: class name, score 0..1, box (x0, y0, x1, y1) in pixels, colour name if known."""
+    """An object found in an image: class name, score 0..1, box (x0, y0, x1, y1) in pixels, colour name if known."""
 
     name: str
     score: float
@@ -32,7 +32,7 @@ class Detection:
 
 
 def correct(prompt: Mapping[str, Any], detections: Sequence[Detection]) -> bool:
-    """Whether a picture fits its prompt: `tag`, `include` and perhaps `exclude` of a metadata line."""
+    """Whether an image fits its prompt: `tag`, `include` and perhaps `exclude` of a metadata line."""
     least = LEAST_SCORE_COUNTING if prompt["tag"] == "counting" else LEAST_SCORE
     found: dict[str, list[Detection]] = {}
     for detection in sorted(detections, key=lambda one: -one.score):

@@ -1,4 +1,4 @@
-"""From samples to items: one item a turn whose answer is a picture, its references numbered as the model sees them."""
+"""From samples to items: one item a turn whose answer is an image, its references numbered as the model sees them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def corpus_samples(path: str, split: str) -> Iterator[Sample]:
 def items_of(sample: Sample) -> Iterator[Item]:
     """The items of a sample; a turn answered in words gives none.
 
-    A later turn sees the references and then the true answers of earlier turns. A picture without bytes stands as
+    A later turn sees the references and then the true answers of earlier turns. An image without bytes stands as
     b"" among the references. Raises ConfigError for a turn without any answer.
     """
     pictures = {image.number: image.data or b"" for image in sample.images}

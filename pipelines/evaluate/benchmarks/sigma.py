@@ -1,6 +1,6 @@
 """The SIGMA-Benchmark: rows of the release's parquet, or the samples of a corpus's split.
 
-It asks for pictures and has no scores of its own: what it reports are general metrics, one main a family.
+It asks for images and has no scores of its own: what it reports are general metrics, one main a family.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sigma_data.sources import open_source, source_spec
 class SigmaBenchmark(Benchmark):
     """`path`: a parquet file, a folder of them, or a corpus, of which `split` (test) is asked.
 
-    An item's reference answer is the last picture of its row. In the release, where a row does not say its
+    An item's reference answer is the last image of its row. In the release, where a row does not say its
     family, it is inferred as `sigma build-dataset` does.
     """
 

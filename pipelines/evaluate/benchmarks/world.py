@@ -29,7 +29,7 @@ from sigma_data.sample import Family, Sample
 from sigma_data.synthetic.draw import render
 
 VISIBLE = 5.0
-"""Two pictures differ in a cell where its colours are farther apart than this (Delta E)."""
+"""Two images differ in a cell where its colours are farther apart than this (Delta E)."""
 _FEWEST = 4
 """An alternative or a change that shows in fewer cells than this is not asked about."""
 _LEAST_COVER = 4.0

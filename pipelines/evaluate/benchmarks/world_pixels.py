@@ -1,7 +1,7 @@
 """Measurements on pixels for the world: colour distances on a coarse grid, silhouettes, best shifts.
 
 Everything is measured on GRID x GRID cell means, so that fine grain (halftone dots, an autoencoder's blur) counts
-for nothing and pictures of any size compare. Letters: G = GRID.
+for nothing and images of any size compare. Letters: G = GRID.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def lab(rgb: npt.NDArray[Any]) -> Grid:
 
 
 def cells(picture: Image.Image) -> Grid:
-    """The mean colour of every cell of a picture stretched over the grid, CIELAB [G, G, 3]."""
+    """The mean colour of every cell of an image stretched over the grid, CIELAB [G, G, 3]."""
     return lab(np.asarray(picture.convert("RGB").resize((GRID, GRID), Image.Resampling.BOX)))
 
 
@@ -77,7 +77,7 @@ def _cover(thing: Thing) -> Grid:
 
 
 def shift(output: Grid, answer: Grid, cover: Grid) -> float:
-    """How far from its place in the answer a thing is found in the output, in sides of the picture.
+    """How far from its place in the answer a thing is found in the output, in sides of the image.
 
     The thing and the ring of cells around it are cut out of the answer [G, G, 3] by its silhouette `cover` [G, G]
     and laid over the output wherever the thing stays inside; the place of least colour distance counts. Where

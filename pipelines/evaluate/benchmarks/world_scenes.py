@@ -29,12 +29,12 @@ ATTRIBUTES = (*SCENE_ATTRIBUTES, *THING_ATTRIBUTES, "extras")
 """All that alternatives are made of; `extras` are objects of a reference that the answer does not have."""
 
 _FAR = 0.08
-"""Two places of an object differ where they are farther apart than this, in sides of the picture."""
+"""Two places of an object differ where they are farther apart than this, in sides of the image."""
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """A wrong answer. `thing` is the object whose attribute is wrong, -1 for the picture as a whole.
+    """A wrong answer. `thing` is the object whose attribute is wrong, -1 for the image as a whole.
 
     `leak`: whether the wrong value stands in a reference.
     """

@@ -47,7 +47,7 @@ class Measure(ABC):
     def applies(self, item: Item) -> bool:
         """Whether the item has what the metric compares with; no model is asked.
 
-        Raises ImageFault where it takes a look at a picture that cannot be decoded.
+        Raises ImageFault where it takes a look at an image that cannot be decoded.
         """
 
 
@@ -56,9 +56,9 @@ class Metric(Measure):
 
     @abstractmethod
     def score(self, results: Sequence[Result]) -> list[float]:
-        """One number a result, in order; all have pictures, and the metric applies to their items.
+        """One number a result, in order; all have images, and the metric applies to their items.
 
-        Raises ImageFault where a picture cannot be decoded or is too small.
+        Raises ImageFault where an image cannot be decoded or is too small.
         """
 
 
@@ -69,7 +69,7 @@ class SetMetric(Measure):
 
     @abstractmethod
     def score_set(self, results: Sequence[Result]) -> float:
-        """The number of the set; all have pictures, and the metric applies to their items.
+        """The number of the set; all have images, and the metric applies to their items.
 
         Raises ValueError for fewer than `least`, ImageFault as `Metric.score` does.
         """
@@ -88,7 +88,7 @@ def answer_of(result: Result) -> bytes:
 
 
 def at_size(picture: bytes, size: tuple[int, int]) -> Image.Image:
-    """The picture as RGB at `size` (width, height): Pillow's bicubic filter, antialiased.
+    """The image as RGB at `size` (width, height): Pillow's bicubic filter, antialiased.
 
     Not the resampling of `sigma_data.images.resample`, which serves the model: scores must not change with it.
     """

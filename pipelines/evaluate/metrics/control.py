@@ -37,8 +37,8 @@ class Condition(Enum):
 def condition_of(item: Item) -> Condition:
     """The kind of the item's condition.
 
-    Truth of the embedded `world` corpus says it (`references[n - 1]["map"]`). Otherwise the picture does: colours
-    make it a picture; in a grey one, fewer than a tenth of the pixels between 64 and 191 make it an edge map.
+    Truth of the embedded `world` corpus says it (`references[n - 1]["map"]`). Otherwise the image does: colours
+    make it an image; in a grey one, fewer than a tenth of the pixels between 64 and 191 make it an edge map.
     Raises ImageFault where it cannot be decoded.
     """
     described = item.truth.get("references", ())
@@ -118,7 +118,7 @@ class DepthRmse(Metric):
         return found
 
     def _depths(self, pictures: Sequence[bytes]) -> list[Tensor]:
-        """The inverse depth [h, w] of each picture; those that the processor makes alike in size go together."""
+        """The inverse depth [h, w] of each image; those that the processor makes alike in size go together."""
         import torch
 
         inputs: list[Any] = [

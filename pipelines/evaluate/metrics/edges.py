@@ -24,7 +24,7 @@ def canny(grey: Pixels, low: int, high: int) -> Edges:
     to such a one by a chain of its like (8 neighbours).
     """
     across, down = _sobel(grey)
-    norm = np.pad(np.abs(across) + np.abs(down), 1)  # outside the picture there is no gradient
+    norm = np.pad(np.abs(across) + np.abs(down), 1)  # outside the image there is no gradient
     peaks = _maxima(across, down, norm) & (norm[1:-1, 1:-1] > low)
     return _joined(peaks, peaks & (norm[1:-1, 1:-1] > high))
 

@@ -1,4 +1,4 @@
-"""Embeddings of pictures and texts by CLIP, of pictures by DINOv2: each picture embedded once, whoever asks.
+"""Embeddings of images and texts by CLIP, of images by DINOv2: each image embedded once, whoever asks.
 
 CLIP, CLIP-I, CLIP-ES, style and AES share one backbone, and answers and references recur between items and runs.
 """
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Embeddings:
-    """Unit embeddings of encoded pictures under one backbone.
+    """Unit embeddings of encoded images under one backbone.
 
-    `encode` takes pictures and gives [n, D]. What was embedded is kept for as long as this lives, by the SHA-256
-    of the encoded picture: 4 D bytes each, 3 KB for CLIP ViT-L/14.
+    `encode` takes images and gives [n, D]. What was embedded is kept for as long as this lives, by the SHA-256
+    of the encoded image: 4 D bytes each, 3 KB for CLIP ViT-L/14.
     """
 
     def __init__(self, encode: Callable[[list[Image.Image]], Tensor], batch: int) -> None:
@@ -34,7 +34,7 @@ class Embeddings:
         self._kept: dict[bytes, npt.NDArray[np.float32]] = {}
 
     def __call__(self, pictures: Sequence[bytes]) -> Floats:
-        """[n, D], rows of length 1. Raises ImageFault where a picture cannot be decoded."""
+        """[n, D], rows of length 1. Raises ImageFault where an image cannot be decoded."""
         keys = [hashlib.sha256(picture).digest() for picture in pictures]
         new = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._kept}
         for some in chunks(list(new.items()), self._batch):
@@ -44,7 +44,7 @@ class Embeddings:
 
 
 class Clip:
-    """A CLIP model: `pictures` gives unit embeddings of pictures, `texts` those of texts.
+    """A CLIP model: `pictures` gives unit embeddings of images, `texts` those of texts.
 
     Raises ConfigError and Unavailable as `weights.pretrained` does.
     """
@@ -87,7 +87,7 @@ class Clip:
 
 
 class Dino:
-    """A DINOv2 model: `pictures` gives unit CLS embeddings of pictures, taken after the last norm.
+    """A DINOv2 model: `pictures` gives unit CLS embeddings of images, taken after the last norm.
 
     Raises ConfigError and Unavailable as `weights.pretrained` does.
     """
@@ -107,7 +107,7 @@ class Dino:
 
 
 def unit(vectors: npt.NDArray[np.float32]) -> Floats:
-    """[n, D] -> [n, D] with rows of length 1, in double precision: a picture's cosine with itself is 1."""
+    """[n, D] -> [n, D] with rows of length 1, in double precision: an image's cosine with itself is 1."""
     exact = vectors.astype(np.float64)
     lengths: Floats = np.linalg.norm(exact, axis=1, keepdims=True)
     return exact / lengths

@@ -29,7 +29,7 @@ _MOST = 100.0
 
 
 class _AgainstAnswer(Metric):
-    """A number for a pair of pictures of one size."""
+    """A number for a pair of images of one size."""
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -43,7 +43,7 @@ class _AgainstAnswer(Metric):
 
     @abstractmethod
     def pair(self, output: Tensor, answer: Tensor) -> float:
-        """The number for two pictures [1, 3, h, w] of float64 in 0..1."""
+        """The number for two images [1, 3, h, w] of float64 in 0..1."""
 
     def _unit_pair(self, result: Result) -> tuple[Tensor, Tensor]:
         import torch
@@ -68,7 +68,7 @@ class Psnr(_AgainstAnswer):
         self._functional = package("torchmetrics.functional.image", EXTRA)
 
     def pair(self, output: Tensor, answer: Tensor) -> float:
-        # Equal pictures give infinity, which no mean survives.
+        # Equal images give infinity, which no mean survives.
         return min(float(self._functional.peak_signal_noise_ratio(output, answer, data_range=1.0)), _MOST)
 
 

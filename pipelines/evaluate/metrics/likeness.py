@@ -21,7 +21,7 @@ from sigma_data.sample import Family
 _SCALE = "-100 to 100"
 
 _GREY = (122, 116, 104)
-"""The mean colour of CLIP's training pictures: zero after its normalisation."""
+"""The mean colour of CLIP's training images: zero after its normalisation."""
 
 _HEAD = tuple(f"layers.{number}" for number in (0, 2, 4, 6, 7))
 _LAION = "sac+logos+ava1-l14-linearMSE.pth"
@@ -50,7 +50,7 @@ class TextLikeness(Metric):
 
 
 class _Likeness(Metric):
-    """100 times the cosine of the output's embedding and that of another picture."""
+    """100 times the cosine of the output's embedding and that of another image."""
 
     scale = _SCALE
 
@@ -62,7 +62,7 @@ class _Likeness(Metric):
 
     @abstractmethod
     def other(self, result: Result) -> bytes:
-        """The encoded picture to compare the output with."""
+        """The encoded image to compare the output with."""
 
     def score(self, results: Sequence[Result]) -> list[float]:
         outputs = self._embed([picture_of(result) for result in results])
@@ -175,7 +175,7 @@ def _region(item: Item, number: int) -> Sequence[float] | None:
 
 
 def _masked(source: bytes, region: Sequence[float]) -> bytes:
-    """The picture as PNG with the region painted over, rounded outwards to whole pixels."""
+    """The image as PNG with the region painted over, rounded outwards to whole pixels."""
     picture = load(source)
     left, top, right, bottom = region
     box = (

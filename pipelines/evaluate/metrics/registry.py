@@ -1,4 +1,4 @@
-"""All metrics of pictures by name, and which of them can run here."""
+"""All metrics of images by name, and which of them can run here."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def make_metrics(
     """The metrics, and by name the reason for each that cannot run here.
 
     `wanted` are names of metrics, None for all. `models` gives backbones (the keys of `weights.DEFAULTS`) a hub
-    name or a directory of their own. `device` is torch's name for it; `batch` pictures go through a model at once.
+    name or a directory of their own. `device` is torch's name for it; `batch` images go through a model at once.
 
     Raises:
         ConfigError: a metric or a backbone that does not exist, a directory that is not there or does not hold

@@ -83,7 +83,7 @@ def fetched(key: str, value: str) -> Path:
 
 
 def pretrained(key: str, value: str, kind: str, device: str) -> tuple[Any, Any, Path]:
-    """A transformers model of the class `kind`, float32 in evaluation mode, its picture processor, its directory.
+    """A transformers model of the class `kind`, float32 in evaluation mode, its image processor, its directory.
 
     Raises ConfigError where a directory does not hold such a model whole, otherwise as `fetched` does.
     """

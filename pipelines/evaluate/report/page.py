@@ -171,10 +171,10 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _samples(runs: Sequence[RunScores], picture_bytes: int) -> tuple[dict[str, Any], list[Thumbnail]]:
-    """What the script draws samples from, and the pictures that it names by number.
+    """What the script draws samples from, and the images that it names by number.
 
-    An item is [id, family, instruction, references, answer, words, a run: null or [picture, text, failure, values,
-    reasons]]. Families, metrics and pictures are numbers; -1 is no picture. Equal pictures are kept once.
+    An item is [id, family, instruction, references, answer, words, a run: null or [image, text, failure, values,
+    reasons]]. Families, metrics and images are numbers; -1 is no image. Equal images are kept once.
     """
     numbers: dict[bytes, int] = {}
     originals: list[bytes] = []
@@ -238,7 +238,7 @@ def _outcome(result: Result, scores: Mapping[str, Score], known: Mapping[str, in
 
 
 def _part(kind: str, words: str) -> Any:
-    """A part of an instruction: words, the number of a picture, or an attribute in a list."""
+    """A part of an instruction: words, the number of an image, or an attribute in a list."""
     if kind == "text":
         return words
     return [words] if kind == "attribute" else int(words)
@@ -257,7 +257,7 @@ def _cut(text: str | None, longest: int) -> str | None:
 
 
 def _blocks(pictures: Sequence[Thumbnail]) -> list[str]:
-    """Pictures in blocks, a line of base64 each, so that the script reads only those that it shows."""
+    """Images in blocks, a line of base64 each, so that the script reads only those that it shows."""
     lines = [base64.b64encode(thumb.data or b"").decode() for thumb in pictures]
     return ["\n".join(lines[at : at + _PICTURES_A_BLOCK]) for at in range(0, len(lines), _PICTURES_A_BLOCK)]
 

@@ -63,7 +63,7 @@ _NOTHING = Estimate(None, None, None)
 
 
 def tables(runs: Sequence[RunScores], rows: Sequence[Sequence[Row]]) -> tuple[Table, ...]:
-    """Aggregates where there are any, then everything together, then each family.
+    """Aggregates if any, then everything together, then each family.
 
     `rows` are the runs' `aggregate`, in the same order. With a single family nothing is said twice.
     """

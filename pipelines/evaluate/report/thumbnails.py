@@ -1,6 +1,6 @@
-"""Small copies of many pictures within a fixed number of bytes: the more pictures, the smaller each.
+"""Small copies of many images within a fixed number of bytes: the more images, the smaller each.
 
-What a picture may weigh is what is left of the budget, shared over those to come; so it depends on the pictures
+What an image may weigh is what is left of the budget, shared over those to come; so it depends on the images
 alone, and not on how many threads shrink them.
 """
 
@@ -34,7 +34,7 @@ class Thumbnail:
 
 
 def thumbnails(pictures: Sequence[bytes], budget: int) -> list[Thumbnail]:
-    """A thumbnail a picture, in order, `budget` bytes together at most.
+    """A thumbnail an image, in order, `budget` bytes together at most.
 
     One that cannot be decoded, or for which nothing is left, has no data.
     """

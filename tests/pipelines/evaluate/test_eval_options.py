@@ -1,4 +1,4 @@
-"""Split, number format and length of answers: typed, recorded, refused where a folder was begun with others."""
+"""Split, number format and length of answers: typed, recorded, refused where a folder was started with others."""
 
 from __future__ import annotations
 

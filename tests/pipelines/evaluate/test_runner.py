@@ -180,7 +180,7 @@ def test_other_settings_are_refused_by_name_and_nothing_changes(
     changes: dict[str, Any], named: list[str], copy: Change, never: None
 ) -> None:
     before = (copy().out / "settings.json").read_bytes()
-    with pytest.raises(ConfigError, match="was begun with other settings") as refused:
+    with pytest.raises(ConfigError, match="was started with other settings") as refused:
         evaluate(copy(**changes))
     assert all(name in str(refused.value) for name in named), str(refused.value)
     assert str(refused.value).count(" there, ") == len(named)
