@@ -254,7 +254,7 @@ def weigh(items: int, folder: Path) -> None:
 
     options = partial(EvalOptions, f"sigma:{folder / 'release.parquet'}", folder / "out", model="tiny", metrics=("F1",))
     told = {"pictures": round(weight * (REFERENCES + 2) / (REFERENCES + 1))}
-    with mock.patch.object(generate_module, "make_pictures", stand_in):
+    with mock.patch.object(generate_module, "make_images", stand_in):
         for stage in (Stage.GENERATE, Stage.SCORE, Stage.REPORT):
             evaluate(options(stage=stage))
             told[stage.value] = peak_memory()

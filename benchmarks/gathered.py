@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma_data.loading.batch import PackedBatch, Specials, TokenTags, collate, grid_places
+from sigma_data.loading.batch import PackedBatch, Specials, TokenTags
+from sigma_data.loading.collate import collate, grid_places
 from sigma_model.attention import Attention
 from sigma_model.attention_mask import dense_mask
 from sigma_model.backbone import Backbone
@@ -21,8 +22,9 @@ from sigma_model.embed import rotary, rotate
 from sigma_model.experts import Layer, Rotary
 from sigma_model.model import SigmaModel, widths
 from sigma_model.sampling.cache import Cache, prefill
+from sigma_model.sampling.context import Context
 from sigma_model.sampling.guidance import combine
-from sigma_model.sampling.sampler import Branches, Context
+from sigma_model.sampling.sampler import Branches
 from sigma_model.sampling.settings import Guidance
 
 

@@ -71,7 +71,7 @@ def ours(place: Place) -> Stream:
     dataset = PackDataset([index], planner.recipe, encoder, GEOMETRY, WIDTHS)
     for loaded in Loader(planner, dataset, settings=LoaderSettings(workers=WORKERS, prefetch=AHEAD)):
         batch = loaded.batch
-        yield Delivery(batch.names, (*batch.pictures, batch.patches))
+        yield Delivery(batch.names, (*batch.images, batch.patches))
 
 
 def bare(place: Place) -> Stream:

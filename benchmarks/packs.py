@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 
-from sigma_data.loading.batch import Item, PackedBatch, Widths, collate
-from sigma_data.sequence.layout import Kind, Segment, without_references, without_text
-from sigma_model.sampling.sampler import Context
+from sigma_data.loading.batch import Item, PackedBatch, Widths
+from sigma_data.loading.collate import collate
+from sigma_data.sequence.guidance_layouts import without_references, without_text
+from sigma_data.sequence.layout import Kind, Segment
+from sigma_model.sampling.context import Context
 
 Grid = tuple[int, int]
 WIDTHS = Widths(latent=64, patch=588, latent_grid=64, patch_grid=70)

@@ -25,14 +25,17 @@ from torch import Tensor
 
 from sigma_data.errors import SigmaError
 from sigma_data.images.resize_rule import ResizeRule
-from sigma_data.loading.batch import PackedBatch, collate
+from sigma_data.loading.batch import PackedBatch
+from sigma_data.loading.collate import collate
 from sigma_model.attention_mask import block_mask, dense_mask
 from sigma_model.checkpoint_io import load_model, released_name
 from sigma_model.config import VaeConfig
 from sigma_model.model import widths
 from sigma_model.sampling.cache import Cache, prefill
-from sigma_model.sampling.sampler import Context, decode_text, sample_latents
+from sigma_model.sampling.context import Context
+from sigma_model.sampling.sampler import sample_latents
 from sigma_model.sampling.settings import Guidance, Rescale
+from sigma_model.sampling.text_decoder import decode_text
 from sigma_model.vae import Vae
 
 TOLERANCE = 1e-4

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sigma_data.images.resample import patchify
-from sigma_data.loading.batch import Item, PackedBatch, collate
+from sigma_data.loading.batch import Item, PackedBatch
+from sigma_data.loading.collate import collate
 from sigma_data.sequence.layout import Kind, Segment
 from sigma_model.config import ModelConfig
 from sigma_model.model import widths
-from sigma_model.sampling.sampler import Context
+from sigma_model.sampling.context import Context
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from pipelines.train.distributed.parallelize import parallelize
 from pipelines.train.distributed.process_group import ProcessGroup, start_process_group, stop_process_group
 from pipelines.train.estimate.flops import peak_flops, training_flops, work_of
 from pipelines.train.optimizer import make_optimizer
-from sigma_data.loading.batch import PackedBatch, collate
+from sigma_data.loading.batch import PackedBatch
+from sigma_data.loading.collate import collate
 from sigma_data.sequence.layout import Segment
 from sigma_model.config import ModelConfig, preset
 from sigma_model.experts import Layer

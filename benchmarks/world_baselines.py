@@ -35,6 +35,7 @@ from pipelines.evaluate.runner import Evaluation, limited
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.images.decode import load
 from sigma_data.images.resample import resized
+from sigma_data.sequence.layout import Kind
 from sigma_model.config import VAE_FILE, find_file
 from sigma_model.loading import read_blueprint
 from sigma_model.vae import Vae
@@ -81,7 +82,7 @@ def through_autoencoder(model: str) -> Answer:
     vae = Vae.load(find_file(VAE_FILE, *blueprint.places), blueprint.config.vae)
 
     def answer(item: Item) -> Image.Image:
-        size, _ = blueprint.geometry.latents(size_of(item))
+        size, _ = blueprint.geometry.fit(Kind.TARGET, size_of(item))
         pixels = torch.from_numpy(resized(item.answer, size)).permute(2, 0, 1)
         (given,) = vae.decode(vae.encode([pixels]))
         return Image.fromarray((given.clamp(-1, 1) * 127.5 + 127.5).round().byte().permute(1, 2, 0).numpy())

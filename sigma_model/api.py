@@ -14,7 +14,7 @@ from sigma_data.errors import ConfigError
 from sigma_data.storage.paths import model_path
 from sigma_model.dtypes import DType, Quantization
 from sigma_model.loading import LoadedModel, load_bundle
-from sigma_model.sampling.generate import Request, answer_in_words, check_prompt, make_pictures
+from sigma_model.sampling.generate import Request, answer_in_words, check_prompt, make_images
 from sigma_model.sampling.settings import Order, SamplingSettings
 
 Reference = bytes | str | PathLike[str] | Pillow.Image
@@ -47,7 +47,7 @@ class Model:
         cannot be used, before anything is computed.
         """
         request = self._request(prompt, images, size=size, seed=seed, order=order)
-        return make_pictures(self.parts, [request], settings or SamplingSettings(), progress=progress)[0]
+        return make_images(self.parts, [request], settings or SamplingSettings(), progress=progress)[0]
 
     def answer(
         self,

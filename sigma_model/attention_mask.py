@@ -29,9 +29,9 @@ _IMAGE = Run._fields.index("image")
 def visible(q: TokenTags, k: TokenTags, *, group_mask: bool) -> Tensor:
     """Whether token q sees token k; the fields broadcast against one another.
 
-    Inside a sample: a picture's tokens see one another, text is causal, both see all segments before
+    Inside a sample: an image's tokens see one another, text is causal, both see all segments before
     theirs, but a noised target is seen by its own segment only. With the group mask an attribute
-    token sees no reference picture's token of another group.
+    token sees no reference image's token of another group.
     """
     same = q.segment == k.segment
     inside = same & (q.image | (k.place <= q.place))

@@ -10,7 +10,6 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from sigma_data.storage.files import with_temporary
 from sigma_model.config import ModelConfig, refuse_shadow, weight_files
 from sigma_model.initialization import fresh_tensor
 from sigma_model.model import SigmaModel
-from sigma_model.model_files import refuse_wrapped
+from sigma_model.model_files import StoredTensor, refuse_wrapped, stored_tensors
 from sigma_model.position_extension import extended_table, may_extend
 from sigma_model.state_dict_adapter import PATCH_EMBEDDING, PROJECTION, unwrapped
 from sigma_model.state_dict_adapter import our_name as our_name
@@ -47,17 +46,6 @@ def expected(model: nn.Module) -> dict[str, torch.Size]:
     return {released_name(name): tensor.shape for name, tensor in model.state_dict(keep_vars=True).items()}
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A tensor in a file: where its bytes lie (`start` up to `end`, from the file's beginning) and what they are."""
-
-    path: Path
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
-
-
 class Checkpoint:
     """The tensors in a directory's weight files, under released names, known from the headers; data is read on demand.
 
@@ -71,10 +59,10 @@ class Checkpoint:
         self.files = weight_files(directory)
         if not self.files:
             raise ConfigError(f"{directory}: has no ema.safetensors or model.safetensors: download the weights there")
-        self.tensors: dict[str, Stored] = {}
+        self.tensors: dict[str, StoredTensor] = {}
         strip = config.strip_prefix if config is not None else ()
         for path in self.files:
-            for full, stored in _header(path).items():
+            for full, stored in stored_tensors(path, complete=True).items():
                 name = unwrapped(full, strip)
                 if strip and name == _AVERAGED_STEPS:
                     continue
@@ -271,31 +259,6 @@ def init_model(
         assign(model, name, fresh_tensor(config, name, empty.shape, seed=seed).to(device=device, dtype=dtype))
     _assert_complete(model)
     return model
-
-
-def _header(path: Path) -> dict[str, Stored]:
-    """What a safetensors file holds. Raises ConfigError where it is damaged or shorter than its header says."""
-    try:
-        total = path.stat().st_size
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            if size > min(100_000_000, total - 8):
-                raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(size))
-        tensors = {}
-        for name, entry in header.items():
-            if name != "__metadata__":
-                shape = tuple(int(side) for side in entry["shape"])
-                start, end = (8 + size + int(offset) for offset in entry["data_offsets"])
-                if min(shape, default=0) < 0 or not 8 + size <= start <= end:
-                    raise ValueError(f"{name} has an impossible place")
-                tensors[name] = Stored(path, str(entry["dtype"]), shape, start, end)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ConfigError(f"{path}: not a safetensors file ({error}): download it again") from None
-    promised = max((stored.end for stored in tensors.values()), default=0)
-    if promised > total:
-        raise ConfigError(f"{path}: is cut short: {total:,} bytes of {promised:,}: download it again")
-    return tensors
 
 
 def _fill(file: FileIO, flat: Tensor) -> None:

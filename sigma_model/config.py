@@ -93,7 +93,7 @@ class VisionConfig(StrictModel):
 
 
 class LatentConfig(StrictModel):
-    """How pictures enter the language model as latents."""
+    """How images enter the language model as latents."""
 
     channels: Positive = 16
     patch_size: Positive = 2
@@ -203,7 +203,7 @@ class ModelConfig(StrictModel):
     vqa_rule: ResizeRule = VQA_RULE
     """For questions that are answered in words."""
     attribute_projection: bool = False
-    """Add W tau to the picture tokens an attribute token tau speaks of (SIGMA's paper; not in its release)."""
+    """Add W tau to the image tokens an attribute token tau speaks of (SIGMA's paper; not in its release)."""
     attribute_rows: AttributeRows | None = None
     """Where the weights have the attribute tokens; None: behind Qwen2.5's own tokens, or as the tokenizer says."""
     strip_prefix: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()

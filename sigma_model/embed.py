@@ -1,4 +1,4 @@
-"""Where a picture's token stands and how noisy it is: fixed 2-D tables, rotary angles, time features."""
+"""Where an image's token stands and how noisy it is: fixed 2-D tables, rotary angles, time features."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a model without trained weights starts from: nothing is learnt yet, and little has to be unlearnt.
 
 It begins as the identity on latents, which is nearly the velocity where there is mostly noise; and a token
-attends most to tokens that are like it, so to the same place in other pictures, which is how references are read.
+attends most to tokens that are like it, so to the same place in other images, which is how references are read.
 """
 
 from __future__ import annotations

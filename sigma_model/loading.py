@@ -74,7 +74,7 @@ def read_blueprint(
 ) -> ModelDescription:
     """Read the configuration and the tokenizer of a preset, or of a directory in the released layout.
 
-    Files that the directory lacks are taken from `base`. Without `vision` pictures are latents alone.
+    Files that the directory lacks are taken from `base`. Without `vision` images are latents alone.
     `max_latent_size` is a larger latent grid than the model has. Raises ConfigError.
     """
     directory = _directory(where)
@@ -114,7 +114,7 @@ def load_bundle(
 
     Files that the directory lacks (SIGMA's hold weights alone) are taken from `base`, another one, but
     for the weights. A preset without weights gives a random network, drawn from `seed`, to be trained.
-    Without `vision` the model generates only, and pictures enter it as latents alone. `check` is called
+    Without `vision` the model generates only, and images enter it as latents alone. `check` is called
     before the network's weights are read, which may take minutes. `device_map` says where the layers lie, as
     `parse_places` reads it, and `quantization` what their weights become; neither is for training. Raises ConfigError.
     """

@@ -1,4 +1,4 @@
-"""SigmaModel: a packed batch -> losses of pictures and texts.
+"""SigmaModel: a packed batch -> losses of images and texts.
 
 The whole forward pass reads top-down: embed what each token shows, run the backbone, read velocities
 off the targets' latents and logits off the answers' tokens.
@@ -175,31 +175,31 @@ class SigmaModel(nn.Module):
         return out + self.patch_positions[places].to(out.dtype)
 
     def clean_latents(self, batch: PackedBatch, encoded: Sequence[Tensor]) -> Tensor:
-        """[M, F] of the batch's latent tokens from its encoded pictures, each [z, h, w]."""
+        """[M, F] of the batch's latent tokens from its encoded images, each [z, h, w]."""
         patch, device = self.config.latent.patch_size, batch.positions.device
-        if not batch.latent_pictures:
+        if not batch.latent_sources:
             return torch.zeros(0, self.config.latent.features, device=device)
-        return torch.cat([to_tokens(encoded[index], patch) for index in batch.latent_pictures]).to(device)
+        return torch.cat([to_tokens(encoded[index], patch) for index in batch.latent_sources]).to(device)
 
     def _of_targets(self, batch: PackedBatch, level: Tensor) -> Tensor:
-        """[I_l] noise level of every latent picture; a clean one's is 0."""
+        """[I_l] noise level of every latent image; a clean one's is 0."""
         levels = torch.zeros(len(batch.latent_grids), dtype=level.dtype, device=level.device)
         return levels.index_copy(0, batch.target_images, level)
 
     def _hints(self, batch: PackedBatch) -> Tensor | None:
-        """[I_l + I_p, D]: W tau, averaged over the attribute tokens that speak of a picture."""
+        """[I_l + I_p, D]: W tau, averaged over the attribute tokens that speak of an image."""
         if self.attribute_projection is None:
             return None
-        pictures = len(batch.latent_grids) + len(batch.patch_grids)
+        images = len(batch.latent_grids) + len(batch.patch_grids)
         tau = self.attribute_projection(self.backbone.embed_tokens(batch.hint_ids))
-        total = torch.zeros(pictures, tau.shape[-1], dtype=tau.dtype, device=tau.device)
+        total = torch.zeros(images, tau.shape[-1], dtype=tau.dtype, device=tau.device)
         total = total.index_add(0, batch.hint_images, tau)
-        counts = total.new_zeros(pictures).index_add(0, batch.hint_images, total.new_ones(len(tau))).clamp(min=1)
+        counts = total.new_zeros(images).index_add(0, batch.hint_images, total.new_ones(len(tau))).clamp(min=1)
         return total / counts[:, None]
 
 
 def geometry(config: ModelConfig) -> Geometry:
-    """How this model lays out pictures."""
+    """How this model lays out images."""
     return Geometry(
         vae=config.vae_rule,
         vit=config.vit_rule if config.vision is not None else None,
@@ -222,6 +222,6 @@ def widths(config: ModelConfig) -> Widths:
 
 
 def _spread(rows: Tensor, grids: Sequence[tuple[int, int]]) -> Tensor:
-    """A row a picture -> the same row for each of its tokens."""
+    """A row an image -> the same row for each of its tokens."""
     counts = torch.tensor([r * c for r, c in grids], dtype=torch.long, device=rows.device)
     return rows.repeat_interleave(counts, 0, output_size=sum(r * c for r, c in grids))

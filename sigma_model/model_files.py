@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +22,48 @@ def find_file(name: str, *places: Path) -> Path:
     return next((place / name for place in places if (place / name).exists()), places[-1] / name)
 
 
-def header_shapes(path: Path) -> dict[str, list[int]]:
-    """Names and shapes in a safetensors file, from its header alone. Raises ConfigError."""
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file: where its bytes are (`start` to `end`, from the file's beginning) and what they hold."""
+
+    path: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def stored_tensors(path: Path, *, complete: bool = False) -> dict[str, StoredTensor]:
+    """The tensors of a safetensors file by name, from its header alone.
+
+    Raises ConfigError for a damaged header, and with `complete` for a file shorter than its header says.
+    """
     try:
+        total = path.stat().st_size
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
-            if size > 100_000_000 or size + 8 > path.stat().st_size:
+            if size > min(100_000_000, total - 8):
                 raise ValueError("its header is longer than the file")
             header = json.loads(file.read(size))
-        return {name: list(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"{path}: not a safetensors file ({error})") from None
+        tensors = {}
+        for name, entry in header.items():
+            if name != "__metadata__":
+                shape = tuple(int(side) for side in entry["shape"])
+                start, end = (8 + size + int(offset) for offset in entry["data_offsets"])
+                if min(shape, default=0) < 0 or not 8 + size <= start <= end:
+                    raise ValueError(f"{name} has an impossible place")
+                tensors[name] = StoredTensor(path, str(entry["dtype"]), shape, start, end)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a safetensors file ({error}): download it again") from None
+    promised = max((stored.end for stored in tensors.values()), default=0)
+    if complete and promised > total:
+        raise ConfigError(f"{path}: is cut short: {total:,} bytes of {promised:,}: download it again")
+    return tensors
+
+
+def header_shapes(path: Path) -> dict[str, list[int]]:
+    """Names and shapes in a safetensors file. Raises ConfigError for a damaged header."""
+    return {name: list(stored.shape) for name, stored in stored_tensors(path).items()}
 
 
 def weight_files(directory: Path) -> list[Path]:

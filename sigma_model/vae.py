@@ -1,7 +1,7 @@
-"""Pictures <-> latents: the frozen autoencoder (FLUX's, in the released names) and the patching of latents.
+"""Images <-> latents: the frozen autoencoder (FLUX's, in the released names) and the patching of latents.
 
-Every picture goes through the network alone and at its own size, so its latents do not depend on what
-else is in the batch; a picture of more pixels than a tile has is worked on in overlapping tiles.
+Every image goes through the network alone and at its own size, so its latents do not depend on what
+else is in the batch; an image of more pixels than a tile has is worked on in overlapping tiles.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sigma_model.quiet_imports import quiet_imports
 from sigma_model.vae_state_dict_adapter import is_pointwise, released_to_diffusers
 
 TILE = 1024
-"""Side of a tile in pixels; a picture of at most TILE * TILE pixels is not tiled."""
+"""Side of a tile in pixels; an image of at most TILE * TILE pixels is not tiled."""
 
 
 class Vae(nn.Module):
@@ -120,42 +120,42 @@ class Vae(nn.Module):
         write_atomic(path, save(tensors))  # safetensors' own writer makes a file that only its owner can read
 
     @torch.no_grad()
-    def encode(self, pictures: Sequence[Tensor]) -> list[Tensor]:
-        """Pictures [3, h, w] -> latents [z, h/f, w/f]: (mean of the posterior - shift) * scale.
+    def encode(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Images [3, h, w] -> latents [z, h/f, w/f]: (mean of the posterior - shift) * scale.
 
-        Pictures are bytes, or floats in [-1, 1]; sizes may differ. Raises ConfigError for a picture that is not
+        Images are bytes, or floats in [-1, 1]; sizes may differ. Raises ConfigError for an image that is not
         [3, h, w] with sides divisible by f.
         """
         stride = self.config.downsample
-        for number, picture in enumerate(pictures):
-            if picture.ndim != 3 or picture.shape[0] != 3:
-                raise ConfigError(f"picture {number}: must be [3, height, width], is {list(picture.shape)}")
-            height, width = picture.shape[1:]
+        for number, image in enumerate(images):
+            if image.ndim != 3 or image.shape[0] != 3:
+                raise ConfigError(f"image {number}: must be [3, height, width], is {list(image.shape)}")
+            height, width = image.shape[1:]
             if not height or not width or height % stride or width % stride:
                 raise ConfigError(
-                    f"picture {number} has {width} x {height} pixels; the autoencoder takes multiples of {stride},"
+                    f"image {number} has {width} x {height} pixels; the autoencoder takes multiples of {stride},"
                     " as the resize rule makes them"
                 )
-        # One by one: a batch is not bitwise equal to its pictures alone. Golden weights, torch 2.13 CPU, batches
+        # One by one: a batch is not bitwise equal to its images alone. Golden weights, torch 2.13 CPU, batches
         # of 2 to 8, 16 to 256 pixels: latents differ by 2e-6 to 4e-6 in float32, 1e-3 in float16, 8e-3 in bfloat16.
-        return [self._whole_or_tiled(picture, self._encode_one, zoom=1 / stride) for picture in pictures]
+        return [self._whole_or_tiled(image, self._encode_one, zoom=1 / stride) for image in images]
 
     @torch.no_grad()
     def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
-        """Latents [z, h, w] as `encode` gives them -> pictures [3, h * f, w * f], about [-1, 1], not clamped."""
+        """Latents [z, h, w] as `encode` gives them -> images [3, h * f, w * f], about [-1, 1], not clamped."""
         channels = self.config.z_channels
         for number, latent in enumerate(latents):
             if latent.ndim != 3 or latent.shape[0] != channels or not latent.numel():
                 raise ConfigError(f"latent {number}: must be [{channels}, height, width], is {list(latent.shape)}")
         return [self._whole_or_tiled(latent, self._decode_one, zoom=self.config.downsample) for latent in latents]
 
-    def _encode_one(self, picture: Tensor) -> Tensor:
-        moments: Tensor = self.autoencoder.encoder(picture[None])[0]  # [2z, h/f, w/f]: means, then log variances
+    def _encode_one(self, image: Tensor) -> Tensor:
+        moments: Tensor = self.autoencoder.encoder(image[None])[0]  # [2z, h/f, w/f]: means, then log variances
         return (moments[: self.config.z_channels] - self.config.shift_factor) * self.config.scale_factor
 
     def _decode_one(self, latent: Tensor) -> Tensor:
-        picture: Tensor = self.autoencoder.decoder((latent / self.config.scale_factor + self.config.shift_factor)[None])
-        return picture[0]
+        image: Tensor = self.autoencoder.decoder((latent / self.config.scale_factor + self.config.shift_factor)[None])
+        return image[0]
 
     def _taken(self, source: Tensor) -> Tensor:
         """Bytes or floats as the network computes; bytes travel to its device as they are."""
@@ -220,7 +220,7 @@ def _same_names(path: Path, expected: set[str], found: set[str]) -> None:
 def _groups(config: VaeConfig) -> int:
     """Groups of the norms: FLUX's 32, or for narrow models the most that divide every width and 32.
 
-    With 32 channels in 32 groups a norm erases each channel's mean, and with it the colour of a plain picture:
+    With 32 channels in 32 groups a norm erases each channel's mean, and with it the colour of a plain image:
     so the tiny preset is 24 channels wide, in 8 groups.
     """
     return math.gcd(32, *(config.ch * multiple for multiple in config.mult))

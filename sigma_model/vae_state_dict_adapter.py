@@ -1,7 +1,7 @@
 """The names of the autoencoder's tensors: as released (FLUX, BAGEL) and as diffusers has them.
 
 One table of modules gives both directions. Two things differ beside the names: the release counts the
-decoder's levels from the picture inwards, diffusers from the latent outwards; and the attention's
+decoder's levels from the image inwards, diffusers from the latent outwards; and the attention's
 projections are 1 x 1 convolutions in the release, linear layers in diffusers.
 """
 

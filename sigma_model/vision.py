@@ -1,4 +1,4 @@
-"""The SigLIP encoder over packed patches: pictures of any size side by side, each attending to itself."""
+"""The SigLIP encoder over packed patches: images of any size side by side, each attending to itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sigma_model.config import VisionConfig
 
 
 class VisionLayer(nn.Module):
-    """A pre-norm transformer layer with full attention inside each picture."""
+    """A pre-norm transformer layer with full attention inside each image."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class VisionLayer(nn.Module):
 
 
 class VisionEncoder(nn.Module):
-    """Patches [P, patch * patch * 3] of pictures with grids (rows, columns) -> [P, width].
+    """Patches [P, patch * patch * 3] of images with grids (rows, columns) -> [P, width].
 
     Patches are bytes, or floats in [-1, 1].
     """

@@ -22,7 +22,7 @@ from pipelines.evaluate.item import Item, Result
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.storage.files import disk_error, dump_json
 from sigma_model.loading import LoadedModel
-from sigma_model.sampling.generate import Request, answer_in_words, lay_out, make_pictures
+from sigma_model.sampling.generate import Request, answer_in_words, lay_out, make_images
 from sigma_model.sampling.settings import TEMPERATURE, Order, SamplingSettings
 
 GENERATED = "generated"
@@ -171,7 +171,7 @@ def _run(
                     group_mask=generation.settings.group_mask,
                 )
             ]
-        return [*make_pictures(bundle, only, generation.settings)]
+        return [*make_images(bundle, only, generation.settings)]
     except SigmaError as error:
         if len(requests) == 1:
             return [error]
@@ -187,6 +187,8 @@ def _request(item: Item, generation: Generation) -> Request:
         seed=generation.seed,
         name=item.id,
         order=generation.order,
+        bindings=item.bindings,
+        before=item.before,
     )
 
 

@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sigma_data.sample import Turn
+
 
 @dataclass(frozen=True)
 class Item:
     """A question of a benchmark.
 
-    `family` is the group it counts in. `references` are encoded images, the first is <image_1>;
-    `answer` is the encoded reference answer, if any, `words` the right answer in words.
-    `size` (width, height) is what the output should have; None leaves it to the model. `condition` and
-    `style` are the numbers of the references that hold a control map or a style, 0 without. `truth`
-    is what is known exactly: its keys are the benchmark's own. `question` is the same for items that differ in
-    their noise alone, "" where an item is the only one of its question.
+    `family` is the group it counts in. `references` are encoded images, the first is <image_1>; `answer` is the encoded
+    reference answer, if any, `words` the right answer as text. `size` (width, height) is what the output should have;
+    None leaves it to the model. `condition` and `style` are the numbers of the references that hold a control map or a
+    style, 0 without. `bindings` are as in `Turn`; `before` are the turns that came before, the images that they
+    produced are among `references`. `truth` is what is known exactly: its keys are the benchmark's own. `question` is
+    the same for items that differ in their noise alone, "" if an item is the only one of its question.
     """
 
     id: str
@@ -30,6 +32,8 @@ class Item:
     style: int = 0
     truth: Mapping[str, Any] = field(default_factory=dict)
     question: str = ""
+    bindings: tuple[tuple[int, int], ...] = ()
+    before: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True)

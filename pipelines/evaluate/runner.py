@@ -29,6 +29,7 @@ from pipelines.evaluate.questions import Asked
 from pipelines.evaluate.questions import limited as limited
 from pipelines.evaluate.report.report import REPORT, write_report
 from sigma_data.errors import ConfigError
+from sigma_data.sequence.layout import Kind
 from sigma_data.storage.files import disk_error
 from sigma_data.storage.paths import local_path
 from sigma_data.version import sigma_version
@@ -268,7 +269,7 @@ def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: Ev
             "tokens for both: give fewer"
         )
     if options.size is not None:
-        width, height = blueprint.geometry.latents(options.size)[0]
+        width, height = blueprint.geometry.fit(Kind.TARGET, options.size)[0]
         if (width, height) != options.size:
             logger.info("sigma: the model does not make the size asked for, so images are %dx%d", width, height)
     items = options.asked.items(benchmark)

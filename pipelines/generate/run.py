@@ -20,8 +20,8 @@ from sigma_model.sampling.generate import (
     answer_in_words,
     check_prompt,
     lay_out,
-    make_pictures,
-    write_picture,
+    make_images,
+    write_image,
 )
 
 logger = logging.getLogger(__name__)
@@ -53,9 +53,9 @@ def run_generate(config: GenerateConfig) -> dict[str, Any]:
         result = {"texts": texts, "trained": model.trained}
     else:
         with ProgressBar("sample", config.steps - 1, "steps") as progress:
-            images = make_pictures(model, requests, settings, progress=lambda _done, _all: progress.add())
+            images = make_images(model, requests, settings, progress=lambda _done, _all: progress.add())
         for image, path, request in zip(images, files, requests, strict=True):
-            write_picture(image, path, model, request, settings)
+            write_image(image, path, model, request, settings)
         size = images[0].size
         if config.size not in (None, size):
             asked = "x".join(map(str, config.size or ()))

@@ -99,7 +99,7 @@ class TrainStep:
 
 def forward(model: SigmaModel, vae: Vae, batch: PackedBatch, config: TrainConfig) -> Output:
     """Encode a batch's images, each by itself, and run the model."""
-    encoded: Sequence[Tensor] = batch.known_latents or vae.encode(batch.pictures)
+    encoded: Sequence[Tensor] = batch.known_latents or vae.encode(batch.images)
     latents = model.clean_latents(batch, encoded)
     output: Output = model(
         batch,

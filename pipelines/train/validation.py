@@ -22,7 +22,7 @@ from sigma_data.planning.plan import Dropout, PackEntry, Plan, Planner, PlanSett
 from sigma_data.sample import Sample
 from sigma_model.loading import LoadedModel
 from sigma_model.model import SigmaModel
-from sigma_model.sampling.generate import Request, lay_out, make_pictures
+from sigma_model.sampling.generate import Request, lay_out, make_images
 from sigma_model.sampling.settings import Guidance, SamplingSettings
 from sigma_model.vae import Vae
 
@@ -109,13 +109,13 @@ class ValidationSet:
         )
         try:
             with callable_in_parts(parts.model):
-                made = make_pictures(parts, [request for request, _ in drawable], settings)
+                made = make_images(parts, [request for request, _ in drawable], settings)
         except SigmaError as error:  # non-finite numbers; training has its own measure against those
             if self._group.rank == 0:
                 logger.warning("train: no sample images: %s", error)
             return {}
         return {
-            request.name: _side_by_side([*(load(data) for data in request.pictures), load(answer), image])
+            request.name: _side_by_side([*(load(data) for data in request.images), load(answer), image])
             for (request, answer), image in zip(drawable, made, strict=True)
         }
 
@@ -134,7 +134,7 @@ class ValidationSet:
     def _request(self, parts: LoadedModel, sample: Sample, entry: PackEntry) -> tuple[Request, bytes]:
         """What to ask for, and the answer. Raises SigmaError or ImageFault where it cannot be used."""
         numbers = {image.number for image in sample.images}
-        data = self._dataset.readers[entry.corpus].pictures(entry.row, numbers)
+        data = self._dataset.readers[entry.corpus].images(entry.row, numbers)
         answer = data[sample.targets[0]]
         request = Request(
             sample.turns[0].instruction,
@@ -142,6 +142,7 @@ class ValidationSet:
             size=load(answer).size,
             seed=self._config.validation.seed,
             name=sample.id,
+            bindings=sample.turns[0].bindings,
         )
         lay_out(request, parts.encoder, parts.geometry, answer=True)
         return request, answer

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from sigma_data.images.image_info import ImageInfo
 from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE, ResizeRule
 from sigma_data.sample import Sample
+from sigma_data.sequence.layout import image_grid, segment_length
 
 
 def count_tokens(
@@ -21,7 +22,7 @@ def count_tokens(
     for turn in sample.turns:
         for text in (turn.instruction, turn.response):
             if text:
-                total += 2 + -(-len(text.encode("utf-8", "replace")) // 3)
+                total += segment_length(-(-len(text.encode("utf-8", "replace")) // 3))
     targets = set(sample.targets)
     for number, info in infos.items():
         total += _image_tokens(info, vae)
@@ -31,5 +32,5 @@ def count_tokens(
 
 
 def _image_tokens(info: ImageInfo, rule: ResizeRule) -> int:
-    width, height = rule.size(info.width, info.height)
-    return width // rule.stride * (height // rule.stride) + 2
+    rows, columns = image_grid(rule, *rule.size(info.width, info.height))
+    return segment_length(rows * columns)

@@ -1,4 +1,4 @@
-"""What the segments of a sample show: each picture decoded once, at the sizes its segments need.
+"""What the segments of a sample show: each image decoded once, at the sizes its segments need.
 
 Pixels stay bytes until the network takes them: a quarter of what floats would carry between processes.
 """
@@ -20,12 +20,12 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Content:
-    """By picture number: `pictures` uint8 [3, h, w] for the VAE, `patches` uint8 [tokens, patch * patch * 3].
+    """By image number: `images` uint8 [3, h, w] for the VAE, `patches` uint8 [tokens, patch * patch * 3].
 
-    Pictures lie [h, w, 3] in memory, as they are decoded: to send planes, somebody would have to copy them.
+    Images lie [h, w, 3] in memory, as they are decoded: to send planes, somebody would have to copy them.
     """
 
-    pictures: Mapping[int, Bytes]
+    images: Mapping[int, Bytes]
     patches: Mapping[int, Bytes]
 
 
@@ -37,16 +37,16 @@ def decode_content(
     known: Mapping[int, Size] | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Content:
-    """Decode the pictures of `data` that `segments` show. `patch` is the side of a ViT patch in pixels.
+    """Decode the images of `data` that `segments` show. `patch` is the side of a ViT patch in pixels.
 
-    `known` are the sizes that the upright pictures are said to have. Raises ImageFault for a picture that
+    `known` are the sizes that the upright images are said to have. Raises ImageFault for an image that
     cannot be used, or has another size than that.
     """
     wanted: dict[int, dict[bool, Size]] = {}
     for segment in segments:
-        if segment.kind.picture and segment.image in data:
+        if segment.kind.image and segment.image in data:
             wanted.setdefault(segment.image, {})[segment.kind is Kind.PATCH] = segment.size
-    pictures: dict[int, Bytes] = {}
+    images: dict[int, Bytes] = {}
     patches: dict[int, Bytes] = {}
     for number, sizes in wanted.items():
         size = known[number] if known is not None else None
@@ -56,5 +56,5 @@ def decode_content(
             if as_patches:
                 patches[number] = patchify(planes, patch)
             else:
-                pictures[number] = planes
-    return Content(pictures, patches)
+                images[number] = planes
+    return Content(images, patches)

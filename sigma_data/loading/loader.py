@@ -26,7 +26,8 @@ from torch.utils.data import Dataset
 
 from sigma_data.errors import ConfigError, CorpusError, SequenceError
 from sigma_data.images.decode import DEFAULT_MAX_PIXELS, ImageFault
-from sigma_data.loading.batch import Item, PackedBatch, Widths, collate
+from sigma_data.loading.batch import ImageKey, Item, PackedBatch, Widths
+from sigma_data.loading.collate import collate
 from sigma_data.loading.decode_sample import Bytes, Content, decode_content
 from sigma_data.loading.shard_cache import ShardCache
 from sigma_data.loading.shard_reader import ShardReader, shard_of
@@ -62,11 +63,11 @@ class LoaderSettings(StrictModel):
     cache_bytes: int = Field(100 * 2**30, ge=1)
     """What the cache may hold."""
     max_bad: float = Field(0.01, ge=0, le=1)
-    """The share of samples with bad pictures that is borne before training stops; a few always are, unless it is 0."""
+    """The share of samples with bad images that is borne before training stops; a few always are, unless it is 0."""
     pin_memory: bool = False
     """Where there is a GPU: hand out batches in page-locked memory, from which it copies while it computes."""
     latent_cache: int = Field(0, ge=0)
-    """Bytes of latents that a rank keeps in the memory of the CPU, so that pictures it meets again, from the second
+    """Bytes of latents that a rank keeps in the memory of the CPU, so that images it meets again, from the second
     epoch on, need not be encoded again; 0 keeps none. Each rank keeps its own, and an epoch shuffles packs over all."""
 
     def shard_cache(self) -> ShardCache | None:
@@ -88,7 +89,7 @@ START = Position(0, 0)
 class Loaded:
     """A pack as read: its batch, and what reading it took.
 
-    `skips` are the samples that are not in the batch, `images` counts decoded pictures, `seconds` is what
+    `skips` are the samples that are not in the batch, `images` counts decoded images, `seconds` is what
     a worker spent.
     """
 
@@ -111,7 +112,7 @@ class Loaded:
 class PackDataset(Dataset[Loaded]):
     """Map-style over tickets: `dataset[ticket]` reads a pack. `indexes` and `recipe` are the planner's.
 
-    Raises CorpusError where a shard or a record cannot be read, or is not what was planned with; a picture
+    Raises CorpusError where a shard or a record cannot be read, or is not what was planned with; an image
     that cannot be used costs its sample alone.
     """
 
@@ -159,7 +160,7 @@ class PackDataset(Dataset[Loaded]):
             epoch=ticket.epoch,
             pack=ticket.pack,
             skips=tuple(skips),
-            images=sum(len({*item.pictures, *item.patches}) for item in items),
+            images=sum(len({*item.images, *item.patches}) for item in items),
             bytes_read=sum(reader.bytes_read for reader in self.readers) - before,
             seconds=time.perf_counter() - begin,
         )
@@ -187,11 +188,12 @@ class PackDataset(Dataset[Loaded]):
                 # Of its own for each target: what it draws depends on no process, machine or device.
                 generator = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
                 u[segment.image] = float(generator.standard_normal())
-                shape = (segment.length - 2, self._widths.latent)
+                shape = (segment.inner, self._widths.latent)
                 noise[segment.image] = torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
         return Item(
             segments,
-            pictures={number: torch.from_numpy(pixels) for number, pixels in content.pictures.items()},
+            images={number: torch.from_numpy(pixels) for number, pixels in content.images.items()},
+            keys={s.image: ImageKey(entry.corpus, row, s.image, s.size) for s in segments if s.kind.latent},
             patches={number: torch.from_numpy(pixels) for number, pixels in content.patches.items()},
             noise=noise,
             u=u,
@@ -202,7 +204,7 @@ class PackDataset(Dataset[Loaded]):
         index = self.indexes[entry.corpus]
         dropped = self._recipe.dropped(index, entry.row, entry.round, self._geometry)
         try:
-            segments = layout(sample, sizes, self._encoder, self._geometry, dropped=dropped)
+            segments = layout(sample.turns, sizes, self._encoder, self._geometry, dropped=dropped)
             tokens = sum(segment.length for segment in segments)
             if tokens == entry.length:
                 return segments
@@ -217,12 +219,12 @@ class PackDataset(Dataset[Loaded]):
     def _content(
         self, segments: Sequence[Segment], reader: ShardReader, row: int, sizes: Mapping[int, Size]
     ) -> Content | _Bad:
-        """What the segments show, or the first picture that cannot be used."""
-        shown = {segment.image for segment in segments if segment.kind.picture}
+        """What the segments show, or the first image that cannot be used."""
+        shown = {segment.image for segment in segments if segment.kind.image}
         patch = self._geometry.vit.stride if self._geometry.vit is not None else 0
-        pictures: dict[int, Bytes] = {}
+        images: dict[int, Bytes] = {}
         patches: dict[int, Bytes] = {}
-        for number, data in reader.pictures(row, shown).items():
+        for number, data in reader.images(row, shown).items():
             width, height = sizes[number]
             try:
                 content = decode_content(
@@ -234,13 +236,13 @@ class PackDataset(Dataset[Loaded]):
                 )
             except ImageFault as fault:
                 return _Bad(number, fault)
-            pictures |= content.pictures
+            images |= content.images
             patches |= content.patches
-        return Content(pictures, patches)
+        return Content(images, patches)
 
 
 class _Bad(NamedTuple):
-    """A picture, by number, that cannot be used."""
+    """An image, by number, that cannot be used."""
 
     image: int
     fault: ImageFault

@@ -1,6 +1,6 @@
-"""Samples of a prepared corpus by byte ranges: one read for the record, one for each picture that is wanted.
+"""Samples of a prepared corpus by byte ranges: one read for the record, one for each image that is wanted.
 
-The record comes first and without pictures, because it alone says which pictures a layout shows; those
+The record comes first and without images, because it alone says which images a layout shows; those
 that condition dropout has left out are never read.
 """
 
@@ -59,11 +59,11 @@ class ShardReader:
         if sample.id != index.ids[row].decode():
             raise self._error(row, f"is not there, but sample {sample.id} in its place")
         if stored_order(sample) != index.image_number[index.image_first[row] : index.image_first[row + 1]].tolist():
-            raise self._error(row, "has other pictures than the manifest says")
+            raise self._error(row, "has other images than the manifest says")
         return sample
 
-    def pictures(self, row: int, numbers: Collection[int]) -> dict[int, bytes]:
-        """The encoded pictures of a sample by number. Raises CorpusError where they cannot be read."""
+    def images(self, row: int, numbers: Collection[int]) -> dict[int, bytes]:
+        """The encoded images of a sample by number. Raises CorpusError where they cannot be read."""
         index = self.index
         found = {}
         for image in range(index.image_first[row], index.image_first[row + 1]):

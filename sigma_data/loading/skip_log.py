@@ -1,4 +1,4 @@
-"""What training had to leave out: samples whose pictures turned out bad when they were read."""
+"""What training had to leave out: samples whose images turned out bad when they were read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FEW = 10
 
 @dataclass(frozen=True)
 class SkippedSample:
-    """A sample that was planned and not shown: where it lies, and what is wrong with which picture."""
+    """A sample that was planned and not shown: where it lies, and what is wrong with which image."""
 
     epoch: int
     pack: int
@@ -52,7 +52,7 @@ class SkipLog:
         if self.skipped >= (_FEW if self.max_bad else 1) and self.skipped > self.max_bad * self.samples:
             last = skips[-1]
             raise LoaderError(
-                f"{self.skipped:,} of {self.samples:,} samples had pictures that cannot be used, the last one "
+                f"{self.skipped:,} of {self.samples:,} samples had images that cannot be used, the last one "
                 f"{last.sample} in {last.shard} ({last.message}): see {self.path}, mend the corpus, or set max_bad "
                 f"above {self.max_bad:g}"
             )

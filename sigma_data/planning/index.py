@@ -1,7 +1,7 @@
 """A corpus prepared for training: what planning and reading need of every sample, as memory-mapped arrays.
 
 Made once from the manifest and a tokenizer, and kept in the corpus (in a cache folder, where the corpus
-is remote or read-only): so a plan knows all lengths before a picture is read, and a worker finds a
+is remote or read-only): so a plan knows all lengths before an image is read, and a worker finds a
 sample's bytes without a manifest in its memory.
 """
 
@@ -36,7 +36,7 @@ _META = "index.json"
 
 @dataclass(frozen=True)
 class CorpusIndex:
-    """The arrays of a corpus with n samples, I pictures and P pieces; open it with `open_index`.
+    """The arrays of a corpus with n samples, I images and P pieces; open it with `open_index`.
 
     Pickles as its folder, so that workers map the same pages. Pieces are those of `sequence.outline`.
     """
@@ -129,12 +129,12 @@ class CorpusIndex:
 
     @cached_property
     def image_first(self) -> npt.NDArray[np.int64]:
-        """[n + 1] a sample's pictures are those from its entry to the next."""
+        """[n + 1] a sample's images are those from its entry to the next."""
         return self._array("image_first")
 
     @cached_property
     def image_number(self) -> npt.NDArray[np.int16]:
-        """[I] the picture's number in its sample; references first, then targets."""
+        """[I] the image's number in its sample; references first, then targets."""
         return self._array("image_number")
 
     @cached_property
@@ -149,12 +149,12 @@ class CorpusIndex:
 
     @cached_property
     def image_offset(self) -> npt.NDArray[np.int64]:
-        """[I] where the picture starts in its shard."""
+        """[I] where the image starts in its shard."""
         return self._array("image_offset")
 
     @cached_property
     def image_size(self) -> npt.NDArray[np.int64]:
-        """[I] bytes of the picture."""
+        """[I] bytes of the image."""
         return self._array("image_size")
 
     @cached_property
@@ -169,17 +169,17 @@ class CorpusIndex:
 
     @cached_property
     def piece_image(self) -> npt.NDArray[np.int16]:
-        """[P] number of the picture; 0 for text."""
+        """[P] number of the image; 0 for text."""
         return self._array("piece_image")
 
     @cached_property
     def piece_length(self) -> npt.NDArray[np.int32]:
-        """[P] tokens of a text with its delimiters; 0 for a picture, whose tokens depend on the model."""
+        """[P] tokens of a text with its delimiters; 0 for an image, whose tokens depend on the model."""
         return self._array("piece_length")
 
     @cached_property
     def words_only(self) -> npt.NDArray[np.bool_]:
-        """[n] whether the sample has no picture to produce."""
+        """[n] whether the sample has no image to produce."""
         return self._array("words_only")
 
 

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from sigma_data.corpus.corpus import MANIFEST, Corpus
 from sigma_data.errors import CorpusError, SequenceError
 from sigma_data.instruction import Text
-from sigma_data.sample import Family, Image, Sample, Source, Turn
-from sigma_data.sequence.layout import Kind, Piece, outline
+from sigma_data.sample import Family, Turn
+from sigma_data.sequence.layout import Piece, outline, segment_length, targets_of
 from sigma_data.sequence.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -64,7 +64,11 @@ def write_arrays(corpus: Corpus, encoder: Tokenizer, folder: Path, progress: Pro
             counts, images = _flattened(batch, "images")
             turn_counts, turns = _flattened(batch, "turns")
             asked = (Turn(*turn) for turn in zip(*(turns[name].to_pylist() for name in _TURN), strict=True))
-            samples = _samples(images["number"].to_pylist(), counts.tolist(), asked, turn_counts.tolist())
+            numbers = iter(images["number"].to_pylist())
+            samples = (
+                (list(islice(asked, turn_count)), list(islice(numbers, image_count)))
+                for turn_count, image_count in zip(turn_counts.tolist(), counts.tolist(), strict=True)
+            )
             pieces = _pieces(samples, encoder)
             faults |= {row + place: reason for place, reason in pieces.faults.items()}
             made: dict[str, npt.ArrayLike] = {
@@ -148,29 +152,14 @@ def _flattened(batch: pa.RecordBatch, column: str) -> tuple[npt.NDArray[np.int32
     return counts, fields
 
 
-def _samples(
-    numbers: Sequence[int], image_counts: Sequence[int], turns: Iterator[Turn], turn_counts: Sequence[int]
-) -> Iterator[Sample]:
-    """Samples as far as an outline asks: numbers of pictures, and turns without bindings, which change no length."""
-    nowhere = Source("", "", 0)
-    first = 0
-    for image_count, turn_count in zip(image_counts, turn_counts, strict=True):
-        images = tuple(Image(number, None) for number in sorted(numbers[first : first + image_count]))
-        first += image_count
-        yield Sample("", Family.EDITING, images, tuple(islice(turns, turn_count)), nowhere)
-
-
-def _outlined(sample: Sample) -> Sequence[Piece] | str:
-    """The outline of a sample, or why there is none."""
-    numbers = [image.number for image in sample.images]
-    if len(set(numbers)) != len(numbers):
-        return "two pictures have one number"
-    if missing := sorted(set(sample.targets) - set(numbers)):
-        return f"picture {missing[0]} is to be made, and it is not there"
-    if any((turn.target is None) == (turn.response is None) for turn in sample.turns):
-        return "a turn must ask for a picture or for words"
+def _outlined(turns: Sequence[Turn], images: Sequence[int]) -> Sequence[Piece] | str:
+    """The outline of a sample's turns and numbers of images, or why there is none."""
+    if len(set(images)) != len(images):
+        return "two images have one number"
+    if any((turn.target is None) == (turn.response is None) for turn in turns):
+        return "a turn must have either an image or a text as its answer"
     try:
-        return list(outline(sample))
+        return list(outline(turns, images))
     except SequenceError as error:
         return str(error)
 
@@ -179,7 +168,7 @@ def _outlined(sample: Sample) -> Sequence[Piece] | str:
 class _Pieces:
     """Of some samples: how many pieces each has, whether it is answered in words alone, faults by place.
 
-    Of all pieces, one behind another: kind, picture, and tokens.
+    Of all pieces, one behind another: kind, image, and tokens.
     """
 
     counts: list[int]
@@ -190,22 +179,25 @@ class _Pieces:
     lengths: npt.NDArray[np.int64]
 
 
-def _pieces(samples: Iterable[Sample], encoder: Tokenizer) -> _Pieces:
-    """Outlines as columns. A text that occurs several times is counted once."""
+def _pieces(samples: Iterable[tuple[Sequence[Turn], Sequence[int]]], encoder: Tokenizer) -> _Pieces:
+    """Outlines as columns, of (turns, numbers of images). A text that occurs several times is counted once.
+
+    The turns have no bindings, which change no length.
+    """
     lengths: list[int] = []  # first without texts: delimiters and attribute tokens
     texts: dict[str, int] = {}
     of_piece: list[int] = []  # for each stretch of text, its piece,
     of_text: list[int] = []  # and its number in `texts`
     found = _Pieces([], [], {}, [], [], np.zeros(0, np.int64))
-    for place, sample in enumerate(samples):
-        outlined = _outlined(sample)
+    for place, (turns, images) in enumerate(samples):
+        outlined = _outlined(turns, images)
         if isinstance(outlined, str):
             found.faults[place] = outlined
             outlined = ()
         found.counts.append(len(outlined))
-        found.words_only.append(not sample.targets)
+        found.words_only.append(not targets_of(turns))
         for piece in outlined:
-            length = 2 if piece.kind in (Kind.TEXT, Kind.ANSWER) else 0
+            length = 0 if piece.kind.image else segment_length(0)
             for part in piece.parts:
                 # Neighbouring texts do not occur in an outline, so each is counted by itself, as the layout does.
                 if isinstance(part, Text):
@@ -224,7 +216,7 @@ def _pieces(samples: Iterable[Sample], encoder: Tokenizer) -> _Pieces:
 def _refuse_odd_places(
     columns: Mapping[str, npt.NDArray[Any]], counts: npt.NDArray[np.int32], shard_bytes: Sequence[int], path: Path
 ) -> None:
-    """Raise CorpusError for offsets that lead out of their shards, and for pictures without a size."""
+    """Raise CorpusError for offsets that lead out of their shards, and for images without a size."""
     room = np.array(shard_bytes, np.int64)[columns["shard"]]
     for offset, size, end in (
         (columns["json_offset"], columns["json_size"], room),
@@ -234,4 +226,4 @@ def _refuse_odd_places(
         if ((offset < 0) | (size < 0) | (size > end) | (offset > end - size)).any():
             raise CorpusError(f"{path}: has offsets or sizes that its shards do not have; run sigma validate")
     if any((columns[f"image_{name}"] < 1).any() for name in ("number", "width", "height")):
-        raise CorpusError(f"{path}: has pictures without a size or a number; run sigma validate")
+        raise CorpusError(f"{path}: has images without a size or a number; run sigma validate")

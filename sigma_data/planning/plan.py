@@ -1,7 +1,7 @@
 """An epoch as a list of packs: which samples, what of them is dropped, packed to a budget of tokens.
 
 A pure function of the corpora's manifests, the tokenizer, the geometry, the settings, and the epoch's
-number. No picture is read, so a plan is there before a GPU is, and training only works it off.
+number. No image is read, so a plan is there before a GPU is, and training only works it off.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class SampleRandomness:
 
     def dropped(self, index: CorpusIndex, row: int, round: int, geometry: Geometry) -> tuple[int, ...]:
         """Indices in the complete layout of the segments of a sample that are left out."""
-        references = geometry.kinds(words_only=bool(index.words_only[row]))
+        references = geometry.kinds(text_only=bool(index.words_only[row]))
         pieces = index.piece_kind[index.piece_first[row] : index.piece_first[row + 1]].tolist()
         kinds = np.array([kind for piece in pieces for kind in (references if piece == Kind.LATENT else (piece,))])
         drops = self.drops(index.name(row), round, np.arange(len(kinds)), kinds)

@@ -1,10 +1,11 @@
-"""Lengths of all segments of a corpus under a model's geometry, as arrays: `sequence.layout` without pictures.
+"""Lengths of all segments of a corpus under a model's geometry, as arrays: `sequence.layout` without images.
 
 It must agree with the layout token for token; a test holds every sample against it.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from sigma_data.errors import SequenceError
 from sigma_data.planning.index import CorpusIndex
-from sigma_data.sequence.layout import Geometry, Kind
+from sigma_data.sequence.layout import Geometry, Kind, image_grid, segment_length
 
 Integers = npt.NDArray[np.int64]
 
@@ -54,15 +55,13 @@ def why_unfit(index: CorpusIndex, row: int, total: int, geometry: Geometry, budg
     images = slice(index.image_first[row], index.image_first[row + 1])
     sides = zip(index.image_width[images].tolist(), index.image_height[images].tolist(), strict=True)
     sizes = dict(zip(index.image_number[images].tolist(), sides, strict=True))
-    asked = len(sizes) if index.words_only[row] else 0
+    text_only = bool(index.words_only[row])
     pieces = slice(index.piece_first[row], index.piece_first[row + 1])
     try:
         for piece, image in zip(index.piece_kind[pieces].tolist(), index.piece_image[pieces].tolist(), strict=True):
-            for kind in geometry.kinds(words_only=bool(asked)) if piece == Kind.LATENT else (Kind(piece),):
-                if kind is Kind.PATCH:
-                    geometry.patches(sizes[image], asked=asked)
-                elif kind.latent:
-                    geometry.latents(sizes[image])
+            for kind in geometry.kinds(text_only=text_only) if piece == Kind.LATENT else (Kind(piece),):
+                if kind.image:
+                    geometry.fit(kind, sizes[image], asked=len(sizes) if text_only else 0)
     except SequenceError as error:
         return str(error)
     return "there is nothing to lay out"
@@ -82,35 +81,33 @@ def _chunk(
     pieces = slice(index.piece_first[start], index.piece_first[stop])
     kind, image = index.piece_kind[pieces], index.piece_image[pieces]
     sample = np.repeat(np.arange(stop - start), np.diff(index.piece_first[start : stop + 1]))
-    pictures = np.diff(index.image_first[start : stop + 1])
-    words_only = index.words_only[start:stop]
-    both, alone = geometry.kinds(words_only=False), geometry.kinds(words_only=True)
+    image_counts = np.diff(index.image_first[start : stop + 1])
+    text_only = index.words_only[start:stop]
+    both, alone = geometry.kinds(text_only=False), geometry.kinds(text_only=True)
 
     reference = kind == Kind.LATENT
-    copies = np.where(reference, np.where(words_only[sample], len(alone), len(both)), 1)
+    copies = np.where(reference, np.where(text_only[sample], len(alone), len(both)), 1)
     of_piece = np.repeat(np.arange(len(kind)), copies)
     nth = np.arange(len(of_piece)) - np.repeat(np.cumsum(copies) - copies, copies)
-    shown = np.where(words_only[sample[of_piece]], alone[0], np.where(nth == 0, both[0], both[-1]))
+    shown = np.where(text_only[sample[of_piece]], alone[0], np.where(nth == 0, both[0], both[-1]))
     kinds = np.where(reference[of_piece], shown, kind[of_piece]).astype(np.uint8)
     lengths = index.piece_length[pieces][of_piece].astype(np.int32)
     elongated = np.zeros(stop - start, bool)
 
     images = slice(index.image_first[start], index.image_first[stop])
-    keys = np.repeat(np.arange(stop - start), pictures) << 16 | index.image_number[images]
+    keys = np.repeat(np.arange(stop - start), image_counts) << 16 | index.image_number[images]
     order = np.argsort(keys)
-    patch, question = kinds == Kind.PATCH, words_only[sample[of_piece]]
-    for rule, side, these, shared in (
-        (geometry.vae, geometry.latent_grid, (kinds == Kind.LATENT) | (kinds == Kind.TARGET), False),
-        (geometry.vit, geometry.patch_grid, patch & ~question, False),
-        (geometry.vqa, geometry.patch_grid, patch & question, True),
-    ):
-        if rule is None or not these.any():
+    question = text_only[sample[of_piece]]
+    for image_kind, asked in itertools.product((Kind.LATENT, Kind.TARGET, Kind.PATCH), (False, True)):
+        these = (kinds == image_kind) & (question == asked)
+        if not these.any():
             continue
+        rule, side = geometry.rule(image_kind, text_only=asked)
         owner = sample[of_piece[these]]
-        picture = order[np.searchsorted(keys, owner << 16 | image[of_piece[these]], sorter=order)]
-        width, height = index.image_width[images][picture], index.image_height[images][picture]
-        width, height = rule.sizes(width, height, pictures[owner] if shared else 1)
-        rows, columns = height // rule.stride, width // rule.stride
-        lengths[these] = rows * columns + 2
+        found = order[np.searchsorted(keys, owner << 16 | image[of_piece[these]], sorter=order)]
+        width, height = index.image_width[images][found], index.image_height[images][found]
+        shared = image_counts[owner] if image_kind is Kind.PATCH and asked else 1
+        rows, columns = image_grid(rule, *rule.sizes(width, height, shared))
+        lengths[these] = segment_length(rows * columns)
         elongated[owner[np.maximum(rows, columns) > side]] = True
     return kinds, lengths, np.bincount(sample[of_piece], minlength=stop - start), elongated

@@ -1,8 +1,8 @@
-"""Sample -> segments: what stands in the model's sequence, how long it is, where, and under which group.
+"""Turns and image sizes -> segments: what is in the model's sequence, how long, at which position, in which group.
 
-Pure arithmetic on text ids and picture sizes, so the planner can count a corpus without reading a
-picture, and training and inference lay out a sample by the same function. Rules: DESIGN.md, and the
-papers SIGMA (arXiv 2602.07564, section 3) and BAGEL (arXiv 2505.14683).
+Pure arithmetic on token ids and image sizes: the planner counts a corpus without reading an image, and training and
+inference lay out a conversation by the same function. Rules: DESIGN.md, and the papers SIGMA (arXiv 2602.07564,
+section 3) and BAGEL (arXiv 2505.14683).
 """
 
 from __future__ import annotations
@@ -10,15 +10,22 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from sigma_data.errors import SequenceError
 from sigma_data.images.resize_rule import ResizeRule
 from sigma_data.instruction import Attribute, Part, Placeholder, Text, parse
-from sigma_data.sample import Sample, Turn
+from sigma_data.sample import Turn
 
 Size = tuple[int, int]
 """(width, height) in pixels."""
+
+
+DELIMITERS = 2
+"""Tokens around a segment: one before it, one behind it."""
 
 
 class Kind(IntEnum):
@@ -26,17 +33,17 @@ class Kind(IntEnum):
 
     TEXT = 0
     LATENT = 1
-    """A clean picture as VAE latents."""
+    """A clean image as VAE latents."""
     PATCH = 2
-    """A clean picture as ViT patches."""
+    """A clean image as ViT patches."""
     TARGET = 3
-    """A picture to be produced: noised VAE latents."""
+    """An image to be produced: noised VAE latents."""
     ANSWER = 4
     """A text to be produced."""
 
     @property
-    def picture(self) -> bool:
-        """Whether it shows a picture."""
+    def image(self) -> bool:
+        """Whether it shows an image."""
         return self in (Kind.LATENT, Kind.PATCH, Kind.TARGET)
 
     @property
@@ -55,9 +62,9 @@ class Segment:
     """A stretch of the sequence between two delimiters.
 
     `length` counts tokens, the two delimiters included. `position` is the RoPE position of the first
-    token: text counts on from there, a picture's tokens all share it. `ids` are a text's token ids
+    token: text counts on from there, an image's tokens all share it. `ids` are a text's token ids
     without delimiters; `bound` says which of them are attribute tokens and of which group: (index in
-    `ids`, group). A picture has its number in the sample, which is also its group, its size in
+    `ids`, group). An image has its number in the sample, which is also its group, its size in
     pixels, and its grid in tokens (rows, columns); `attributes` are the ids of the attribute tokens
     of its own turn that speak of it.
     """
@@ -74,20 +81,25 @@ class Segment:
     attributes: tuple[int, ...] = ()
 
     @property
+    def inner(self) -> int:
+        """Tokens between the delimiters."""
+        return self.length - DELIMITERS
+
+    @property
     def group(self) -> int:
-        """The group of a reference picture's tokens; 0 for text and for a target."""
+        """The group of a reference image's tokens; 0 for text and for a target."""
         return self.image if self.kind in (Kind.LATENT, Kind.PATCH) else 0
 
     @property
     def end(self) -> int:
-        """The position of what follows: a text advances by its length, a clean picture by one."""
-        if self.kind.picture:
+        """The position of what follows: a text advances by its length, a clean image by one."""
+        if self.kind.image:
             return self.position + (self.kind is not Kind.TARGET)
         return self.position + self.length
 
 
-class Encoder(Protocol):
-    """What the layout needs of a tokenizer (`sigma_data.sequence.tokenizer.Tokenizer`)."""
+class PartTokenizer(Protocol):
+    """What a layout needs of a tokenizer (`sigma_data.sequence.tokenizer.Tokenizer`)."""
 
     def encode_parts(self, parts: Sequence[Part]) -> EncodedText:
         """Ids of text and attribute tokens; each attribute token is one id."""
@@ -106,11 +118,11 @@ class EncodedText(Protocol):
 
 @dataclass(frozen=True)
 class Geometry:
-    """How large pictures become and how many tokens that is.
+    """How large images become and how many tokens that is.
 
     `vae` and `vit` are the resize rules; their strides are the pixels a token covers. `vit` is None
     where understanding is off: there are no patches then, neither in training nor in inference. `vqa` is
-    the rule of samples that are answered in words alone; its pixels are shared by their pictures. The
+    the rule of samples that are answered in words alone; its pixels are shared by their images. The
     grids are the sides of the model's position tables, `max_tokens` bounds a sample's sequence.
     """
 
@@ -121,60 +133,72 @@ class Geometry:
     patch_grid: int
     max_tokens: int
 
-    def kinds(self, *, words_only: bool) -> tuple[Kind, ...]:
-        """The segments that show a reference, in a sample that is answered in words alone or not."""
+    def kinds(self, *, text_only: bool) -> tuple[Kind, ...]:
+        """The segments that show a reference; `text_only`: every answer of the sample is text."""
         if self.vit is None:
             return (Kind.LATENT,)
-        return (Kind.PATCH,) if words_only else (Kind.LATENT, Kind.PATCH)
+        return (Kind.PATCH,) if text_only else (Kind.LATENT, Kind.PATCH)
 
-    def latents(self, size: Size) -> tuple[Size, tuple[int, int]]:
-        """(size in pixels, grid of tokens) of a picture as VAE latents. Raises SequenceError."""
-        return self._fit(self.vae, size, self.latent_grid, "latent")
-
-    def patches(self, size: Size, *, asked: int = 0) -> tuple[Size, tuple[int, int]]:
-        """(size in pixels, grid of tokens) of a picture as ViT patches. Raises SequenceError.
-
-        `asked` is how many pictures a question in words shows; 0 where a picture is to be made.
-        """
-        rule = self.vqa if asked else self.vit
+    def rule(self, kind: Kind, *, text_only: bool) -> tuple[ResizeRule, int]:
+        """The resize rule of a kind of image segment, and the side of its position table."""
+        if kind.latent:
+            return self.vae, self.latent_grid
+        rule = self.vqa if text_only else self.vit
         assert rule is not None
-        return self._fit(rule, size, self.patch_grid, "ViT", images=max(1, asked))
+        return rule, self.patch_grid
 
-    @staticmethod
-    def _fit(rule: ResizeRule, size: Size, side: int, what: str, *, images: int = 1) -> tuple[Size, tuple[int, int]]:
-        width, height = rule.size(*size, images=images)
-        columns, rows = width // rule.stride, height // rule.stride
+    def fit(self, kind: Kind, size: Size, *, asked: int = 0) -> tuple[Size, tuple[int, int]]:
+        """(size in pixels, grid of tokens) of an image as a segment of this kind.
+
+        `asked` is how many images a sample shows if every answer is text, else 0. Raises SequenceError.
+        """
+        rule, side = self.rule(kind, text_only=asked > 0)
+        width, height = rule.size(*size, images=asked if kind is Kind.PATCH and asked else 1)
+        rows, columns = image_grid(rule, width, height)
         if max(rows, columns) > side:
             raise SequenceError(
-                f"a picture of {size[0]} x {size[1]} becomes {columns} x {rows} {what} patches, and the model has "
-                f"positions for {side} a side: make it less elongated, or crop it"
+                f"an image of {size[0]} x {size[1]} becomes {columns} x {rows} {'latent' if kind.latent else 'ViT'} "
+                f"patches, and the model has positions for {side} a side: make it less elongated, or crop it"
             )
         return (width, height), (rows, columns)
 
 
+Count = TypeVar("Count", int, npt.NDArray[np.integer[Any]])
+
+
+def image_grid(rule: ResizeRule, width: Count, height: Count) -> tuple[Count, Count]:
+    """(rows, columns) of the tokens of images that `rule` has brought to a size in pixels."""
+    return height // rule.stride, width // rule.stride
+
+
+def segment_length(inner: Count) -> Count:
+    """Tokens of a segment with its delimiters, from those of its text or of its image (rows * columns)."""
+    return inner + DELIMITERS
+
+
 def layout(
-    sample: Sample,
+    turns: Sequence[Turn],
     sizes: Mapping[int, Size],
-    encoder: Encoder,
+    tokenizer: PartTokenizer,
     geometry: Geometry,
     *,
     dropped: Collection[int] = (),
 ) -> tuple[Segment, ...]:
-    """Lay out a sample, turn by turn.
+    """Lay out a conversation, turn by turn.
 
-    In a turn stand, in order: pictures that no placeholder names (in the first turn the references,
-    later the clean copy of the answer before it), the instruction with each picture at its first
-    placeholder, the answer. A picture is there once; a later mention of it adds no tokens, but still
-    binds attribute tokens. A reference is two segments, latents then patches; where all is answered in
-    words, patches alone, as BAGEL is trained.
+    A turn consists of, in order: images that no placeholder names (in the first turn the references, later the clean
+    copy of the previous answer), the instruction with each image at its first placeholder, the answer. An image is
+    there once; a later mention of it adds no tokens, but still binds attribute tokens. A reference is two segments,
+    latents then patches; if every answer is text, patches alone, as BAGEL is trained. A last turn without any answer
+    is one to be answered.
 
-    `sizes` are the upright pictures' sizes by number. `dropped` are indices into the complete layout
-    of segments to leave out (condition dropout, contexts for guidance): a left-out picture still
-    advances the position by one, a left-out text by nothing. Raises SequenceError for a placeholder
-    without a picture, a picture too elongated, a sequence too long, and for dropping an answer.
+    `sizes` are the sizes of the upright images by number. `dropped` are indices into the complete layout of segments
+    to leave out (condition dropout): a left-out image still advances the position by one, a left-out text by nothing.
+    Raises SequenceError for a placeholder without an image, an image too elongated, a sequence too long, and for
+    dropping an answer.
     """
-    maker = _Layout(sample, sizes, encoder, geometry, frozenset(dropped))
-    for piece in outline(sample):
+    maker = _Layout(turns, sizes, tokenizer, geometry, frozenset(dropped))
+    for piece in outline(turns, sizes):
         maker.add(piece)
     if dropped and not 0 <= min(dropped) <= max(dropped) < maker.count:
         raise SequenceError(f"segments {sorted(dropped)} are to be dropped, and there are {maker.count}")
@@ -183,13 +207,13 @@ def layout(
     if total > geometry.max_tokens:
         raise SequenceError(
             f"the sequence is {total:,} tokens long, and {geometry.max_tokens:,} are the most: "
-            "use fewer or smaller pictures, or a shorter text"
+            "use fewer or smaller images, or a shorter text"
         )
     return segments
 
 
 def _with_attributes(segments: Sequence[Segment]) -> tuple[Segment, ...]:
-    """Tell every picture which attribute tokens of its turn, of those that are there, speak of it."""
+    """Tell every image which attribute tokens of its turn, of those that are there, speak of it."""
     spoken: dict[tuple[int, int], list[int]] = {}
     for segment in segments:
         for place, group in segment.bound:
@@ -202,42 +226,8 @@ def _with_attributes(segments: Sequence[Segment]) -> tuple[Segment, ...]:
     )
 
 
-def without_text(segments: Sequence[Segment]) -> tuple[Segment, ...]:
-    """The layout for guidance towards the text: no instruction, everything else moved up.
-
-    What the model has answered in words before stays: it is its own, not what it was told.
-    """
-    return _moved_up([replace(segment, attributes=()) for segment in segments if segment.kind is not Kind.TEXT])
-
-
-def without_references(segments: Sequence[Segment]) -> tuple[Segment, ...]:
-    """The layout for guidance towards the references: no clean picture, everything else moved up.
-
-    Attribute tokens keep their groups, which name no picture any more. Unlike a picture dropped in
-    training, one left out here leaves no gap in the positions: so the released models are sampled.
-    """
-    return _moved_up([segment for segment in segments if segment.kind not in (Kind.LATENT, Kind.PATCH)])
-
-
-def text_first(segments: Sequence[Segment]) -> tuple[Segment, ...]:
-    """The layout of the released batch inference: all text, then all references, then the answer.
-
-    Training interleaves; this order is for comparison with the release.
-    """
-    return _moved_up(sorted(segments, key=lambda segment: (segment.kind.loss, segment.kind.picture)))
-
-
-def _moved_up(segments: Sequence[Segment]) -> tuple[Segment, ...]:
-    position = 0
-    moved = []
-    for segment in segments:
-        moved.append(replace(segment, position=position))
-        position = moved[-1].end
-    return tuple(moved)
-
-
 class Piece(NamedTuple):
-    """A step of an outline: a text (TEXT, ANSWER), or the picture `image` (LATENT: a reference; TARGET).
+    """A step of an outline: a text (TEXT, ANSWER), or the image `image` (LATENT: a reference; TARGET).
 
     `groups` has the group of each attribute token among `parts`.
     """
@@ -249,23 +239,26 @@ class Piece(NamedTuple):
     image: int = 0
 
 
-def outline(sample: Sample) -> Iterator[Piece]:
-    """What a sequence shows, in order, before sizes and token ids are known: the one rule of `layout`.
+def outline(turns: Sequence[Turn], images: Collection[int]) -> Iterator[Piece]:
+    """The content of a sequence in order, before sizes and token ids are known: the rule of `layout`.
 
-    Raises SequenceError for a placeholder or a binding without a picture.
+    `images` are the numbers of all images. Raises SequenceError for a target, a placeholder or a binding that names
+    none of them.
     """
-    references = sample.references
-    instructions = [parse(turn.instruction, references=len(references)) for turn in sample.turns]
+    references = references_of(turns, images)
+    if missing := sorted(set(targets_of(turns)).difference(images)):
+        raise SequenceError(f"image {missing[0]} is to be produced, but there is no such image")
+    instructions = [parse(turn.instruction, references=len(references)) for turn in turns]
     allowed = list(references)
     shown: list[int] = []
-    for index, (turn, instruction) in enumerate(zip(sample.turns, instructions, strict=True)):
+    for index, (turn, instruction) in enumerate(zip(turns, instructions, strict=True)):
         placeholders = instruction.placeholders
         _refuse_absent(placeholders, turn, allowed)
         if index == 0:
             named = {number for other in instructions for number in other.placeholders}
             unnamed = [number for number in references if number not in named]
         else:
-            answer = sample.turns[index - 1].target
+            answer = turns[index - 1].target
             unnamed = [answer] if answer is not None and answer not in placeholders else []
         groups = instruction.groups(before=(*shown, *unnamed), bindings=dict(turn.bindings))
         for number in unnamed:
@@ -288,13 +281,22 @@ def outline(sample: Sample) -> Iterator[Piece]:
             allowed.append(turn.target)
 
 
+def targets_of(turns: Sequence[Turn]) -> list[int]:
+    """Numbers of the images to be produced, in turn order."""
+    return [turn.target for turn in turns if turn.target is not None]
+
+
+def references_of(turns: Sequence[Turn], images: Collection[int]) -> list[int]:
+    """Numbers of the images that are given, never produced, in order."""
+    return sorted(set(images).difference(targets_of(turns)))
+
+
 def _refuse_absent(placeholders: Sequence[int], turn: Turn, allowed: Sequence[int]) -> None:
     for number in (*placeholders, *(bound for _, bound in turn.bindings)):
         if number not in allowed:
-            there = {0: "are no pictures", 1: "is one picture"}.get(len(allowed), f"are {len(allowed)} pictures")
+            there = {0: "are no images", 1: "is one image"}.get(len(allowed), f"are {len(allowed)} images")
             raise SequenceError(
-                f"the text names picture {number}, and there {there} to look at: give the picture, or correct "
-                "the number"
+                f"the text names image {number}, and there {there} to look at: give the image, or correct the number"
             )
 
 
@@ -302,14 +304,20 @@ class _Layout:
     """The state of one layout: the position and index of the next segment."""
 
     def __init__(
-        self, sample: Sample, sizes: Mapping[int, Size], encoder: Encoder, geometry: Geometry, dropped: frozenset[int]
+        self,
+        turns: Sequence[Turn],
+        sizes: Mapping[int, Size],
+        tokenizer: PartTokenizer,
+        geometry: Geometry,
+        dropped: frozenset[int],
     ) -> None:
         self._sizes = sizes
-        self._encoder = encoder
+        self._tokenizer = tokenizer
         self._geometry = geometry
         self._dropped = dropped
-        self._kinds = geometry.kinds(words_only=not sample.targets)
-        self._asked = 0 if sample.targets else len(sample.references)
+        text_only = not targets_of(turns)
+        self._kinds = geometry.kinds(text_only=text_only)
+        self._asked = len(sizes) if text_only else 0
         self._position = 0
         self._index = 0
         self.segments: list[Segment] = []
@@ -323,21 +331,18 @@ class _Layout:
         """Add the segments of a piece."""
         if piece.kind is Kind.LATENT:
             for kind in self._kinds:
-                self._picture(kind, piece)
+                self._image(kind, piece)
         elif piece.kind is Kind.TARGET:
-            self._picture(piece.kind, piece)
+            self._image(piece.kind, piece)
         else:
-            encoded = self._encoder.encode_parts(piece.parts)
+            encoded = self._tokenizer.encode_parts(piece.parts)
             bound = tuple((place, piece.groups[running]) for place, running in encoded.attributes)
-            self._add(Segment(piece.kind, len(encoded.ids) + 2, self._position, piece.turn, encoded.ids, bound))
+            length = segment_length(len(encoded.ids))
+            self._add(Segment(piece.kind, length, self._position, piece.turn, encoded.ids, bound))
 
-    def _picture(self, kind: Kind, piece: Piece) -> None:
-        try:
-            size = self._sizes[piece.image]
-        except KeyError:
-            raise SequenceError(f"the size of picture {piece.image} is not known") from None
-        size, grid = self._geometry.latents(size) if kind.latent else self._geometry.patches(size, asked=self._asked)
-        length = grid[0] * grid[1] + 2
+    def _image(self, kind: Kind, piece: Piece) -> None:
+        size, grid = self._geometry.fit(kind, self._sizes[piece.image], asked=self._asked)
+        length = segment_length(grid[0] * grid[1])
         self._add(Segment(kind, length, self._position, piece.turn, image=piece.image, size=size, grid=grid))
 
     def _add(self, segment: Segment) -> None:
@@ -348,7 +353,7 @@ class _Layout:
             self._position = segment.end
         elif segment.kind.loss:
             raise SequenceError("a segment that the model must produce cannot be dropped")
-        elif segment.kind.picture:
+        elif segment.kind.image:
             self._position += 1
 
 
@@ -365,7 +370,7 @@ def _split(parts: Sequence[Part]) -> list[tuple[list[Text | Attribute], int]]:
 
 
 def _trimmed(stretch: Sequence[Text | Attribute]) -> list[Text | Attribute]:
-    """A stretch of text without white space at its ends, where a picture or nothing stands."""
+    """A stretch of text without white space at its ends, where an image or nothing stands."""
     parts = list(stretch)
     if parts and isinstance(parts[0], Text):
         parts[0] = Text(parts[0].text.lstrip())

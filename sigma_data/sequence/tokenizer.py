@@ -27,7 +27,7 @@ TOKENIZER_FILES = (
 """What a directory may hold of its tokenizer; an export copies those that are there."""
 
 BOS, EOS, IMAGE_START, IMAGE_END = CONTROL = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
-"""The delimiters of text and of pictures, in the order in which a tokenizer without them gets them."""
+"""The delimiters of text and of images, in the order in which a tokenizer without them gets them."""
 
 _QWEN25_WORDS = 151643
 _QWEN25_ADDED = (
@@ -152,7 +152,7 @@ class Tokenizer:
         """Ids of a text segment: text as by `encode`, each attribute token as its one id.
 
         How the text is cut into neighbouring `Text` parts does not matter. Raises ValueError for a
-        placeholder: it stands for a picture, between segments.
+        placeholder: it stands for an image, between segments.
         """
         ids: list[int] = []
         attributes: list[tuple[int, int]] = []

@@ -1,7 +1,7 @@
-"""`sigma generate`: a prompt and its pictures in, a picture or a text out.
+"""`sigma generate`: a prompt and its images in, an image or a text out.
 
 Requests of different sizes and different numbers of references run as one batch. Every request draws
-from a generator of its own, so its picture depends on what else is asked for by rounding alone.
+from a generator of its own, so its image depends on what else is asked for by rounding alone.
 """
 
 from __future__ import annotations
@@ -24,48 +24,55 @@ from sigma_data.images.decode import ImageFault, probe
 from sigma_data.instruction import ATTRIBUTES, parse
 from sigma_data.loading.batch import Item
 from sigma_data.loading.decode_sample import decode_content
-from sigma_data.sample import Family, Image, Sample, Source, Turn
-from sigma_data.sequence.layout import Geometry, Segment, layout, text_first, without_references, without_text
+from sigma_data.sample import Turn
+from sigma_data.sequence.guidance_layouts import text_first, without_references, without_text
+from sigma_data.sequence.layout import Geometry, Segment, layout
 from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.storage.files import disk_error, with_temporary
 from sigma_data.version import sigma_version
 from sigma_model.loading import LoadedModel
-from sigma_model.sampling.sampler import Context, decode_text, sample_latents
+from sigma_model.sampling.context import Context
+from sigma_model.sampling.sampler import sample_latents
 from sigma_model.sampling.settings import MAX_TOKENS, TEMPERATURE, Order, SamplingSettings
+from sigma_model.sampling.text_decoder import decode_text
 from sigma_model.vae import from_tokens
 
 METADATA_KEY = "sigma"
-"""The PNG text chunk that says how a picture was made, as JSON."""
+"""The PNG text chunk that says how an image was made, as JSON."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to make: a prompt with <image_1> ... for `pictures`, encoded; `names` are for errors.
+    """What to make: a prompt with <image_1> ... for `images`, encoded; `names` are for errors.
 
+    `bindings` are as in `Turn`. `before` are the turns that came before, each with its answer; the images that they
+    produced are among `images`.
     `size` (width, height) is brought to the nearest that the model makes; None takes the last
-    picture's, or a square as large as the model makes where there is none. The noise is drawn from
+    image's, or a square as large as the model makes where there is none. The noise is drawn from
     (`seed`, `name`).
     """
 
     prompt: str
-    pictures: Sequence[bytes] = ()
+    images: Sequence[bytes] = ()
     names: Sequence[str] = ()
     size: tuple[int, int] | None = None
     seed: int = 0
     name: str = ""
     order: Order = Order.INTERLEAVED
+    bindings: tuple[tuple[int, int], ...] = ()
+    before: tuple[Turn, ...] = ()
 
 
-def make_pictures(
+def make_images(
     bundle: LoadedModel,
     requests: Sequence[Request],
     settings: SamplingSettings,
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Pillow.Image]:
-    """A picture for each request.
+    """An image for each request.
 
-    Raises SigmaError for a prompt or a picture that cannot be used, before anything is computed.
+    Raises SigmaError for a prompt or an image that cannot be used, before anything is computed.
     """
     settings.check()
     laid_out = [lay_out(request, bundle.encoder, bundle.geometry, answer=True) for request in requests]
@@ -75,7 +82,7 @@ def make_pictures(
         views = (tuple(segments), without_text(segments), without_references(segments))
         branches.append([Context(view, item) for view in views])
         generator = torch.Generator().manual_seed(noise_seed(request.seed, request.name))
-        shape = (segments[-1].length - 2, bundle.model.config.latent.features)
+        shape = (segments[-1].inner, bundle.model.config.latent.features)
         noise.append(torch.randn(shape, generator=generator))
     tokens = sample_latents(
         bundle.model,
@@ -96,7 +103,7 @@ def make_pictures(
     patch = bundle.model.config.latent.patch_size
     grids = [segments[-1].grid for segments in laid_out]
     latents = [from_tokens(one, *grid, patch) for one, grid in zip(tokens, grids, strict=True)]
-    return [_to_picture(pixels) for pixels in bundle.vae.decode(latents)]
+    return [_to_image(pixels) for pixels in bundle.vae.decode(latents)]
 
 
 def answer_in_words(
@@ -107,7 +114,7 @@ def answer_in_words(
     temperature: float = TEMPERATURE,
     group_mask: bool = True,
 ) -> list[str]:
-    """A text for each request; `size` is not used. Raises SigmaError as `make_pictures` does."""
+    """A text for each request; `size` is not used. Raises SigmaError as `make_images` does."""
     if max_tokens < 1 or temperature < 0:
         raise ConfigError("an answer needs at least one token and a temperature of 0 or more")
     contexts = []
@@ -139,16 +146,16 @@ def noise_seed(seed: int, name: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def write_picture(
-    picture: Pillow.Image, out: Path, bundle: LoadedModel, request: Request, settings: SamplingSettings
+def write_image(
+    image: Pillow.Image, out: Path, bundle: LoadedModel, request: Request, settings: SamplingSettings
 ) -> None:
     """Write a PNG that says how it was made. Raises BuildError where the disk refuses."""
     info = PngImagePlugin.PngInfo()
-    about = json.dumps(describe(bundle, request, settings, picture.size))  # ASCII: a name may be no Unicode
+    about = json.dumps(describe(bundle, request, settings, image.size))  # ASCII: a name may be no Unicode
     info.add_itxt(METADATA_KEY, about)
 
     def save(temporary: Path) -> None:
-        picture.save(temporary, "PNG", pnginfo=info)
+        image.save(temporary, "PNG", pnginfo=info)
 
     try:
         with_temporary(out, save)
@@ -159,12 +166,12 @@ def write_picture(
 def describe(
     bundle: LoadedModel, request: Request, settings: SamplingSettings, size: tuple[int, int]
 ) -> dict[str, Any]:
-    """All that a picture was made from; pictures by name and hash, never by path."""
+    """All that an image was made from; images by name and hash, never by path."""
     return {
         "prompt": request.prompt,
         "pictures": [
             {"name": Path(name).name, "sha256": hashlib.sha256(data).hexdigest()}
-            for name, data in zip(request.names or [""] * len(request.pictures), request.pictures, strict=True)
+            for name, data in zip(request.names or [""] * len(request.images), request.images, strict=True)
         ],
         "size": list(size),
         "seed": request.seed,
@@ -181,11 +188,11 @@ def describe(
     }
 
 
-def check_prompt(prompt: str, pictures: int) -> None:
+def check_prompt(prompt: str, images: int) -> None:
     """Raises ConfigError for what would reach the model as nonsense."""
     if not prompt.strip():
         raise ConfigError("the prompt is empty: say what to make")
-    found = parse(prompt, references=pictures)
+    found = parse(prompt, references=images)
     if found.unknown:
         word = found.unknown[0].strip("<>/ ").lower()
         close = difflib.get_close_matches(word, [*ATTRIBUTES, "identity", "image"], 1)
@@ -196,28 +203,26 @@ def check_prompt(prompt: str, pictures: int) -> None:
 
 
 def lay_out(request: Request, encoder: Tokenizer, geometry: Geometry, *, answer: bool) -> tuple[Segment, ...]:
-    """The layout of a request, the picture to be made last (`answer`).
+    """The layout of a request, the image to be made last (`answer`).
 
-    Raises SigmaError for a prompt or a picture that cannot be used.
+    Raises SigmaError for a prompt or an image that cannot be used.
     """
-    check_prompt(request.prompt, len(request.pictures))
+    check_prompt(request.prompt, len(request.images))
     sizes = {}
-    for number, data in enumerate(request.pictures, 1):
+    for number, data in enumerate(request.images, 1):
         try:
             facts = probe(data)
         except ImageFault as fault:
-            name = request.names[number - 1] if request.names else f"picture {number}"
+            name = request.names[number - 1] if request.names else f"image {number}"
             raise ConfigError(f"{name}: {fault.message}") from None
         sizes[number] = (facts.width, facts.height)
     target = len(sizes) + 1 if answer else None
     if target is not None:
         side = geometry.vae.max_size
-        sizes[target] = request.size or sizes.get(len(request.pictures)) or (side, side)
-    images = tuple(Image(number, None) for number in sizes)
-    turn = Turn(request.prompt, target=target)
-    sample = Sample("request", Family.COMPOSITIONAL, images, (turn,), Source("request", "", 0))
+        sizes[target] = request.size or sizes.get(len(request.images)) or (side, side)
+    turn = Turn(request.prompt, target=target, bindings=request.bindings)
     try:
-        segments = layout(sample, sizes, encoder, geometry)
+        segments = layout((*request.before, turn), sizes, encoder, geometry)
         return text_first(segments) if request.order is Order.TEXT_FIRST else segments
     except SigmaError as error:
         raise ConfigError(f"{request.name}: {error}" if request.name else str(error)) from None
@@ -225,11 +230,11 @@ def lay_out(request: Request, encoder: Tokenizer, geometry: Geometry, *, answer:
 
 def _item(segments: Sequence[Segment], request: Request, bundle: LoadedModel) -> Item:
     vision = bundle.model.config.vision
-    data: dict[int, bytes | None] = dict(enumerate(request.pictures, 1))
+    data: dict[int, bytes | None] = dict(enumerate(request.images, 1))
     content = decode_content(segments, data, patch=vision.patch_size if vision is not None else 0)
-    numbers = list(content.pictures)
-    pictures = [torch.from_numpy(content.pictures[number]).to(bundle.device) for number in numbers]
-    latents = bundle.vae.encode(pictures)
+    numbers = list(content.images)
+    images = [torch.from_numpy(content.images[number]).to(bundle.device) for number in numbers]
+    latents = bundle.vae.encode(images)
     return Item(
         segments,
         latents=dict(zip(numbers, latents, strict=True)),
@@ -237,7 +242,7 @@ def _item(segments: Sequence[Segment], request: Request, bundle: LoadedModel) ->
     )
 
 
-def _to_picture(pixels: Tensor) -> Pillow.Image:
-    """[3, h, w] in [-1, 1] -> a picture."""
+def _to_image(pixels: Tensor) -> Pillow.Image:
+    """[3, h, w] in [-1, 1] -> an image."""
     levels = (pixels.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
     return Pillow.fromarray(levels.permute(1, 2, 0).cpu().numpy())

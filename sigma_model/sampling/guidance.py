@@ -1,4 +1,4 @@
-"""Classifier-free guidance towards the text and towards the reference pictures, pure arithmetic."""
+"""Classifier-free guidance towards the text and towards the reference images, pure arithmetic."""
 
 from __future__ import annotations
 

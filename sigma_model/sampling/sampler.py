@@ -1,57 +1,30 @@
-"""Pictures and texts out of a model: contexts prefilled once, then an Euler sampler or a decoder.
+"""Images out of a model: contexts prefilled once, then an Euler sampler.
 
-All requests and all guidance branches share one prefill and one forward pass a step. The sampler's loop
-never waits for the device; the decoder's must, to see where an answer ends.
+All requests and all guidance branches share one prefill and one forward pass a step. The loop never waits for the
+device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from sigma_data.loading.batch import Item, Specials, collate, grid_places
-from sigma_data.sequence.layout import Kind, Segment
+from sigma_data.loading.batch import Specials
+from sigma_data.loading.collate import collate, grid_places
+from sigma_data.sequence.layout import Segment
 from sigma_model.attention import Backend, spans_of
 from sigma_model.model import SigmaModel, widths
 from sigma_model.sampling.cache import Cache, cached_attention, prefill
+from sigma_model.sampling.context import Context
 from sigma_model.sampling.guidance import combine
-from sigma_model.sampling.settings import MAX_TOKENS, TEMPERATURE, Guidance, SamplingSettings
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a model looks at before it answers: segments, the target's last, and what they show.
-
-    `item` brings `latents` and `patches`; its own segments are not read.
-    """
-
-    segments: Sequence[Segment]
-    item: Item
-
-    @property
-    def prefix(self) -> list[Segment]:
-        """The segments before the answer; earlier answers in words belong to them, noised targets never."""
-        before = self.segments[:-1] if self.segments and self.segments[-1].kind.loss else self.segments
-        return [segment for segment in before if segment.kind is not Kind.TARGET]
-
-    @property
-    def answer(self) -> Segment:
-        """The segment to be produced."""
-        return self.segments[-1]
-
-    @property
-    def end(self) -> int:
-        """The position of what follows the prefix."""
-        prefix = self.prefix
-        return prefix[-1].end if prefix else 0
-
+from sigma_model.sampling.settings import Guidance, SamplingSettings
 
 Branches = Sequence[Context]
-"""Contexts of one request: full, without text, without reference pictures; the same target behind each."""
+"""Contexts of one request: full, without text, without reference images; the same target behind each."""
 
 
 def times(steps: int, shift: float) -> list[float]:
@@ -106,7 +79,7 @@ class Sampler:
     ) -> None:
         self._model = model
         self._guidance = guidance or Guidance()
-        self.counts = [branches[0].answer.length - 2 for branches in requests]
+        self.counts = [branches[0].answer.inner for branches in requests]
         wanted = (True, self._guidance.uses_text, self._guidance.uses_image)
         # Full contexts first: where there is no guidance, they alone are computed.
         contexts: list[Context] = []
@@ -119,7 +92,7 @@ class Sampler:
             for owner, branches in enumerate(requests):
                 context = branches[branch if wanted[branch] else 0]
                 key = (owner, tuple(context.segments))
-                if key not in index:  # a branch equal to another (no pictures, say) is computed once
+                if key not in index:  # a branch equal to another (no images, say) is computed once
                     index[key] = len(contexts)
                     contexts.append(context)
                     owners.append(owner)
@@ -128,11 +101,10 @@ class Sampler:
         items = [replace(context.item, segments=context.prefix) for context in contexts]
         batch = collate(items, specials, widths(model.config)).to(model.device)
         prefixes = [sum(segment.length for segment in context.prefix) for context in contexts]
-        lengths = [context.answer.length for context in contexts]
-        capacities = [prefix + length for prefix, length in zip(prefixes, lengths, strict=True)]
+        capacities = [prefix + context.answer.length for prefix, context in zip(prefixes, contexts, strict=True)]
         self._cache = Cache(model.config.language, capacities, dtype=model.dtype, device=model.device)
         prefill(model, batch, self._cache, group_mask=group_mask, backend=backend)
-        row_spans = spans_of([length - 2 for length in lengths])
+        row_spans = spans_of([context.answer.inner for context in contexts])
         for of_branch in which:
             self._rows.append(torch.cat([torch.arange(*row_spans[s]) for s in of_branch]).to(model.device))
         shared = (self.counts, self._cache, prefixes, specials, backend)
@@ -180,7 +152,7 @@ class _Step:
         spans = spans_of(counts)
         self._gather = torch.cat([torch.arange(*spans[owner]) for owner in owners]).to(device)
         answers = [context.answer for context in contexts]
-        tokens = [answer.length - 2 for answer in answers]
+        tokens = [answer.inner for answer in answers]
         n_und = 2 * len(answers)
         delimiters = torch.tensor([specials.image_start, specials.image_end] * len(answers), device=device)
         self._und = model.backbone.embed_tokens(delimiters)
@@ -213,60 +185,3 @@ class _Step:
         _, gen = model.backbone(self._und, gen, self._positions, self._attend, rows=self._rows)
         velocity: Tensor = model.latent_out(gen)
         return velocity.float()
-
-
-@torch.no_grad()
-def decode_text(
-    model: SigmaModel,
-    contexts: Sequence[Context],
-    specials: Specials,
-    *,
-    max_tokens: int = MAX_TOKENS,
-    temperature: float = TEMPERATURE,
-    seeds: Sequence[int] | None = None,
-    group_mask: bool = True,
-    backend: Backend = Backend.AUTO,
-) -> list[list[int]]:
-    """Token ids of every context's answer, without delimiters; stops at the end token or `max_tokens`.
-
-    Temperature 0 takes the likeliest token. Otherwise each context draws from its own generator, so
-    its answer does not depend on the others.
-    """
-    if not contexts:
-        return []
-    prefixes = [sum(segment.length for segment in context.prefix) for context in contexts]
-    cache = Cache(model.config.language, [p + max_tokens for p in prefixes], dtype=model.dtype, device=model.device)
-    items = [replace(context.item, segments=context.prefix) for context in contexts]
-    batch = collate(items, specials, widths(model.config)).to(model.device)
-    prefill(model, batch, cache, group_mask=group_mask, backend=backend)
-    generators = [torch.Generator().manual_seed(seed) for seed in (range(len(contexts)) if seeds is None else seeds)]
-    ids = torch.full((len(contexts),), specials.bos, device=model.device)
-    positions = torch.tensor([context.end for context in contexts], device=model.device)
-    starts = torch.tensor([s + p for s, p in zip(cache.starts, prefixes, strict=True)], device=model.device)
-    order = torch.arange(len(contexts), device=model.device)
-    no_latents = torch.zeros(0, model.config.language.hidden_size, dtype=model.dtype, device=model.device)
-    found: list[list[int]] = [[] for _ in contexts]
-    running = set(range(len(contexts)))
-    for step in range(max_tokens):
-        spans = [(s, s + p + step + 1) for s, p in zip(cache.starts, prefixes, strict=True)]
-        attend = cached_attention(cache, starts + step, order, [1] * len(contexts), spans, backend=backend)
-        und, _ = model.backbone(model.backbone.embed_tokens(ids), no_latents, positions + step, attend)
-        logits = model.lm_head(und).float()
-        ids = _choose(logits, temperature, generators)
-        for number, token in enumerate(ids.tolist()):
-            if token == specials.eos:
-                running.discard(number)
-            elif number in running:
-                found[number].append(token)
-        if not running:
-            break
-    return found
-
-
-def _choose(logits: Tensor, temperature: float, generators: Sequence[torch.Generator]) -> Tensor:
-    """[contexts, V] -> [contexts]."""
-    if temperature <= 0:
-        return logits.argmax(-1)
-    chances = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1).cpu()
-    drawn = [torch.multinomial(row, 1, generator=g) for row, g in zip(chances, generators, strict=True)]
-    return torch.cat(drawn).to(logits.device)

@@ -13,7 +13,7 @@ MAX_TOKENS, TEMPERATURE = 512, 0.0
 
 
 class Order(StrEnum):
-    """Where pictures stand: at their placeholders, as in training, or behind all text, as the release generates."""
+    """Where images stand: at their placeholders, as in training, or behind all text, as the release generates."""
 
     INTERLEAVED = "interleaved"
     TEXT_FIRST = "text-first"
@@ -23,7 +23,7 @@ class Rescale(StrEnum):
     """What keeps a guided velocity from growing: its norm is brought back to the unguided one's."""
 
     TEXT_CHANNEL = "text_channel"
-    """After the text's guidance, a token at a time; the pictures' guidance follows."""
+    """After the text's guidance, a token at a time; the images' guidance follows."""
     CHANNEL = "channel"
     """After both, a token at a time."""
     GLOBAL = "global"
@@ -54,7 +54,7 @@ class Guidance:
 
     @property
     def uses_image(self) -> bool:
-        """Whether the context without reference pictures is needed."""
+        """Whether the context without reference images is needed."""
         return self.image > 1
 
     def applies(self, level: float) -> bool:

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from sigma_data.errors import ConfigError
-from sigma_data.loading.batch import Item, PackedBatch, Widths, collate
+from sigma_data.loading.batch import Item, PackedBatch, Widths
+from sigma_data.loading.collate import collate
 from sigma_data.sample import Turn
 from sigma_data.sequence.layout import Kind, Segment
 from sigma_model import attention
@@ -71,7 +72,7 @@ def tokens(packed: list[Case]) -> list[Token]:
         for number, segment in enumerate(one.layout()):
             bound = dict(segment.bound)
             for index in range(segment.length):
-                attribute = not segment.kind.picture and index - 1 in bound
+                attribute = not segment.kind.image and index - 1 in bound
                 group = bound[index - 1] if attribute else segment.group
                 found.append(Token(sample, number, place, segment.kind, attribute, group))
                 place += 1
@@ -87,7 +88,7 @@ def oracle(packed: list[Case], *, group_mask: bool) -> Tensor:
             if q.sample != k.sample:
                 continue  # samples never see one another
             same = q.segment == k.segment
-            if same and q.kind.picture:
+            if same and q.kind.image:
                 s, c = True, True  # inside one picture
             elif k.kind is Kind.TARGET and not same:
                 s, c = False, False  # a noised target is seen by nobody else
@@ -111,7 +112,7 @@ def bagel(packed: list[Case]) -> Tensor:
             end = start + segment.length
             mask[start:end, :start] = True
             square = torch.ones(segment.length, segment.length, dtype=torch.bool)
-            mask[start:end, start:end] = square if segment.kind.picture else square.tril()
+            mask[start:end, start:end] = square if segment.kind.image else square.tril()
             start = end
         start = 0
         for segment in segments:

@@ -23,13 +23,17 @@ from support.sequences import (  # noqa: F401
 )
 from torch import Tensor
 
-from sigma_data.loading.batch import Item, PackedBatch, collate, unit_range
+from sigma_data.loading.batch import Item, PackedBatch, unit_range
+from sigma_data.loading.collate import collate
 from sigma_data.sample import Turn
-from sigma_data.sequence.layout import Kind, Segment, without_references, without_text
+from sigma_data.sequence.guidance_layouts import without_references, without_text
+from sigma_data.sequence.layout import Kind, Segment
 from sigma_model.attention import Backend
 from sigma_model.model import Output, SigmaModel, widths
-from sigma_model.sampling.sampler import Branches, Context, Sampler, decode_text, sample_latents, times
+from sigma_model.sampling.context import Context
+from sigma_model.sampling.sampler import Branches, Sampler, sample_latents, times
 from sigma_model.sampling.settings import Guidance, Rescale
+from sigma_model.sampling.text_decoder import decode_text
 
 OFF = Guidance(text=1, image=1)
 SIZES = {1: (16, 12), 2: (8, 16), 3: (12, 12), 4: (16, 8)}
@@ -139,7 +143,7 @@ def test_losses_compare_the_velocity_with_noise_less_picture_and_the_text_with_i
     batch, out = trained_pass(model, [filled(COMPOSED, model), filled(ASKED, model)], timestep_shift=2.0)
     plain = 1 / (1 + torch.exp(-batch.u))
     torch.testing.assert_close(out.level, 2 * plain / (1 + plain))
-    latent = batch.known_latents[batch.latent_pictures[int(batch.target_images[0])]]
+    latent = batch.known_latents[batch.latent_sources[int(batch.target_images[0])]]
     rows, columns = batch.latent_grids[int(batch.target_images[0])]
     patch = model.config.latent.patch_size
     clean = [

@@ -14,7 +14,7 @@ from sigma_model.checkpoint_io import export_model, init_model
 from sigma_model.config import preset, preset_directory
 from sigma_model.loading import LoadedModel, load_bundle
 from sigma_model.placement import fill, parse_places, spread
-from sigma_model.sampling.generate import Request, answer_in_words, make_pictures
+from sigma_model.sampling.generate import Request, answer_in_words, make_images
 from sigma_model.sampling.settings import SamplingSettings
 
 LAYERS = preset("tiny").language.num_hidden_layers
@@ -30,7 +30,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def image(bundle: LoadedModel, encoded: bytes) -> bytes:
     request = Request("the <style>style of <image_1>", [encoded], ["a"], (32, 32))
-    return make_pictures(bundle, [request], SamplingSettings(steps=3))[0].tobytes()
+    return make_images(bundle, [request], SamplingSettings(steps=3))[0].tobytes()
 
 
 @pytest.fixture(scope="module")

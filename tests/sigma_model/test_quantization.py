@@ -18,7 +18,7 @@ from sigma_model.config import preset, preset_directory
 from sigma_model.loading import load_bundle
 from sigma_model.model import SigmaModel
 from sigma_model.quantization import Quantization, load_quantized, quantised
-from sigma_model.sampling.generate import Request, describe, make_pictures
+from sigma_model.sampling.generate import Request, describe, make_images
 from sigma_model.sampling.settings import SamplingSettings
 
 LIBRARY = {Quantization.NF4: "bitsandbytes", Quantization.INT8: "bitsandbytes", Quantization.FP8: "torchao"}
@@ -70,7 +70,7 @@ def test_a_quantised_model_makes_an_image_that_says_so(kind: Quantization, weigh
     pytest.importorskip(LIBRARY[kind])
     bundle = load_bundle(str(weights), quantization=kind)
     request = Request("a red circle", [], [], (32, 32))
-    images = [make_pictures(bundle, [request], SamplingSettings(steps=3))[0] for _ in range(2)]
+    images = [make_images(bundle, [request], SamplingSettings(steps=3))[0] for _ in range(2)]
     assert images[0].tobytes() == images[1].tobytes()
     assert describe(bundle, request, SamplingSettings(), (32, 32))["dtype"] == f"float32, {kind}"
 

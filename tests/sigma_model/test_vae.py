@@ -192,7 +192,7 @@ def test_nothing_of_it_learns(golden: Vae) -> None:
 
 @pytest.mark.parametrize("shape", [(3, 30, 32), (3, 32, 31), (4, 32, 32), (1, 3, 32, 32), (3, 0, 32)])
 def test_a_picture_that_does_not_fit_is_an_error(golden: Vae, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match="picture 1"):
+    with pytest.raises(ConfigError, match="image 1"):
         golden.encode([noise(3, 32, 32), torch.zeros(shape)])
 
 

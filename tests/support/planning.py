@@ -137,7 +137,7 @@ def dropped_by_kind(planner: Planner, epoch: int) -> dict[Kind, float]:
             kind
             for piece in index.piece_kind[index.piece_first[row] : index.piece_first[row + 1]].tolist()
             for kind in (
-                planner.geometry.kinds(words_only=bool(index.words_only[row])) if piece == Kind.LATENT else (piece,)
+                planner.geometry.kinds(text_only=bool(index.words_only[row])) if piece == Kind.LATENT else (piece,)
             )
         ]
         dropped = planner.recipe.dropped(index, row, number, planner.geometry)

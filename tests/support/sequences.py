@@ -19,7 +19,8 @@ from torch import Tensor
 
 from sigma_data.images.resize_rule import ResizeRule
 from sigma_data.instruction import ATTRIBUTES, Attribute, Part, Placeholder, Text
-from sigma_data.loading.batch import Item, PackedBatch, collate
+from sigma_data.loading.batch import Item, PackedBatch
+from sigma_data.loading.collate import collate
 from sigma_data.sample import Family, Image, Sample, Source, Turn
 from sigma_data.sequence.layout import Geometry, Kind, Segment, Size, layout
 from sigma_model.checkpoint_io import init_model
@@ -194,7 +195,7 @@ class Case:
     sizes: Mapping[int, Size]
 
     def layout(self, *, vision: bool = True, dropped: Sequence[int] = ()) -> tuple[Segment, ...]:
-        return layout(self.sample, self.sizes, WordEncoder(), tiny_geometry(vision=vision), dropped=dropped)
+        return layout(self.sample.turns, self.sizes, WordEncoder(), tiny_geometry(vision=vision), dropped=dropped)
 
 
 def case(*turns: Turn | str, pictures: int, sizes: Mapping[int, Size] | None = None) -> Case:
@@ -287,7 +288,7 @@ def item(segments: Sequence[Segment], config: ModelConfig, *, seed: object = 0, 
             shape = (rows * columns, config.latent.features)
             noise[number] = torch.randn(shape, generator=generator(seed, "noise", number))
             u[number] = float(torch.randn(1, generator=generator(seed, "u", number)))
-    content: dict[str, dict[int, Tensor]] = {"pictures": pictures} if as_pictures else {"latents": latents}
+    content: dict[str, dict[int, Tensor]] = {"images": pictures} if as_pictures else {"latents": latents}
     return Item(segments, **content, patches=patches, noise=noise, u=u, name=f"sample {seed}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pipelines.evaluate.item import Item
@@ -34,7 +35,8 @@ def corpus_samples(path: str, split: str) -> Iterator[Sample]:
 def items_of(sample: Sample) -> Iterator[Item]:
     """The items of a sample; a turn answered in words gives none.
 
-    A later turn sees the references and then the true answers of earlier turns. An image without bytes stands as
+    A later turn sees the references and then the true answers of earlier turns, which it comes after as in training. An
+    image without bytes stands as
     b"" among the references. Raises ConfigError for a turn without any answer.
     """
     pictures = {image.number: image.data or b"" for image in sample.images}
@@ -44,22 +46,40 @@ def items_of(sample: Sample) -> Iterator[Item]:
             raise ConfigError(f"{source.location}, row {source.row}: has no answer, neither a picture nor words")
         if turn.target is None:
             continue
-        context = sample.context(index)
+        context = _context(sample, index)
         place = {number: position for position, number in enumerate(context, 1)}
         instruction = parse(turn.instruction)
+        *before, asked = (_renumbered(one, place) for one in sample.turns[: index + 1])
         yield Item(
             id=sample.id if len(sample.turns) == 1 else f"{sample.id}-{index + 1}",
             family=sample.family.value,
-            instruction=_renumbered(turn.instruction, place),
+            instruction=asked.instruction,
             references=tuple(pictures[number] for number in context),
             answer=pictures[turn.target] or None,
             condition=_condition(sample.family, turn, instruction, context, place),
             style=_bound("style", turn, instruction, context, place),
+            bindings=asked.bindings,
+            before=tuple(before),
         )
 
 
-def _renumbered(text: str, place: dict[int, int]) -> str:
-    return text if all(number == position for number, position in place.items()) else renumber(text, place)
+def _context(sample: Sample, turn: int) -> tuple[int, ...]:
+    """Numbers of the images before an answer, as in training: a reference that only later turns name comes later."""
+    named = [set(parse(one.instruction, references=len(sample.references)).placeholders) for one in sample.turns]
+    later = set().union(*named[turn + 1 :]).difference(*named[: turn + 1])
+    return tuple(number for number in sample.context(turn) if number not in later)
+
+
+def _renumbered(turn: Turn, place: dict[int, int]) -> Turn:
+    """A turn whose images are numbered by their positions among an item's references."""
+    if all(number == position for number, position in place.items()):
+        return turn
+    return replace(
+        turn,
+        instruction=renumber(turn.instruction, place),
+        target=None if turn.target is None else place.get(turn.target),
+        bindings=tuple((token, place.get(number, number)) for token, number in turn.bindings),
+    )
 
 
 def _condition(

@@ -20,7 +20,7 @@ from pipelines.train.token_rows import ROWS
 from sigma_data.loading.batch import Run
 from sigma_data.planning.plan import Planner
 from sigma_data.planning.segment_table import SegmentTable, segment_table
-from sigma_data.sequence.layout import Kind
+from sigma_data.sequence.layout import DELIMITERS, Kind
 from sigma_data.text_format import aligned, counted
 from sigma_model.attention_mask import visible_pairs
 from sigma_model.config import ModelConfig
@@ -86,17 +86,17 @@ def _work_of(table: SegmentTable, row: int, dropped: tuple[int, ...], stride: in
         if place in dropped:
             continue
         kind = Kind(number)
-        inner = length - 2
-        runs.append(Run(start, start + length, 0, place, kind.picture, kind is Kind.TARGET, False, 0))
+        inner = length - DELIMITERS
+        runs.append(Run(start, start + length, 0, place, kind.image, kind is Kind.TARGET, False, 0))
         start += length
-        if not kind.picture:
+        if not kind.image:
             work += Work(text=length, answer=length - 1 if kind is Kind.ANSWER else 0)
         elif kind is Kind.PATCH:
-            work += Work(text=2, patch=inner, patch_pairs=inner**2)
+            work += Work(text=DELIMITERS, patch=inner, patch_pairs=inner**2)
         else:
             tokens = {"target" if kind is Kind.TARGET else "latent": inner}
             pixels = inner * stride**2
-            work += Work(text=2, images=1, pixels=pixels, pixel_pairs=pixels**2, **tokens)
+            work += Work(text=DELIMITERS, images=1, pixels=pixels, pixel_pairs=pixels**2, **tokens)
     return work + Work(pairs=visible_pairs(runs, group_mask=False))
 
 

@@ -40,7 +40,7 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing should be generated")
 
-    monkeypatch.setattr(generate_module, "make_pictures", refuse)
+    monkeypatch.setattr(generate_module, "make_images", refuse)
     monkeypatch.setattr(generate_module, "answer_in_words", refuse)
 
 
@@ -206,7 +206,7 @@ def test_what_cannot_be_shown_beside_it_is_said_before_anything_is_made(
     unscored, other = tmp_path / "unscored", tmp_path / "other"
     assert eval_runs.sigma(world, "--model", model, "--out", unscored, *FEW, "--stage", "generate") == 0
     assert eval_runs.sigma(world, "--model", model, "--out", other, *FEW, "--split", "val", "--name", "other") == 0
-    monkeypatch.setattr(generate_module, "make_pictures", lambda *_: pytest.fail("nothing should be generated"))
+    monkeypatch.setattr(generate_module, "make_images", lambda *_: pytest.fail("nothing should be generated"))
     capsys.readouterr()
     typed = (world, "--model", model, "--out", tmp_path / "out", *FEW, "--name", "new")
     (tmp_path / "clip").mkdir()

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support import eval_runs, image_files
+from support import eval_runs, image_files, sequences
+from support.sequences import SPECIALS, Case, WordEncoder, cases, tiny_config, tiny_geometry
 
 from pipelines.evaluate import generate as generate_module
+from pipelines.evaluate.benchmarks.samples import items_of
 from pipelines.evaluate.generate import Generation, batches, clean, generate, missing, results, shares
 from pipelines.evaluate.item import Item
 from sigma_data.errors import ConfigError, SigmaError
+from sigma_data.loading.collate import collate
 from sigma_data.sequence.layout import Kind, Segment
+from sigma_data.sequence.tokenizer import Tokenizer
+from sigma_model.attention_mask import dense_mask
 from sigma_model.loading import LoadedModel, load_bundle
-from sigma_model.sampling.generate import Request, lay_out, make_pictures
+from sigma_model.model import widths
+from sigma_model.sampling.generate import Request, lay_out, make_images
 from sigma_model.sampling.settings import Order, SamplingSettings
 
 FEW = Generation(batch=2, settings=SamplingSettings(steps=4))
@@ -55,7 +63,7 @@ def run(bundle: LoadedModel, items: Sequence[Item], folder: Path, generation: Ge
 
 
 class Counting:
-    """`make_pictures` that counts what was asked of it, and stops at a call where the test wants it to."""
+    """`make_images` that counts what was asked of it, and stops at a call where the test wants it to."""
 
     def __init__(self, stop_at: int = 0) -> None:
         self.names: Counter[str] = Counter()
@@ -69,7 +77,7 @@ class Counting:
         if self.calls == self.stop_at:
             raise KeyboardInterrupt
         self.names.update(request.name for request in requests)
-        return make_pictures(bundle, requests, settings)
+        return make_images(bundle, requests, settings)
 
 
 @given(st.sets(st.integers(0, 300), max_size=60), st.integers(1, 9))
@@ -94,7 +102,7 @@ def test_after_an_interrupt_nothing_is_half_written_and_no_sample_of_a_finished_
 ) -> None:
     run(bundle, items, tmp_path / "whole")
     stopped = Counting(stop_at=3)
-    monkeypatch.setattr(generate_module, "make_pictures", stopped)
+    monkeypatch.setattr(generate_module, "make_images", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(bundle, items, tmp_path / "out")
     done = {item.id for some in batches(items, FEW.batch)[:2] for item in some}
@@ -102,7 +110,7 @@ def test_after_an_interrupt_nothing_is_half_written_and_no_sample_of_a_finished_
     assert {name.split("/")[0] for name in eval_runs.generated(tmp_path / "out")} == {"batch-000000", "batch-000001"}
 
     again = Counting()
-    monkeypatch.setattr(generate_module, "make_pictures", again)
+    monkeypatch.setattr(generate_module, "make_images", again)
     run(bundle, items, tmp_path / "out")
     assert stopped.names + again.names == Counter(item.id for item in items)
     assert eval_runs.generated(tmp_path / "out") == eval_runs.generated(tmp_path / "whole")
@@ -158,7 +166,7 @@ def test_an_item_that_cannot_be_answered_is_recorded_with_the_reason_beside_the_
     found = {result.item.id: result for result in results(tmp_path, asked, 5)}
     assert list(found) == [item.id for item in asked]
     assert all(found[item.id].picture and not found[item.id].failure for item in items[:2])
-    words = {"broken": "reference 1", "token": "did you mean <subject>", "absent": "picture 3"}
+    words = {"broken": "reference 1", "token": "did you mean <subject>", "absent": "image 3"}
     for name, word in words.items():
         assert found[name].picture is None
         assert word in (found[name].failure or "")
@@ -171,9 +179,9 @@ def test_one_that_fails_while_sampling_does_not_take_its_batch_with_it(
     def fragile(bundle: LoadedModel, requests: Sequence[Request], settings: SamplingSettings) -> list[Image.Image]:
         if any(request.name == "item-1" for request in requests):
             raise ConfigError("the sampler ended in numbers that are not finite")
-        return make_pictures(bundle, requests, settings)
+        return make_images(bundle, requests, settings)
 
-    monkeypatch.setattr(generate_module, "make_pictures", fragile)
+    monkeypatch.setattr(generate_module, "make_images", fragile)
     run(bundle, items[:3], tmp_path, Generation(batch=3, settings=SamplingSettings(steps=4)))
     found = list(results(tmp_path, items[:3], 3))
     assert [bool(result.picture) for result in found] == [True, False, True]
@@ -254,3 +262,34 @@ def test_a_disk_that_refuses_ends_it_with_a_sentence(
     with pytest.raises(SigmaError, match="the disk is full"):
         run(bundle, items[:1], tmp_path)
     assert eval_runs.generated(tmp_path) == {}
+
+
+@given(cases(), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_a_sample_has_the_same_segments_and_mask_in_training_and_in_evaluation(one: Case, vision: bool) -> None:
+    assume(all(turn.instruction.strip() for turn in one.sample.turns))  # a prompt must not be empty
+    sizes, tokenizer, geometry = one.sizes, WordEncoder(), tiny_geometry(vision=vision)
+    images = tuple(replace(i, data=picture(i.number, *sizes[i.number])) for i in one.sample.images)
+    targets = [target for turn in one.sample.turns if (target := turn.target) is not None]
+    asked = list(items_of(replace(one.sample, images=images)))
+    assert len(asked) == len(targets)
+    for item, target in zip(asked, targets, strict=True):
+        trained = one.layout(vision=vision)
+        trained = trained[: 1 + next(i for i, s in enumerate(trained) if (s.kind, s.image) == (Kind.TARGET, target))]
+        request = generate_module._request(replace(item, size=sizes[target]), Generation())
+        found = lay_out(request, cast(Tokenizer, tokenizer), geometry, answer=True)
+        place = {data: number for number, data in enumerate((*item.references, item.answer), 1)}
+        numbers = {image.number: place[image.data] for image in images if image.data in place} | {0: 0}
+        assert found == tuple(
+            replace(
+                segment,
+                image=numbers[segment.image],
+                bound=tuple((token, numbers[group]) for token, group in segment.bound),
+            )
+            for segment in trained
+        )
+        masks = []
+        for segments in (trained, found):
+            batch = collate([sequences.item(segments, tiny_config(vision=vision))], SPECIALS, widths(tiny_config()))
+            masks.append(dense_mask(batch.tags, group_mask=True))
+        assert torch.equal(*masks)

@@ -71,7 +71,7 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("it was generated before")
 
-    monkeypatch.setattr(generate, "make_pictures", refuse)
+    monkeypatch.setattr(generate, "make_images", refuse)
 
 
 def test_an_evaluation_leaves_settings_pictures_scores_and_a_report(whole: Path) -> None:
@@ -144,13 +144,13 @@ def test_a_finished_evaluation_run_again_makes_and_scores_nothing(
 
 def test_only_the_batches_that_are_missing_are_made(copy: Change, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(copy().out / "generated" / "batch-000001")
-    kept, names, real = eval_runs.marks(copy().out), [], generate.make_pictures
+    kept, names, real = eval_runs.marks(copy().out), [], generate.make_images
 
     def counting(bundle: Any, requests: Any, settings: Any) -> Any:
         names.extend(request.name for request in requests)
         return real(bundle, requests, settings)
 
-    monkeypatch.setattr(generate, "make_pictures", counting)
+    monkeypatch.setattr(generate, "make_images", counting)
     evaluate(copy(stage=Stage.GENERATE))
     made = json.loads((whole / "generated" / "batch-000001" / "batch.json").read_text())
     assert names == [entry["id"] for entry in made]
@@ -306,7 +306,7 @@ def test_two_runs_are_compared_on_the_same_items(whole: Path, copy: Change, tmp_
 def test_failures_are_told_and_reported_and_stay_in_the_count(
     options: EvalOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = generate.make_pictures
+    real = generate.make_images
     broken: list[str] = []
 
     def fragile(bundle: Any, requests: Any, settings: Any) -> Any:
@@ -316,7 +316,7 @@ def test_failures_are_told_and_reported_and_stay_in_the_count(
             raise ConfigError("the sampler ended in numbers that are not finite")
         return real(bundle, requests, settings)
 
-    monkeypatch.setattr(generate, "make_pictures", fragile)
+    monkeypatch.setattr(generate, "make_images", fragile)
     told = evaluate(replace(options, out=tmp_path / "out"))
     assert list(told["failed"]) == broken
     assert told["items"] == 6
@@ -401,13 +401,13 @@ def test_a_rank_computes_with_one_thread_whatever_it_is_given_and_gives_the_othe
 ) -> None:
     import torch
 
-    seen, real = set(), generate.make_pictures
+    seen, real = set(), generate.make_images
 
     def looking(*arguments: Any) -> Any:
         seen.add(torch.get_num_threads())
         return real(*arguments)
 
-    monkeypatch.setattr(generate, "make_pictures", looking)
+    monkeypatch.setattr(generate, "make_images", looking)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

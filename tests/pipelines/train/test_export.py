@@ -29,7 +29,7 @@ from sigma_data.sequence.tokenizer import TOKENIZER_FILES
 from sigma_model.checkpoint_io import Checkpoint, export_model, init_model, load_model
 from sigma_model.config import ModelConfig, preset, preset_directory
 from sigma_model.loading import DType, load_bundle, read_blueprint
-from sigma_model.sampling.generate import Request, make_pictures
+from sigma_model.sampling.generate import Request, make_images
 from sigma_model.sampling.settings import SamplingSettings
 
 ALONE = ProcessGroup.single()
@@ -126,7 +126,7 @@ def test_an_export_loads_as_a_release_does_and_generates(run: Trained, tmp_path:
     assert parts.trained
     request = Request("a red circle", [], [], (32, 32))
     picture, untrained = (
-        make_pictures(each, [request], SamplingSettings(steps=3))[0].tobytes() for each in (parts, load_bundle("tiny"))
+        make_images(each, [request], SamplingSettings(steps=3))[0].tobytes() for each in (parts, load_bundle("tiny"))
     )
     assert picture != untrained
 

@@ -58,7 +58,7 @@ def split(pack_: Loaded, cases: Sequence[Case]) -> list[Loaded]:
     """The samples of `loaded(cases)`, a pack each, with the noise they have there."""
     from support.sequences import SPECIALS, item, tiny_config
 
-    from sigma_data.loading.batch import collate
+    from sigma_data.loading.collate import collate
     from sigma_model.model import widths
 
     config = tiny_config()

@@ -101,7 +101,7 @@ def test_a_prompt_or_a_picture_that_cannot_be_used_costs_that_sample_alone(
     assert one.validation is not None
     losses(one)
     usual = list(one.validation.images(one.parts, 3))
-    whole, pictures = ShardReader.sample, ShardReader.pictures
+    whole, pictures = ShardReader.sample, ShardReader.images
 
     def spoilt(self: ShardReader, row: int) -> Any:
         sample = whole(self, row)
@@ -113,7 +113,7 @@ def test_a_prompt_or_a_picture_that_cannot_be_used_costs_that_sample_alone(
         return dict.fromkeys(data, b"no picture") if whole(self, row).id == usual[1] else data
 
     monkeypatch.setattr(ShardReader, "sample", spoilt)
-    monkeypatch.setattr(ShardReader, "pictures", broken)
+    monkeypatch.setattr(ShardReader, "images", broken)
     found = list(one.validation.images(one.parts, 3))
     assert len(found) >= 2 and not {usual[0], usual[1]} & set(found) and usual[2] in found
 

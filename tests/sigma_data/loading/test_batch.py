@@ -27,7 +27,8 @@ from support.sequences import (  # noqa: F401
 )
 from torch import Tensor
 
-from sigma_data.loading.batch import PackedBatch, Run, TokenTags, collate, unit_range
+from sigma_data.loading.batch import PackedBatch, Run, TokenTags, unit_range
+from sigma_data.loading.collate import collate
 from sigma_data.sample import Turn
 from sigma_data.sequence.layout import Kind, Segment
 from sigma_model.model import widths
@@ -94,21 +95,21 @@ def test_tags_positions_and_spans_are_those_of_the_layouts(drawn: tuple[list[Cas
     batch = pack(drawn[0], vision=drawn[1])
     order = sequence_order(batch)
     expected = list(tokens(*drawn))
-    attribute = [dict(s.bound).get(i - 1) if not s.kind.picture else None for _, _, s, i in expected]
+    attribute = [dict(s.bound).get(i - 1) if not s.kind.image else None for _, _, s, i in expected]
 
     def in_sequence(field: Tensor) -> list[Any]:
         return list(field[order].tolist())
 
     assert in_sequence(batch.tags.sample) == [sample for sample, _, _, _ in expected]
     assert in_sequence(batch.tags.segment) == [segment for _, segment, _, _ in expected]
-    assert in_sequence(batch.tags.image) == [s.kind.picture for _, _, s, _ in expected]
+    assert in_sequence(batch.tags.image) == [s.kind.image for _, _, s, _ in expected]
     assert in_sequence(batch.tags.noised) == [s.kind is Kind.TARGET for _, _, s, _ in expected]
     assert in_sequence(batch.tags.attribute) == [group is not None for group in attribute]
     assert in_sequence(batch.tags.group) == [
         s.image if s.kind in (Kind.LATENT, Kind.PATCH) else group or 0
         for (_, _, s, _), group in zip(expected, attribute, strict=True)
     ]
-    assert in_sequence(batch.positions) == [s.position + (0 if s.kind.picture else i) for _, _, s, i in expected]
+    assert in_sequence(batch.positions) == [s.position + (0 if s.kind.image else i) for _, _, s, i in expected]
     samples = batch.tags.sample.tolist()
     for number, (und, und_end, gen, gen_end) in enumerate(batch.spans):
         mine = [*range(und, und_end), *range(gen, gen_end)]
@@ -145,9 +146,9 @@ def test_text_patches_and_latents_share_out_the_tokens(drawn: tuple[list[Case], 
     for slot, (_, _, segment, index) in zip(order, tokens(*drawn), strict=True):
         last = index == segment.length - 1
         if index == 0 or last:
-            ends = (SPECIALS.image_start, SPECIALS.image_end) if segment.kind.picture else (SPECIALS.bos, SPECIALS.eos)
+            ends = (SPECIALS.image_start, SPECIALS.image_end) if segment.kind.image else (SPECIALS.bos, SPECIALS.eos)
             assert ids[slot] == ends[last]
-        elif not segment.kind.picture:
+        elif not segment.kind.image:
             assert ids[slot] == segment.ids[index - 1]
         else:
             assert slot not in ids
@@ -167,7 +168,7 @@ def test_every_picture_s_content_stands_in_the_order_of_its_tokens(drawn: tuple[
     assert torch.equal(batch.patches, torch.cat(patches) if patches else torch.zeros(0, widths(config).patch))
     latents = [(one, s) for one, s in shown if s.kind.latent]
     assert list(batch.latent_grids) == [s.grid for _, s in latents]
-    for index, (one, segment) in zip(batch.latent_pictures, latents, strict=True):
+    for index, (one, segment) in zip(batch.latent_sources, latents, strict=True):
         assert batch.known_latents[index] is one.latents[segment.image]
     targets = [(place, one, s) for place, (one, s) in enumerate(latents) if s.kind is Kind.TARGET]
     assert batch.target_images.tolist() == [place for place, _, _ in targets]
@@ -195,10 +196,10 @@ def test_a_target_and_its_clean_copy_are_encoded_once_and_samples_share_nothing(
     one = case(Turn("paint <image_1>", target=2), Turn("red", target=3), pictures=3)
     items = [item(one.layout(), tiny_config(), seed=seed, as_pictures=as_pictures) for seed in range(2)]
     batch = collate(items, SPECIALS, WIDTHS)
-    assert batch.latent_pictures == (0, 1, 1, 2, 3, 4, 4, 5)  # reference, target, its copy, target; twice
-    given_ = batch.pictures if as_pictures else batch.known_latents
-    assert len(given_) == 6 and len(batch.pictures) + len(batch.known_latents) == 6
-    content = [one.pictures if as_pictures else one.latents for one in items]
+    assert batch.latent_sources == (0, 1, 1, 2, 3, 4, 4, 5)  # reference, target, its copy, target; twice
+    given_ = batch.images if as_pictures else batch.known_latents
+    assert len(given_) == 6 and len(batch.images) + len(batch.known_latents) == 6
+    content = [one.images if as_pictures else one.latents for one in items]
     assert all(found is content[index // 3][index % 3 + 1] for index, found in enumerate(given_))
     assert batch.target_images.tolist() == [1, 3, 5, 7]
 
@@ -318,7 +319,7 @@ def test_content_of_another_size_than_was_laid_out_is_an_error_that_names_the_pi
     content = dict(getattr(one, what))
     expected = len(content[number])
     content[number] = content[number][:-1]
-    with pytest.raises(ValueError, match=f"picture {number} brings {expected - 1} .*{expected} were laid out"):
+    with pytest.raises(ValueError, match=f"image {number} brings {expected - 1} .*{expected} were laid out"):
         collate([dataclasses.replace(one, **{what: content})], SPECIALS, WIDTHS)
 
 

@@ -261,10 +261,10 @@ def test_a_pack_holds_what_the_layouts_show_and_noise_by_sample_and_round_alone(
             sample = corpus.sample(rows[name])
             upright = {image["number"]: (image["width"], image["height"]) for image in rows[name]["images"]}
             dropped = planner.recipe.dropped(index, entry.row, entry.round, shape)
-            segments = layout(sample, upright, encoder, shape, dropped=dropped)
+            segments = layout(sample.turns, upright, encoder, shape, dropped=dropped)
             content = decode_content(segments, {image.number: image.data for image in sample.images}, patch=14)
             seen = [segment.image for segment in segments if segment.kind.latent]
-            pictures += [content.pictures[number] for number in dict.fromkeys(seen)]
+            pictures += [content.images[number] for number in dict.fromkeys(seen)]
             patches += [content.patches[segment.image] for segment in segments if segment.kind is Kind.PATCH]
             for segment in segments:
                 if segment.kind is Kind.TARGET:
@@ -272,10 +272,10 @@ def test_a_pack_holds_what_the_layouts_show_and_noise_by_sample_and_round_alone(
                     draw = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
                     u.append(np.float32(draw.standard_normal()))
                     noise.append(draw.standard_normal((segment.length - 2, sizes.latent), dtype=np.float32))
-        assert all(np.array_equal(a, b) for a, b in zip(batch.pictures, pictures, strict=True))
+        assert all(np.array_equal(a, b) for a, b in zip(batch.images, pictures, strict=True))
         assert np.array_equal(batch.patches, np.concatenate(patches))
         assert np.array_equal(batch.u, u) and np.array_equal(batch.noise, np.concatenate(noise))
-        assert {tensor.dtype for tensor in (*batch.pictures, batch.patches)} == {torch.uint8}
+        assert {tensor.dtype for tensor in (*batch.images, batch.patches)} == {torch.uint8}
         assert loaded.images > 0 and loaded.bytes_read > 0 and loaded.seconds > 0 and loaded.skips == ()
 
 

@@ -40,7 +40,7 @@ def corpus(built: Path, tmp_path: Path) -> Path:
 
 def everything(reader: ShardReader, row: int) -> Sample:
     sample = reader.sample(row)
-    data = reader.pictures(row, {image.number for image in sample.images})
+    data = reader.images(row, {image.number for image in sample.images})
     return replace(sample, images=tuple(replace(image, data=data[image.number]) for image in sample.images))
 
 
@@ -79,9 +79,9 @@ def test_only_the_record_and_the_pictures_that_are_wanted_are_read(built: Path) 
             i for i in range(index.image_first[row], index.image_first[row + 1]) if index.image_number[i] == target
         ]
         before = reader.bytes_read
-        assert list(reader.pictures(row, {target})) == [target]
+        assert list(reader.images(row, {target})) == [target]
         assert reader.bytes_read - before == index.image_size[place]
-        assert reader.pictures(row, ()) == {}
+        assert reader.images(row, ()) == {}
 
 
 def test_reads_that_bring_less_than_asked_are_gone_on_with(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ def renumbered(index: CorpusIndex) -> CorpusIndex:
 
 @pytest.mark.parametrize(
     ("other", "says"),
-    [(swapped, "is not there, but sample"), (renumbered, "has other pictures than the manifest says")],
+    [(swapped, "is not there, but sample"), (renumbered, "has other images than the manifest says")],
     ids=["another sample", "other pictures"],
 )
 def test_a_record_that_is_not_the_indexed_one_is_refused(

@@ -109,7 +109,7 @@ def test_what_is_dropped_is_what_the_lengths_count_and_the_answer_stays(
         for place, row in enumerate(plan.draws.row.tolist()):
             dropped = planner.recipe.dropped(index, row, int(plan.draws.round[place]), geometry)
             whole = some[row].layout(vision=vision)
-            kept = layout(some[row].sample, some[row].sizes, planning.Counter(), geometry, dropped=dropped)
+            kept = layout(some[row].sample.turns, some[row].sizes, planning.Counter(), geometry, dropped=dropped)
             assert plan.lengths[place] == sum(segment.length for segment in kept)
             assert [s.kind for s in kept] == [s.kind for i, s in enumerate(whole) if i not in dropped]
             assert [s for s in kept if s.kind.loss] != []
@@ -147,12 +147,12 @@ def test_samples_that_cannot_be_laid_out_are_listed_with_the_reason_and_in_no_pa
     assert set(packed(planner, 0)) == {(0, 0, 0)}
     assert [unfit.sample for unfit in planner.unfit] == [row["id"] for row in rows[1:]]
     words = [
-        "names picture 7",
-        "a picture of 40000 x 64 becomes 64 x 1 latent patches",
+        "names image 7",
+        "an image of 40000 x 64 becomes 64 x 1 latent patches",
         "it is 3,208 tokens long, and 2,100 are the most",
-        "must ask for a picture or for words",
-        "picture 9 is to be made, and it is not there",
-        "two pictures have one number",
+        "must have either an image or a text as its answer",
+        "image 9 is to be produced, but there is no such image",
+        "two images have one number",
     ]
     for unfit, expected in zip(planner.unfit, words, strict=True):
         assert expected in unfit.reason
@@ -188,7 +188,7 @@ def test_the_plan_is_the_one_that_was_always_made(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", ["0", "1"])
 def test_the_process_and_its_hash_seed_do_not_matter(seed: str, tmp_path: Path) -> None:
     code = (
-        f"import sys; sys.path[:0] = [{str(TESTS)!r}, {str(TESTS / 'sigma_data')!r}]\n"
+        f"import sys; sys.path[:0] = [{str(TESTS)!r}, {str(TESTS / 'sigma_data' / 'planning')!r}]\n"
         "import pathlib, test_plan; print(test_plan.golden(pathlib.Path(sys.argv[1])))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(TESTS.parent)}
@@ -199,8 +199,8 @@ def test_the_process_and_its_hash_seed_do_not_matter(seed: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64])
 def test_how_the_work_is_cut_does_not_matter(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("indexing", "segment_table", "plan"):
-        monkeypatch.setattr(f"sigma_data.{module}._CHUNK", chunk)
+    for module in ("index_writer", "segment_table", "plan"):
+        monkeypatch.setattr(f"sigma_data.planning.{module}._CHUNK", chunk)
     assert golden(tmp_path) == GOLDEN
 
 

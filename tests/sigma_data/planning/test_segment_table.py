@@ -41,7 +41,7 @@ def check(some: list[Case], index: CorpusIndex, geometry: Geometry) -> None:
     for row, one in enumerate(some):
         found = slice(table.first[row], table.first[row + 1])
         try:
-            segments = layout(one.sample, one.sizes, Counter(), geometry)
+            segments = layout(one.sample.turns, one.sizes, Counter(), geometry)
         except SequenceError as error:
             total = int(table.total[row])
             assert total == 0 or total > geometry.max_tokens

@@ -27,9 +27,10 @@ from support.sequences import (  # noqa: F401
 from sigma_data.errors import SequenceError
 from sigma_data.images.resize_rule import ResizeRule
 from sigma_data.instruction import Placeholder, parse
-from sigma_data.loading.batch import collate
+from sigma_data.loading.collate import collate
 from sigma_data.sample import Turn
-from sigma_data.sequence.layout import Geometry, Kind, Segment, layout, without_references, without_text
+from sigma_data.sequence.guidance_layouts import without_references, without_text
+from sigma_data.sequence.layout import Geometry, Kind, Segment, layout
 from sigma_model.model import widths
 
 TEXT, LATENT, PATCH, TARGET, ANSWER = Kind.TEXT, Kind.LATENT, Kind.PATCH, Kind.TARGET, Kind.ANSWER
@@ -38,7 +39,7 @@ some_layouts = settings(max_examples=80, deadline=None)
 
 def outline(segments: tuple[Segment, ...]) -> list[tuple[Kind, object]]:
     """Kinds, each with its picture's number or its words."""
-    return [(s.kind, s.image if s.kind.picture else s.ids) for s in segments]
+    return [(s.kind, s.image if s.kind.image else s.ids) for s in segments]
 
 
 def words(text: str) -> tuple[Kind, object]:
@@ -71,8 +72,8 @@ def test_a_reference_that_only_a_later_turn_names_waits_for_it() -> None:
 def test_a_second_mention_of_a_picture_adds_no_tokens() -> None:
     once = case("<image_1> <image_2> the cat", pictures=3).layout()
     twice = case("<image_1> <image_2> the <image_1> cat <image_2>", pictures=3).layout()
-    assert [s for s in twice if s.kind.picture and s.kind is not TARGET] == [
-        s for s in once if s.kind.picture and s.kind is not TARGET
+    assert [s for s in twice if s.kind.image and s.kind is not TARGET] == [
+        s for s in once if s.kind.image and s.kind is not TARGET
     ]
     assert [s.ids for s in twice if s.kind is TEXT] == [word_ids("the"), word_ids("cat")]
 
@@ -109,8 +110,8 @@ def test_an_answer_of_both_kinds_is_the_text_and_then_the_picture() -> None:
 def test_white_space_around_a_stretch_goes_and_inside_it_stays() -> None:
     turn = Turn(" a  b \n<image_1>\t c <style> <image_2>  <pose>d e ", response=" f  g\n")
     one = case(turn, pictures=2)
-    segments = layout(one.sample, one.sizes, LetterEncoder(), tiny_geometry())
-    read = ["".join(map(chr, s.ids)) for s in segments if not s.kind.picture]
+    segments = layout(one.sample.turns, one.sizes, LetterEncoder(), tiny_geometry())
+    read = ["".join(map(chr, s.ids)) for s in segments if not s.kind.image]
     style, pose = chr(1000), chr(1005)
     assert read == ["a  b", f"c {style}", f"{pose}d e", "f  g"]
 
@@ -248,7 +249,7 @@ def test_without_references_the_text_moves_up_and_keeps_everything_else() -> Non
 def test_a_placeholder_without_a_picture_to_look_at_is_an_error_that_names_it(
     turns: tuple[Turn, ...], number: int
 ) -> None:
-    with pytest.raises(SequenceError, match=rf"names picture {number}\b"):
+    with pytest.raises(SequenceError, match=rf"names image {number}\b"):
         case(*turns, pictures=1 + len(turns)).layout()
 
 
@@ -257,11 +258,11 @@ def test_a_picture_too_elongated_for_the_position_tables_is_an_error() -> None:
     one = case("<image_1>", pictures=2, sizes={1: (90, 20), 2: (20, 20)})
     small = Geometry(rule, None, None, latent_grid=5, patch_grid=0, max_tokens=999)
     with pytest.raises(SequenceError, match=r"90 x 20 becomes 8 x 2 latent patches.* 5 a side"):
-        layout(one.sample, one.sizes, WordEncoder(), small)
+        layout(one.sample.turns, one.sizes, WordEncoder(), small)
     patches = Geometry(rule, rule, rule, latent_grid=8, patch_grid=7, max_tokens=999)
     with pytest.raises(SequenceError, match=r"90 x 20 becomes 8 x 2 ViT patches.* 7 a side"):
-        layout(one.sample, one.sizes, WordEncoder(), patches)
-    assert layout(one.sample, one.sizes, WordEncoder(), replace(patches, patch_grid=8))
+        layout(one.sample.turns, one.sizes, WordEncoder(), patches)
+    assert layout(one.sample.turns, one.sizes, WordEncoder(), replace(patches, patch_grid=8))
 
 
 def test_a_sequence_of_just_the_allowed_length_passes_and_one_token_more_is_an_error() -> None:
@@ -271,9 +272,9 @@ def test_a_sequence_of_just_the_allowed_length_passes_and_one_token_more_is_an_e
     def bounded(tokens: int) -> Geometry:
         return replace(tiny_geometry(), max_tokens=tokens)
 
-    assert layout(one.sample, one.sizes, WordEncoder(), bounded(total)) == one.layout()
+    assert layout(one.sample.turns, one.sizes, WordEncoder(), bounded(total)) == one.layout()
     with pytest.raises(SequenceError, match=rf"{total} tokens long, and {total - 1} are the most"):
-        layout(one.sample, one.sizes, WordEncoder(), bounded(total - 1))
+        layout(one.sample.turns, one.sizes, WordEncoder(), bounded(total - 1))
 
 
 @pytest.mark.parametrize("turn", [Turn("a <image_1>", target=2), Turn("a <image_1>", response="b")])
@@ -290,25 +291,24 @@ def test_dropping_what_is_not_there_is_an_error() -> None:
 
 
 def test_a_binding_to_a_picture_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(SequenceError, match="names picture 7"):
+    with pytest.raises(SequenceError, match="names image 7"):
         case(Turn("<style> a <image_1>", target=2, bindings=((0, 7),)), pictures=2).layout()
 
 
 def test_a_question_in_words_shows_its_pictures_to_the_vision_encoder_alone() -> None:
     """As BAGEL is trained, under the rule for questions, whose pixels the pictures share."""
     one = case(Turn("b <image_1> c <image_2>", response="a"), pictures=2, sizes={1: (80, 80), 2: (80, 80)})
-    assert [(s.kind, s.image) for s in one.layout() if s.kind.picture] == [(PATCH, 1), (PATCH, 2)]
+    assert [(s.kind, s.image) for s in one.layout() if s.kind.image] == [(PATCH, 1), (PATCH, 2)]
     rule = ResizeRule(max_size=10, min_size=2, stride=2, max_pixels=100)
     shared = replace(tiny_geometry(), vqa=rule)
-    sizes = [s.size for s in layout(one.sample, one.sizes, WordEncoder(), shared) if s.kind.picture]
+    sizes = [s.size for s in layout(one.sample.turns, one.sizes, WordEncoder(), shared) if s.kind.image]
     assert sizes == [rule.size(80, 80, images=2)] * 2 != [rule.size(80, 80)] * 2
-    assert [s.kind for s in one.layout(vision=False) if s.kind.picture] == [LATENT, LATENT]
+    assert [s.kind for s in one.layout(vision=False) if s.kind.image] == [LATENT, LATENT]
 
 
-def test_a_picture_of_unknown_size_is_an_error_that_names_it() -> None:
-    one = case("<image_1>", pictures=2)
-    with pytest.raises(SequenceError, match="picture 1 is not known"):
-        layout(one.sample, {2: (8, 8)}, WordEncoder(), tiny_geometry())
+def test_a_target_that_is_not_there_is_an_error_that_names_it() -> None:
+    with pytest.raises(SequenceError, match="image 2 is to be produced, but there is no such image"):
+        layout([Turn("a <image_1>", target=2)], {1: (8, 8)}, WordEncoder(), tiny_geometry())
 
 
 # For every sample -----------------------------------------------------------------------------------
@@ -397,7 +397,7 @@ def test_positions_follow_the_rule_whatever_is_dropped(one: Case, vision: bool, 
 def test_lengths_are_what_the_batch_holds(one: Case, vision: bool) -> None:
     segments = one.layout(vision=vision)
     for segment in segments:
-        inside = segment.grid[0] * segment.grid[1] if segment.kind.picture else len(segment.ids)
+        inside = segment.grid[0] * segment.grid[1] if segment.kind.image else len(segment.ids)
         assert segment.length == inside + 2
     config = tiny_config(vision=vision)
     batch = collate([item(segments, config)], SPECIALS, widths(config))

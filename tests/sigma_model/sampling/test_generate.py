@@ -19,7 +19,7 @@ from sigma_data.errors import ConfigError, SigmaError
 from sigma_model.checkpoint_io import export_model, init_model
 from sigma_model.config import ModelConfig, preset_directory
 from sigma_model.loading import DType, LoadedModel, load_bundle
-from sigma_model.sampling.generate import Request, answer_in_words, make_pictures, noise_seed, write_picture
+from sigma_model.sampling.generate import Request, answer_in_words, make_images, noise_seed, write_image
 from sigma_model.sampling.settings import Guidance, SamplingSettings
 
 FEW = SamplingSettings(steps=4)
@@ -62,7 +62,7 @@ def pixels(picture: Image.Image) -> bytes:
 def test_the_same_request_gives_the_same_picture_and_another_seed_another(
     bundle: LoadedModel, pictures: list[bytes]
 ) -> None:
-    first, again, other = (make_pictures(bundle, [request_of(pictures, seed=seed)], FEW)[0] for seed in (0, 0, 1))
+    first, again, other = (make_images(bundle, [request_of(pictures, seed=seed)], FEW)[0] for seed in (0, 0, 1))
     assert pixels(first) == pixels(again) != pixels(other)
 
 
@@ -75,7 +75,7 @@ def test_the_size_is_the_last_references_or_the_one_asked_for_or_the_largest_squ
         request_of(pictures, size=(48, 32)),
         request_of([], prompt="a red square"),
     ]
-    made = make_pictures(bundle, requests, FEW)
+    made = make_images(bundle, requests, FEW)
     assert [picture.size for picture in made] == [
         rule.size(64, 80), rule.size(48, 32), (rule.max_size, rule.max_size)
     ]  # fmt: skip
@@ -84,8 +84,8 @@ def test_the_size_is_the_last_references_or_the_one_asked_for_or_the_largest_squ
 def test_a_picture_does_not_depend_on_what_else_is_asked_for(bundle: LoadedModel, pictures: list[bytes]) -> None:
     mine = request_of(pictures, seed=3, name="mine")
     others = [request_of(pictures[:1], "make <image_1> larger", size=(64, 32)), request_of([], "a red square")]
-    alone = make_pictures(bundle, [mine], FEW)[0]
-    among = make_pictures(bundle, [others[0], mine, others[1]], FEW)[1]
+    alone = make_images(bundle, [mine], FEW)[0]
+    among = make_images(bundle, [others[0], mine, others[1]], FEW)[1]
     difference = torch.tensor(list(alone.tobytes())).sub(torch.tensor(list(among.tobytes()))).abs()
     assert int(difference.max()) <= 1  # sums over another batch shape are rounded differently
 
@@ -101,8 +101,8 @@ def test_a_picture_does_not_depend_on_what_else_is_asked_for(bundle: LoadedModel
     ],
 )
 def test_every_setting_counts(bundle: LoadedModel, pictures: list[bytes], changes: dict[str, Any]) -> None:
-    usual = make_pictures(bundle, [request_of(pictures)], FEW)[0]
-    other = make_pictures(bundle, [request_of(pictures)], SamplingSettings(**{"steps": 4, **changes}))[0]
+    usual = make_images(bundle, [request_of(pictures)], FEW)[0]
+    other = make_images(bundle, [request_of(pictures)], SamplingSettings(**{"steps": 4, **changes}))[0]
     assert pixels(usual) != pixels(other)
 
 
@@ -116,9 +116,9 @@ def load_with_hook(directory: Path, shown: list[int], *, vision: bool) -> Loaded
 
 def test_without_understanding_the_vision_encoder_is_not_asked(directory: Path, pictures: list[bytes]) -> None:
     shown: list[int] = []
-    make_pictures(load_with_hook(directory, shown, vision=False), [request_of(pictures)], FEW)
+    make_images(load_with_hook(directory, shown, vision=False), [request_of(pictures)], FEW)
     assert not any(shown)
-    make_pictures(load_with_hook(directory, shown, vision=True), [request_of(pictures)], FEW)
+    make_images(load_with_hook(directory, shown, vision=True), [request_of(pictures)], FEW)
     assert any(shown), "with understanding it is asked"
 
 
@@ -126,8 +126,8 @@ def test_the_file_says_how_it_was_made_without_paths(
     bundle: LoadedModel, pictures: list[bytes], tmp_path: Path
 ) -> None:
     request = Request("bigger <image_1> 漢字", pictures[:1], ["/secret/place/a.jpg"], seed=7)
-    made = make_pictures(bundle, [request], FEW)[0]
-    write_picture(made, tmp_path / "o.png", bundle, request, FEW)
+    made = make_images(bundle, [request], FEW)[0]
+    write_image(made, tmp_path / "o.png", bundle, request, FEW)
     with Image.open(tmp_path / "o.png") as image:
         about = json.loads(image.text["sigma"])  # type: ignore[attr-defined]
         assert pixels(image.convert("RGB")) == pixels(made)
@@ -143,14 +143,14 @@ def test_a_run_can_be_repeated_from_what_the_file_says(
     bundle: LoadedModel, pictures: list[bytes], tmp_path: Path
 ) -> None:
     request = request_of(pictures, seed=5, size=(40, 64))
-    made = make_pictures(bundle, [request], FEW)[0]
-    write_picture(made, tmp_path / "o.png", bundle, request, FEW)
+    made = make_images(bundle, [request], FEW)[0]
+    write_image(made, tmp_path / "o.png", bundle, request, FEW)
     with Image.open(tmp_path / "o.png") as image:
         about = json.loads(image.text["sigma"])  # type: ignore[attr-defined]
     again = Request(about["prompt"], pictures, size=tuple(about["size"]), seed=about["seed"], name=about["name"])
     guidance = Guidance(**{**about["guidance"], "interval": tuple(about["guidance"]["interval"])})
     settings = SamplingSettings(about["steps"], about["timestep_shift"], guidance, about["group_mask"])
-    assert pixels(make_pictures(bundle, [again], settings)[0]) == pixels(made)
+    assert pixels(make_images(bundle, [again], settings)[0]) == pixels(made)
 
 
 def test_answers_in_words_repeat_and_temperature_draws_by_seed(bundle: LoadedModel, pictures: list[bytes]) -> None:
@@ -167,7 +167,7 @@ def test_answers_in_words_repeat_and_temperature_draws_by_seed(bundle: LoadedMod
 def test_bfloat16_runs_on_a_cpu_and_stays_near(directory: Path, bundle: LoadedModel, pictures: list[bytes]) -> None:
     half = load_bundle(str(directory), dtype=DType.BFLOAT16)
     calm = SamplingSettings(steps=4, guidance=Guidance(text=1, image=1))
-    one, two = (make_pictures(b, [request_of(pictures)], calm)[0] for b in (bundle, half))
+    one, two = (make_images(b, [request_of(pictures)], calm)[0] for b in (bundle, half))
     values = [torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8).float() for p in (one, two)]
     assert 0 < (values[0] - values[1]).abs().mean() < 8
 
@@ -176,7 +176,7 @@ def test_bfloat16_runs_on_a_cpu_and_stays_near(directory: Path, bundle: LoadedMo
     ("prompt", "count", "words"),
     [
         ("", 0, "prompt is empty"),
-        ("take <image_3>", 2, "names picture 3"),
+        ("take <image_3>", 2, "names image 3"),
         ("take <image_1>", 0, "no pictures"),
         ("take <subjct> cat <image_1>", 1, "did you mean <subject>"),
         ("take <qqqqqq> cat <image_1>", 1, "no attribute token; those are <style>"),
@@ -187,7 +187,7 @@ def test_bfloat16_runs_on_a_cpu_and_stays_near(directory: Path, bundle: LoadedMo
 def test_a_prompt_that_cannot_be_used_is_one_sentence(
     bundle: LoadedModel, pictures: list[bytes], prompt: str, count: int, words: str
 ) -> None:
-    for run in (lambda r: make_pictures(bundle, [r], FEW), lambda r: answer_in_words(bundle, [r], max_tokens=2)):
+    for run in (lambda r: make_images(bundle, [r], FEW), lambda r: answer_in_words(bundle, [r], max_tokens=2)):
         with pytest.raises(SigmaError, match=words) as caught:
             run(Request(prompt, pictures[:count]))
         assert "\n" not in str(caught.value)
@@ -199,7 +199,7 @@ def test_a_prompt_that_cannot_be_used_is_one_sentence(
 )
 def test_a_picture_that_cannot_be_used_is_named(bundle: LoadedModel, data: bytes, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
-        make_pictures(bundle, [Request("more <image_1>", [data], ["a.jpg"])], FEW)
+        make_images(bundle, [Request("more <image_1>", [data], ["a.jpg"])], FEW)
     assert str(caught.value).startswith("a.jpg: ")
 
 
@@ -218,7 +218,7 @@ def test_a_picture_that_cannot_be_used_is_named(bundle: LoadedModel, data: bytes
 )
 def test_settings_that_make_no_sense_are_refused(bundle: LoadedModel, settings: SamplingSettings) -> None:
     with pytest.raises(ConfigError):
-        make_pictures(bundle, [Request("a red square")], settings)
+        make_images(bundle, [Request("a red square")], settings)
 
 
 @pytest.mark.parametrize("text", ["64", "0x64", "64x", "64x-3", "axb"])
@@ -281,14 +281,14 @@ def test_the_untrained_preset_says_that_it_makes_noise(tmp_path: Path) -> None:
 
 def test_a_prompt_that_is_no_unicode_is_kept_in_the_file(bundle: LoadedModel, tmp_path: Path) -> None:
     request = Request("a red \udcff square", seed=1, name="\udcfe")
-    made = make_pictures(bundle, [request], FEW)[0]
-    write_picture(made, tmp_path / "o.png", bundle, request, FEW)
+    made = make_images(bundle, [request], FEW)[0]
+    write_image(made, tmp_path / "o.png", bundle, request, FEW)
     with Image.open(tmp_path / "o.png") as image:
         assert json.loads(image.text["sigma"])["prompt"] == request.prompt  # type: ignore[attr-defined]
 
 
 def test_nothing_asked_is_nothing_made(bundle: LoadedModel) -> None:
-    assert make_pictures(bundle, [], FEW) == []
+    assert make_images(bundle, [], FEW) == []
     assert answer_in_words(bundle, []) == []
 
 

@@ -25,7 +25,8 @@ from pipelines.train.estimate.flops import Work, parameters_of, peak_flops, trai
 from pipelines.train.estimate.memory import EpochWork, Estimate, Memory, estimate
 from pipelines.train.optimizer import make_optimizer
 from pipelines.train.token_rows import add_token_rows
-from sigma_data.loading.batch import PackedBatch, collate
+from sigma_data.loading.batch import PackedBatch
+from sigma_data.loading.collate import collate
 from sigma_data.sample import Turn
 from sigma_model.checkpoint_io import init_model
 from sigma_model.config import LanguageConfig, ModelConfig, preset
