@@ -552,7 +552,7 @@ def touch_everything(corpus: Path, out: Path) -> bool:
     json.dumps(result.as_dict()).encode()
     fast = validate_corpus(corpus, deep=False, workers=0)
     assert not (fast.problems and not result.problems)
-    options: dict[str, Any] = {"shard_bytes": 10**6, "shard_samples": 10, "workers": 0, "quiet": True}
+    options: dict[str, Any] = {"shard_bytes": 10**6, "shard_samples": 10, "workers": 0}
     calls: list[Callable[[], Any]] = [
         lambda: inspect_corpus(corpus).show(),
         lambda: inspect_sample(corpus, "0").as_dict(),
@@ -709,7 +709,7 @@ def test_a_manifest_that_names_a_shard_outside_is_refused(
     corpora.forge_commit(hostile_corpus)
     with pytest.raises(CorpusError, match="names the shard"):
         _ = open_corpus(hostile_corpus).manifest
-    options: dict[str, Any] = {"shard_bytes": 10**6, "shard_samples": 10, "workers": 0, "quiet": True}
+    options: dict[str, Any] = {"shard_bytes": 10**6, "shard_samples": 10, "workers": 0}
     with pytest.raises(CorpusError):
         reshard(hostile_corpus, hostile_corpus.parents[1] / "out" / "again", Selection(), **options)
     with pytest.raises(CorpusError):
@@ -741,7 +741,7 @@ def test_sizes_in_the_manifest_cannot_make_reshard_fill_the_disk(hostile_corpus:
     rows[0]["size"] = 2**45
     corpora.write_manifest(hostile_corpus, rows)
     corpora.forge_commit(hostile_corpus)
-    options: dict[str, Any] = {"shard_bytes": 2**48, "shard_samples": 10, "workers": 0, "quiet": True}
+    options: dict[str, Any] = {"shard_bytes": 2**48, "shard_samples": 10, "workers": 0}
     with pytest.raises(CorpusError, match="run sigma validate"):
         reshard(hostile_corpus, hostile_corpus.parents[1] / "out" / "again", Selection(), **options)
 
