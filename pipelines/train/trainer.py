@@ -151,8 +151,8 @@ class Trainer:
         began, stopped = run.step, False
         if run.group.rank == 0:
             logger.info(start_lines(self._start()))
-            for line in self._warnings():
-                logger.warning("train: warning: %s", line)
+            for line in self._warnings():  # for a person, as the lines above: --json shows neither
+                logger.info("train: warning: %s", line)
         if began >= self._total:  # nothing is written: records say what happened
             logger.info(f"train: all {self._total:,} steps are done already; to go on, set more steps, or epochs")
             return self._summary(began, stopped=False)

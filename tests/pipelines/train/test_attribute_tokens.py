@@ -284,9 +284,10 @@ def test_a_run_warns_at_its_start_of_tokens_that_cannot_be_told_apart(
 ) -> None:
     from pipelines.train.trainer import train
 
+    caplog.set_level("INFO")
     settings = settings_of(tmp_path, corpus, model={"path": str(weights)}, freeze={"und": True}, steps=1)
     train(TrainConfig.model_validate(settings))
-    assert "set freeze.except_attribute_tokens=true" in caplog.text
+    assert "Set freeze.except_attribute_tokens=true" in caplog.text
 
 
 def test_random_weights_have_no_rows_to_tell_of(tmp_path: Path, corpus: Path) -> None:
