@@ -268,7 +268,9 @@ def test_ten_bad_steps_in_a_row_end_the_run_with_a_sentence(
     poisoned(monkeypatch, 1, *range(3, 30))
     with pytest.raises(TrainError) as error:
         run(settings_of(tmp_path, training_corpus, steps=40, checkpoint={"every": 2}))
-    assert str(error.value).startswith("10 steps in a row up to step 12 gave non-finite losses or gradients, or a spike ")
+    assert str(error.value).startswith(
+        "10 steps in a row up to step 12 gave non-finite losses or gradients, or a spike "
+    )
     assert "\n" not in str(error.value)
     assert [line["skipped"] for line in lines(tmp_path)] == [1, 1, *range(2, 12)]
     assert steps_saved(tmp_path)[-1] == 10
