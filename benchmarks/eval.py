@@ -87,22 +87,22 @@ def world(pictures: int) -> Iterator[tuple[Path, Benchmark, list[Item]]]:
 
 def tiny() -> LoadedModel:
     """The tiny preset with weights that do something: those that training starts from put out zeros."""
-    bundle = load_bundle("tiny", device="cpu")
-    torch.nn.init.normal_(bundle.model.latent_out.weight, std=0.3, generator=torch.Generator().manual_seed(0))
-    return bundle
+    loaded = load_bundle("tiny", device="cpu")
+    torch.nn.init.normal_(loaded.model.latent_out.weight, std=0.3, generator=torch.Generator().manual_seed(0))
+    return loaded
 
 
 class Generate:
     """Generates items as `sigma eval` does, into a new folder at each call."""
 
-    def __init__(self, bundle: LoadedModel, items: Sequence[Item], folder: Path, generation: Generation) -> None:
-        self._bundle, self._items, self._folder, self._generation = bundle, items, folder, generation
+    def __init__(self, loaded: LoadedModel, items: Sequence[Item], folder: Path, generation: Generation) -> None:
+        self._loaded, self._items, self._folder, self._generation = loaded, items, folder, generation
         self._calls = 0
 
     def __call__(self) -> None:
         self._calls += 1
         share = dict(enumerate(batches(self._items, self._generation.batch)))
-        generate(self._bundle, share, self.out, self._generation)
+        generate(self._loaded, share, self.out, self._generation)
 
     @property
     def out(self) -> Path:
@@ -117,11 +117,11 @@ class Generate:
 def batch(sizes: Sizes) -> bool:
     """Time all arms; whether one batch meets its aim against one by one."""
     with world(sizes.pictures) as (folder, _, items):
-        bundle = tiny()
+        loaded = tiny()
 
         def arm(size: int, name: str) -> Generate:
             generation = Generation(batch=size, settings=SamplingSettings(steps=sizes.steps))
-            return Generate(bundle, items, folder / name, generation)
+            return Generate(loaded, items, folder / name, generation)
 
         one, eights, whole = arm(1, "one"), arm(8, "eights"), arm(sizes.pictures, "whole")
         released = arm(1, "released")
@@ -187,7 +187,7 @@ def difference(some: Sequence[Result], others: Sequence[Result]) -> float:
     """The mean absolute difference of the pictures, in levels of 255; of the pair that differs most."""
     found = []
     for pair in zip(some, others, strict=True):
-        one, other = (np.asarray(Image.open(io.BytesIO(result.picture or b""))).astype(float) for result in pair)
+        one, other = (np.asarray(Image.open(io.BytesIO(result.image or b""))).astype(float) for result in pair)
         found.append(float(np.abs(one - other).mean()))
     return max(found)
 
@@ -249,7 +249,7 @@ def weigh(items: int, folder: Path) -> None:
     weight = write_release(folder / "release.parquet", items)
     random = np.random.default_rng(1)
 
-    def stand_in(bundle: LoadedModel, requests: Sequence[Any], settings: SamplingSettings) -> list[Image.Image]:
+    def stand_in(loaded: LoadedModel, requests: Sequence[Any], settings: SamplingSettings) -> list[Image.Image]:
         return [noise_picture(random) for _ in requests]
 
     options = partial(EvalOptions, f"sigma:{folder / 'release.parquet'}", folder / "out", model="tiny", metrics=("F1",))

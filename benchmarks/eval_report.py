@@ -80,7 +80,7 @@ def make_runs(samples: int, side: int) -> list[RunScores]:
             if random.random() < 0.01:
                 results.append(Result(item, failure="the sampler gave numbers that are not finite"))
                 continue
-            results.append(Result(item, picture=pictures.next()))
+            results.append(Result(item, image=pictures.next()))
             scores += [
                 Score(item.id, metric.name, float(random.normal(60 + 3 * level, 12))) for metric in _METRICS
             ]  # fmt: skip

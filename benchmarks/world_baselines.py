@@ -78,11 +78,11 @@ def mean_answers(corpus: str) -> dict[str, Image.Image]:
 
 def through_autoencoder(model: str) -> Answer:
     """The answer as the model's autoencoder gives it back, at the size that the model would make."""
-    blueprint = read_blueprint(model)
-    vae = Vae.load(find_file(VAE_FILE, *blueprint.places), blueprint.config.vae)
+    description = read_blueprint(model)
+    vae = Vae.load(find_file(VAE_FILE, *description.places), description.config.vae)
 
     def answer(item: Item) -> Image.Image:
-        size, _ = blueprint.geometry.fit(Kind.TARGET, size_of(item))
+        size, _ = description.geometry.fit(Kind.TARGET, size_of(item))
         pixels = torch.from_numpy(resized(item.answer, size)).permute(2, 0, 1)
         (given,) = vae.decode(vae.encode([pixels]))
         return Image.fromarray((given.clamp(-1, 1) * 127.5 + 127.5).round().byte().permute(1, 2, 0).numpy())

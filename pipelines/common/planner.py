@@ -12,15 +12,15 @@ from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_model.loading import ModelDescription
 
 
-def open_planner(settings: PlanSettings, blueprint: ModelDescription, *, cache: Path | None = None) -> Planner:
+def open_planner(settings: PlanSettings, description: ModelDescription, *, cache: Path | None = None) -> Planner:
     """The planner of some settings for a model, with progress on standard error while an index is made.
 
     `cache` is where indexes of remote and read-only corpora are kept, as `open_index` has it.
 
     Raises CorpusError where a corpus is not sound, ConfigError where the settings find no samples in them.
     """
-    indexes = [_open(corpus.path, blueprint.encoder, cache) for corpus in settings.corpora]
-    return Planner(settings, indexes, blueprint.geometry, tokenizer=blueprint.encoder.digest)
+    indexes = [_open(corpus.path, description.encoder, cache) for corpus in settings.corpora]
+    return Planner(settings, indexes, description.geometry, tokenizer=description.encoder.digest)
 
 
 def _open(path: str, encoder: Tokenizer, cache: Path | None) -> CorpusIndex:

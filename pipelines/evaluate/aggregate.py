@@ -65,7 +65,7 @@ class RunScores:
 
     @cached_property
     def answered(self) -> Mapping[str, tuple[str, str | None]]:
-        """Every item by its id: its family, and why there is no answer, where there is none.
+        """Every item by its id: its family, and why there is no answer, if there is none.
 
         Raises ValueError for two results of an item.
         """
@@ -78,12 +78,12 @@ class RunScores:
 
     @cached_property
     def questions(self) -> Mapping[str, str]:
-        """The question of every item: items of one question are no independent draws."""
+        """The question of every item: items of one question are not independent."""
         return {result.item.id: result.item.question or result.item.id for result in self.results}
 
     @cached_property
     def by_item(self) -> Mapping[str, Mapping[str, Score]]:
-        """The scores as item -> metric -> score. A value that is no finite number counts as a failed score.
+        """The scores as item -> metric -> score. A value that is not finite counts as a failed score.
 
         Raises ValueError for two scores of an item under a metric, a score of an item that is not in `results`,
         and a metric that `metrics` does not define.
@@ -153,7 +153,7 @@ class Difference:
 class Comparison:
     """Two runs on the same items; `left_out` gives for metrics and items that cannot be compared the reason.
 
-    `notes` are sentences on what is compared although it is not quite the same.
+    `notes` name what is compared although it differs a little.
     """
 
     first: str
@@ -272,16 +272,16 @@ def _unlike(first: RunScores, second: RunScores) -> tuple[set[str], int]:
     """The items whose id both have and that are not the same, and how many others differ in the instruction alone."""
     theirs = {result.item.id: result.item for result in second.results}
     both = [(result.item, theirs[result.item.id]) for result in first.results if result.item.id in theirs]
-    unlike = {one.id for one, other in both if _asked(one) != _asked(other)}
+    unlike = {one.id for one, other in both if _identity(one) != _identity(other)}
     return unlike, sum(one.instruction != other.instruction for one, other in both if one.id not in unlike)
 
 
-def _asked(item: Item) -> tuple[Any, ...]:
+def _identity(item: Item) -> tuple[Any, ...]:
     """All that makes an item the same as another but the wording of its instruction."""
     truth = dict(item.truth)
     if isinstance(truth.get("metadata"), Mapping):  # GenEval's repeats the instruction
         truth["metadata"] = {key: value for key, value in truth["metadata"].items() if value != item.instruction}
-    return item.references, item.answer, item.words, truth
+    return item.references, item.answer, item.answer_text, truth
 
 
 def _count(items: int) -> str:

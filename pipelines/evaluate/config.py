@@ -13,7 +13,7 @@ from sigma_model.sampling.settings import Order
 
 
 class EvalConfig(InferenceConfig):
-    """A benchmark, a model, and how it is asked."""
+    """A benchmark, a model, and how it answers."""
 
     benchmark: str
     """`sigma:`, `world:`, `geneval:` or `cv-bench:` and a path."""

@@ -1,4 +1,4 @@
-"""What `sigma eval` does unless told otherwise. Imports nothing heavy, for the command's options."""
+"""Defaults of `sigma eval`. Imports nothing heavy, for the command's options."""
 
 from __future__ import annotations
 

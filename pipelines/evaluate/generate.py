@@ -33,14 +33,14 @@ _INDEX = "batch.json"
 class Generation:
     """How items are answered; all of it is recorded with the results.
 
-    `words`: with text instead of images. `understanding`: references go to the vision encoder, too.
+    `text`: with text instead of images. `understanding`: references go to the vision encoder, too.
     """
 
     seed: int = 0
     batch: int = BATCH
     order: Order = Order.INTERLEAVED
     settings: SamplingSettings = field(default_factory=SamplingSettings)
-    words: bool = False
+    text: bool = False
     max_tokens: int = MAX_TOKENS
     temperature: float = TEMPERATURE
     understanding: bool = True
@@ -68,7 +68,7 @@ def shares(missing: Mapping[int, Sequence[Item]], world: int) -> list[dict[int, 
 
 
 def generate(
-    bundle: LoadedModel,
+    loaded: LoadedModel,
     share: Mapping[int, Sequence[Item]],
     folder: Path,
     generation: Generation,
@@ -80,7 +80,7 @@ def generate(
     An item that cannot be answered is recorded with the reason. Raises BuildError where the disk refuses.
     """
     for number, items in share.items():
-        _write(_folder(folder, number), _answers(bundle, items, generation))
+        _write(_folder(folder, number), _answers(loaded, items, generation))
         progress(len(items))
 
 
@@ -105,8 +105,8 @@ def results(folder: Path, items: Sequence[Item], size: int) -> Iterator[Result]:
             if [entry["id"] for entry in index] != [item.id for item in some]:
                 raise ConfigError(f"{place}: holds answers to other items: choose another folder with --out")
             for entry, item in zip(index, some, strict=True):
-                picture = (place / entry["picture"]).read_bytes() if entry["picture"] else None
-                yield Result(item, picture=picture, text=entry["text"], failure=entry["failure"])
+                image = (place / entry["picture"]).read_bytes() if entry["picture"] else None
+                yield Result(item, image=image, text=entry["text"], failure=entry["failure"])
         except FileNotFoundError as error:
             if not place.exists():
                 raise ConfigError(
@@ -131,51 +131,51 @@ def _folder(folder: Path, number: int) -> Path:
     return folder / GENERATED / f"batch-{number:06d}"
 
 
-def _answers(bundle: LoadedModel, items: Sequence[Item], generation: Generation) -> list[Result]:
+def _answers(loaded: LoadedModel, items: Sequence[Item], generation: Generation) -> list[Result]:
     """A result an item. One that cannot be answered does not stop the others."""
     failures: dict[str, str] = {}
     requests: list[tuple[Item, Request]] = []
     for item in items:
         request = _request(item, generation)
         try:
-            lay_out(request, bundle.encoder, bundle.geometry, answer=not generation.words)
+            lay_out(request, loaded.encoder, loaded.geometry, answer=not generation.text)
             requests.append((item, request))
         except SigmaError as error:
             failures[item.id] = str(error)
     made: dict[str, Result] = {}
-    for item, outcome in zip([item for item, _ in requests], _run(bundle, requests, generation), strict=True):
+    for item, outcome in zip([item for item, _ in requests], _run(loaded, requests, generation), strict=True):
         if isinstance(outcome, SigmaError):
             failures[item.id] = str(outcome)
         elif isinstance(outcome, str):
             made[item.id] = Result(item, text=outcome)
         else:
-            made[item.id] = Result(item, picture=_png(outcome))
+            made[item.id] = Result(item, image=_png(outcome))
     return [made.get(item.id) or Result(item, failure=failures[item.id]) for item in items]
 
 
 def _run(
-    bundle: LoadedModel, requests: Sequence[tuple[Item, Request]], generation: Generation
+    loaded: LoadedModel, requests: Sequence[tuple[Item, Request]], generation: Generation
 ) -> list[Pillow.Image | str | SigmaError]:
     """All at once; where that fails, one by one, so that the one at fault is found and the others are kept."""
     only = [request for _, request in requests]
     if not only:
         return []
     try:
-        if generation.words:
+        if generation.text:
             return [
                 *answer_in_words(
-                    bundle,
+                    loaded,
                     only,
                     max_tokens=generation.max_tokens,
                     temperature=generation.temperature,
                     group_mask=generation.settings.group_mask,
                 )
             ]
-        return [*make_images(bundle, only, generation.settings)]
+        return [*make_images(loaded, only, generation.settings)]
     except SigmaError as error:
         if len(requests) == 1:
             return [error]
-        return [outcome for one in requests for outcome in _run(bundle, [one], generation)]
+        return [outcome for one in requests for outcome in _run(loaded, [one], generation)]
 
 
 def _request(item: Item, generation: Generation) -> Request:
@@ -200,9 +200,9 @@ def _write(place: Path, made: Sequence[Result]) -> None:
         scratch.mkdir(parents=True)
         index = []
         for number, result in enumerate(made):
-            name = f"{number:04d}.png" if result.picture is not None else None
-            if name is not None and result.picture is not None:
-                (scratch / name).write_bytes(result.picture)
+            name = f"{number:04d}.png" if result.image is not None else None
+            if name is not None and result.image is not None:
+                (scratch / name).write_bytes(result.image)
             index.append({"id": result.item.id, "picture": name, "text": result.text, "failure": result.failure})
         (scratch / _INDEX).write_text(dump_json(index), "utf-8")
         scratch.rename(place)
@@ -212,7 +212,7 @@ def _write(place: Path, made: Sequence[Result]) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _png(picture: Pillow.Image) -> bytes:
+def _png(image: Pillow.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()

@@ -14,9 +14,9 @@ class Item:
     """A question of a benchmark.
 
     `family` is the group it counts in. `references` are encoded images, the first is <image_1>; `answer` is the encoded
-    reference answer, if any, `words` the right answer as text. `size` (width, height) is what the output should have;
-    None leaves it to the model. `condition` and `style` are the numbers of the references that hold a control map or a
-    style, 0 without. `bindings` are as in `Turn`; `before` are the turns that came before, the images that they
+    reference answer, if any, `answer_text` the right answer as text. `size` (width, height) is that of the output; None
+    leaves it to the model. `condition` and `style` are the numbers of the references that hold a control map or a
+    style, 0 without. `bindings` are those of `Turn`; `before` are the turns that came before, the images that they
     produced are among `references`. `truth` is what is known exactly: its keys are the benchmark's own. `question` is
     the same for items that differ in their noise alone, "" if an item is the only one of its question.
     """
@@ -26,7 +26,7 @@ class Item:
     instruction: str
     references: tuple[bytes, ...] = ()
     answer: bytes | None = None
-    words: str | None = None
+    answer_text: str | None = None
     size: tuple[int, int] | None = None
     condition: int = 0
     style: int = 0
@@ -38,10 +38,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Result:
-    """An item with what a model made: an encoded image, or words, or why there is nothing."""
+    """An item with what a model made: an encoded image, or text, or why there is neither."""
 
     item: Item
-    picture: bytes | None = None
+    image: bytes | None = None
     text: str | None = None
     failure: str | None = None
 

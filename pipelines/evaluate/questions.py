@@ -1,4 +1,4 @@
-"""What an evaluation asks: a benchmark's items, at most so many, at a fixed size, each several times if wished.
+"""The questions of an evaluation: the items of a benchmark, with an optional limit, fixed size and repetitions.
 
 The same arguments give the same items, which is how a report finds its questions again long after.
 """
@@ -15,8 +15,8 @@ from sigma_data.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is asked of a benchmark; None leaves each to it.
+class QuestionSet:
+    """Which questions of a benchmark to answer; None leaves each to it.
 
     `limit` counts items, families taking turns. `size` (width, height) is that of every output instead of each
     item's own. `images` are made per prompt, each from noise of its own.
@@ -28,7 +28,7 @@ class Asked:
     images: int | None = None
 
     def open(self, spec: str) -> tuple[Benchmark, list[Item]]:
-        """The benchmark and its items. Raises ConfigError or CorpusError where they cannot be read or asked so."""
+        """The benchmark and its items. Raises ConfigError, CorpusError if unreadable or unfit for these options."""
         benchmark = self.benchmark(spec)
         return benchmark, self.items(benchmark)
 
@@ -37,11 +37,11 @@ class Asked:
         if self.images is not None and self.images < 1:
             raise ConfigError(f"--images-per-prompt {self.images}: at least one image is made of a prompt")
         # GenEval makes several images of a prompt by its own definition, and numbers them for its scorer.
-        pictures = self.images if spec.startswith("geneval:") else None
-        benchmark = open_benchmark(spec, split=self.split, pictures=pictures)
-        if benchmark.answers == "words" and (self.size or self.images):
+        images = self.images if spec.startswith("geneval:") else None
+        benchmark = open_benchmark(spec, split=self.split, images=images)
+        if benchmark.answers == "text" and (self.size or self.images):
             option = "--size" if self.size else "--images-per-prompt"
-            raise ConfigError(f"benchmark {benchmark.name} is answered in words: leave {option} out")
+            raise ConfigError(f"benchmark {benchmark.name} is answered with text: leave {option} out")
         return benchmark
 
     def items(self, benchmark: Benchmark) -> list[Item]:

@@ -1,4 +1,4 @@
-"""The folder of an evaluation: taken by one process at a time, and by one set of settings only.
+"""The folder of an evaluation: for one process at a time and one set of settings.
 
 `settings.json` says all that images were made from. Going on under other settings would mix two runs,
 so it is refused; where things lie, what the run is called, and versions of programs may change.
@@ -16,7 +16,7 @@ from typing import Any
 from pipelines.common.folder_lock import LOCK, FolderLock, refuse_other_settings
 from pipelines.evaluate.generate import GENERATED, Generation
 from pipelines.evaluate.item import Item
-from pipelines.evaluate.questions import Asked
+from pipelines.evaluate.questions import QuestionSet
 from sigma_data.errors import ConfigError
 from sigma_data.sequence.tokenizer import TOKENIZER_FILES
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
@@ -57,7 +57,7 @@ def claimed(out: Path) -> Iterator[None]:
 
 
 def read(out: Path) -> dict[str, Any]:
-    """The settings of the evaluation in `out`. Raises ConfigError where there is none."""
+    """The settings of the evaluation in `out`. Raises ConfigError if there is none."""
     try:
         settings: dict[str, Any] = json.loads((out / SETTINGS).read_text("utf-8"))
         for name in ("name", "benchmark", "split", "limit", "items", "batch"):
@@ -119,23 +119,23 @@ def flat(generation: Generation) -> dict[str, Any]:
         "interval": list(guidance.interval),
         "rescale": guidance.rescale.value,
         "rescale_min": guidance.rescale_min,
-        "words": generation.words,
-        "max_tokens": generation.max_tokens if generation.words else None,
-        "temperature": generation.temperature if generation.words else None,
+        "words": generation.text,
+        "max_tokens": generation.max_tokens if generation.text else None,
+        "temperature": generation.temperature if generation.text else None,
         "understanding": generation.understanding,
     }
 
 
-def flat_asked(asked: Asked) -> dict[str, Any]:
-    """Everything that says what is asked, by names of settings; what older folders do not have is None there."""
-    size = None if asked.size is None else list(asked.size)
-    return {"split": asked.split, "limit": asked.limit, "size": size, "images_per_prompt": asked.images}
+def flat_questions(questions: QuestionSet) -> dict[str, Any]:
+    """The choice of questions by names of settings; older folders do not have all of them, which means None."""
+    size = None if questions.size is None else list(questions.size)
+    return {"split": questions.split, "limit": questions.limit, "size": size, "images_per_prompt": questions.images}
 
 
-def asked(settings: Mapping[str, Any]) -> Asked:
-    """What `flat_asked` recorded."""
+def questions(settings: Mapping[str, Any]) -> QuestionSet:
+    """The questions that `flat_questions` recorded."""
     size = settings.get("size")
-    return Asked(
+    return QuestionSet(
         split=settings["split"],
         limit=settings["limit"],
         size=None if size is None else (size[0], size[1]),
@@ -144,23 +144,23 @@ def asked(settings: Mapping[str, Any]) -> Asked:
 
 
 def digest_of_items(items: Sequence[Item]) -> str:
-    """The first 16 digits of SHA-256 over all that is asked, and the answers."""
+    """The first 16 digits of SHA-256 over all questions and answers."""
     state = hashlib.sha256()
     for item in items:
-        pictures = [hashlib.sha256(data).hexdigest() for data in (*item.references, item.answer or b"")]
-        asked = [item.id, item.family, item.instruction, item.words, item.size, item.condition, item.style]
-        state.update(dump_json([*asked, pictures]).encode())
+        images = [hashlib.sha256(data).hexdigest() for data in (*item.references, item.answer or b"")]
+        parts = [item.id, item.family, item.instruction, item.answer_text, item.size, item.condition, item.style]
+        state.update(dump_json([*parts, images]).encode())
     return state.hexdigest()[:16]
 
 
-def digest_of_model(blueprint: ModelDescription) -> str:
+def digest_of_model(description: ModelDescription) -> str:
     """The first 16 digits of SHA-256 over a model's configuration, tokenizer and weights.
 
     Of files larger than 64 MB, 1,024 stretches spread evenly are read: other weights differ everywhere.
     """
-    state = hashlib.sha256(blueprint.config.model_dump_json().encode())
-    words = (find_file(name, *blueprint.places) for name in TOKENIZER_FILES)
-    files = [*weight_files(blueprint.directory), find_file(VAE_FILE, *blueprint.places), *words]
+    state = hashlib.sha256(description.config.model_dump_json().encode())
+    tokenizer = (find_file(name, *description.places) for name in TOKENIZER_FILES)
+    files = [*weight_files(description.directory), find_file(VAE_FILE, *description.places), *tokenizer]
     for path in files:
         if path.exists():
             _add_file(state, path)

@@ -25,7 +25,7 @@ from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics import weights
 from pipelines.evaluate.metrics.registry import NAMES, backbones, make_metrics
 from pipelines.evaluate.metrics.registry import names as metric_names
-from pipelines.evaluate.questions import Asked
+from pipelines.evaluate.questions import QuestionSet
 from pipelines.evaluate.questions import limited as limited
 from pipelines.evaluate.report.report import REPORT, write_report
 from sigma_data.errors import ConfigError
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 USUAL_METRICS: Mapping[str, tuple[str, ...]] = {"sigma": NAMES, "world": (), "geneval": ("CLIP", "AES"), "cv-bench": ()}
 """The general metrics of a benchmark, where the user does not choose: those that its questions are scored with.
 
-The world's own are exact, and a benchmark that is answered in words has no images to look at.
+The world's own are exact, and a benchmark that is answered with text has no images.
 """
 
 GENEVAL = "geneval"
@@ -54,7 +54,7 @@ _METRIC_BATCH = 32
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """What was asked for; `generation.words` is the benchmark's to say.
+    """Options of an evaluation; `generation.text` is set by the benchmark.
 
     `split` None is the benchmark's usual one; `size` (width, height) None is each item's own; `images` are made of each
     prompt. `metrics` None are the usual ones. `models` gives backbones of metrics
@@ -82,9 +82,9 @@ class EvalOptions:
     stage: Stage | None = None
 
     @property
-    def asked(self) -> Asked:
+    def questions(self) -> QuestionSet:
         """Which questions, and how many outputs of what size."""
-        return Asked(self.split, self.limit, self.size, self.images)
+        return QuestionSet(self.split, self.limit, self.size, self.images)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Evaluation:
     def open(cls, out: Path) -> Evaluation:
         """Read its settings, and its questions again. Raises ConfigError where they are not what they were."""
         settings = run_folder.read(out)
-        benchmark, items = run_folder.asked(settings).open(settings["benchmark"])
+        benchmark, items = run_folder.questions(settings).open(settings["benchmark"])
         if run_folder.digest_of_items(items) != settings["items"]:
             raise ConfigError(f"{out}: {settings['benchmark']} asks other questions now: evaluate it into a new --out")
         return cls(out, settings, benchmark, items)
@@ -127,16 +127,16 @@ class Evaluation:
 
 
 def evaluate(options: EvalOptions) -> dict[str, Any]:
-    """Do the stages asked for; returns what there is to say about them, for `show`.
+    """Run the requested stages; returns their results, for `evaluation_summary`.
 
     What a user can get wrong is checked before anything is computed. Raises SigmaError.
     """
     spec = _absolute(options.benchmark)
-    benchmark = options.asked.benchmark(spec)
+    benchmark = options.questions.benchmark(spec)
     wanted = _wanted(benchmark, options)
     generates = options.stage in (None, Stage.GENERATE)
     if generates:
-        generation = replace(options.generation, words=benchmark.answers == "words")
+        generation = replace(options.generation, text=benchmark.answers == "text")
         evaluation = _settle(spec, benchmark, generation, options)
     else:
         evaluation = Evaluation.open(options.out)
@@ -159,7 +159,7 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
                 f"{options.out}: all {len(made):,} items failed, so there is nothing to score; the first, "
                 f"{made[0].item.id}: {made[0].failure}; mend that and generate again, nothing of this is kept then"
             )
-        told: dict[str, Any] = {
+        result: dict[str, Any] = {
             "out": str(options.out),
             "name": evaluation.settings["name"],
             "benchmark": benchmark.name,
@@ -167,16 +167,16 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
             "failed": {result.item.id: result.failure for result in made if result.failure is not None},
         }
         if options.stage is Stage.GENERATE:
-            return told
+            return result
         if options.stage is not Stage.REPORT:
             _score(evaluation, made, wanted, options)
         run = evaluation.scores(made)
-        told |= {"skipped": dict(run.skipped), "summary": dict(run.summary), "families": _families(run)}
+        result |= {"skipped": dict(run.skipped), "summary": dict(run.summary), "families": _families(run)}
         if options.stage is not Stage.SCORE:
             others = [Evaluation.open(other) for other in options.compare]
             write_report([*(other.scores(other.results()) for other in others), run], options.out)
-            told["report"] = str(options.out / REPORT)
-    return told
+            result["report"] = str(options.out / REPORT)
+    return result
 
 
 def _absolute(spec: str) -> str:
@@ -188,11 +188,11 @@ def _absolute(spec: str) -> str:
 def _wanted(benchmark: Benchmark, options: EvalOptions) -> tuple[str, ...]:
     """The names of the general metrics to score. Raises ConfigError for what cannot be, before anything is made."""
     wanted = USUAL_METRICS[benchmark.name] if options.metrics is None else options.metrics
-    if benchmark.answers == "words" and wanted:
-        raise ConfigError(f"benchmark {benchmark.name} is answered in words: leave --metrics out")
+    if benchmark.answers == "text" and wanted:
+        raise ConfigError(f"benchmark {benchmark.name} is answered with text: leave --metrics out")
     unknown = [name for name in wanted if name not in metric_names()]
     if unknown:
-        raise ConfigError(f"--metrics {unknown[0]}: there is no such metric; there are {', '.join(metric_names())}")
+        raise ConfigError(f"--metrics {unknown[0]}: unknown metric; there are {', '.join(metric_names())}")
     for key, value in options.models.items():
         if key not in weights.DEFAULTS:
             raise ConfigError(
@@ -203,24 +203,24 @@ def _wanted(benchmark: Benchmark, options: EvalOptions) -> tuple[str, ...]:
 
 
 def _check_recorded(spec: str, settings: Mapping[str, Any], options: EvalOptions) -> None:
-    """Raises ConfigError where something was asked for that images on disk were not made with.
+    """Raises ConfigError where an option differs from what the images on disk were made with.
 
-    What has the usual value was not asked for, as far as can be told.
+    Options with their default value count as not given.
     """
-    asked: dict[str, Any] = {"benchmark": spec, **run_folder.flat_asked(options.asked)}
+    requested: dict[str, Any] = {"benchmark": spec, **run_folder.flat_questions(options.questions)}
     if options.dtype is not DType.AUTO or options.quantization is not None:
         dtype = settings["dtype"].partition(",")[0] if options.dtype is DType.AUTO else str(options.dtype)
-        asked["dtype"] = shown_dtype(dtype, options.quantization)
-    usual = run_folder.flat(Generation(words=settings["words"]))
-    now = run_folder.flat(replace(options.generation, words=settings["words"]))
-    asked |= {name: value for name, value in now.items() if value != usual[name]}
+        requested["dtype"] = shown_dtype(dtype, options.quantization)
+    usual = run_folder.flat(Generation(text=settings["words"]))
+    now = run_folder.flat(replace(options.generation, text=settings["words"]))
+    requested |= {name: value for name, value in now.items() if value != usual[name]}
     if options.model is not None or options.base is not None:
-        blueprint = read_blueprint(options.model or settings["model"], base=options.base or settings["base"])
-        if run_folder.digest_of_model(blueprint) != settings["weights"]:  # it may have been moved
-            asked["model"] = str(blueprint.directory.resolve())
-            if asked["model"] == settings["model"]:
+        description = read_blueprint(options.model or settings["model"], base=options.base or settings["base"])
+        if run_folder.digest_of_model(description) != settings["weights"]:  # it may have been moved
+            requested["model"] = str(description.directory.resolve())
+            if requested["model"] == settings["model"]:
                 raise ConfigError(f"{options.out}: was made with other weights, or another --base, than lie there now")
-    for name, value in asked.items():
+    for name, value in requested.items():
         if value not in (None, settings.get(name)):
             raise ConfigError(
                 f"{options.out}: holds an evaluation of the {name} {settings.get(name)}, not of {value}: leave that "
@@ -261,35 +261,35 @@ def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: Ev
         raise ConfigError("name the model to evaluate with --model, a directory or tiny")
     generation.settings.check()
     device = choose_device(options.device)
-    blueprint = read_blueprint(options.model, base=options.base)
-    most = blueprint.geometry.max_tokens
-    if generation.words and generation.max_tokens >= most:
+    description = read_blueprint(options.model, base=options.base)
+    most = description.geometry.max_tokens
+    if generation.text and generation.max_tokens >= most:
         raise ConfigError(
             f"--max-tokens {generation.max_tokens:,}: leaves no room for a question, as the model takes {most:,} "
             "tokens for both: give fewer"
         )
     if options.size is not None:
-        width, height = blueprint.geometry.fit(Kind.TARGET, options.size)[0]
+        width, height = description.geometry.fit(Kind.TARGET, options.size)[0]
         if (width, height) != options.size:
-            logger.info("sigma: the model does not make the size asked for, so images are %dx%d", width, height)
-    items = options.asked.items(benchmark)
-    digest = run_folder.digest_of_model(blueprint)
+            logger.info("sigma: the model does not make the requested size, so images are %dx%d", width, height)
+    items = options.questions.items(benchmark)
+    digest = run_folder.digest_of_model(description)
     before = run_folder.read(options.out) if (options.out / run_folder.SETTINGS).exists() else {}
     kept = before["name"] if before.get("weights") == digest else None  # a name is no other model's
     settings = {
-        "name": options.name or kept or blueprint.directory.resolve().name,
+        "name": options.name or kept or description.directory.resolve().name,
         "benchmark": spec,
         "version": benchmark.version,
-        **run_folder.flat_asked(options.asked),
+        **run_folder.flat_questions(options.questions),
         "split": benchmark.split,
         "items": run_folder.digest_of_items(items),
-        "model": str(blueprint.directory.resolve()),
+        "model": str(description.directory.resolve()),
         "base": options.base,
         "weights": digest,
-        "trained": bool(weight_files(blueprint.directory)),
+        "trained": bool(weight_files(description.directory)),
         **run_folder.flat(generation),
         "device": device.partition(":")[0],
-        "dtype": shown_dtype(choose_dtype(options.dtype, blueprint.config, device), options.quantization),
+        "dtype": shown_dtype(choose_dtype(options.dtype, description.config, device), options.quantization),
         "torch": version("torch"),
         "sigma": sigma_version(),
     }
@@ -330,7 +330,7 @@ def _share(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        bundle = load_bundle(
+        loaded = load_bundle(
             options.model,
             base=options.base,
             device=device,
@@ -339,7 +339,7 @@ def _share(
             quantization=options.quantization,
             vision=generation.understanding,
         )
-        generate(bundle, share, options.out, generation, progress=progress)
+        generate(loaded, share, options.out, generation, progress=progress)
     finally:
         torch.set_num_threads(threads)
 
@@ -372,15 +372,15 @@ def _score(evaluation: Evaluation, made: Sequence[Result], wanted: Sequence[str]
 
 def _families(run: RunScores) -> dict[str, dict[str, Any]]:
     """A family's main metric with its interval, where it was scored."""
-    told = {}
+    result = {}
     for row in aggregate(run):
         metric = main_metric(run, row.family)
         cell = row.cells.get(metric) if metric is not None else None
         if cell is not None:
-            told[row.family] = {
+            result[row.family] = {
                 "metric": metric,
                 **cell.estimate._asdict(),
                 "scored": cell.scored,
                 "failed": cell.failed,
             }
-    return told
+    return result

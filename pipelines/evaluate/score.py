@@ -51,7 +51,7 @@ def digest(results: Sequence[Result]) -> str:
     """SHA-256 over what was made of every item."""
     state = hashlib.sha256()
     for one in results:
-        made = one.picture if one.picture is not None else (one.text or one.failure or "").encode()
+        made = one.image if one.image is not None else (one.text or one.failure or "").encode()
         state.update(dump_json([one.item.id, one.text is None, one.failure is None]).encode())
         state.update(hashlib.sha256(made).digest())
     return state.hexdigest()
@@ -131,7 +131,7 @@ def write(folder: Path, name: str, scored: Scored) -> None:
 
 
 def _finite(score: Score) -> tuple[float | None, str]:
-    """Value and reason as JSON can hold them: what is not finite counts as failed, as in `RunScores.by_item`."""
+    """Value and reason as JSON can hold them: what is not finite counts as failed, like in `RunScores.by_item`."""
     fails = score.value is not None and not math.isfinite(score.value)
     return (None, f"the score is {score.value}") if fails else (score.value, score.reason)
 
@@ -161,7 +161,7 @@ def _fits(metric: Metric | SetMetric, result: Result) -> tuple[bool, str]:
             return False, ""
     except ImageFault as fault:
         return False, fault.message
-    return result.picture is not None, result.failure or ("" if result.picture else "there is no picture")
+    return result.image is not None, result.failure or ("" if result.image else "there is no image")
 
 
 def _values(metric: Metric, results: Sequence[Result]) -> list[tuple[float | None, str]]:
@@ -190,7 +190,7 @@ def _score_set(metric: SetMetric, results: Sequence[Result], of: str) -> Scored:
     try:
         summary = {name: metric.score_set(some) for name, some in sets.items() if len(some) >= metric.least}
     except ImageFault as fault:
-        return Scored(of, skipped={metric.name: f"a picture of the set cannot be used: {fault.message}"})
+        return Scored(of, skipped={metric.name: f"an image of the set cannot be used: {fault.message}"})
     notes = {
         name: f"over {len(sets[name]):,} of {of_sets[name]:,}" for name in summary if len(sets[name]) < of_sets[name]
     }
@@ -208,7 +208,7 @@ def _place(folder: Path, name: str) -> Path:
 
 
 def _read(place: Path) -> Scored | None:
-    """None where there is no such file, or none that can be read: it is then made anew."""
+    """None if the file is missing or unreadable: it is then made again."""
     try:
         stored: dict[str, Any] = json.loads(place.read_text("utf-8"))
         metrics = [MetricInfo(**metric) for metric in stored["metrics"]]

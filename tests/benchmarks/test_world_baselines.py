@@ -45,7 +45,7 @@ def items(corpus: str) -> list[Item]:
     return WorldBenchmark(corpus).items()
 
 
-def test_answers_are_scored_as_the_benchmark_scores_their_pictures(
+def test_answers_are_scored_as_the_benchmark_scores_their_images(
     bench: ModuleType, corpus: str, items: list[Item]
 ) -> None:
     benchmark = WorldBenchmark(corpus)
@@ -56,7 +56,7 @@ def test_answers_are_scored_as_the_benchmark_scores_their_pictures(
         for item in items[:2]:
             buffer = io.BytesIO()
             answer(item).save(buffer, "PNG")
-            made.append(Result(item, picture=buffer.getvalue()))
+            made.append(Result(item, image=buffer.getvalue()))
         assert run.scores == benchmark.own_scores(made)
 
 

@@ -63,7 +63,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 def came_out(out: Path) -> dict[str, bytes]:
-    """Every corpus file, weight and picture. Indexes of the corpus hold the place it lies at."""
+    """Every corpus file, weight and image. Indexes of the corpus hold the place it lies at."""
     places = ("corpus", "model", "run/pictures", "untrained/generated", "trained/generated", "example")
     files = {path for place in places for path in (out / place).rglob("*") if path.is_file()}
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in files if ".index" not in path.parts}
@@ -199,8 +199,8 @@ def test_moved_and_without_its_example_it_still_gives_a_question_that_can_be_ask
     told = run(out)
     words = shlex.split(told["example"])
     assert words == [word.replace(str(whole[0]), str(out)) for word in shlex.split(whole[1]["example"])]
-    pictures = [Path(words[place + 1]) for place, word in enumerate(words) if word == "--image"]
-    assert pictures and all(picture.is_relative_to(out) and picture.exists() for picture in pictures)
+    images = [Path(words[place + 1]) for place, word in enumerate(words) if word == "--image"]
+    assert images and all(image.is_relative_to(out) and image.exists() for image in images)
     assert str(whole[0]) not in json.dumps(told)
 
 

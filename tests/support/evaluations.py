@@ -13,7 +13,7 @@ CLIP_I = MetricInfo("CLIP-I", "1", "up", "100 cos of CLIP image embeddings, outp
 RMSE = MetricInfo("RMSE", "2", "down", "Root of the mean square difference.")
 
 
-def picture(colour: str = "#336699", size: tuple[int, int] = (64, 48)) -> bytes:
+def plain_image(colour: str = "#336699", size: tuple[int, int] = (64, 48)) -> bytes:
     return plain(*size, colour)
 
 
@@ -27,15 +27,15 @@ def run(
     metrics: Sequence[MetricInfo] = (CLIP_I,),
     **changes: Any,
 ) -> RunScores:
-    """A run with the values item -> metric -> score; a failed item has no picture, a reason stands in a score."""
+    """A run with the values item -> metric -> score; a failed item has no image, a reason stands in a score."""
     families, failed, reasons = families or {}, failed or {}, reasons or {}
     results = []
     for at, key in enumerate([*values, *(item for item in failed if item not in values)]):
         item = Item(
             key, families.get(key, "compositional"), f"Put the <subject>thing {key} of <image_1> on <image_2>.",
-            (picture("#aa2211"), picture(f"#22{at % 256:02x}44", (48, 64))), picture("#808080"),
+            (plain_image("#aa2211"), plain_image(f"#22{at % 256:02x}44", (48, 64))), plain_image("#808080"),
         )  # fmt: skip
-        results.append(Result(item, picture=None if key in failed else picture(), failure=failed.get(key)))
+        results.append(Result(item, image=None if key in failed else plain_image(), failure=failed.get(key)))
     scores = [Score(key, metric, value) for key, of in values.items() for metric, value in of.items()]
     scores += [Score(key, metric, None, reason) for (key, metric), reason in reasons.items()]
     fields: dict[str, Any] = {

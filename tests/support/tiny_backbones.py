@@ -39,7 +39,7 @@ def _clip(place: Path) -> None:
         text_config={**text, **special},
         vision_config={**common, "image_size": SIDE, "patch_size": 8},
         projection_dim=WIDTH,
-        initializer_factor=5.0,  # so that embeddings of different pictures lie apart
+        initializer_factor=5.0,  # so that embeddings of different images lie apart
     )
     transformers.CLIPModel(config).save_pretrained(place)
     tokenizer = transformers.CLIPTokenizer(vocab={piece: n for n, piece in enumerate(pieces)}, merges=[])
@@ -98,7 +98,7 @@ def _aesthetic(place: Path) -> None:
 
 
 def drawn(seed: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
-    """A picture with shapes in it: a smooth ground and four rectangles, other for every seed."""
+    """An image with shapes in it: a smooth ground and four rectangles, other for every seed."""
     dice = np.random.default_rng(seed)
     ground = Image.fromarray(dice.integers(0, 256, (3, 3, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
     for _ in range(4):
@@ -121,4 +121,4 @@ def made(number: int, output: bytes, **item: Any) -> Result:
         "answer": encoded(drawn(number)),
         "style": 2,
     }
-    return Result(Item(id=str(number), **{**given, **item}), picture=output)
+    return Result(Item(id=str(number), **{**given, **item}), image=output)

@@ -24,7 +24,7 @@ __all__ = ["NAMES", "Benchmark", "open_benchmark"]
 
 
 def open_benchmark(spec: str, **options: Any) -> Benchmark:
-    """Open `name:path`, as in `world:corpus`, with options that the benchmark's class takes.
+    """Open `name:path`, e.g. `world:corpus`, with options that the benchmark's class takes.
 
     An option that is None is left out. Raises ConfigError for an unknown benchmark or option, or a path where
     nothing of the kind lies.
@@ -32,7 +32,7 @@ def open_benchmark(spec: str, **options: Any) -> Benchmark:
     name, _, path = spec.partition(":")
     if name not in _CLASSES or not path:
         choices = ", ".join(f"{known}:" for known in NAMES)
-        raise ConfigError(f"benchmark {spec!r}: write one of {choices} followed by a path, as in world:corpus")
+        raise ConfigError(f"benchmark {spec!r}: write one of {choices} followed by a path, e.g. world:corpus")
     module, kind = _CLASSES[name]
     made: Callable[..., Benchmark] = getattr(importlib.import_module(f"{__name__}.{module}"), kind)
     _, *known = inspect.signature(made).parameters

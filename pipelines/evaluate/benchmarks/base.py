@@ -18,12 +18,12 @@ class Benchmark(ABC):
 
     `version` is that of its definitions here, `metrics` defines the numbers of `own_scores`, `skipped` says of those
     that cannot be had here why, and `main` names the main metric of each family, one of its own or a general one.
-    `split` is the part of a corpus that is asked, None where there are no splits.
+    `split` is the part of a corpus that the questions come from, None where there are no splits.
     """
 
     name: ClassVar[str]
     version: ClassVar[str]
-    answers: ClassVar[Literal["picture", "words"]]
+    answers: ClassVar[Literal["image", "text"]]
     metrics: ClassVar[tuple[MetricInfo, ...]] = ()
     main: ClassVar[Mapping[str, str]] = {}
     skipped: Mapping[str, str] = {}

@@ -1,4 +1,4 @@
-"""CV-Bench: questions about images with lettered choices, answered in words.
+"""CV-Bench: questions about images with lettered choices, answered with text.
 
 Two scores are printed in papers and both are here: the official one weighs sources, the pooled one items.
 """
@@ -30,7 +30,7 @@ class CvBench(Benchmark):
 
     name = "cv-bench"
     version = "1"
-    answers = "words"
+    answers = "text"
     metrics = (CORRECT,)
     main = dict.fromkeys(TASKS, CORRECT.name)
 
@@ -71,7 +71,7 @@ def _score(result: Result) -> Score:
     if result.text is None:
         return Score(item.id, CORRECT.name, 0.0, result.failure or "there is no answer")
     given = letter(result.text, item.truth["choices"])
-    return Score(item.id, CORRECT.name, float(given == item.words), "" if given else "the answer gives no letter")
+    return Score(item.id, CORRECT.name, float(given == item.answer_text), "" if given else "the answer gives no letter")
 
 
 def _item(question: Question) -> Item:
@@ -80,7 +80,7 @@ def _item(question: Question) -> Item:
         family=question.task,
         instruction=question.prompt,
         references=question.images,
-        words=question.letter,
+        answer_text=question.letter,
         truth={
             "source": question.source,
             "type": question.type,

@@ -61,19 +61,19 @@ class _Prompt(BaseModel):
 class GenEval(Benchmark):
     """`path`: GenEval's prompts, a .jsonl file or the folder in which it lies (`evaluation_metadata.jsonl`).
 
-    `pictures` are made of every prompt. `detector` scores them.
+    `images` are made of every prompt. `detector` scores them.
     """
 
     name = "geneval"
     version = "1"
-    answers = "picture"
+    answers = "image"
     metrics = (CORRECT,)
     main = dict.fromkeys(TAGS, CORRECT.name)
 
-    def __init__(self, path: str, *, pictures: int = 4, detector: Detector | None = None) -> None:
-        if pictures < 1:
-            raise ConfigError(f"benchmark geneval: pictures must be at least 1, it is {pictures}")
-        self.pictures = pictures
+    def __init__(self, path: str, *, images: int = 4, detector: Detector | None = None) -> None:
+        if images < 1:
+            raise ConfigError(f"benchmark geneval: images must be at least 1, it is {images}")
+        self.images = images
         self.detector = detector
         if detector is None:
             self.skipped = {CORRECT.name: "no detector; score the written folder with GenEval's own scorer"}
@@ -83,14 +83,14 @@ class GenEval(Benchmark):
         """An item an image, `NNNNN-k`."""
         return [
             Item(
-                id=f"{number:05d}-{picture:04d}",
+                id=f"{number:05d}-{image:04d}",
                 family=prompt["tag"],
                 instruction=prompt["prompt"],
-                truth={"metadata": prompt, "number": number, "picture": picture},
+                truth={"metadata": prompt, "number": number, "picture": image},
                 question=f"{number:05d}",
             )
             for number, prompt in enumerate(self.prompts)
-            for picture in range(self.pictures)
+            for image in range(self.images)
         ]
 
     def own_scores(self, results: Sequence[Result]) -> list[Score]:
@@ -113,16 +113,16 @@ class GenEval(Benchmark):
 
 def _score(result: Result, detector: Detector) -> Score:
     item = result.item
-    if result.picture is None:
-        return Score(item.id, CORRECT.name, 0.0, result.failure or "there is no picture")
-    return Score(item.id, CORRECT.name, float(correct(item.truth["metadata"], detector(result.picture))))
+    if result.image is None:
+        return Score(item.id, CORRECT.name, 0.0, result.failure or "there is no image")
+    return Score(item.id, CORRECT.name, float(correct(item.truth["metadata"], detector(result.image))))
 
 
 def write_folder(results: Sequence[Result], folder: Path) -> None:
     """Write `NNNNN/metadata.jsonl` and `NNNNN/samples/KKKK.png` as GenEval's scorer reads them.
 
     The official scorer divides by the images it finds, so a failed one would be left out of its figures instead
-    of counted as wrong. Its place is taken by a black image, in which nothing is to be found.
+    of counted as wrong. A black image takes its place, in which nothing is to be found.
     """
     from PIL import Image
 
@@ -132,11 +132,11 @@ def write_folder(results: Sequence[Result], folder: Path) -> None:
         (place / "samples").mkdir(parents=True, exist_ok=True)
         (place / "metadata.jsonl").write_text(json.dumps(truth["metadata"]) + "\n", "utf-8")
         try:
-            picture = load(result.picture)
+            image = load(result.image)
         except ImageFault:
-            picture = Image.new("RGB", (_BLACK, _BLACK))
+            image = Image.new("RGB", (_BLACK, _BLACK))
         buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
+        image.save(buffer, "PNG")
         (place / "samples" / f"{truth['picture']:04d}.png").write_bytes(buffer.getvalue())
 
 
@@ -170,7 +170,7 @@ def _read(path: Path) -> list[Mapping[str, Any]]:
             where = ".".join(map(str, first["loc"]))
             raise ConfigError(f"benchmark geneval: {path}, line {number}: {where}: {first['msg']}") from None
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"benchmark geneval: {path}, line {number}: is no JSON ({error})") from None
+            raise ConfigError(f"benchmark geneval: {path}, line {number}: is not JSON ({error})") from None
         prompts.append(prompt)
     if not prompts:
         raise ConfigError(f"benchmark geneval: {path}: has no prompts")

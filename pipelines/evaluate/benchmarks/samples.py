@@ -33,32 +33,31 @@ def corpus_samples(path: str, split: str) -> Iterator[Sample]:
 
 
 def items_of(sample: Sample) -> Iterator[Item]:
-    """The items of a sample; a turn answered in words gives none.
+    """The items of a sample; a turn answered with text gives none.
 
-    A later turn sees the references and then the true answers of earlier turns, which it comes after as in training. An
-    image without bytes stands as
-    b"" among the references. Raises ConfigError for a turn without any answer.
+    A later turn sees the references and then the true answers of earlier turns, which it comes after as in training.
+    An image without bytes is b"" among the references. Raises ConfigError for a turn without any answer.
     """
-    pictures = {image.number: image.data or b"" for image in sample.images}
+    images = {image.number: image.data or b"" for image in sample.images}
     for index, turn in enumerate(sample.turns):
         if turn.target is None and turn.response is None:
             source = sample.source
-            raise ConfigError(f"{source.location}, row {source.row}: has no answer, neither a picture nor words")
+            raise ConfigError(f"{source.location}, row {source.row}: has no answer, neither an image nor text")
         if turn.target is None:
             continue
         context = _context(sample, index)
         place = {number: position for position, number in enumerate(context, 1)}
         instruction = parse(turn.instruction)
-        *before, asked = (_renumbered(one, place) for one in sample.turns[: index + 1])
+        *before, last = (_renumbered(one, place) for one in sample.turns[: index + 1])
         yield Item(
             id=sample.id if len(sample.turns) == 1 else f"{sample.id}-{index + 1}",
             family=sample.family.value,
-            instruction=asked.instruction,
-            references=tuple(pictures[number] for number in context),
-            answer=pictures[turn.target] or None,
+            instruction=last.instruction,
+            references=tuple(images[number] for number in context),
+            answer=images[turn.target] or None,
             condition=_condition(sample.family, turn, instruction, context, place),
             style=_bound("style", turn, instruction, context, place),
-            bindings=asked.bindings,
+            bindings=last.bindings,
             before=tuple(before),
         )
 

@@ -17,7 +17,7 @@ from sigma_data.sources import open_source, source_spec
 
 
 class SigmaBenchmark(Benchmark):
-    """`path`: a parquet file, a folder of them, or a corpus, of which `split` (test) is asked.
+    """`path`: a parquet file, a folder of them, or a corpus, whose `split` (test) has the questions.
 
     An item's reference answer is the last image of its row. In the release, where a row does not say its
     family, it is inferred as `sigma build-dataset` does.
@@ -25,7 +25,7 @@ class SigmaBenchmark(Benchmark):
 
     name = "sigma"
     version = "1"
-    answers = "picture"
+    answers = "image"
     main = {
         Family.COMPOSITIONAL: "CLIP-I",
         Family.SELECTIVE: "CLIP-I",
@@ -41,7 +41,7 @@ class SigmaBenchmark(Benchmark):
         if is_corpus(path):
             self.split = "test" if split is None else split
         elif split is not None:
-            raise ConfigError(f"benchmark sigma: {path}: is no corpus and has no splits: leave --split out")
+            raise ConfigError(f"benchmark sigma: {path}: is not a corpus and has no splits: leave --split out")
         self.path = path
 
     def items(self) -> list[Item]:
@@ -49,7 +49,7 @@ class SigmaBenchmark(Benchmark):
         samples = self._release() if self.split is None else corpus_samples(self.path, self.split)
         items = [item for sample in samples for item in items_of(sample)]
         if not items:
-            raise ConfigError(f"benchmark sigma: {self.path}: asks for no picture")
+            raise ConfigError(f"benchmark sigma: {self.path}: asks for no image")
         return items
 
     def _release(self) -> Iterator[Sample]:

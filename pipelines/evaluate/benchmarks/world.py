@@ -1,4 +1,4 @@
-"""The world as a benchmark: exact answers, so every attribute of an output can be told right from wrong.
+"""The world as a benchmark: exact answers, so every attribute of an output is known to be right or wrong.
 
 The answer is known to the pixel and so is every wrong answer that takes an attribute from the wrong reference
 (`world_scenes`); an output is scored by what it is nearest to and how far off (`world_pixels`).
@@ -31,7 +31,7 @@ from sigma_data.synthetic.draw import render
 VISIBLE = 5.0
 """Two images differ in a cell where its colours are farther apart than this (Delta E)."""
 _FEWEST = 4
-"""An alternative or a change that shows in fewer cells than this is not asked about."""
+"""An alternative or a change that shows in fewer cells than this is left out."""
 _LEAST_COVER = 4.0
 """An object of which fewer cells than this are to be seen has no scores of its own."""
 
@@ -84,11 +84,11 @@ BY_ATTRIBUTE = {
 
 
 class WorldBenchmark(Benchmark):
-    """`path`: a corpus built of `world:` alone, of which `split` is asked."""
+    """`path`: a corpus built of `world:` alone, whose `split` has the questions."""
 
     name = "world"
     version = _VERSION
-    answers = "picture"
+    answers = "image"
     metrics = (ERROR, CHANGE, ACCURACY, LEAKAGE, COLOUR, BACKGROUND, PLACEMENT, *BY_ATTRIBUTE.values())
     main = {
         Family.COMPOSITIONAL: ERROR.name,
@@ -123,10 +123,10 @@ class WorldBenchmark(Benchmark):
         return [score for result in results for score in self._scores(result)]
 
     def _scores(self, result: Result) -> list[Score]:
-        if result.picture is None:
-            return self._failed(result, result.failure or "there is no picture")
+        if result.image is None:
+            return self._failed(result, result.failure or "there is no image")
         try:
-            output = cells(load(result.picture))
+            output = cells(load(result.image))
         except ImageFault as fault:
             return self._failed(result, fault.message)
         values = Exact(result.item).measure(output)
@@ -170,7 +170,7 @@ def item_of(sample: Sample) -> Item:
 
 
 @dataclass(frozen=True)
-class _Wrong:
+class _WrongAnswer:
     """A wrong answer as cells [G, G, 3]; `differ` [G, G] is where it differs from the right one."""
 
     attribute: str
@@ -228,7 +228,7 @@ class Exact:
         """Accuracy, of all and by attribute, and leakage."""
         right: dict[tuple[str, int], bool] = {}
         leaked = []
-        for wrong in self._wrongs:
+        for wrong in self._wrong_answers:
             nearer = bool(off[wrong.differ].mean() < distance(output, wrong.cells)[wrong.differ].mean())
             key = (wrong.attribute, wrong.thing)
             right[key] = right.get(key, True) and nearer
@@ -246,20 +246,20 @@ class Exact:
         return values
 
     @cached_property
-    def _wrongs(self) -> list[_Wrong]:
-        """The references as they are and the alternatives, where they are to be told from the answer."""
-        pictures = [(COPY, -1, reference, True) for reference in self.references]
+    def _wrong_answers(self) -> list[_WrongAnswer]:
+        """The references as they are and the alternatives, where they differ visibly from the answer."""
+        images = [(COPY, -1, reference, True) for reference in self.references]
         for other in alternatives(self.draft):
-            pictures.append((other.attribute, other.thing, cells(render(other.scene, self.size)), other.leak))
+            images.append((other.attribute, other.thing, cells(render(other.scene, self.size)), other.leak))
         found = []
-        for attribute, thing, picture, leak in pictures:
-            differ = distance(picture, self.answer) > VISIBLE
+        for attribute, thing, image, leak in images:
+            differ = distance(image, self.answer) > VISIBLE
             if differ.sum() >= _FEWEST:
-                found.append(_Wrong(attribute, thing, picture, differ, leak))
+                found.append(_WrongAnswer(attribute, thing, image, differ, leak))
         return found
 
 
-def _colour(picture: Grid, cover: Grid) -> Grid:
+def _colour(image: Grid, cover: Grid) -> Grid:
     """The mean colour [3] of what is covered."""
-    colour: Grid = (picture * cover[..., None]).sum(axis=(0, 1)) / cover.sum()
+    colour: Grid = (image * cover[..., None]).sum(axis=(0, 1)) / cover.sum()
     return colour

@@ -39,9 +39,9 @@ def lab(rgb: npt.NDArray[Any]) -> Grid:
     return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
 
 
-def cells(picture: Image.Image) -> Grid:
+def cells(image: Image.Image) -> Grid:
     """The mean colour of every cell of an image stretched over the grid, CIELAB [G, G, 3]."""
-    return lab(np.asarray(picture.convert("RGB").resize((GRID, GRID), Image.Resampling.BOX)))
+    return lab(np.asarray(image.convert("RGB").resize((GRID, GRID), Image.Resampling.BOX)))
 
 
 def distance(one: Grid, other: Grid) -> Grid:

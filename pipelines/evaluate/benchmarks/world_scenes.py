@@ -58,7 +58,7 @@ def agrees(draft: Draft, truth: Mapping[str, Any]) -> bool:
 
 def before(draft: Draft) -> str | None:
     """The role of the reference that the answer is a change of; None where a sample has none."""
-    roles = {picture.role for picture in draft.references}
+    roles = {reference.role for reference in draft.references}
     if draft.change is None or "kind" not in draft.change:
         return None
     return "before" if "before" in roles else "scene"
@@ -67,7 +67,7 @@ def before(draft: Draft) -> str | None:
 def alternatives(draft: Draft) -> Iterator[Alternative]:
     """Wrong answers made of what the references show, and of leaving an object out; some may look the same."""
     target = draft.target
-    scenes = [picture.scene for picture in draft.references if not picture.map]
+    scenes = [reference.scene for reference in draft.references if not reference.map]
     for attribute, field in SCENE_ATTRIBUTES.items():
         right = getattr(target, field)
         values = dict.fromkeys(getattr(scene, field) for scene in scenes)

@@ -75,10 +75,10 @@ class SetMetric(Measure):
         """
 
 
-def picture_of(result: Result) -> bytes:
+def image_of(result: Result) -> bytes:
     """The output of a result that is known to have one."""
-    assert result.picture is not None
-    return result.picture
+    assert result.image is not None
+    return result.image
 
 
 def answer_of(result: Result) -> bytes:
@@ -87,19 +87,19 @@ def answer_of(result: Result) -> bytes:
     return result.item.answer
 
 
-def at_size(picture: bytes, size: tuple[int, int]) -> Image.Image:
+def at_size(data: bytes, size: tuple[int, int]) -> Image.Image:
     """The image as RGB at `size` (width, height): Pillow's bicubic filter, antialiased.
 
     Not the resampling of `sigma_data.images.resample`, which serves the model: scores must not change with it.
     """
-    image = load(picture)
+    image = load(data)
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
 
 
 def pixel_pair(result: Result) -> tuple[Pixels, Pixels]:
     """Output and reference answer, uint8 [h, w, 3] each: the output is brought to the answer's size."""
     answer = load(answer_of(result))
-    return np.asarray(at_size(picture_of(result), answer.size)), np.asarray(answer)
+    return np.asarray(at_size(image_of(result), answer.size)), np.asarray(answer)
 
 
 def chunks(values: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipelines.evaluate.item import Item, Result
-from pipelines.evaluate.metrics.base import Floats, Metric, Pixels, at_size, chunks, picture_of
+from pipelines.evaluate.metrics.base import Floats, Metric, Pixels, at_size, chunks, image_of
 from pipelines.evaluate.metrics.edges import canny, f1
 from pipelines.evaluate.metrics.weights import pretrained
 from sigma_data.images.decode import load
@@ -31,7 +31,7 @@ class Condition(Enum):
 
     EDGES = "edges"
     DEPTH = "depth"
-    PICTURE = "picture"
+    IMAGE = "image"
 
 
 def condition_of(item: Item) -> Condition:
@@ -47,7 +47,7 @@ def condition_of(item: Item) -> Condition:
         return Condition.DEPTH if known == "depth" else Condition.EDGES
     pixels = np.asarray(load(_map(item))).astype(np.int16)
     if np.ptp(pixels, axis=2).max() > 32:  # JPEG puts a little colour into grey
-        return Condition.PICTURE
+        return Condition.IMAGE
     levels = np.bincount(pixels[..., 1].ravel(), minlength=256)
     return Condition.EDGES if levels[_MIDDLE].sum() < _MIDDLE_SHARE * levels.sum() else Condition.DEPTH
 
@@ -77,7 +77,7 @@ class EdgeF1(Metric):
         shown = load(_map(result.item))
         condition = _grey(shown)
         edges = condition > 127 if condition_of(result.item) is Condition.EDGES else canny(condition, LOW, HIGH)
-        output = _grey(at_size(picture_of(result), shown.size))
+        output = _grey(at_size(image_of(result), shown.size))
         return f1(canny(output, LOW, HIGH), edges, tolerance=self._tolerance)
 
 
@@ -110,19 +110,19 @@ class DepthRmse(Metric):
         from torch.nn import functional as F
 
         found = []
-        for result, depth in zip(results, self._depths([picture_of(result) for result in results]), strict=True):
+        for result, depth in zip(results, self._depths([image_of(result) for result in results]), strict=True):
             condition = _grey(load(_map(result.item)))
             scaled = F.interpolate(depth[None, None], size=condition.shape, mode="bilinear", align_corners=False)
             difference = _spread(scaled[0, 0].double().cpu().numpy()) - _spread(condition.astype(np.float64))
             found.append(float(np.sqrt(np.mean(difference**2))))
         return found
 
-    def _depths(self, pictures: Sequence[bytes]) -> list[Tensor]:
+    def _depths(self, images: Sequence[bytes]) -> list[Tensor]:
         """The inverse depth [h, w] of each image; those that the processor makes alike in size go together."""
         import torch
 
         inputs: list[Any] = [
-            self._processor(images=load(picture), return_tensors="pt")["pixel_values"][0] for picture in pictures
+            self._processor(images=load(image), return_tensors="pt")["pixel_values"][0] for image in images
         ]
         groups: dict[tuple[int, ...], list[int]] = {}
         for number, pixels in enumerate(inputs):

@@ -33,18 +33,18 @@ class Embeddings:
         self._batch = batch
         self._kept: dict[bytes, npt.NDArray[np.float32]] = {}
 
-    def __call__(self, pictures: Sequence[bytes]) -> Floats:
+    def __call__(self, images: Sequence[bytes]) -> Floats:
         """[n, D], rows of length 1. Raises ImageFault where an image cannot be decoded."""
-        keys = [hashlib.sha256(picture).digest() for picture in pictures]
-        new = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._kept}
+        keys = [hashlib.sha256(image).digest() for image in images]
+        new = {key: image for key, image in zip(keys, images, strict=True) if key not in self._kept}
         for some in chunks(list(new.items()), self._batch):
-            vectors = self._encode([load(picture) for _, picture in some]).float().cpu().numpy()
+            vectors = self._encode([load(image) for _, image in some]).float().cpu().numpy()
             self._kept.update(zip((key for key, _ in some), vectors, strict=True))
         return unit(np.stack([self._kept[key] for key in keys]))
 
 
 class Clip:
-    """A CLIP model: `pictures` gives unit embeddings of images, `texts` those of texts.
+    """A CLIP model: `images` gives unit embeddings of images, `texts` those of texts.
 
     Raises ConfigError and Unavailable as `weights.pretrained` does.
     """
@@ -59,35 +59,35 @@ class Clip:
             raise unusable("clip", value, f"holds no tokenizer that can be loaded ({type(error).__name__})") from None
         self._batch = batch
         self.value = value
-        self.words = int(self._model.config.text_config.max_position_embeddings)
+        self.max_tokens = int(self._model.config.text_config.max_position_embeddings)
         self.width = int(self._model.config.projection_dim)
-        self.pictures = Embeddings(self._encode, batch)
+        self.images = Embeddings(self._encode, batch)
 
     def texts(self, texts: Sequence[str]) -> Floats:
-        """[n, D], rows of length 1; a text longer than `words` tokens is cut there."""
+        """[n, D], rows of length 1; a text longer than `max_tokens` tokens is cut there."""
         import torch
 
         found = []
         for some in chunks(texts, self._batch):
             # Every batch is as wide as the model: what else is in a batch must not change a text's embedding.
             tokens = self._tokenizer(
-                list(some), padding="max_length", truncation=True, max_length=self.words, return_tensors="pt"
+                list(some), padding="max_length", truncation=True, max_length=self.max_tokens, return_tensors="pt"
             ).to(self._model.device)
             with torch.inference_mode():
                 output = self._model.get_text_features(**tokens)
             found.append(_pooled(output).float().cpu().numpy())
         return unit(np.concatenate(found))
 
-    def _encode(self, pictures: list[Image.Image]) -> Tensor:
+    def _encode(self, images: list[Image.Image]) -> Tensor:
         import torch
 
-        pixels = self._processor(images=pictures, return_tensors="pt")["pixel_values"].to(self._model.device)
+        pixels = self._processor(images=images, return_tensors="pt")["pixel_values"].to(self._model.device)
         with torch.inference_mode():
             return _pooled(self._model.get_image_features(pixel_values=pixels))
 
 
 class Dino:
-    """A DINOv2 model: `pictures` gives unit CLS embeddings of images, taken after the last norm.
+    """A DINOv2 model: `images` gives unit CLS embeddings of images, after the last norm.
 
     Raises ConfigError and Unavailable as `weights.pretrained` does.
     """
@@ -95,12 +95,12 @@ class Dino:
     def __init__(self, value: str, device: str, batch: int) -> None:
         self._model, self._processor, _ = pretrained("dino", value, "Dinov2Model", device)
         self.value = value
-        self.pictures = Embeddings(self._encode, batch)
+        self.images = Embeddings(self._encode, batch)
 
-    def _encode(self, pictures: list[Image.Image]) -> Tensor:
+    def _encode(self, images: list[Image.Image]) -> Tensor:
         import torch
 
-        pixels = self._processor(images=pictures, return_tensors="pt")["pixel_values"].to(self._model.device)
+        pixels = self._processor(images=images, return_tensors="pt")["pixel_values"].to(self._model.device)
         with torch.inference_mode():
             tokens: Tensor = self._model(pixel_values=pixels).last_hidden_state
         return tokens[:, 0]

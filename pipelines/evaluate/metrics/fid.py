@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.evaluate.item import Item, Result
-from pipelines.evaluate.metrics.base import SetMetric, answer_of, at_size, chunks, picture_of
+from pipelines.evaluate.metrics.base import SetMetric, answer_of, at_size, chunks, image_of
 from pipelines.evaluate.metrics.weights import EXTRA, directory, loading, package
 from sigma_data.errors import ConfigError
 
@@ -51,14 +51,14 @@ class Fid(SetMetric):
         with torch.inference_mode():
             for some in chunks(results, self._batch):
                 self._distance.update(self._pixels([answer_of(result) for result in some]), real=True)
-                self._distance.update(self._pixels([picture_of(result) for result in some]), real=False)
+                self._distance.update(self._pixels([image_of(result) for result in some]), real=False)
             return float(self._distance.compute())
 
-    def _pixels(self, pictures: Sequence[bytes]) -> Any:
+    def _pixels(self, images: Sequence[bytes]) -> Any:
         """uint8 [n, 3, 299, 299]."""
         import torch
 
-        stacked = np.stack([np.asarray(at_size(picture, (_SIDE, _SIDE))) for picture in pictures])
+        stacked = np.stack([np.asarray(at_size(image, (_SIDE, _SIDE))) for image in images])
         return torch.from_numpy(stacked).permute(0, 3, 1, 2).to(self._device)
 
 

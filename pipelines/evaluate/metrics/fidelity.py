@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.evaluate.item import Item, Result
-from pipelines.evaluate.metrics.base import Metric, answer_of, chunks, picture_of, pixel_pair
+from pipelines.evaluate.metrics.base import Metric, answer_of, chunks, image_of, pixel_pair
 from pipelines.evaluate.metrics.weights import EXTRA, directory, loading, package
 from sigma_data.errors import ConfigError
 from sigma_data.images.decode import ImageFault, load
@@ -89,7 +89,7 @@ class Ssim(_AgainstAnswer):
 
     def pair(self, output: Tensor, answer: Tensor) -> float:
         if min(answer.shape[2:]) < _SSIM_WINDOW:
-            raise ImageFault("too_small", f"SSIM needs pictures of {_SSIM_WINDOW} x {_SSIM_WINDOW} pixels or more")
+            raise ImageFault("too_small", f"SSIM needs images of {_SSIM_WINDOW} x {_SSIM_WINDOW} pixels or more")
         return float(self._functional.structural_similarity_index_measure(output, answer, data_range=1.0))
 
 
@@ -161,8 +161,8 @@ class DreamSim(Metric):
         found: list[float] = []
         for some in chunks(results, self._batch):
             outputs, answers = (
-                torch.cat([self._prepare(load(picture)) for picture in pictures]).to(self._device)
-                for pictures in (map(picture_of, some), map(answer_of, some))
+                torch.cat([self._prepare(load(image)) for image in images]).to(self._device)
+                for images in (map(image_of, some), map(answer_of, some))
             )
             with torch.inference_mode():
                 distances = self._model(outputs, answers).double().reshape(-1)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipelines.evaluate.item import Item, Result
-from pipelines.evaluate.metrics.base import Metric, chunks, picture_of
+from pipelines.evaluate.metrics.base import Metric, chunks, image_of
 from pipelines.evaluate.metrics.weights import pretrained
 from sigma_data.images.decode import load
 
@@ -44,7 +44,7 @@ class GramDistance(Metric):
     def _batched(self, results: Sequence[Result]) -> list[float]:
         import torch
 
-        outputs = self._grams([picture_of(result) for result in results])
+        outputs = self._grams([image_of(result) for result in results])
         styles = self._grams([result.item.references[result.item.style - 1] for result in results])
         norm = torch.linalg.matrix_norm
         distances = [
@@ -52,11 +52,11 @@ class GramDistance(Metric):
         ]  # a stage: [n]
         return [float(value) for value in torch.stack(distances).mean(0)]
 
-    def _grams(self, pictures: Sequence[bytes]) -> list[Tensor]:
+    def _grams(self, images: Sequence[bytes]) -> list[Tensor]:
         """The Gram matrices [n, C, C] of each stage, in double precision."""
         import torch
 
-        inputs = self._processor(images=[load(picture) for picture in pictures], return_tensors="pt")
+        inputs = self._processor(images=[load(image) for image in images], return_tensors="pt")
         with torch.inference_mode():
             stages = self._model(inputs["pixel_values"].to(self._model.device), output_hidden_states=True).hidden_states
         # The first hidden state is the stem's.

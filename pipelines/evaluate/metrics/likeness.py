@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from pipelines.evaluate.item import Item, Result
-from pipelines.evaluate.metrics.base import Floats, Metric, answer_of, picture_of
+from pipelines.evaluate.metrics.base import Floats, Metric, answer_of, image_of
 from pipelines.evaluate.metrics.embeddings import Clip, Dino
 from pipelines.evaluate.metrics.weights import brief, fetched, unusable
 from sigma_data.images.decode import load
@@ -28,7 +28,7 @@ _LAION = "sac+logos+ava1-l14-linearMSE.pth"
 
 
 class TextLikeness(Metric):
-    """CLIP: whether the output shows what the words say."""
+    """CLIP: whether the output shows what the instruction says."""
 
     name = "CLIP"
     better = "up"
@@ -38,7 +38,8 @@ class TextLikeness(Metric):
         self._clip = clip
         self.definition = (
             "100 cos(CLIP image embedding of the output, CLIP text embedding of the instruction without attribute "
-            f"tokens and placeholders, cut at {clip.words} tokens). Backbone {clip.value}, its own resizing and crop."
+            f"tokens and placeholders, cut at {clip.max_tokens} tokens). Backbone {clip.value}, its own resizing and "
+            "crop."
         )
 
     def applies(self, item: Item) -> bool:
@@ -46,7 +47,7 @@ class TextLikeness(Metric):
 
     def score(self, results: Sequence[Result]) -> list[float]:
         texts = self._clip.texts([parse(result.item.instruction).plain for result in results])
-        return _cosines(self._clip.pictures([picture_of(result) for result in results]), texts)
+        return _cosines(self._clip.images([image_of(result) for result in results]), texts)
 
 
 class _Likeness(Metric):
@@ -55,7 +56,7 @@ class _Likeness(Metric):
     scale = _SCALE
 
     def __init__(self, backbone: Clip | Dino, name: str, better: Literal["up", "down"], formula: str) -> None:
-        self._embed = backbone.pictures
+        self._embed = backbone.images
         self.name = name
         self.better = better
         self.definition = f"{formula} Backbone {backbone.value}, its own resizing and crop."
@@ -65,7 +66,7 @@ class _Likeness(Metric):
         """The encoded image to compare the output with."""
 
     def score(self, results: Sequence[Result]) -> list[float]:
-        outputs = self._embed([picture_of(result) for result in results])
+        outputs = self._embed([image_of(result) for result in results])
         return _cosines(outputs, self._embed([self.other(result) for result in results]))
 
 
@@ -98,7 +99,7 @@ class StyleLikeness(_Likeness):
 
 
 class Exclusivity(_Likeness):
-    """CLIP-ES: whether the output keeps out what should not have been taken from the input.
+    """CLIP-ES: whether the output leaves out what should not come from the input.
 
     The input is the reference that a `<select>` token speaks of, else the first. The selected region is known in
     samples of the embedded `world` corpus, whose truth has the box of everything.
@@ -147,7 +148,7 @@ class Aesthetic(Metric):
         return True
 
     def score(self, results: Sequence[Result]) -> list[float]:
-        values = self._clip.pictures([picture_of(result) for result in results])
+        values = self._clip.images([image_of(result) for result in results])
         for weight, bias in self._layers:
             values = values @ weight.T + bias
         return [float(value) for value in values[:, 0]]
@@ -176,15 +177,15 @@ def _region(item: Item, number: int) -> Sequence[float] | None:
 
 def _masked(source: bytes, region: Sequence[float]) -> bytes:
     """The image as PNG with the region painted over, rounded outwards to whole pixels."""
-    picture = load(source)
+    image = load(source)
     left, top, right, bottom = region
     box = (
-        int(np.floor(left * picture.width)), int(np.floor(top * picture.height)),
-        int(np.ceil(right * picture.width)), int(np.ceil(bottom * picture.height)),
+        int(np.floor(left * image.width)), int(np.floor(top * image.height)),
+        int(np.ceil(right * image.width)), int(np.ceil(bottom * image.height)),
     )  # fmt: skip
-    picture.paste(_GREY, box)
+    image.paste(_GREY, box)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
+    image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 

@@ -35,11 +35,11 @@ from sigma_data.report.report import parts
 from sigma_data.report.style import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.storage.files import finite
 
-PICTURE_BYTES = 36_000_000
+IMAGE_BYTES = 36_000_000
 """What all thumbnails may weigh; base64 makes 48 MB of it."""
 FAILURES_SHOWN = 200
 
-_PICTURES_A_BLOCK = 64
+_IMAGES_PER_BLOCK = 64
 _LONGEST_INSTRUCTION = 1500
 _LONGEST_ANSWER = 2000
 _LONGEST_REASON = 300
@@ -50,7 +50,7 @@ class Whisker:
     """A run's main metric in a family on a scale from `low` to `high`; places are percent of it."""
 
     run: str
-    words: str
+    text: str
     dot: float
     left: float
     width: float
@@ -74,7 +74,7 @@ def render_page(
     tables: Sequence[Table],
     comparisons: Sequence[Comparison],
     *,
-    picture_bytes: int = PICTURE_BYTES,
+    image_bytes: int = IMAGE_BYTES,
 ) -> str:
     """The page as HTML text; the same runs give the same bytes. `rows` are the runs' `aggregate`."""
     package = files("pipelines.evaluate.report")
@@ -83,10 +83,10 @@ def render_page(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "figure": figure, "interval": interval, "number": number, "printable": printable, "words": _words,
+        "figure": figure, "interval": interval, "number": number, "printable": printable, "direction": _direction,
     }  # fmt: skip
     template = environment.from_string(package.joinpath("report.html.j2").read_text(encoding="utf-8"))
-    data, pictures = _samples(runs, picture_bytes)
+    data, images = _samples(runs, image_bytes)
     return template.render(
         benchmark=printable(runs[0].benchmark),
         runs=runs,
@@ -104,7 +104,7 @@ def render_page(
         settings=_settings(runs),
         note=NOTE,
         data=_json(data),
-        blocks=_blocks(pictures),
+        blocks=_blocks(images),
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         colours=TOKEN_COLOURS,
@@ -146,8 +146,8 @@ def _on_a_scale(family: str, metric: str, better: str, cells: Sequence[tuple[str
         assert mean is not None  # it was scored
         left = place(mean if first is None else first)
         right = place(mean if last is None else last)
-        words = f"{figure(mean)} {interval(cell.estimate)}".rstrip()
-        whiskers.append(Whisker(run, words, place(mean), left, round(right - left, 2)))
+        text = f"{figure(mean)} {interval(cell.estimate)}".rstrip()
+        whiskers.append(Whisker(run, text, place(mean), left, round(right - left, 2)))
     return Overview(family, metric, better, f"{low:g}", f"{high:g}", tuple(whiskers))
 
 
@@ -165,21 +165,21 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}.")
         else:
-            words = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-            flat[f"{prefix}{name}"] = printable(words)
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            flat[f"{prefix}{name}"] = printable(text)
     return flat
 
 
-def _samples(runs: Sequence[RunScores], picture_bytes: int) -> tuple[dict[str, Any], list[Thumbnail]]:
+def _samples(runs: Sequence[RunScores], image_bytes: int) -> tuple[dict[str, Any], list[Thumbnail]]:
     """What the script draws samples from, and the images that it names by number.
 
-    An item is [id, family, instruction, references, answer, words, a run: null or [image, text, failure, values,
+    An item is [id, family, instruction, references, answer, answer_text, a run: null or [image, text, failure, values,
     reasons]]. Families, metrics and images are numbers; -1 is no image. Equal images are kept once.
     """
     numbers: dict[bytes, int] = {}
     originals: list[bytes] = []
 
-    def picture(data: bytes | None) -> int:
+    def image_number(data: bytes | None) -> int:
         if data is None:
             return -1
         digest = hashlib.sha256(data).digest()
@@ -201,22 +201,22 @@ def _samples(runs: Sequence[RunScores], picture_bytes: int) -> tuple[dict[str, A
             printable(item.id),
             families[item.family],
             [_part(*part) for part in parts(item.instruction, len(item.references), _LONGEST_INSTRUCTION)],
-            [picture(data) for data in item.references],
-            picture(item.answer),
-            _cut(item.words, _LONGEST_ANSWER),
+            [image_number(data) for data in item.references],
+            image_number(item.answer),
+            _cut(item.answer_text, _LONGEST_ANSWER),
             [
-                outcome and [picture(outcome.picture), *_outcome(outcome, run.by_item[item.id], known)]
+                outcome and [image_number(outcome.image), *_outcome(outcome, run.by_item[item.id], known)]
                 for run, outcome in zip(runs, outcomes, strict=True)
             ],
         ])  # fmt: skip
-    made = thumbnails(originals, picture_bytes)
+    made = thumbnails(originals, image_bytes)
     main = {family: next(filter(None, (main_metric(run, family) for run in runs)), None) for family in families}
     data = {
         "runs": [printable(run.name) for run in runs],
         "families": [printable(family) for family in families],
         "metrics": [[printable(info.name), info.better] for info in metrics(runs).values()],
         "main": [known.get(name or "", -1) for name in main.values()],
-        "block": _PICTURES_A_BLOCK,
+        "block": _IMAGES_PER_BLOCK,
         "sizes": [[thumb.width, thumb.height] if thumb.data else thumb.missing for thumb in made],
         "items": items,
     }
@@ -237,11 +237,11 @@ def _outcome(result: Result, scores: Mapping[str, Score], known: Mapping[str, in
     return [_cut(result.text, _LONGEST_ANSWER), _cut(result.failure, _LONGEST_REASON), values, reasons]
 
 
-def _part(kind: str, words: str) -> Any:
-    """A part of an instruction: words, the number of an image, or an attribute in a list."""
+def _part(kind: str, text: str) -> Any:
+    """A part of an instruction: text, the number of an image, or an attribute in a list."""
     if kind == "text":
-        return words
-    return [words] if kind == "attribute" else int(words)
+        return text
+    return [text] if kind == "attribute" else int(text)
 
 
 def _short(value: float) -> float:
@@ -256,13 +256,13 @@ def _cut(text: str | None, longest: int) -> str | None:
     return text if len(text) <= longest else text[:longest].rstrip() + "…"
 
 
-def _blocks(pictures: Sequence[Thumbnail]) -> list[str]:
+def _blocks(images: Sequence[Thumbnail]) -> list[str]:
     """Images in blocks, a line of base64 each, so that the script reads only those that it shows."""
-    lines = [base64.b64encode(thumb.data or b"").decode() for thumb in pictures]
-    return ["\n".join(lines[at : at + _PICTURES_A_BLOCK]) for at in range(0, len(lines), _PICTURES_A_BLOCK)]
+    lines = [base64.b64encode(thumb.data or b"").decode() for thumb in images]
+    return ["\n".join(lines[at : at + _IMAGES_PER_BLOCK]) for at in range(0, len(lines), _IMAGES_PER_BLOCK)]
 
 
-def _words(better: str) -> str:
+def _direction(better: str) -> str:
     return {"up": "higher is better", "down": "lower is better"}.get(better, "")
 
 

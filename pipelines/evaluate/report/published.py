@@ -1,6 +1,6 @@
 """Numbers that papers print, to stand beside ours.
 
-They were taken with backbones, crops and formulas that are not published, so they are marked as published wherever
+They were measured with backbones, crops and formulas that are not published, so they are marked as published wherever
 they appear, and nothing here claims that ours are the same measurement.
 """
 

@@ -17,16 +17,16 @@
 
   const figure = (value) => (Math.abs(value) < 10 ? value.toFixed(3) : value.toFixed(2));
 
-  // Pictures
+  // Images
 
   const blocks = new Map();
   function source(number) {
     const block = Math.floor(number / data.block);
-    if (!blocks.has(block)) blocks.set(block, byId("pictures-" + block).textContent.split("\n"));
+    if (!blocks.has(block)) blocks.set(block, byId("images-" + block).textContent.split("\n"));
     return "data:image/jpeg;base64," + blocks.get(block)[number % data.block];
   }
 
-  function picture(number, words) {
+  function image(number, words) {
     const size = data.sizes[number];
     if (typeof size === "string") return make("div", { class: "blank", role: "img", "aria-label": words + ": " + size }, size);
     return make("img", { src: source(number), alt: words, title: words, width: size[0], height: size[1], decoding: "async" });
@@ -35,14 +35,14 @@
   function reference(number, place) {
     const size = data.sizes[number];
     const aspect = typeof size === "string" ? 1 : Math.min(3, Math.max(0.4, size[0] / size[1]));
-    const shape = make("figure", { class: "thumb" }, picture(number, "reference " + place), make("span", { class: "badge", "aria-hidden": "true" }, place));
+    const shape = make("figure", { class: "thumb" }, image(number, "reference " + place), make("span", { class: "badge", "aria-hidden": "true" }, place));
     shape.style.flex = aspect + " 1 0";
     shape.style.maxWidth = Math.round(aspect * 116) + "px";
     return shape;
   }
 
   function outcome(number, words, caption, kind) {
-    return make("figure", { class: "outcome " + kind }, picture(number, words), make("figcaption", {}, caption));
+    return make("figure", { class: "outcome " + kind }, image(number, words), make("figcaption", {}, caption));
   }
 
   // Cards
@@ -88,7 +88,7 @@
 
   function card(item) {
     return make("article", { class: "card" },
-      item[3].length ? make("div", { class: "pictures" }, ...item[3].map((number, place) => reference(number, place + 1))) : null,
+      item[3].length ? make("div", { class: "images" }, ...item[3].map((number, place) => reference(number, place + 1))) : null,
       instruction(item[2]), ...answers(item), scores(item), make("p", { class: "meta" }, item[0]));
   }
 

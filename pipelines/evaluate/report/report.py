@@ -198,8 +198,8 @@ def _cells(line: Line) -> list[str]:
 def _entry(entry: Entry) -> str:
     if entry.estimate.mean is None:
         return entry.note or "–"
-    words = [figure(entry.estimate.mean), _plain(interval(entry.estimate)), entry.note]
-    return " ".join(filter(None, [*words, f"({entry.failed} failed)" if entry.failed else ""]))
+    parts = [figure(entry.estimate.mean), _plain(interval(entry.estimate)), entry.note]
+    return " ".join(filter(None, [*parts, f"({entry.failed} failed)" if entry.failed else ""]))
 
 
 def _pairs(difference: Difference) -> str:
@@ -213,6 +213,6 @@ def _signed(estimate: Estimate) -> str:
 
 
 def _plain(text: str) -> str:
-    """Words that Markdown shows as they are: no marks, no HTML, one line."""
+    """Text that Markdown shows as they are: no marks, no HTML, one line."""
     shown = " ".join(printable(text).split()).replace("&", "&amp;").replace("<", "&lt;")
     return _MARKS.sub(r"\\\1", shown)

@@ -159,14 +159,14 @@ def _aggregates(runs: Sequence[RunScores]) -> tuple[Table, ...]:
 
 
 def figure(value: float | None) -> str:
-    """A score for a table: three decimals below 10, two above; a dash where there is none."""
+    """A score for a table: three decimals below 10, two above; a dash if there is none."""
     if value is None:
         return "–"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}"
 
 
 def interval(estimate: Estimate) -> str:
-    """The interval in brackets, or nothing where there is none."""
+    """The interval in brackets, or nothing."""
     if estimate.low is None or estimate.high is None:
         return ""
     return f"[{figure(estimate.low)}, {figure(estimate.high)}]"

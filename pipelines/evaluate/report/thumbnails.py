@@ -25,7 +25,7 @@ _STRETCH = 128
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A small JPEG and its size; without data where there is none, for the reason in words."""
+    """A small JPEG and its size; if there is none, `missing` says why."""
 
     data: bytes | None
     width: int = 0
@@ -33,16 +33,16 @@ class Thumbnail:
     missing: str = ""
 
 
-def thumbnails(pictures: Sequence[bytes], budget: int) -> list[Thumbnail]:
+def thumbnails(images: Sequence[bytes], budget: int) -> list[Thumbnail]:
     """A thumbnail an image, in order, `budget` bytes together at most.
 
     One that cannot be decoded, or for which nothing is left, has no data.
     """
     made: list[Thumbnail] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(pictures), _STRETCH):
-            share = budget // (len(pictures) - start)
-            for thumb in pool.map(lambda data, share=share: _fit(data, share), pictures[start : start + _STRETCH]):
+        for start in range(0, len(images), _STRETCH):
+            share = budget // (len(images) - start)
+            for thumb in pool.map(lambda data, share=share: _fit(data, share), images[start : start + _STRETCH]):
                 if thumb.data is not None and len(thumb.data) > budget:
                     thumb = Thumbnail(None, missing="left out to keep the page small")
                 budget -= len(thumb.data or b"")

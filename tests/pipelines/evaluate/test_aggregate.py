@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.evaluations import CLIP_I, RMSE, picture, run
+from support.evaluations import CLIP_I, RMSE, plain_image, run
 
 from pipelines.evaluate.aggregate import (
     OVERALL,
@@ -205,7 +205,7 @@ def asking(one: RunScores, **changes: Any) -> RunScores:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"references": (picture("#ffffff"),)}, {"answer": picture("#ffffff")}, {"words": "B"}, {"truth": {"kind": "x"}},
+        {"references": (plain_image("#ffffff"),)}, {"answer": plain_image("#ffffff")}, {"answer_text": "B"}, {"truth": {"kind": "x"}},
         {"truth": {"metadata": {"prompt": "Two cups", "include": [{"class": "cup", "count": 2}]}}},
     ],
 )  # fmt: skip

@@ -164,7 +164,7 @@ def test_where_every_item_failed_nothing_is_scored_and_other_settings_are_taken_
     assert json.loads(capsys.readouterr().out)["failed"] == {}
 
 
-def test_versions_that_made_pictures_are_recorded_and_kept(
+def test_versions_that_made_images_are_recorded_and_kept(
     world: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -180,7 +180,7 @@ def test_versions_that_made_pictures_are_recorded_and_kept(
     assert recorded == ["1.0", "1.0", "1.0, then 2.0", "1.0, then 2.0"]
 
 
-def test_later_stages_refuse_what_pictures_were_not_made_with_and_take_a_name(
+def test_later_stages_refuse_what_images_were_not_made_with_and_take_a_name(
     world: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""Generating: the same pictures however the work is shared, each made once, failures written down, both orders."""
+"""Generating: the same images however the work is shared, each made once, failures written down, both orders."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ FEW = Generation(batch=2, settings=SamplingSettings(steps=4))
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     return load_bundle(str(eval_runs.save_model(tmp_path_factory.mktemp("model") / "tiny")))
 
 
-def picture(seed: int, width: int = 48, height: int = 32) -> bytes:
+def drawn_image(seed: int, width: int = 48, height: int = 32) -> bytes:
     return image_files.image_bytes("png", seed, width=width, height=height)
 
 
@@ -50,16 +50,16 @@ def items() -> list[Item]:
             f"item-{number}",
             "compositional",
             texts[number % 3],
-            tuple(picture(10 * number + k, 32 + 16 * (number % 2)) for k in range(2 - number % 3)),
+            tuple(drawn_image(10 * number + k, 32 + 16 * (number % 2)) for k in range(2 - number % 3)),
             size=(48, 32),
         )
         for number in range(5)
     ]
 
 
-def run(bundle: LoadedModel, items: Sequence[Item], folder: Path, generation: Generation = FEW, world: int = 1) -> None:
+def run(loaded: LoadedModel, items: Sequence[Item], folder: Path, generation: Generation = FEW, world: int = 1) -> None:
     for share in reversed(shares(missing(folder, items, generation.batch), world)):  # any order of ranks will do
-        generate(bundle, share, folder, generation)
+        generate(loaded, share, folder, generation)
 
 
 class Counting:
@@ -71,13 +71,13 @@ class Counting:
         self.stop_at = stop_at
 
     def __call__(
-        self, bundle: LoadedModel, requests: Sequence[Request], settings: SamplingSettings
+        self, loaded: LoadedModel, requests: Sequence[Request], settings: SamplingSettings
     ) -> list[Image.Image]:
         self.calls += 1
         if self.calls == self.stop_at:
             raise KeyboardInterrupt
         self.names.update(request.name for request in requests)
-        return make_images(bundle, requests, settings)
+        return make_images(loaded, requests, settings)
 
 
 @given(st.sets(st.integers(0, 300), max_size=60), st.integers(1, 9))
@@ -89,111 +89,111 @@ def test_every_missing_batch_is_in_exactly_one_share_and_no_share_is_empty(numbe
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_one_and_three_shares_give_the_same_bytes(bundle: LoadedModel, items: list[Item], tmp_path: Path) -> None:
-    run(bundle, items, tmp_path / "one")
-    run(bundle, items, tmp_path / "three", world=3)
+def test_one_and_three_shares_give_the_same_bytes(loaded: LoadedModel, items: list[Item], tmp_path: Path) -> None:
+    run(loaded, items, tmp_path / "one")
+    run(loaded, items, tmp_path / "three", world=3)
     made = eval_runs.generated(tmp_path / "one")
     assert made == eval_runs.generated(tmp_path / "three")
     assert len([name for name in made if name.endswith(".png")]) == len(items)
 
 
 def test_after_an_interrupt_nothing_is_half_written_and_no_sample_of_a_finished_batch_is_made_twice(
-    bundle: LoadedModel, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(bundle, items, tmp_path / "whole")
+    run(loaded, items, tmp_path / "whole")
     stopped = Counting(stop_at=3)
     monkeypatch.setattr(generate_module, "make_images", stopped)
     with pytest.raises(KeyboardInterrupt):
-        run(bundle, items, tmp_path / "out")
+        run(loaded, items, tmp_path / "out")
     done = {item.id for some in batches(items, FEW.batch)[:2] for item in some}
     assert set(stopped.names) == done
     assert {name.split("/")[0] for name in eval_runs.generated(tmp_path / "out")} == {"batch-000000", "batch-000001"}
 
     again = Counting()
     monkeypatch.setattr(generate_module, "make_images", again)
-    run(bundle, items, tmp_path / "out")
+    run(loaded, items, tmp_path / "out")
     assert stopped.names + again.names == Counter(item.id for item in items)
     assert eval_runs.generated(tmp_path / "out") == eval_runs.generated(tmp_path / "whole")
 
 
 def test_what_a_killed_process_left_unfinished_is_removed_and_made_again(
-    bundle: LoadedModel, items: list[Item], tmp_path: Path
+    loaded: LoadedModel, items: list[Item], tmp_path: Path
 ) -> None:
-    run(bundle, items, tmp_path / "whole")
+    run(loaded, items, tmp_path / "whole")
     litter = tmp_path / "out" / "generated" / ".batch-000000.123.tmp"
     litter.mkdir(parents=True)
     (litter / "0000.png").write_bytes(b"half")
     clean(tmp_path / "out")
-    run(bundle, items, tmp_path / "out")
+    run(loaded, items, tmp_path / "out")
     assert eval_runs.generated(tmp_path / "out") == eval_runs.generated(tmp_path / "whole")
 
 
 def test_a_batch_that_lost_its_index_is_removed_and_made_again(
-    bundle: LoadedModel, items: list[Item], tmp_path: Path
+    loaded: LoadedModel, items: list[Item], tmp_path: Path
 ) -> None:
-    run(bundle, items, tmp_path)
+    run(loaded, items, tmp_path)
     whole = eval_runs.generated(tmp_path)
     (tmp_path / "generated" / "batch-000000" / "batch.json").unlink()
     clean(tmp_path)
-    run(bundle, items, tmp_path)
+    run(loaded, items, tmp_path)
     assert eval_runs.generated(tmp_path) == whole
 
 
 def test_failures_are_kept_beside_answers_and_removed_where_there_are_no_others(
-    bundle: LoadedModel, items: list[Item], tmp_path: Path
+    loaded: LoadedModel, items: list[Item], tmp_path: Path
 ) -> None:
     one = Generation(batch=1, settings=SamplingSettings(steps=4))
-    asked = [Item(f"broken {number}", "editing", "Paint <image_1>", (b"no picture",)) for number in range(2)]
-    run(bundle, [*asked, items[2]], tmp_path / "mixed", one)
+    asked = [Item(f"broken {number}", "editing", "Paint <image_1>", (b"no image",)) for number in range(2)]
+    run(loaded, [*asked, items[2]], tmp_path / "mixed", one)
     clean(tmp_path / "mixed")
     assert missing(tmp_path / "mixed", [*asked, items[2]], 1) == {}
-    run(bundle, asked, tmp_path / "failed", one)
+    run(loaded, asked, tmp_path / "failed", one)
     clean(tmp_path / "failed")
     assert list(missing(tmp_path / "failed", asked, 1)) == [0, 1]
 
 
 def test_an_item_that_cannot_be_answered_is_recorded_with_the_reason_beside_the_others(
-    bundle: LoadedModel, items: list[Item], tmp_path: Path
+    loaded: LoadedModel, items: list[Item], tmp_path: Path
 ) -> None:
     bad = [
-        Item("broken", "editing", "Paint <image_1>", (b"no picture",)),
-        Item("token", "editing", "Paint <sbject>the thing <image_1>", (picture(1),)),
-        Item("absent", "editing", "Paint <image_3>", (picture(1),)),
+        Item("broken", "editing", "Paint <image_1>", (b"no image",)),
+        Item("token", "editing", "Paint <sbject>the thing <image_1>", (drawn_image(1),)),
+        Item("absent", "editing", "Paint <image_3>", (drawn_image(1),)),
     ]
     asked = [items[0], *bad, items[1]]
     generation = Generation(batch=5, settings=SamplingSettings(steps=4))
-    run(bundle, asked, tmp_path, generation)
+    run(loaded, asked, tmp_path, generation)
     found = {result.item.id: result for result in results(tmp_path, asked, 5)}
     assert list(found) == [item.id for item in asked]
-    assert all(found[item.id].picture and not found[item.id].failure for item in items[:2])
+    assert all(found[item.id].image and not found[item.id].failure for item in items[:2])
     words = {"broken": "reference 1", "token": "did you mean <subject>", "absent": "image 3"}
     for name, word in words.items():
-        assert found[name].picture is None
+        assert found[name].image is None
         assert word in (found[name].failure or "")
     assert missing(tmp_path, asked, 5) == {}, "a failure is an answer: it is not tried for ever"
 
 
 def test_one_that_fails_while_sampling_does_not_take_its_batch_with_it(
-    bundle: LoadedModel, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fragile(bundle: LoadedModel, requests: Sequence[Request], settings: SamplingSettings) -> list[Image.Image]:
+    def fragile(loaded: LoadedModel, requests: Sequence[Request], settings: SamplingSettings) -> list[Image.Image]:
         if any(request.name == "item-1" for request in requests):
             raise ConfigError("the sampler ended in numbers that are not finite")
-        return make_images(bundle, requests, settings)
+        return make_images(loaded, requests, settings)
 
     monkeypatch.setattr(generate_module, "make_images", fragile)
-    run(bundle, items[:3], tmp_path, Generation(batch=3, settings=SamplingSettings(steps=4)))
+    run(loaded, items[:3], tmp_path, Generation(batch=3, settings=SamplingSettings(steps=4)))
     found = list(results(tmp_path, items[:3], 3))
-    assert [bool(result.picture) for result in found] == [True, False, True]
+    assert [bool(result.image) for result in found] == [True, False, True]
     assert "not finite" in (found[1].failure or "")
 
 
 def test_results_of_other_items_or_with_gaps_or_damaged_are_refused(
-    bundle: LoadedModel, items: list[Item], tmp_path: Path
+    loaded: LoadedModel, items: list[Item], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="batch-000000: is not generated yet"):
         list(results(tmp_path, items, 2))
-    run(bundle, items[:2], tmp_path)
+    run(loaded, items[:2], tmp_path)
     with pytest.raises(ConfigError, match="answers to other items"):
         list(results(tmp_path, items[1:3], 2))
     place = tmp_path / "generated" / "batch-000000"
@@ -205,20 +205,20 @@ def test_results_of_other_items_or_with_gaps_or_damaged_are_refused(
         list(results(tmp_path, items[:2], 2))
 
 
-def test_questions_are_answered_in_words(bundle: LoadedModel, items: list[Item], tmp_path: Path) -> None:
-    run(bundle, items[:3], tmp_path, Generation(batch=2, words=True, max_tokens=4))
+def test_questions_are_answered_with_text(loaded: LoadedModel, items: list[Item], tmp_path: Path) -> None:
+    run(loaded, items[:3], tmp_path, Generation(batch=2, text=True, max_tokens=4))
     found = list(results(tmp_path, items[:3], 2))
-    assert all(isinstance(result.text, str) and result.picture is None and not result.failure for result in found)
+    assert all(isinstance(result.text, str) and result.image is None and not result.failure for result in found)
 
 
-def laid_out(bundle: LoadedModel, prompt: str, pictures: int, order: Order) -> tuple[Segment, ...]:
-    request = Request(prompt, [picture(seed) for seed in range(pictures)], order=order)
-    return lay_out(request, bundle.encoder, bundle.geometry, answer=True)
+def laid_out(loaded: LoadedModel, prompt: str, images: int, order: Order) -> tuple[Segment, ...]:
+    request = Request(prompt, [drawn_image(seed) for seed in range(images)], order=order)
+    return lay_out(request, loaded.encoder, loaded.geometry, answer=True)
 
 
-def test_text_first_lays_all_text_before_all_references_and_the_answer_last(bundle: LoadedModel) -> None:
+def test_text_first_lays_all_text_before_all_references_and_the_answer_last(loaded: LoadedModel) -> None:
     prompt = "Put <subject>the thing <image_1> into <style>the style of <image_2> now"
-    usual, released = (laid_out(bundle, prompt, 2, order) for order in (Order.INTERLEAVED, Order.TEXT_FIRST))
+    usual, released = (laid_out(loaded, prompt, 2, order) for order in (Order.INTERLEAVED, Order.TEXT_FIRST))
     shown = [Kind.LATENT, Kind.PATCH]
     assert [one.kind for one in usual] == [Kind.TEXT, *shown, Kind.TEXT, *shown, Kind.TEXT, Kind.TARGET]
     assert [one.kind for one in released] == [Kind.TEXT] * 3 + shown * 2 + [Kind.TARGET]
@@ -233,34 +233,34 @@ def test_text_first_lays_all_text_before_all_references_and_the_answer_last(bund
     assert sum(one.length for one in released) == sum(one.length for one in usual)
 
 
-@pytest.mark.parametrize(("prompt", "pictures"), [("Paint the <subject>thing in <image_1>", 1), ("a square", 0)])
-def test_text_first_is_the_interleaved_order_where_one_text_stands_before_one_picture(
-    bundle: LoadedModel, prompt: str, pictures: int
+@pytest.mark.parametrize(("prompt", "images"), [("Paint the <subject>thing in <image_1>", 1), ("a square", 0)])
+def test_text_first_is_the_interleaved_order_where_one_text_stands_before_one_image(
+    loaded: LoadedModel, prompt: str, images: int
 ) -> None:
-    assert laid_out(bundle, prompt, pictures, Order.INTERLEAVED) == laid_out(bundle, prompt, pictures, Order.TEXT_FIRST)
+    assert laid_out(loaded, prompt, images, Order.INTERLEAVED) == laid_out(loaded, prompt, images, Order.TEXT_FIRST)
 
 
-def test_the_order_reaches_the_pictures(bundle: LoadedModel, items: list[Item], tmp_path: Path) -> None:
-    one_text = Item("one", "editing", "Paint the <subject>thing in <image_1>", (picture(3),))
+def test_the_order_reaches_the_images(loaded: LoadedModel, items: list[Item], tmp_path: Path) -> None:
+    one_text = Item("one", "editing", "Paint the <subject>thing in <image_1>", (drawn_image(3),))
     made = {}
     for order in Order:
         generation = Generation(batch=1, order=order, settings=SamplingSettings(steps=4))
-        run(bundle, [items[0], one_text], tmp_path / order, generation)
-        made[order] = [result.picture for result in results(tmp_path / order, [items[0], one_text], 1)]
+        run(loaded, [items[0], one_text], tmp_path / order, generation)
+        made[order] = [result.image for result in results(tmp_path / order, [items[0], one_text], 1)]
     usual, released = made[Order.INTERLEAVED], made[Order.TEXT_FIRST]
     assert usual[0] != released[0]
     assert usual[1] == released[1]
 
 
 def test_a_disk_that_refuses_ends_it_with_a_sentence(
-    bundle: LoadedModel, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded: LoadedModel, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "rename", full)
     with pytest.raises(SigmaError, match="the disk is full"):
-        run(bundle, items[:1], tmp_path)
+        run(loaded, items[:1], tmp_path)
     assert eval_runs.generated(tmp_path) == {}
 
 
@@ -269,7 +269,7 @@ def test_a_disk_that_refuses_ends_it_with_a_sentence(
 def test_a_sample_has_the_same_segments_and_mask_in_training_and_in_evaluation(one: Case, vision: bool) -> None:
     assume(all(turn.instruction.strip() for turn in one.sample.turns))  # a prompt must not be empty
     sizes, tokenizer, geometry = one.sizes, WordEncoder(), tiny_geometry(vision=vision)
-    images = tuple(replace(i, data=picture(i.number, *sizes[i.number])) for i in one.sample.images)
+    images = tuple(replace(i, data=drawn_image(i.number, *sizes[i.number])) for i in one.sample.images)
     targets = [target for turn in one.sample.turns if (target := turn.target) is not None]
     asked = list(items_of(replace(one.sample, images=images)))
     assert len(asked) == len(targets)

@@ -13,7 +13,7 @@ from support import eval_runs
 
 from pipelines.evaluate.aggregate import MetricInfo, RunScores, aggregate, bootstrap
 from pipelines.evaluate.item import Item, Result, Score
-from pipelines.evaluate.questions import Asked, repeated
+from pipelines.evaluate.questions import QuestionSet, repeated
 
 FEW = ("--steps", "3", "--limit", "2", "--batch", "1")
 
@@ -92,7 +92,7 @@ def test_questions_answered_in_words_have_no_size_and_no_images(
     table = tmp_path / "test.jsonl"
     table.write_text("{}")
     assert eval_runs.sigma(f"cv-bench:{table}", "--model", model, "--out", tmp_path / "out", *option) == 2
-    assert f"is answered in words: leave {option[0]} out" in capsys.readouterr().err
+    assert f"is answered with text: leave {option[0]} out" in capsys.readouterr().err
 
 
 def test_geneval_makes_as_many_images_of_a_prompt_as_asked(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_geneval_makes_as_many_images_of_a_prompt_as_asked(tmp_path: Path) -> No
     line = {"tag": "single_object", "include": [{"class": "dog", "count": 1}], "prompt": "a dog"}
     prompts.write_text(json.dumps(line) + "\n")
     for images, ids in ((None, 4), (2, 2)):
-        _, items = Asked(images=images).open(f"geneval:{prompts}")
+        _, items = QuestionSet(images=images).open(f"geneval:{prompts}")
         assert [item.id for item in items] == [f"00000-{number:04d}" for number in range(ids)]
         assert {item.question for item in items} == {"00000"}
 
@@ -120,7 +120,7 @@ def test_tables_draw_whole_prompts() -> None:
     items = [again for number in range(6) for again in repeated(Item(f"q{number}", "a", ""), 2)]
     scores = [Score(item.id, "m", float(item.question[1])) for item in items]
     metrics = [MetricInfo("m", "1", "up", "a number")]
-    run = RunScores("r", "b", {}, metrics, {}, [Result(item, picture=b"x") for item in items], scores)
+    run = RunScores("r", "b", {}, metrics, {}, [Result(item, image=b"x") for item in items], scores)
     of_prompts = bootstrap([float(n) for n in range(6)], seed=0)
     found = aggregate(run)[0].cells["m"]
     assert found.scored == 12 and found.estimate == pytest.approx(of_prompts)

@@ -66,7 +66,7 @@ def copy(whole: Path, options: EvalOptions, tmp_path: Path) -> Change:
 
 @pytest.fixture
 def never(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever generates a picture fails the test."""
+    """Whoever generates an image fails the test."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("it was generated before")
@@ -74,7 +74,7 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "make_images", refuse)
 
 
-def test_an_evaluation_leaves_settings_pictures_scores_and_a_report(whole: Path) -> None:
+def test_an_evaluation_leaves_settings_images_scores_and_a_report(whole: Path) -> None:
     names = {path.name for path in whole.iterdir()}
     assert {"settings.json", "generated", "scores", "results.json", "results.md", "report.html"} <= names
     settings = json.loads((whole / "settings.json").read_text())
@@ -146,9 +146,9 @@ def test_only_the_batches_that_are_missing_are_made(copy: Change, whole: Path, m
     shutil.rmtree(copy().out / "generated" / "batch-000001")
     kept, names, real = eval_runs.marks(copy().out), [], generate.make_images
 
-    def counting(bundle: Any, requests: Any, settings: Any) -> Any:
+    def counting(loaded: Any, requests: Any, settings: Any) -> Any:
         names.extend(request.name for request in requests)
-        return real(bundle, requests, settings)
+        return real(loaded, requests, settings)
 
     monkeypatch.setattr(generate, "make_images", counting)
     evaluate(copy(stage=Stage.GENERATE))
@@ -260,7 +260,7 @@ def test_a_metric_without_weights_is_skipped_with_the_reason_in_the_report(copy:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"metrics": ("CLOP",)}, "CLOP: there is no such metric; there are CLIP"),
+        ({"metrics": ("CLOP",)}, "CLOP: unknown metric; there are CLIP"),
         ({"models": {"clop": "x"}}, "clop: no metric has such a model"),
         ({"models": {"clip": "./nowhere"}}, "nowhere: no such directory"),
         ({"model": "./nowhere"}, "nowhere"),
@@ -309,12 +309,12 @@ def test_failures_are_told_and_reported_and_stay_in_the_count(
     real = generate.make_images
     broken: list[str] = []
 
-    def fragile(bundle: Any, requests: Any, settings: Any) -> Any:
+    def fragile(loaded: Any, requests: Any, settings: Any) -> Any:
         if not broken:
             broken.append(requests[0].name)
         if any(request.name == broken[0] for request in requests):
             raise ConfigError("the sampler ended in numbers that are not finite")
-        return real(bundle, requests, settings)
+        return real(loaded, requests, settings)
 
     monkeypatch.setattr(generate, "make_images", fragile)
     told = evaluate(replace(options, out=tmp_path / "out"))
@@ -327,7 +327,7 @@ def test_failures_are_told_and_reported_and_stay_in_the_count(
     assert "not finite" in (tmp_path / "out" / "results.md").read_text()
 
 
-def test_a_benchmark_that_has_changed_is_not_scored_with_old_pictures(
+def test_a_benchmark_that_has_changed_is_not_scored_with_old_images(
     options: EvalOptions, world: Path, model: Path, tmp_path: Path
 ) -> None:
     place = tmp_path / "corpus"
@@ -376,7 +376,7 @@ def test_geneval_is_written_for_its_own_scorer(options: EvalOptions, tmp_path: P
     assert "no detector" in told["skipped"]["geneval-correct"]
 
 
-def test_a_benchmark_in_words_is_answered_in_words_and_takes_no_metric_of_pictures(
+def test_a_benchmark_of_text_is_answered_with_text_and_takes_no_metric_of_images(
     options: EvalOptions, tmp_path: Path
 ) -> None:
     import pyarrow as pa
@@ -392,7 +392,7 @@ def test_a_benchmark_in_words_is_answered_in_words_and_takes_no_metric_of_pictur
     mine = replace(options, benchmark=f"cv-bench:{tmp_path / 'test_2d.parquet'}", out=tmp_path / "out")
     told = evaluate(replace(mine, generation=replace(FEW, max_tokens=4)))
     assert set(told["summary"]) == {"COCO", "pooled"}
-    with pytest.raises(ConfigError, match="answered in words"):
+    with pytest.raises(ConfigError, match="answered with text"):
         evaluate(replace(mine, metrics=("CLIP",)))
 
 

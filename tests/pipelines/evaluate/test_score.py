@@ -37,7 +37,7 @@ class Brightness(Metric):
 
     def score(self, results: Sequence[Result]) -> list[float]:
         self.calls.append(len(results))
-        return [float(load(result.picture).convert("L").getpixel((0, 0))) for result in results]  # type: ignore[arg-type]
+        return [float(load(result.image).convert("L").getpixel((0, 0))) for result in results]  # type: ignore[arg-type]
 
 
 class Count(SetMetric):
@@ -54,14 +54,14 @@ class Count(SetMetric):
 
     def score_set(self, results: Sequence[Result]) -> float:
         for result in results:
-            load(result.picture)
+            load(result.image)
         return float(len(results))
 
 
 class Own(Benchmark):
     name = "own"
     version = "1"
-    answers = "picture"
+    answers = "image"
     metrics = (MetricInfo("own", "1", "up", "Ours."),)
 
     def items(self) -> list[Item]:
@@ -74,12 +74,12 @@ class Own(Benchmark):
         return {"official": sum(score.value or 0 for score in scores)}
 
 
-def result(name: str, family: str = "editing", picture: bytes | None = b"", failure: str | None = None) -> Result:
-    shown = evaluations.picture() if picture == b"" else picture
-    return Result(Item(name, family, "Paint it"), picture=shown, failure=failure)
+def result(name: str, family: str = "editing", image: bytes | None = b"", failure: str | None = None) -> Result:
+    shown = evaluations.plain_image() if image == b"" else image
+    return Result(Item(name, family, "Paint it"), image=shown, failure=failure)
 
 
-RESULTS = [result("a"), result("b", "layout"), result("c", "other"), result("d", picture=None, failure="it broke")]
+RESULTS = [result("a"), result("b", "layout"), result("c", "other"), result("d", image=None, failure="it broke")]
 OF = score_module.digest(RESULTS)
 
 
@@ -97,9 +97,9 @@ def test_every_result_has_a_score_or_a_reason_or_the_metric_does_not_apply(tmp_p
     assert sum(counted) == len(RESULTS)
 
 
-def test_a_picture_that_cannot_be_read_costs_its_own_score_alone(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_read_costs_its_own_score_alone(tmp_path: Path) -> None:
     metric = Brightness()
-    bad = [result("bad", picture=b"no picture"), result("cut", "unreadable")]
+    bad = [result("bad", image=b"no image"), result("cut", "unreadable")]
     some = [RESULTS[0], *bad, RESULTS[1], *(replace(RESULTS[0], item=Item(str(n), "editing", "x")) for n in range(3))]
     score_module.score_metric(metric, some, tmp_path, OF, batch=3)
     found = values(tmp_path, "bright ness")
@@ -128,8 +128,8 @@ def test_scores_hold_for_these_results_and_this_definition_alone(tmp_path: Path)
 
 def test_the_digest_tells_results_apart() -> None:
     others = [
-        [*RESULTS[:3], result("d", picture=None, failure="otherwise")],
-        [result("a", picture=evaluations.picture("#ff0000")), *RESULTS[1:]],
+        [*RESULTS[:3], result("d", image=None, failure="otherwise")],
+        [result("a", image=evaluations.plain_image("#ff0000")), *RESULTS[1:]],
         RESULTS[:3],
         [*RESULTS[1:], RESULTS[0]],
         [*RESULTS[:3], Result(RESULTS[3].item, text="it broke")],
@@ -149,7 +149,7 @@ def test_a_set_has_a_number_for_all_and_for_each_family_with_enough(tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("some", "reason"),
-    [(RESULTS[:1], "needs 2 results, and there are 1"), ([*RESULTS[:2], result("x", picture=b"no")], "cannot be used")],
+    [(RESULTS[:1], "needs 2 results, and there are 1"), ([*RESULTS[:2], result("x", image=b"no")], "cannot be used")],
 )
 def test_a_set_that_is_too_small_or_unreadable_is_skipped_with_the_reason(
     some: list[Result], reason: str, tmp_path: Path

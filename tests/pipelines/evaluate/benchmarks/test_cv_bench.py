@@ -1,4 +1,4 @@
-"""CV-Bench: letters read from words, the official and the pooled score, strict reading."""
+"""CV-Bench: letters read from text, the official and the pooled score, strict reading."""
 
 from __future__ import annotations
 
@@ -120,13 +120,13 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def test_items_carry_the_question_the_picture_and_the_letter(tmp_path: Path) -> None:
+def test_items_carry_the_question_the_image_and_the_letter(tmp_path: Path) -> None:
     write(tmp_path / "test_2d.parquet", [row(0, "ADE20K", "(B)"), row(1, "COCO")])
     write(tmp_path / "test_3d.parquet", [row(2, "Omni3D", "(C)")])
     benchmark = open_benchmark(f"cv-bench:{tmp_path}")
     items = benchmark.items()
-    assert benchmark.answers == "words"
-    assert [(item.id, item.family, item.words) for item in items] == [
+    assert benchmark.answers == "text"
+    assert [(item.id, item.family, item.answer_text) for item in items] == [
         ("2D-0", "Count", "B"), ("2D-1", "Count", "A"), ("3D-2", "Depth", "C"),
     ]  # fmt: skip
     assert items[0].references == (image_files.image_bytes("png", 0),)
@@ -199,7 +199,7 @@ AS_TEXT = [
 def test_choices_written_as_text_are_the_list_they_were(tmp_path: Path, text: str) -> None:
     path = write(tmp_path / "test.parquet", [{**row(0, "COCO", "(C)"), "choices": text}])
     item = open_benchmark(f"cv-bench:{path}").items()[0]
-    assert item.truth["choices"] == ["1", "2", "3"] and item.words == "C"
+    assert item.truth["choices"] == ["1", "2", "3"] and item.answer_text == "C"
 
 
 def test_choices_as_text_keep_quotes_commas_and_brackets(tmp_path: Path) -> None:
@@ -273,7 +273,10 @@ def test_tables_of_vlmevalkit_give_the_same_items_as_parquet(tmp_path: Path, end
     pl.DataFrame(vlmeval_rows()).write_csv(path, separator=separator)
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     items = open_benchmark(f"cv-bench:{path}").items()
-    assert [(item.id, item.family, item.words) for item in items] == [("2D-0", "Count", "B"), ("2D-1", "Count", "C")]
+    assert [(item.id, item.family, item.answer_text) for item in items] == [
+        ("2D-0", "Count", "B"),
+        ("2D-1", "Count", "C"),
+    ]
     assert items[0].references == items[1].references == (image_files.image_bytes("png", 3),)
     assert items[0].truth["choices"] == ["1", "2"] and items[1].truth["choices"][0] == 'a "cat"'
     assert items[1].instruction.startswith("What\tis it?\n(A)")
@@ -312,4 +315,4 @@ def test_a_column_of_another_type_or_meaning_is_refused(tmp_path: Path, changes:
 def test_an_answer_may_be_the_letter_or_the_text_of_a_choice(tmp_path: Path) -> None:
     for number, answer in enumerate(["(B)", "B", "b", "(b)", "B.", "two cats"]):
         path = write(tmp_path / f"{number}.parquet", [row(0, "COCO", answer, choices=["a cat", "two cats", "three"])])
-        assert open_benchmark(f"cv-bench:{path}").items()[0].words == "B"
+        assert open_benchmark(f"cv-bench:{path}").items()[0].answer_text == "B"

@@ -87,7 +87,7 @@ def one(name: str, count: int = 1, **rest: Any) -> dict[str, Any]:
         (prompt("position", one("cat"), one("dog", position=["right of", 0])), [found("dog", (30, 0, 40, 10))], False),
     ],
 )
-def test_a_picture_fits_by_the_official_rules(
+def test_an_image_fits_by_the_official_rules(
     demand: dict[str, Any], detections: Sequence[Detection], fits: bool
 ) -> None:
     assert correct(demand, detections) is fits
@@ -126,23 +126,23 @@ def test_every_prompt_is_asked_four_times_under_its_tag(tmp_path: Path) -> None:
     assert len(items) == 24 and len({item.id for item in items}) == 24
     assert [item.family for item in items[::4]] == list(TAGS)
     assert items[5].id == "00001-0001" and items[5].instruction == "a photo for two_object"
-    assert len(open_benchmark(f"geneval:{tmp_path}", pictures=1).items()) == 6
+    assert len(open_benchmark(f"geneval:{tmp_path}", images=1).items()) == 6
 
 
-def test_overall_is_the_plain_mean_of_the_tags_and_failed_pictures_count(tmp_path: Path) -> None:
-    # Four pictures each, but the tag counting has two prompts: tags weigh the same whatever their size.
+def test_overall_is_the_plain_mean_of_the_tags_and_failed_images_count(tmp_path: Path) -> None:
+    # Four images each, but the tag counting has two prompts: tags weigh the same whatever their size.
     path = write(tmp_path / "p.jsonl", [*PROMPTS, prompt("counting", one("dog"))])
     dog = image_files.image_bytes("png", 1)
     benchmark = open_benchmark(f"geneval:{path}", detector=lambda data: [found("dog")] if data == dog else [])
     results = []
     for item in benchmark.items():
-        number, picture = item.truth["number"], item.truth["picture"]
-        if number == 0 and picture == 0:
+        number, image = item.truth["number"], item.truth["picture"]
+        if number == 0 and image == 0:
             results.append(Result(item, failure="out of memory"))
         elif number == 6:
-            results.append(Result(item, picture=image_files.image_bytes("png", 2)))
+            results.append(Result(item, image=image_files.image_bytes("png", 2)))
         else:
-            results.append(Result(item, picture=dog))
+            results.append(Result(item, image=dog))
     scores = benchmark.own_scores(results)
     assert (scores[0].value, scores[0].reason) == (0.0, "out of memory")
     summary = benchmark.summary(results, scores)
@@ -154,7 +154,7 @@ def test_without_a_detector_the_folder_is_written_and_the_metric_skipped(tmp_pat
     benchmark = open_benchmark(f"geneval:{write(tmp_path / 'p.jsonl', PROMPTS)}")
     jpeg = image_files.image_bytes("jpeg", 1)
     results = [
-        Result(item, picture=jpeg) if item.truth["picture"] else Result(item, failure="broken")
+        Result(item, image=jpeg) if item.truth["picture"] else Result(item, failure="broken")
         for item in benchmark.items()
     ]
     assert benchmark.own_scores(results) == [] and benchmark.summary(results, []) == {}
@@ -168,8 +168,8 @@ def test_without_a_detector_the_folder_is_written_and_the_metric_skipped(tmp_pat
         assert image.format == "PNG" and image.getbbox() is not None
 
 
-@pytest.mark.parametrize("made", [{"failure": "broken"}, {"picture": b"no picture"}])
-def test_a_failed_picture_is_black_in_the_folder_so_that_the_official_scorer_counts_it_as_wrong(
+@pytest.mark.parametrize("made", [{"failure": "broken"}, {"image": b"no image"}])
+def test_a_failed_image_is_black_in_the_folder_so_that_the_official_scorer_counts_it_as_wrong(
     tmp_path: Path, made: dict[str, Any]
 ) -> None:
     items = open_benchmark(f"geneval:{write(tmp_path / 'p.jsonl', PROMPTS)}").items()
@@ -181,7 +181,7 @@ def test_a_failed_picture_is_black_in_the_folder_so_that_the_official_scorer_cou
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 1: is no JSON"),
+        ("{", "line 1: is not JSON"),
         ('{"tag": "shapes", "prompt": "p", "include": [{"class": "dog", "count": 1}]}', "line 1: tag"),
         ('{"tag": "colors", "prompt": "p", "include": []}', "line 1: include"),
         (
@@ -215,5 +215,5 @@ def test_a_line_of_prompts_ends_at_a_newline_and_nowhere_else_and_a_byte_order_m
     lines = [json.dumps({**prompt("single_object", one("dog")), "prompt": text}, ensure_ascii=False) for text in told]
     path = tmp_path / "prompts.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*lines, ""]).encode())
-    items = open_benchmark(f"geneval:{path}", pictures=1).items()
+    items = open_benchmark(f"geneval:{path}", images=1).items()
     assert [item.instruction for item in items] == told

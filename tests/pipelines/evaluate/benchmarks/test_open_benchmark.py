@@ -37,6 +37,6 @@ def test_a_split_is_asked_only_of_what_has_splits(tmp_path: Path) -> None:
     for name in ("cv-bench", "geneval"):
         with pytest.raises(ConfigError, match=f"benchmark {name}: has no splits: leave --split out"):
             open_benchmark(f"{name}:{tmp_path}", split="test")
-    with pytest.raises(ConfigError, match="is no corpus and has no splits: leave --split out"):
+    with pytest.raises(ConfigError, match="is not a corpus and has no splits: leave --split out"):
         open_benchmark(f"sigma:{tmp_path}", split="test")
     assert open_benchmark(f"sigma:{tmp_path}", split=None).split is None

@@ -14,9 +14,9 @@ from sigma_data.errors import ConfigError
 from sigma_data.sample import Family
 
 
-def items_of_row(folder: Path, *instructions: str, pictures: int, family: str = "layout") -> list[Item]:
+def items_of_row(folder: Path, *instructions: str, images: int, family: str = "layout") -> list[Item]:
     row = {
-        "image_list": [image_files.image_bytes("png", number) for number in range(1, pictures + 1)],
+        "image_list": [image_files.image_bytes("png", number) for number in range(1, images + 1)],
         "instruction_list": [[text] for text in instructions],
         "data_prep_method": family,
     }
@@ -24,7 +24,7 @@ def items_of_row(folder: Path, *instructions: str, pictures: int, family: str = 
     return open_benchmark(f"sigma:{folder}").items()
 
 
-def test_the_last_picture_of_a_row_is_the_reference_answer(tmp_path: Path) -> None:
+def test_the_last_image_of_a_row_is_the_reference_answer(tmp_path: Path) -> None:
     corpora.make_release(tmp_path, rows=12)
     items = open_benchmark(f"sigma:{tmp_path}").items()
     assert len(items) == 12 and len({item.id for item in items}) == 12
@@ -51,20 +51,20 @@ def test_the_last_picture_of_a_row_is_the_reference_answer(tmp_path: Path) -> No
 def test_condition_and_style_follow_from_the_tokens(
     tmp_path: Path, instruction: str, family: str, condition: int, style: int
 ) -> None:
-    (item,) = items_of_row(tmp_path, instruction, pictures=4, family=family)
+    (item,) = items_of_row(tmp_path, instruction, images=4, family=family)
     assert (item.condition, item.style) == (condition, style)
 
 
 def test_the_only_reference_of_a_layout_item_is_its_map(tmp_path: Path) -> None:
-    (item,) = items_of_row(tmp_path, "Draw what the depth map shows", pictures=2)
+    (item,) = items_of_row(tmp_path, "Draw what the depth map shows", images=2)
     assert item.condition == 1
 
 
 def test_every_turn_of_an_edit_is_an_item_that_sees_the_true_answers_before_it(tmp_path: Path) -> None:
-    first, second = items_of_row(tmp_path, "Paint <image_1> red", "Now blue <image_2>", pictures=3, family="editing")
-    pictures = [image_files.image_bytes("png", number) for number in (1, 2, 3)]
-    assert (first.references, first.answer) == ((pictures[0],), pictures[1])
-    assert (second.references, second.answer) == ((pictures[0], pictures[1]), pictures[2])
+    first, second = items_of_row(tmp_path, "Paint <image_1> red", "Now blue <image_2>", images=3, family="editing")
+    images = [image_files.image_bytes("png", number) for number in (1, 2, 3)]
+    assert (first.references, first.answer) == ((images[0],), images[1])
+    assert (second.references, second.answer) == ((images[0], images[1]), images[2])
     assert first.id.endswith("-1") and second.id.endswith("-2")
 
 
@@ -86,12 +86,12 @@ def test_a_row_that_cannot_be_read_stops_the_benchmark(tmp_path: Path) -> None:
         open_benchmark(f"sigma:{tmp_path}").items()
 
 
-def test_a_row_without_pictures_stops_the_benchmark(tmp_path: Path) -> None:
+def test_a_row_without_images_stops_the_benchmark(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="row 0: has no answer"):
-        items_of_row(tmp_path, "Paint it", pictures=0, family="editing")
+        items_of_row(tmp_path, "Paint it", images=0, family="editing")
 
 
-def test_every_family_of_pictures_has_a_main_metric(tmp_path: Path) -> None:
+def test_every_family_of_images_has_a_main_metric(tmp_path: Path) -> None:
     corpora.make_release(tmp_path, rows=6)
     main = open_benchmark(f"sigma:{tmp_path}").main
     assert set(main) == set(Family) - {Family.SEGMENTATION, Family.UNDERSTANDING}

@@ -134,7 +134,7 @@ def test_every_alternative_differs_from_the_answer_and_stands_in_a_reference() -
             found = list(alternatives(draft))
             assert found
             assert all(other.scene != draft.target for other in found)
-            scenes = [picture.scene for picture in draft.references]
+            scenes = [reference.scene for reference in draft.references]
             for other in found:
                 if other.attribute == "background":
                     assert other.scene.backdrop in [scene.backdrop for scene in scenes]
@@ -160,14 +160,14 @@ def test_a_thing_is_found_where_it_was_moved_to() -> None:
     assert flat > 0.2  # nothing to be seen is no right place
 
 
-def test_silhouettes_share_the_picture() -> None:
+def test_silhouettes_share_the_image() -> None:
     for index in range(6):
         covers, free = silhouettes(redraw("layout", 2, index).target.things)
         assert np.allclose(sum(covers) + free, 1.0)
         assert min(cover.min() for cover in covers) >= 0.0
 
 
-def test_a_picture_of_another_size_is_measured_too(families: Mapping[str, Asked]) -> None:
+def test_an_image_of_another_size_is_measured_too(families: Mapping[str, Asked]) -> None:
     (values,) = measured(
         families["compositional"][:1], lambda item: truth(item).resize((96, 96), Image.Resampling.BICUBIC)
     )
@@ -200,7 +200,7 @@ def test_the_items_are_those_of_the_split_with_size_and_map(corpus: Path) -> Non
 def test_scores_come_with_definitions_and_failed_items_stay_in_the_summary(corpus: Path) -> None:
     benchmark = open_benchmark(f"world:{corpus}")
     items = benchmark.items()
-    results = [Result(item, picture=item.answer) for item in items]
+    results = [Result(item, image=item.answer) for item in items]
     scores = benchmark.own_scores(results)
     assert {score.metric for score in scores} == {metric.name for metric in benchmark.metrics}
     assert len({(score.item, score.metric) for score in scores}) == len(scores)
@@ -213,9 +213,9 @@ def test_scores_come_with_definitions_and_failed_items_stay_in_the_summary(corpu
     assert benchmark.summary(results, scores)[f"accuracy, {family}"] == pytest.approx(1 - 1 / len(mine))
 
 
-def test_an_answer_that_is_no_picture_fails_with_the_reason(corpus: Path) -> None:
+def test_an_answer_that_is_no_image_fails_with_the_reason(corpus: Path) -> None:
     benchmark = open_benchmark(f"world:{corpus}")
-    scores = benchmark.own_scores([Result(benchmark.items()[0], picture=b"<html>")])
+    scores = benchmark.own_scores([Result(benchmark.items()[0], image=b"<html>")])
     assert all(score.value is None and "HTML" in score.reason for score in scores)
 
 

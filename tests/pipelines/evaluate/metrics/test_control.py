@@ -66,14 +66,14 @@ class TestKinds:
         expected = Condition.DEPTH if truth["kind"] == "depth" else Condition.EDGES
         assert condition_of(item) is expected
 
-    def test_otherwise_the_picture_does(self) -> None:
+    def test_otherwise_the_image_does(self) -> None:
         kinds = {
             Condition.EDGES: edge_map(boxes(1)).convert("RGB"),
             Condition.DEPTH: ramp(),
-            Condition.PICTURE: boxes(1),
+            Condition.IMAGE: boxes(1),
         }
-        for kind, picture in kinds.items():
-            assert condition_of(asked(picture, picture).item) is kind
+        for kind, image in kinds.items():
+            assert condition_of(asked(image, image).item) is kind
 
     def test_an_edge_map_kept_as_jpeg_is_still_one(self) -> None:
         buffer = io.BytesIO()
@@ -86,10 +86,10 @@ class TestKinds:
         by_kind = {
             "edges": asked(edge_map(boxes(1)), boxes(1)).item,
             "depth": asked(ramp(), boxes(1)).item,
-            "picture": asked(boxes(2), boxes(1)).item,
+            "image": asked(boxes(2), boxes(1)).item,
             "none": made(1, b"").item,
         }
-        assert {kind for kind, item in by_kind.items() if edges.applies(item)} == {"edges", "picture"}
+        assert {kind for kind, item in by_kind.items() if edges.applies(item)} == {"edges", "image"}
         assert {kind for kind, item in by_kind.items() if depth.applies(item)} == {"depth"}
 
     @staticmethod
@@ -100,13 +100,13 @@ class TestKinds:
 
 
 class TestEdgeF1:
-    def test_the_picture_whose_edges_were_asked_for_scores_1_and_another_less(self) -> None:
+    def test_the_image_whose_edges_were_asked_for_scores_1_and_another_less(self) -> None:
         right, wrong = asked(edge_map(boxes(1)), boxes(1)), asked(edge_map(boxes(1)), boxes(2))
         scores = EdgeF1().score([right, wrong])
         assert scores[0] == 1
         assert scores[1] < 0.6
 
-    def test_a_picture_as_condition_goes_through_the_same_canny(self) -> None:
+    def test_an_image_as_condition_goes_through_the_same_canny(self) -> None:
         assert EdgeF1().score([asked(boxes(1), boxes(1))]) == [1]
 
     def test_the_output_is_compared_at_the_conditions_size(self) -> None:

@@ -15,7 +15,7 @@ _OPENCV = (
     "3fe032247f100000628600f00000c2720000000182080000000302040008001c0207000001e002021007fe000211c108000002c43c1800000232"
     "0317ffffff0a40e8000000"
 )
-"""cv2.Canny(grey, 100, 200) of OpenCV 5.0.0 for the picture below, as packed bits."""
+"""cv2.Canny(grey, 100, 200) of OpenCV 5.0.0 for the image below, as packed bits."""
 
 
 def grey() -> npt.NDArray[np.uint8]:
@@ -26,12 +26,12 @@ def grey() -> npt.NDArray[np.uint8]:
     return ((((x * x * 3 + y * y * 5 - x * y * 4) // 9) + disc + box) % 256).astype(np.uint8)
 
 
-def slow_canny(picture: npt.NDArray[np.uint8], low: int, high: int) -> npt.NDArray[np.bool_]:
+def slow_canny(image: npt.NDArray[np.uint8], low: int, high: int) -> npt.NDArray[np.bool_]:
     """The definition, a pixel at a time, with angles in floating point."""
-    height, width = picture.shape
+    height, width = image.shape
 
     def at(row: int, column: int) -> int:
-        return int(picture[min(max(row, 0), height - 1), min(max(column, 0), width - 1)])
+        return int(image[min(max(row, 0), height - 1), min(max(column, 0), width - 1)])
 
     across, down = np.zeros((height, width), int), np.zeros((height, width), int)
     for i in range(height):
@@ -76,8 +76,8 @@ def test_canny_is_its_definition_on_noise_of_any_size_and_contrast(seed: int) ->
     height, width = dice.integers(1, 24, 2)
     noise = dice.integers(0, 256, (height, width)) * dice.choice([0.1, 0.3, 1.0])
     smooth = (noise + np.roll(noise, 1, 0) + np.roll(noise, 1, 1) + np.roll(noise, (1, 1), (0, 1))) / 4
-    picture = smooth.astype(np.uint8)
-    np.testing.assert_array_equal(canny(picture, 100, 200), slow_canny(picture, 100, 200))
+    image = smooth.astype(np.uint8)
+    np.testing.assert_array_equal(canny(image, 100, 200), slow_canny(image, 100, 200))
 
 
 def test_both_thresholds_and_the_joining_count() -> None:
@@ -85,7 +85,7 @@ def test_both_thresholds_and_the_joining_count() -> None:
     assert edges[100, 100] > edges[100, 200] > edges[200, 200]
 
 
-def test_a_flat_picture_has_no_edges() -> None:
+def test_a_flat_image_has_no_edges() -> None:
     assert not canny(np.full((9, 7), 200, np.uint8), 100, 200).any()
 
 

@@ -25,7 +25,7 @@ from sigma_data.images.decode import ImageFault
 
 
 def noisy(seed: int, strength: float) -> Image.Image:
-    """The picture of that seed with noise."""
+    """The image of that seed with noise."""
     noise = np.random.default_rng(seed + 1000).normal(0, strength, (40, 48, 3))
     return Image.fromarray((np.asarray(drawn(seed)) + noise).clip(0, 255).astype(np.uint8))
 
@@ -36,7 +36,7 @@ def psnr(output: Image.Image, answer: Image.Image) -> float:
 
 
 def ssim(output: Image.Image, answer: Image.Image) -> float:
-    """Wang et al. 2004: an 11 x 11 Gaussian window of sigma 1.5 slid over pictures mirrored at the border."""
+    """Wang et al. 2004: an 11 x 11 Gaussian window of sigma 1.5 slid over images mirrored at the border."""
     offsets = np.arange(-5, 6)
     bell = np.exp(-(offsets**2) / (2 * 1.5**2))
     window = np.outer(bell, bell) / bell.sum() ** 2
@@ -79,7 +79,7 @@ class TestPixels:
         (score,) = kind("cpu").score([made(1, encoded(large))])
         assert score == pytest.approx(formula(brought, drawn(1)), abs=1e-5)
 
-    def test_grey_and_transparent_pictures_count_as_what_they_look_like(self, kind, formula, perfect) -> None:
+    def test_grey_and_transparent_images_count_as_what_they_look_like(self, kind, formula, perfect) -> None:
         grey = drawn(1).convert("L")
         clear = grey.convert("LA")
         clear.putalpha(Image.new("L", clear.size, 0))
@@ -91,14 +91,14 @@ class TestPixels:
         assert not kind("cpu").applies(made(1, b"", answer=None).item)
 
 
-def test_a_picture_smaller_than_ssims_window_is_named_as_too_small() -> None:
+def test_an_image_smaller_than_ssims_window_is_named_as_too_small() -> None:
     small = encoded(drawn(1, (10, 40)))
     with pytest.raises(ImageFault, match="11 x 11"):
         Ssim("cpu").score([made(1, small, answer=small)])
 
 
 class Features(torch.nn.Module):
-    """Six numbers of a picture: mean and spread of each channel."""
+    """Six numbers of an image: mean and spread of each channel."""
 
     num_features = 6
 
@@ -121,8 +121,8 @@ class TestFid:
     def test_it_is_the_frechet_distance_of_two_gaussians(self) -> None:
         some = self.set_of(range(40, 52))
         features = []
-        for pictures in ([drawn(number) for number in range(12)], [drawn(number) for number in range(40, 52)]):
-            pixels = [np.asarray(image.resize((299, 299), Image.Resampling.BICUBIC)) for image in pictures]
+        for images in ([drawn(number) for number in range(12)], [drawn(number) for number in range(40, 52)]):
+            pixels = [np.asarray(image.resize((299, 299), Image.Resampling.BICUBIC)) for image in images]
             stacked = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
             features.append(Features()(stacked).numpy())
         (mean_a, cov_a), (mean_b, cov_b) = ((values.mean(0), np.cov(values.T)) for values in features)
@@ -173,7 +173,7 @@ class TestFid:
 
 
 class Lpips(torch.nn.Module):
-    """What we use of torchmetrics' class: the mean square difference of pictures in 0..1."""
+    """What we use of torchmetrics' class: the mean square difference of images in 0..1."""
 
     hubs: list[str] = []
 

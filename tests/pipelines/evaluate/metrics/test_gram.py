@@ -49,7 +49,7 @@ def test_it_is_the_mean_relative_distance_of_three_stages(models) -> None:
     assert min(expected) > 0.01
 
 
-def test_the_style_reference_itself_scores_0_and_another_picture_more(models) -> None:
+def test_the_style_reference_itself_scores_0_and_another_image_more(models) -> None:
     right, wrong = made(1, encoded(drawn(201))), made(1, encoded(drawn(1)))
     scores = gram(models).score([right, wrong])
     assert scores[0] == pytest.approx(0, abs=1e-5)

@@ -71,14 +71,14 @@ def results(count: int = 5) -> list[Result]:
 @pytest.mark.parametrize(("name", "vector"), [("CLIP-I", clip_vector), ("DINO", dino_vector)])
 def test_likeness_to_the_answer_is_100_times_the_cosine_of_embeddings(models, name, vector) -> None:
     some = results()
-    expected = [100 * vector(models, one.picture) @ vector(models, one.item.answer) for one in some]
+    expected = [100 * vector(models, one.image) @ vector(models, one.item.answer) for one in some]
     assert metric(name, models).score(some) == pytest.approx(expected, rel=1e-5)
-    assert np.ptp(expected) > 0.1  # the tiny model tells pictures apart
+    assert np.ptp(expected) > 0.1  # the tiny model tells images apart
 
 
 def test_style_is_the_cosine_with_the_style_reference(models) -> None:
     some = results()
-    expected = [100 * clip_vector(models, one.picture) @ clip_vector(models, one.item.references[1]) for one in some]
+    expected = [100 * clip_vector(models, one.image) @ clip_vector(models, one.item.references[1]) for one in some]
     assert metric("style CLIP-I", models).score(some) == pytest.approx(expected, rel=1e-5)
 
 
@@ -92,7 +92,7 @@ def test_clip_agrees_with_the_models_own_logits_on_the_plain_words(models) -> No
     ]
     expected = []
     for text, one in zip(words, some, strict=True):
-        pixels = prepared(one.picture, SIDE, CLIP_MEAN, CLIP_STD)
+        pixels = prepared(one.image, SIDE, CLIP_MEAN, CLIP_STD)
         with torch.no_grad():
             output = model(**tokenizer(text, return_tensors="pt"), pixel_values=pixels)
         expected.append(100 * (output.logits_per_image / model.logit_scale.exp()).item())
@@ -113,7 +113,7 @@ def test_aes_is_the_affine_head_on_the_unit_embedding(models) -> None:
     layers = load_file(Path(models["aesthetic"]) / "head.safetensors")
     expected = []
     for one in some:
-        values = torch.tensor(clip_vector(models, one.picture))
+        values = torch.tensor(clip_vector(models, one.image))
         for number in (0, 2, 4, 6, 7):
             values = layers[f"layers.{number}.weight"].double() @ values + layers[f"layers.{number}.bias"].double()
         expected.append(values.item())
@@ -186,7 +186,7 @@ class TestExclusivity:
         expected = 100 * clip_vector(models, output) @ clip_vector(models, encoded(Image.fromarray(pixels)))
         assert metric("CLIP-ES", models).score([one]) == pytest.approx([expected], rel=1e-5)
 
-    def test_the_input_is_the_picture_the_select_token_speaks_of(self, models) -> None:
+    def test_the_input_is_the_image_the_select_token_speaks_of(self, models) -> None:
         second = made(1, encoded(drawn(201)), instruction="as in <image_1>, <select>the cat of <image_2>")
         assert metric("CLIP-ES", models).score([second]) == pytest.approx([100], abs=1e-9)
 
@@ -204,7 +204,7 @@ def test_metrics_apply_where_there_is_something_to_compare_with(models) -> None:
 
 
 @pytest.mark.parametrize("name", ["CLIP-I", "DINO", "AES"])
-def test_grey_and_transparent_pictures_score_as_what_they_look_like(models, name: str) -> None:
+def test_grey_and_transparent_images_score_as_what_they_look_like(models, name: str) -> None:
     grey = drawn(3).convert("L")
     clear = drawn(3).convert("RGBA")
     clear.putalpha(Image.linear_gradient("L").resize(clear.size))
@@ -218,7 +218,7 @@ def test_grey_and_transparent_pictures_score_as_what_they_look_like(models, name
     assert first != pytest.approx(third, rel=1e-6)
 
 
-def test_a_picture_is_embedded_once_whoever_asks(models, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_embedded_once_whoever_asks(models, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = 0
     original = transformers.CLIPModel.get_image_features
 
@@ -237,6 +237,6 @@ def test_a_picture_is_embedded_once_whoever_asks(models, monkeypatch: pytest.Mon
     assert seen == 3 * 4  # output, answer, input and style reference of each
 
 
-def test_a_broken_picture_is_named_as_one(models) -> None:
+def test_a_broken_image_is_named_as_one(models) -> None:
     with pytest.raises(ImageFault):
-        metric("CLIP-I", models).score([made(1, b"no picture")])
+        metric("CLIP-I", models).score([made(1, b"no image")])

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support.evaluations import CLIP_I, RMSE, picture, run
+from support.evaluations import CLIP_I, RMSE, plain_image, run
 
 from pipelines.evaluate.aggregate import MetricInfo, RunScores, aggregate
 from pipelines.evaluate.item import Item, Result, Score
 from pipelines.evaluate.report import report
-from pipelines.evaluate.report.page import PICTURE_BYTES, render_page
+from pipelines.evaluate.report.page import IMAGE_BYTES, render_page
 from pipelines.evaluate.report.published import NOTE, ROWS, published
 from pipelines.evaluate.report.report import MARKDOWN, REPORT, RESULTS, write_report
 from pipelines.evaluate.report.tables import tables
@@ -34,7 +34,7 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"'& {
 def hostile_run(name: str = HOSTILE) -> RunScores:
     """A run in which every word that comes from outside is an attack."""
     metric = MetricInfo(f"M {HOSTILE}", HOSTILE, "up", HOSTILE)
-    item = Item(HOSTILE, HOSTILE, f"<style>x {HOSTILE} <image_1>", (picture(), b"no picture"), words=HOSTILE)
+    item = Item(HOSTILE, HOSTILE, f"<style>x {HOSTILE} <image_1>", (plain_image(), b"no image"), answer_text=HOSTILE)
     broken = Item("broken", HOSTILE, "Do.", ())
     return RunScores(
         name=name, benchmark=HOSTILE, settings={HOSTILE: {HOSTILE: HOSTILE}, "none": None}, metrics=[metric],
@@ -47,7 +47,7 @@ def two_runs() -> list[RunScores]:
     first = run({f"i{n}": {"CLIP-I": 50.0 + n, "RMSE": 1.0} for n in range(30)}, metrics=(CLIP_I, RMSE), name="before")
     second = run(
         {f"i{n}": {"CLIP-I": 55.0 + n, "RMSE": 0.5} for n in range(29)},
-        metrics=(CLIP_I, RMSE), name="after", failed={"i29": "the picture is <too> large"},
+        metrics=(CLIP_I, RMSE), name="after", failed={"i29": "the image is <too> large"},
         skipped={"DINO": "no weights: set --dino"}, settings={"seed": 43},
     )  # fmt: skip
     return [first, second]
@@ -89,15 +89,15 @@ class Page(HTMLParser):
         return json.loads(self.scripts["data"])
 
     @property
-    def pictures(self) -> list[bytes]:
-        blocks = [self.scripts[name] for name in self.scripts if name.startswith("pictures-")]
+    def images(self) -> list[bytes]:
+        blocks = [self.scripts[name] for name in self.scripts if name.startswith("images-")]
         return [base64.b64decode(line) for block in blocks for line in block.split("\n")]
 
 
-def page(runs: list[RunScores], picture_bytes: int = PICTURE_BYTES) -> Page:
+def page(runs: list[RunScores], image_bytes: int = IMAGE_BYTES) -> Page:
     rows = [aggregate(one) for one in runs]
     comparisons = [report.compare(runs[0], one) for one in runs[1:]]
-    return Page(render_page(runs, rows, tables(runs, rows), comparisons, picture_bytes=picture_bytes))
+    return Page(render_page(runs, rows, tables(runs, rows), comparisons, image_bytes=image_bytes))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_results_hold_every_score_every_failure_and_what_is_needed_to_read_them(
     assert before["scores"]["i7"] == {"CLIP-I": 57.0, "RMSE": 1.0}
     assert len(before["scores"]) == len(after["scores"]) == 30
     assert after["failures"] == [
-        {"item": "i29", "family": "compositional", "metric": "", "reason": "the picture is <too> large"}
+        {"item": "i29", "family": "compositional", "metric": "", "reason": "the image is <too> large"}
     ]
     assert after["skipped"] == {"DINO": "no weights: set --dino"}
     assert before["settings"] == {"seed": 42, "guidance": {"text": 4.0}}
@@ -139,7 +139,7 @@ def test_the_markdown_has_ours_with_intervals_and_published_rows_marked(folder: 
     assert NOTE in text
     assert "| CLIP-I ↑ | RMSE ↓ | DINO |" in text
     assert "skipped" in text and "DINO: no weights: set --dino" in text
-    assert "- i29 (compositional): the picture is &lt;too> large" in text
+    assert "- i29 (compositional): the image is &lt;too> large" in text
     assert "**CLIP-I**, version 1: 100 cos" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert all(line.count("|") - line.count("\\|") in (6, 7) for line in rows)
@@ -196,7 +196,7 @@ def test_what_stops_halfway_leaves_the_old_report_whole(tmp_path: Path, monkeypa
 
 def test_hostile_words_are_words_and_nothing_else() -> None:
     one = page([hostile_run(), hostile_run("second")])
-    assert set(one.scripts) == {"data", "pictures-0", "main"}
+    assert set(one.scripts) == {"data", "images-0", "main"}
     assert not one.all("img")
     assert all(not name.startswith("on") for _, attributes in one.elements for name in attributes)
     assert one.text.count(HOSTILE) > 10
@@ -245,7 +245,7 @@ def test_every_item_of_every_run_is_in_the_page_with_its_parts() -> None:
     assert item[2] == ["Put the ", ["subject"], "thing i3 of ", 1, " on ", 2, "."]
     assert len(item[3]) == 2 and item[4] >= 0
     assert item[6][0][3] == {"0": 53.0, "1": 1.0} and item[6][1][3] == {"0": 58.0, "1": 0.5}
-    assert one["items"][29][6][1][:3] == [-1, None, "the picture is <too> large"]
+    assert one["items"][29][6][1][:3] == [-1, None, "the image is <too> large"]
 
 
 def test_the_reason_of_a_score_reaches_the_page_whether_or_not_there_is_a_value() -> None:
@@ -256,12 +256,12 @@ def test_the_reason_of_a_score_reaches_the_page_whether_or_not_there_is_a_value(
     ]  # fmt: skip
 
 
-def test_equal_pictures_are_kept_once_and_all_are_small() -> None:
-    big = picture(size=(900, 300))
+def test_equal_images_are_kept_once_and_all_are_small() -> None:
+    big = plain_image(size=(900, 300))
     items = [Item(f"i{n}", "editing", "Do <image_1>.", (big,), big) for n in range(5)]
-    one = page([RunScores("a", "world", {}, [], {}, [Result(item, picture=big) for item in items], [])])
-    assert len(one.pictures) == 1
-    with Image.open(io.BytesIO(one.pictures[0])) as image:
+    one = page([RunScores("a", "world", {}, [], {}, [Result(item, image=big) for item in items], [])])
+    assert len(one.images) == 1
+    with Image.open(io.BytesIO(one.images[0])) as image:
         assert (image.format, image.size) == ("JPEG", (LONGEST_SIDE, 85))
     assert one.data["sizes"] == [[LONGEST_SIDE, 85]]
 
@@ -287,9 +287,9 @@ def test_thumbnails_never_weigh_more_than_their_budget_and_use_what_they_may(bud
         assert {(thumb.width, thumb.height) for thumb in made} == {(LONGEST_SIDE, LONGEST_SIDE)}
 
 
-def test_a_picture_that_cannot_be_decoded_or_has_no_room_says_so() -> None:
-    assert [thumb.missing for thumb in thumbnails([b"no picture", picture()], 10**6)] == ["cannot be decoded", ""]
-    assert page(two_runs(), picture_bytes=0).data["sizes"][0] == "left out to keep the page small"
+def test_an_image_that_cannot_be_decoded_or_has_no_room_says_so() -> None:
+    assert [thumb.missing for thumb in thumbnails([b"no image", plain_image()], 10**6)] == ["cannot be decoded", ""]
+    assert page(two_runs(), image_bytes=0).data["sizes"][0] == "left out to keep the page small"
 
 
 def test_a_skipped_metric_has_a_column_only_where_a_paper_has_it() -> None:
@@ -317,7 +317,7 @@ def test_what_a_comparison_leaves_out_or_takes_in_is_told_in_every_output(tmp_pa
     second = run(values, metrics=(large, RMSE), name="after")
     other, reworded = second.results[0], second.results[1]
     second = replace(second, results=[
-        replace(other, item=replace(other.item, words="B")),
+        replace(other, item=replace(other.item, answer_text="B")),
         replace(reworded, item=replace(reworded.item, instruction="Do it")), *second.results[2:],
     ])  # fmt: skip
     write_report([first, second], tmp_path)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from support.evaluations import CLIP_I, RMSE, picture, run
+from support.evaluations import CLIP_I, RMSE, plain_image, run
 from support.places import BENCHMARKS
 
 from pipelines.evaluate.aggregate import RunScores
@@ -37,7 +37,9 @@ def runs() -> list[RunScores]:
         run(better, name="after", metrics=metrics, families=families, failed={"i39": ATTACK},
             main={"compositional": "CLIP-I", "editing": "RMSE"}),
     ]  # fmt: skip
-    odd = Item("odd", "understanding", f"<style>What is {ATTACK} in <image_1>?", (b"broken", picture()), words="B")
+    odd = Item(
+        "odd", "understanding", f"<style>What is {ATTACK} in <image_1>?", (b"broken", plain_image()), answer_text="B"
+    )
     made[0].results.append(Result(odd, text=ATTACK))
     return made
 
@@ -89,7 +91,7 @@ def test_best_and_worst_come_first_and_only_they_are_drawn(page: Browser) -> Non
     assert page.run("document.getElementById('status').textContent") == "12 of 36 samples shown"
 
 
-def test_every_picture_is_there_and_is_described(page: Browser) -> None:
+def test_every_image_is_there_and_is_described(page: Browser) -> None:
     page.run("Promise.all([...document.images].map((image) => image.decode())).then(() => 0)")
     described = page.run("[...document.images].map((image) => [image.alt, image.naturalWidth])")
     assert len(described) == 12 * 5
