@@ -62,3 +62,9 @@ def test_lists_may_be_written_with_commas() -> None:
 @pytest.mark.parametrize("text", ["1024x768", "1024,768", "1024 x 768", "1024X768", "1024×768"])
 def test_a_size_is_a_pair(text: str) -> None:
     assert parse_size(text) == (1024, 768)
+
+
+@pytest.mark.parametrize("text", ["64", "0x64", "64x", "64x-3", "axb"])
+def test_a_size_is_two_numbers(text: str) -> None:
+    with pytest.raises(ValueError, match="WIDTHxHEIGHT"):
+        parse_size(text)
