@@ -240,6 +240,11 @@ def test_the_command_writes_the_pictures_and_prints_where(
         Image.open(path).verify()
 
 
+def test_an_option_of_a_few_words_names_them() -> None:
+    done = sigma("generate", "x", "--rescale", "strong")
+    assert done.returncode == 2 and "'strong' is not one of 'text_channel', 'channel', 'global'" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -247,7 +252,6 @@ def test_the_command_writes_the_pictures_and_prints_where(
         (["x", "--model", "no/where"], "no/where: no such directory"),
         (["x", "--out", "o.jpg"], "name a .png"),
         (["x", "--out", "no/folder/o.png"], "no folder"),
-        (["x", "--rescale", "strong"], "is not one of 'text_channel'"),
         (["x", "--device", "toaster"], "no such device"),
         (["x", "--device", "meta"], "no such device"),
         (["x", "--out", "o" * 256 + ".png"], "cannot write"),
