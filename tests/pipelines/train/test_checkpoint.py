@@ -270,7 +270,7 @@ def test_metadata_that_would_run_a_program_is_refused(tmp_path: Path, alone: Pro
     marker = json.loads((folder / "complete.json").read_text()) | {"metadata": hashlib.sha256(evil).hexdigest()}
     (folder / ".metadata").write_bytes(evil)
     (folder / "complete.json").write_text(json.dumps(marker))
-    with pytest.raises(ConfigError, match="no part of a checkpoint"):
+    with pytest.raises(ConfigError, match="not part of a checkpoint"):
         checkpointer.load(1, state_of(0))
     assert not (tmp_path / "ran").exists()
 
