@@ -148,7 +148,7 @@ class ProcessPool:
 
     @staticmethod
     def _start() -> _Child:
-        with _environment(_WORKER_ENVIRONMENT):
+        with _interrupts_held(), _environment(_WORKER_ENVIRONMENT):
             return _spawn(_serve_tasks)
 
     @staticmethod
@@ -321,6 +321,9 @@ def _interrupts_held() -> Iterator[None]:
     They inherit that it is blocked: ignored only when they run our code, it would end them in their imports. Here it
     is noted, too, since other threads do not block it: one half started would complain.
     """
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals, and may set handlers
+        yield
+        return
     noted: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
     resource_tracker.ensure_running()  # `start` would, and lets Ctrl-C through again when it does
