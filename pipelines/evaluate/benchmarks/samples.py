@@ -66,6 +66,7 @@ def _context(sample: Sample, turn: int) -> tuple[int, ...]:
     """Numbers of the images before an answer, as in training: a reference that only later turns name comes later."""
     named = [set(parse(one.instruction, references=len(sample.references)).placeholders) for one in sample.turns]
     later = set().union(*named[turn + 1 :]).difference(*named[: turn + 1])
+    later &= set(sample.references)  # an earlier answer stands where it was made
     return tuple(number for number in sample.context(turn) if number not in later)
 
 
