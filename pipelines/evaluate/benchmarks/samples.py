@@ -71,14 +71,17 @@ def _context(sample: Sample, turn: int) -> tuple[int, ...]:
 
 
 def _renumbered(turn: Turn, place: dict[int, int]) -> Turn:
-    """A turn whose images are numbered by their positions among an item's references."""
+    """A turn whose images are numbered by their positions among an item's references.
+
+    A binding to an image that only a later turn shows says nothing yet, and is left out.
+    """
     if all(number == position for number, position in place.items()):
-        return turn
+        return replace(turn, bindings=tuple((token, number) for token, number in turn.bindings if number in place))
     return replace(
         turn,
         instruction=renumber(turn.instruction, place),
         target=None if turn.target is None else place.get(turn.target),
-        bindings=tuple((token, place.get(number, number)) for token, number in turn.bindings),
+        bindings=tuple((token, place[number]) for token, number in turn.bindings if number in place),
     )
 
 

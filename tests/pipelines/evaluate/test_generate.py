@@ -17,11 +17,13 @@ from support import eval_runs, image_files, sequences
 from support.sequences import SPECIALS, Case, WordEncoder, cases, tiny_config, tiny_geometry
 
 from pipelines.evaluate import generate as generate_module
+from pipelines.evaluate.benchmarks import samples
 from pipelines.evaluate.benchmarks.samples import items_of
 from pipelines.evaluate.generate import Generation, batches, clean, generate, missing, results, shares
 from pipelines.evaluate.item import Item
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.loading.collate import collate
+from sigma_data.sample import Turn
 from sigma_data.sequence.layout import Kind, Segment
 from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_model.attention_mask import dense_mask
@@ -264,10 +266,21 @@ def test_a_disk_that_refuses_ends_it_with_a_sentence(
     assert eval_runs.generated(tmp_path) == {}
 
 
+def test_a_binding_to_an_image_that_only_a_later_turn_shows_is_left_out() -> None:
+    first = Turn("take <style>this <image_2>", target=3, bindings=((0, 1),))
+    one = sequences.case(first, Turn("and <image_1>", target=4), pictures=4)
+    images = tuple(replace(i, data=drawn_image(i.number, *one.sizes[i.number])) for i in one.sample.images)
+    early, late = items_of(replace(one.sample, images=images))
+    assert (early.instruction, early.bindings) == ("take <style>this <image_1>", ())
+    assert late.before[0].bindings == ((0, 1),)
+
+
 @given(cases(), st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_a_sample_has_the_same_segments_and_mask_in_training_and_in_evaluation(one: Case, vision: bool) -> None:
     assume(all(turn.instruction.strip() for turn in one.sample.turns))  # a prompt must not be empty
+    for index, turn in enumerate(one.sample.turns):  # a binding to what only a later turn shows is left out
+        assume({number for _, number in turn.bindings} <= set(samples._context(one.sample, index)))
     sizes, tokenizer, geometry = one.sizes, WordEncoder(), tiny_geometry(vision=vision)
     images = tuple(replace(i, data=drawn_image(i.number, *sizes[i.number])) for i in one.sample.images)
     targets = [target for turn in one.sample.turns if (target := turn.target) is not None]
