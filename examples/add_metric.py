@@ -11,7 +11,6 @@ from pipelines.evaluate import evaluate
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.base import Metric, pixel_pair
 from pipelines.evaluate.metrics.registry import register
-from sigma_model import SamplingSettings
 
 
 class Brightness(Metric):
@@ -43,7 +42,7 @@ def main(folder: Path, model: str) -> None:
         model=model,
         limit=4,
         metrics=["PSNR", "brightness"],
-        settings=SamplingSettings(steps=4),
+        steps=4,
     )
     print(f"{found['items']} items, {len(found['failed'])} failed; {found['report']}")
 

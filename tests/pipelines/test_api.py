@@ -10,6 +10,7 @@ import pytest
 from pipelines.build_dataset import build_dataset
 from pipelines.build_dataset.config import BuildConfig
 from pipelines.common.settings import merge_settings
+from pipelines.evaluate import evaluate
 from pipelines.evaluate.metrics import registry
 from pipelines.evaluate.metrics.fidelity import Psnr
 from pipelines.train import train
@@ -67,3 +68,14 @@ def test_a_metric_of_ones_own_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPa
     registry.register(Mine)
     made, skipped = registry.make_metrics(["mine"], {}, "cpu", 2)
     assert registry.names()[-1] == "mine" and [metric.name for metric in made] == ["mine"] and not skipped
+
+
+def test_evaluating_names_the_setting_that_is_wrong(tmp_path: Path) -> None:
+    for settings, message in (
+        ({"stepz": 4}, "did you mean steps"),
+        ({"stage": "draw"}, "stage"),
+        ({"limit": 0}, "limit"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluate("world:nothing", tmp_path / "out", model=Path("tiny"), **settings)
+    assert not (tmp_path / "out").exists()
