@@ -204,7 +204,7 @@ def dry_run(config: TrainConfig, *, ranks: int = 1) -> DryRun:
     resumed = _resumed(config, planner)
     plan = planner.plan(0)
     drawn = np.bincount(plan.draws.corpus, minlength=len(sizes)).tolist()
-    planned = EpochWork.of(planner, stride=shape.vae.downsample)
+    planned = EpochWork.of(planner)
     whole = estimate(config, shape, planned, ranks=ranks)
     epoch = EpochContent(kinds, len(plan.draws.row), len(plan), len(planner.unfit))
     return DryRun(

@@ -58,13 +58,14 @@ class EpochWork:
     work: Work
 
     @classmethod
-    def of(cls, planner: Planner, *, stride: int, epoch: int = 0, most: int = 64) -> EpochWork:
+    def of(cls, planner: Planner, *, epoch: int = 0, most: int = 64) -> EpochWork:
         """Look at `most` packs of an epoch, evenly spread, by their lengths alone; no image is read.
 
-        `stride`: pixels a latent token covers on a side. The pairs are those without the group mask, which hides
-        but a few, and an image that is shown and asked for counts as encoded twice.
+        The pairs are those without the group mask, which hides but a few, and an image that is shown and asked for
+        counts as encoded twice.
         """
         plan = planner.plan(epoch)
+        stride = planner.geometry.vae.stride  # pixels a latent token covers on a side
         tables = [segment_table(index, planner.geometry) for index in planner.indexes]
         chosen = np.unique(np.linspace(0, len(plan) - 1, min(most, len(plan))).round().astype(int)).tolist()
         work = Work()

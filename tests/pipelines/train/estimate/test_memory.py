@@ -27,10 +27,11 @@ from pipelines.train.optimizer import make_optimizer
 from pipelines.train.token_rows import add_token_rows
 from sigma_data.loading.batch import PackedBatch
 from sigma_data.loading.collate import collate
+from sigma_data.planning.plan import Planner
 from sigma_data.sample import Turn
 from sigma_model.checkpoint_io import init_model
 from sigma_model.config import LanguageConfig, ModelConfig, preset
-from sigma_model.model import SigmaModel, widths
+from sigma_model.model import SigmaModel, geometry, widths
 
 WORK = Work(text=2000, patch=8000, latent=12000, target=8000, answer=50, images=5, pairs=10**8, pixels=5 * 2**20)
 KINDS = ("float32", "bfloat16")
@@ -187,7 +188,7 @@ def test_checkpointing_keeps_less_and_needs_one_layer_again() -> None:
 def test_planned_work_is_that_of_the_packs_when_they_are_read(tmp_path: Path) -> None:
     build(tmp_path / "corpus", "world:40?size=64")
     planner = planned(index_of(tmp_path / "corpus"), budget=2000)
-    found = EpochWork.of(planner, stride=8, most=3)
+    found = EpochWork.of(planner, most=3)
     plan = planner.plan(0)
     chosen = sorted({round(number * (len(plan) - 1) / 2) for number in range(3)})
     dataset = dataset_of(planner)
@@ -196,6 +197,15 @@ def test_planned_work_is_that_of_the_packs_when_they_are_read(tmp_path: Path) ->
     assert counted == vars(read)
     assert (found.packs, found.samples, found.looked_at) == (len(plan), len(plan.draws.row), len(chosen))
     assert tiny()[1].vae.stride == 8
+
+
+def test_a_latent_token_stands_for_all_pixels_under_it(tmp_path: Path) -> None:
+    """BAGEL's covers two by two of the VAE's, 16 by 16 pixels."""
+    build(tmp_path / "corpus", "world:12?size=64")
+    whole = planned(index_of(tmp_path / "corpus"), budget=20_000)
+    planner = Planner(whole.settings, whole.indexes, geometry(preset("bagel-7b-mot")), tokenizer="any")
+    work = EpochWork.of(planner).work
+    assert work.pixels == 16**2 * (work.latent + work.target) > 0
 
 
 def test_steps_flops_and_hours_follow_from_the_plan() -> None:
