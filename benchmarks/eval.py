@@ -48,7 +48,7 @@ from pipelines.evaluate.metrics.base import Metric
 from pipelines.evaluate.metrics.registry import make_metrics
 from pipelines.evaluate.runner import EvalOptions, evaluate, limited
 from sigma_data.loading.batch import Specials
-from sigma_model.loading import LoadedModel, load_bundle
+from sigma_model.loading import LoadedModel, load_for_inference
 from sigma_model.model import SigmaModel
 from sigma_model.sampling.sampler import Branches, times
 from sigma_model.sampling.settings import Guidance, SamplingSettings
@@ -87,7 +87,7 @@ def world(pictures: int) -> Iterator[tuple[Path, Benchmark, list[Item]]]:
 
 def tiny() -> LoadedModel:
     """The tiny preset with weights that do something: those that training starts from put out zeros."""
-    loaded = load_bundle("tiny", device="cpu")
+    loaded = load_for_inference("tiny", device="cpu")
     torch.nn.init.normal_(loaded.model.latent_out.weight, std=0.3, generator=torch.Generator().manual_seed(0))
     return loaded
 
@@ -254,7 +254,7 @@ def weigh(items: int, folder: Path) -> None:
 
     options = partial(EvalOptions, f"sigma:{folder / 'release.parquet'}", folder / "out", model="tiny", metrics=("F1",))
     told = {"pictures": round(weight * (REFERENCES + 2) / (REFERENCES + 1))}
-    with mock.patch.object(generate_module, "make_images", stand_in):
+    with mock.patch.object(generate_module, "generate_images", stand_in):
         for stage in (Stage.GENERATE, Stage.SCORE, Stage.REPORT):
             evaluate(options(stage=stage))
             told[stage.value] = peak_memory()

@@ -37,7 +37,7 @@ from sigma_data.images.decode import load
 from sigma_data.images.resample import resized
 from sigma_data.sequence.layout import Kind
 from sigma_model.config import VAE_FILE, find_file
-from sigma_model.loading import read_blueprint
+from sigma_model.loading import describe_model
 from sigma_model.vae import Vae
 
 GREY = (128, 128, 128)
@@ -78,7 +78,7 @@ def mean_answers(corpus: str) -> dict[str, Image.Image]:
 
 def through_autoencoder(model: str) -> Answer:
     """The answer as the model's autoencoder gives it back, at the size that the model would make."""
-    description = read_blueprint(model)
+    description = describe_model(model)
     vae = Vae.load(find_file(VAE_FILE, *description.places), description.config.vae)
 
     def answer(item: Item) -> Image.Image:

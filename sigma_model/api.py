@@ -13,8 +13,8 @@ from PIL import Image as Pillow
 from sigma_data.errors import ConfigError
 from sigma_data.storage.paths import model_path
 from sigma_model.dtypes import DType, Quantization
-from sigma_model.loading import LoadedModel, load_bundle
-from sigma_model.sampling.generate import Request, answer_in_words, check_prompt, make_images
+from sigma_model.loading import LoadedModel, load_for_inference
+from sigma_model.sampling.generate import Request, check_prompt, generate_images, generate_texts
 from sigma_model.sampling.settings import Order, SamplingSettings
 
 Reference = bytes | str | PathLike[str] | Pillow.Image
@@ -47,7 +47,7 @@ class Model:
         cannot be used, before anything is computed.
         """
         request = self._request(prompt, images, size=size, seed=seed, order=order)
-        return make_images(self.parts, [request], settings or SamplingSettings(), progress=progress)[0]
+        return generate_images(self.parts, [request], settings or SamplingSettings(), progress=progress)[0]
 
     def answer(
         self,
@@ -61,7 +61,7 @@ class Model:
     ) -> str:
         """A text for a prompt; at temperature 0 each token is the likeliest. Raises SigmaError as `generate` does."""
         request = self._request(prompt, images, size=None, seed=seed, order=Order.INTERLEAVED)
-        return answer_in_words(
+        return generate_texts(
             self.parts, [request], max_tokens=max_tokens, temperature=temperature, group_mask=group_mask
         )[0]
 
@@ -106,7 +106,7 @@ def load(
     is random, drawn from `seed`. Raises ConfigError for a directory that is not a whole model.
     """
     return Model(
-        load_bundle(
+        load_for_inference(
             model_path(str(path)),
             base=None if base is None else model_path(str(base)),
             dtype=DType(dtype),

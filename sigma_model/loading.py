@@ -69,7 +69,7 @@ class ModelDescription:
     geometry: Geometry
 
 
-def read_blueprint(
+def describe_model(
     where: str, *, base: str | None = None, vision: bool = True, max_latent_size: int | None = None
 ) -> ModelDescription:
     """Read the configuration and the tokenizer of a preset, or of a directory in the released layout.
@@ -98,7 +98,7 @@ def read_blueprint(
     )
 
 
-def load_bundle(
+def load_for_inference(
     where: str,
     *,
     base: str | None = None,
@@ -118,7 +118,7 @@ def load_bundle(
     before the network's weights are read, which may take minutes. `device_map` says where the layers lie, as
     `parse_places` reads it, and `quantization` what their weights become; neither is for training. Raises ConfigError.
     """
-    blueprint = read_blueprint(where, base=base, vision=vision)
+    blueprint = describe_model(where, base=base, vision=vision)
     config, directory = blueprint.config, blueprint.directory
     vae = find_file(VAE_FILE, *blueprint.places)
     if not vae.exists():

@@ -78,11 +78,11 @@ class InferenceConfig(StrictModel):
 
     def load(self, check: Callable[[Tokenizer, Geometry], None]) -> LoadedModel:
         """The model; `check` is called before its weights are read. Raises ConfigError."""
-        from sigma_model.loading import load_bundle
+        from sigma_model.loading import load_for_inference
 
         if self.model is None:
             raise ConfigError("name a model with --model, a directory or tiny")
-        return load_bundle(
+        return load_for_inference(
             self.model,
             base=self.base,
             dtype=self.dtype,

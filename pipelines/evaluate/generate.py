@@ -22,7 +22,7 @@ from pipelines.evaluate.item import Item, Result
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.storage.files import disk_error, dump_json
 from sigma_model.loading import LoadedModel
-from sigma_model.sampling.generate import Request, answer_in_words, lay_out, make_images
+from sigma_model.sampling.generate import Request, generate_images, generate_texts, lay_out
 from sigma_model.sampling.settings import TEMPERATURE, Order, SamplingSettings
 
 GENERATED = "generated"
@@ -163,7 +163,7 @@ def _run(
     try:
         if generation.text:
             return [
-                *answer_in_words(
+                *generate_texts(
                     loaded,
                     only,
                     max_tokens=generation.max_tokens,
@@ -171,7 +171,7 @@ def _run(
                     group_mask=generation.settings.group_mask,
                 )
             ]
-        return [*make_images(loaded, only, generation.settings)]
+        return [*generate_images(loaded, only, generation.settings)]
     except SigmaError as error:
         if len(requests) == 1:
             return [error]

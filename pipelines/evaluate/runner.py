@@ -34,7 +34,7 @@ from sigma_data.storage.files import disk_error
 from sigma_data.storage.paths import local_path
 from sigma_data.version import sigma_version
 from sigma_model.config import weight_files
-from sigma_model.loading import DType, choose_device, choose_dtype, load_bundle, read_blueprint, shown_dtype
+from sigma_model.loading import DType, choose_device, choose_dtype, describe_model, load_for_inference, shown_dtype
 from sigma_model.quantization import Quantization
 
 logger = logging.getLogger(__name__)
@@ -215,7 +215,7 @@ def _check_recorded(spec: str, settings: Mapping[str, Any], options: EvalOptions
     now = run_folder.flat(replace(options.generation, text=settings["words"]))
     requested |= {name: value for name, value in now.items() if value != usual[name]}
     if options.model is not None or options.base is not None:
-        description = read_blueprint(options.model or settings["model"], base=options.base or settings["base"])
+        description = describe_model(options.model or settings["model"], base=options.base or settings["base"])
         if run_folder.digest_of_model(description) != settings["weights"]:  # it may have been moved
             requested["model"] = str(description.directory.resolve())
             if requested["model"] == settings["model"]:
@@ -261,7 +261,7 @@ def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: Ev
         raise ConfigError("name the model to evaluate with --model, a directory or tiny")
     generation.settings.check()
     device = choose_device(options.device)
-    description = read_blueprint(options.model, base=options.base)
+    description = describe_model(options.model, base=options.base)
     most = description.geometry.max_tokens
     if generation.text and generation.max_tokens >= most:
         raise ConfigError(
@@ -330,7 +330,7 @@ def _share(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        loaded = load_bundle(
+        loaded = load_for_inference(
             options.model,
             base=options.base,
             device=device,

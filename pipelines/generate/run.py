@@ -17,10 +17,10 @@ from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.storage.files import disk_error
 from sigma_model.sampling.generate import (
     Request,
-    answer_in_words,
     check_prompt,
+    generate_images,
+    generate_texts,
     lay_out,
-    make_images,
     write_image,
 )
 
@@ -43,7 +43,7 @@ def run_generate(config: GenerateConfig) -> dict[str, Any]:
 
     model = config.load(check)
     if config.text:
-        texts = answer_in_words(
+        texts = generate_texts(
             model,
             requests,
             max_tokens=config.max_tokens,
@@ -53,7 +53,7 @@ def run_generate(config: GenerateConfig) -> dict[str, Any]:
         result = {"texts": texts, "trained": model.trained}
     else:
         with ProgressBar("sample", config.steps - 1, "steps") as progress:
-            images = make_images(model, requests, settings, progress=lambda _done, _all: progress.add())
+            images = generate_images(model, requests, settings, progress=lambda _done, _all: progress.add())
         for image, path, request in zip(images, files, requests, strict=True):
             write_image(image, path, model, request, settings)
         size = images[0].size

@@ -11,7 +11,7 @@ from pipelines.common.planner import open_planner
 from pipelines.plan.config import PlanConfig
 from sigma_data.planning.plan import Planner
 from sigma_data.sample import Family
-from sigma_model.loading import read_blueprint
+from sigma_model.loading import describe_model
 
 
 def run_plan(config: PlanConfig, *, ranks: int = 1, epochs: int = 1) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def run_plan(config: PlanConfig, *, ranks: int = 1, epochs: int = 1) -> dict[str
     Of the model only configuration and tokenizer are read. Raises ConfigError, CorpusError.
     """
     model = config.model
-    description = read_blueprint(
+    description = describe_model(
         model.path, base=model.base, vision=model.vision, max_latent_size=model.max_latent_size
     )
     start = time.perf_counter()

@@ -9,7 +9,7 @@ from pipelines.train.checkpoint import complete_step
 from pipelines.train.config import START, TrainConfig
 from sigma_data.errors import ConfigError
 from sigma_model.config import ModelConfig
-from sigma_model.loading import ModelDescription, read_blueprint
+from sigma_model.loading import ModelDescription, describe_model
 from sigma_model.run_directory import RUN_CONFIG, run_of
 
 TAKEN = "run.json"
@@ -31,7 +31,7 @@ def start_description(config: TrainConfig) -> ModelDescription:
             "max_latent_size": model.max_latent_size or before.model.max_latent_size,
         }
         return start_description(before.model_copy(update={"model": before.model.model_copy(update=changes)}))
-    return read_blueprint(config.start, base=model.base, vision=model.vision, max_latent_size=model.max_latent_size)
+    return describe_model(config.start, base=model.base, vision=model.vision, max_latent_size=model.max_latent_size)
 
 
 def training_config(released: ModelConfig, config: TrainConfig) -> ModelConfig:

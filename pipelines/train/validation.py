@@ -22,7 +22,7 @@ from sigma_data.planning.plan import Dropout, PackEntry, Plan, Planner, PlanSett
 from sigma_data.sample import Sample
 from sigma_model.loading import LoadedModel
 from sigma_model.model import SigmaModel
-from sigma_model.sampling.generate import Request, lay_out, make_images
+from sigma_model.sampling.generate import Request, generate_images, lay_out
 from sigma_model.sampling.settings import Guidance, SamplingSettings
 from sigma_model.vae import Vae
 
@@ -109,7 +109,7 @@ class ValidationSet:
         )
         try:
             with callable_in_parts(parts.model):
-                made = make_images(parts, [request for request, _ in drawable], settings)
+                made = generate_images(parts, [request for request, _ in drawable], settings)
         except SigmaError as error:  # non-finite numbers; training has its own measure against those
             if self._group.rank == 0:
                 logger.warning("train: no sample images: %s", error)

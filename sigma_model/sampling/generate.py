@@ -63,7 +63,7 @@ class Request:
     before: tuple[Turn, ...] = ()
 
 
-def make_images(
+def generate_images(
     bundle: LoadedModel,
     requests: Sequence[Request],
     settings: SamplingSettings,
@@ -106,7 +106,7 @@ def make_images(
     return [_to_image(pixels) for pixels in bundle.vae.decode(latents)]
 
 
-def answer_in_words(
+def generate_texts(
     bundle: LoadedModel,
     requests: Sequence[Request],
     *,
@@ -114,7 +114,7 @@ def answer_in_words(
     temperature: float = TEMPERATURE,
     group_mask: bool = True,
 ) -> list[str]:
-    """A text for each request; `size` is not used. Raises SigmaError as `make_images` does."""
+    """A text for each request; `size` is not used. Raises SigmaError as `generate_images` does."""
     if max_tokens < 1 or temperature < 0:
         raise ConfigError("an answer needs at least one token and a temperature of 0 or more")
     contexts = []

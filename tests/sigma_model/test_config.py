@@ -13,7 +13,7 @@ from support.places import TESTS
 from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import export_model, init_model
 from sigma_model.config import PRESETS, ModelConfig, header_shapes, preset, preset_directory
-from sigma_model.loading import load_bundle
+from sigma_model.loading import load_for_inference
 
 GOLDEN = TESTS / "golden"
 
@@ -99,8 +99,8 @@ def test_weights_alone_are_read_beside_the_model_they_came_from(tmp_path: Path) 
     (tmp_path / "sigma").mkdir()
     shutil.move(tmp_path / "full" / "model.safetensors", tmp_path / "sigma" / "model.safetensors")
     with pytest.raises(ConfigError, match="base"):
-        load_bundle(str(tmp_path / "sigma"))
-    bundle = load_bundle(str(tmp_path / "sigma"), base="tiny")
+        load_for_inference(str(tmp_path / "sigma"))
+    bundle = load_for_inference(str(tmp_path / "sigma"), base="tiny")
     assert bundle.trained
     assert bundle.model.vision is None
     assert bundle.geometry.vit is None, "generation only"
@@ -112,13 +112,13 @@ def test_an_autoencoder_of_another_model_is_refused(tiny: Path) -> None:
     settings["latent"]["channels"] += 1
     (tiny / "sigma.json").write_text(json.dumps(settings))
     with pytest.raises(ConfigError, match="autoencoder that belongs"):
-        load_bundle(str(tiny))
+        load_for_inference(str(tiny))
 
 
 def test_a_directory_without_an_autoencoder_says_so(tiny: Path) -> None:
     (tiny / "ae.safetensors").unlink()
     with pytest.raises(ConfigError, match=r"has no ae\.safetensors"):
-        load_bundle(str(tiny))
+        load_for_inference(str(tiny))
 
 
 def test_a_tokenizer_too_large_for_the_embeddings_is_refused(tiny: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_tokenizer_too_large_for_the_embeddings_is_refused(tiny: Path) -> None
     (tiny / "llm_config.json").write_text(json.dumps({**llm, "vocab_size": 512}))
     save_file({"lm_head.weight": load_file(GOLDEN / "vae_io.safetensors")["x"]}, tiny / "model.safetensors")
     with pytest.raises(ConfigError, match="512 rows"):
-        load_bundle(str(tiny))
+        load_for_inference(str(tiny))
 
 
 @pytest.mark.parametrize("left", [None, "model.safetensors.incomplete", "model-00001-of-00001.safetensors"])
@@ -134,14 +134,14 @@ def test_a_directory_without_weights_is_no_random_network(tiny: Path, left: str 
     if left:
         (tiny / left).write_bytes(b"partial")
     with pytest.raises(ConfigError, match="has no weights"):
-        load_bundle(str(tiny))
+        load_for_inference(str(tiny))
     with pytest.raises(ConfigError, match="has no weights"):
-        load_bundle(str(tiny), base="tiny")
-    assert not load_bundle("tiny").trained
+        load_for_inference(str(tiny), base="tiny")
+    assert not load_for_inference("tiny").trained
 
 
 def test_a_torn_weights_file_is_named(tiny: Path) -> None:
     save_file({"a": load_file(GOLDEN / "vae_io.safetensors")["x"]}, tiny / "model.safetensors")
     (tiny / "model.safetensors").write_bytes((tiny / "model.safetensors").read_bytes()[:20])
     with pytest.raises(ConfigError, match=r"model\.safetensors"):
-        load_bundle(str(tiny))
+        load_for_inference(str(tiny))

@@ -12,9 +12,9 @@ from support.sequences import one_thread  # noqa: F401
 from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import export_model, init_model
 from sigma_model.config import preset, preset_directory
-from sigma_model.loading import LoadedModel, load_bundle
+from sigma_model.loading import LoadedModel, load_for_inference
 from sigma_model.placement import fill, parse_places, spread
-from sigma_model.sampling.generate import Request, answer_in_words, make_images
+from sigma_model.sampling.generate import Request, generate_images, generate_texts
 from sigma_model.sampling.settings import SamplingSettings
 
 LAYERS = preset("tiny").language.num_hidden_layers
@@ -30,7 +30,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def image(bundle: LoadedModel, encoded: bytes) -> bytes:
     request = Request("the <style>style of <image_1>", [encoded], ["a"], (32, 32))
-    return make_images(bundle, [request], SamplingSettings(steps=3))[0].tobytes()
+    return generate_images(bundle, [request], SamplingSettings(steps=3))[0].tobytes()
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +45,16 @@ def test_images_and_answers_are_the_same_to_the_bit_wherever_the_layers_lie(
     weights: str, reference: bytes, device_map: str
 ) -> None:
     """`cpu:0` is another device by name, so that the way over devices is taken on a machine that has one."""
-    plain, placed = load_bundle(weights), load_bundle(weights, device_map=device_map)
+    plain, placed = load_for_inference(weights), load_for_inference(weights, device_map=device_map)
     assert image(placed, reference) == image(plain, reference)
     asked = Request("what is in <image_1>", [reference], ["a"])
-    assert answer_in_words(placed, [asked], max_tokens=5) == answer_in_words(plain, [asked], max_tokens=5)
+    assert generate_texts(placed, [asked], max_tokens=5) == generate_texts(plain, [asked], max_tokens=5)
 
 
 def test_of_streamed_layers_one_at_a_time_is_in_memory(
     weights: str, reference: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle = load_bundle(weights, device_map="disk")
+    bundle = load_for_inference(weights, device_map="disk")
     layers = bundle.model.backbone.layers
 
     def resident() -> int:
@@ -71,7 +71,7 @@ def test_of_streamed_layers_one_at_a_time_is_in_memory(
 
 
 def test_a_layer_that_fails_leaves_no_weights_behind(weights: str, reference: bytes) -> None:
-    bundle = load_bundle(weights, device_map="disk")
+    bundle = load_for_inference(weights, device_map="disk")
     layers = bundle.model.backbone.layers
 
     def fail(*_: Any) -> None:
@@ -111,4 +111,4 @@ def test_a_place_that_is_none_is_named(text: str, words: str) -> None:
 
 def test_a_random_model_is_not_spread() -> None:
     with pytest.raises(ConfigError, match="--device-map: tiny has no weights"):
-        load_bundle("tiny", device_map="disk")
+        load_for_inference("tiny", device_map="disk")

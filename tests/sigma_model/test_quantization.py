@@ -15,10 +15,10 @@ from sigma_data.errors import ConfigError
 from sigma_model import quantization as quantization_module
 from sigma_model.checkpoint_io import export_model, init_model, load_model
 from sigma_model.config import preset, preset_directory
-from sigma_model.loading import load_bundle
+from sigma_model.loading import load_for_inference
 from sigma_model.model import SigmaModel
 from sigma_model.quantization import Quantization, load_quantized, quantised
-from sigma_model.sampling.generate import Request, describe, make_images
+from sigma_model.sampling.generate import Request, describe, generate_images
 from sigma_model.sampling.settings import SamplingSettings
 
 LIBRARY = {Quantization.NF4: "bitsandbytes", Quantization.INT8: "bitsandbytes", Quantization.FP8: "torchao"}
@@ -68,9 +68,9 @@ def test_a_quantised_model_computes_nearly_the_same_and_is_smaller(kind: Quantiz
 @pytest.mark.parametrize("kind", Quantization)
 def test_a_quantised_model_makes_an_image_that_says_so(kind: Quantization, weights: Path) -> None:
     pytest.importorskip(LIBRARY[kind])
-    bundle = load_bundle(str(weights), quantization=kind)
+    bundle = load_for_inference(str(weights), quantization=kind)
     request = Request("a red circle", [], [], (32, 32))
-    images = [make_images(bundle, [request], SamplingSettings(steps=3))[0] for _ in range(2)]
+    images = [generate_images(bundle, [request], SamplingSettings(steps=3))[0] for _ in range(2)]
     assert images[0].tobytes() == images[1].tobytes()
     assert describe(bundle, request, SamplingSettings(), (32, 32))["dtype"] == f"float32, {kind}"
 
@@ -121,11 +121,11 @@ def test_a_library_that_is_not_installed_is_named_with_the_extra(
     monkeypatch.setitem(sys.modules, LIBRARY[kind], None)
     monkeypatch.setitem(sys.modules, f"{LIBRARY[kind]}.quantization", None)
     with pytest.raises(ConfigError, match=rf"--quantize {kind}: needs {LIBRARY[kind]}.*\[quant\]"):
-        load_bundle(str(weights), quantization=kind)
+        load_for_inference(str(weights), quantization=kind)
 
 
 def test_options_that_exclude_one_another_are_refused_before_work(weights: Path) -> None:
     with pytest.raises(ConfigError, match="exclude each other"):
-        load_bundle(str(weights), quantization=Quantization.NF4, device_map="disk")
+        load_for_inference(str(weights), quantization=Quantization.NF4, device_map="disk")
     with pytest.raises(ConfigError, match="--quantize: tiny has no weights"):
-        load_bundle("tiny", quantization=Quantization.NF4)
+        load_for_inference("tiny", quantization=Quantization.NF4)

@@ -16,7 +16,7 @@ from pipelines.evaluate import generate as generate_module
 from pipelines.evaluate import runner
 from pipelines.evaluate.generate import results
 from pipelines.evaluate.runner import Evaluation
-from sigma_model.loading import read_blueprint
+from sigma_model.loading import describe_model
 
 FEW = ("--steps", "3", "--batch", "1", "--limit", "1")
 
@@ -40,8 +40,8 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing should be generated")
 
-    monkeypatch.setattr(generate_module, "make_images", refuse)
-    monkeypatch.setattr(generate_module, "answer_in_words", refuse)
+    monkeypatch.setattr(generate_module, "generate_images", refuse)
+    monkeypatch.setattr(generate_module, "generate_texts", refuse)
 
 
 def save_question(folder: Path) -> str:
@@ -151,7 +151,7 @@ def test_answers_longer_than_the_model_takes_are_refused_before_anything_is_made
 def test_where_every_item_failed_nothing_is_scored_and_other_settings_are_taken_next(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    most = read_blueprint(str(model)).geometry.max_tokens
+    most = describe_model(str(model)).geometry.max_tokens
     out = tmp_path / "out"
     typed = (save_question(tmp_path), "--model", model, "--out", out, "--json", "--max-tokens")
     assert eval_runs.sigma(*typed, str(most - 1)) == 2
@@ -206,7 +206,7 @@ def test_what_cannot_be_shown_beside_it_is_said_before_anything_is_made(
     unscored, other = tmp_path / "unscored", tmp_path / "other"
     assert eval_runs.sigma(world, "--model", model, "--out", unscored, *FEW, "--stage", "generate") == 0
     assert eval_runs.sigma(world, "--model", model, "--out", other, *FEW, "--split", "val", "--name", "other") == 0
-    monkeypatch.setattr(generate_module, "make_images", lambda *_: pytest.fail("nothing should be generated"))
+    monkeypatch.setattr(generate_module, "generate_images", lambda *_: pytest.fail("nothing should be generated"))
     capsys.readouterr()
     typed = (world, "--model", model, "--out", tmp_path / "out", *FEW, "--name", "new")
     (tmp_path / "clip").mkdir()

@@ -27,9 +27,9 @@ from sigma_data.sample import Turn
 from sigma_data.sequence.layout import Kind, Segment
 from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_model.attention_mask import dense_mask
-from sigma_model.loading import LoadedModel, load_bundle
+from sigma_model.loading import LoadedModel, load_for_inference
 from sigma_model.model import widths
-from sigma_model.sampling.generate import Request, lay_out, make_images
+from sigma_model.sampling.generate import Request, generate_images, lay_out
 from sigma_model.sampling.settings import Order, SamplingSettings
 
 FEW = Generation(batch=2, settings=SamplingSettings(steps=4))
@@ -37,7 +37,7 @@ FEW = Generation(batch=2, settings=SamplingSettings(steps=4))
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return load_bundle(str(eval_runs.save_model(tmp_path_factory.mktemp("model") / "tiny")))
+    return load_for_inference(str(eval_runs.save_model(tmp_path_factory.mktemp("model") / "tiny")))
 
 
 def drawn_image(seed: int, width: int = 48, height: int = 32) -> bytes:
@@ -65,7 +65,7 @@ def run(loaded: LoadedModel, items: Sequence[Item], folder: Path, generation: Ge
 
 
 class Counting:
-    """`make_images` that counts what was asked of it, and stops at a call where the test wants it to."""
+    """`generate_images` that counts what was asked of it, and stops at a call where the test wants it to."""
 
     def __init__(self, stop_at: int = 0) -> None:
         self.names: Counter[str] = Counter()
@@ -79,7 +79,7 @@ class Counting:
         if self.calls == self.stop_at:
             raise KeyboardInterrupt
         self.names.update(request.name for request in requests)
-        return make_images(loaded, requests, settings)
+        return generate_images(loaded, requests, settings)
 
 
 @given(st.sets(st.integers(0, 300), max_size=60), st.integers(1, 9))
@@ -104,7 +104,7 @@ def test_after_an_interrupt_nothing_is_half_written_and_no_sample_of_a_finished_
 ) -> None:
     run(loaded, items, tmp_path / "whole")
     stopped = Counting(stop_at=3)
-    monkeypatch.setattr(generate_module, "make_images", stopped)
+    monkeypatch.setattr(generate_module, "generate_images", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(loaded, items, tmp_path / "out")
     done = {item.id for some in batches(items, FEW.batch)[:2] for item in some}
@@ -112,7 +112,7 @@ def test_after_an_interrupt_nothing_is_half_written_and_no_sample_of_a_finished_
     assert {name.split("/")[0] for name in eval_runs.generated(tmp_path / "out")} == {"batch-000000", "batch-000001"}
 
     again = Counting()
-    monkeypatch.setattr(generate_module, "make_images", again)
+    monkeypatch.setattr(generate_module, "generate_images", again)
     run(loaded, items, tmp_path / "out")
     assert stopped.names + again.names == Counter(item.id for item in items)
     assert eval_runs.generated(tmp_path / "out") == eval_runs.generated(tmp_path / "whole")
@@ -181,9 +181,9 @@ def test_one_that_fails_while_sampling_does_not_take_its_batch_with_it(
     def fragile(loaded: LoadedModel, requests: Sequence[Request], settings: SamplingSettings) -> list[Image.Image]:
         if any(request.name == "item-1" for request in requests):
             raise ConfigError("the sampler ended in numbers that are not finite")
-        return make_images(loaded, requests, settings)
+        return generate_images(loaded, requests, settings)
 
-    monkeypatch.setattr(generate_module, "make_images", fragile)
+    monkeypatch.setattr(generate_module, "generate_images", fragile)
     run(loaded, items[:3], tmp_path, Generation(batch=3, settings=SamplingSettings(steps=4)))
     found = list(results(tmp_path, items[:3], 3))
     assert [bool(result.image) for result in found] == [True, False, True]

@@ -22,7 +22,7 @@ from pipelines.evaluate.generate import Generation
 from pipelines.evaluate.item import Item
 from pipelines.evaluate.runner import EvalOptions, evaluate, limited
 from sigma_data.errors import BuildError, ConfigError
-from sigma_model.loading import read_blueprint
+from sigma_model.loading import describe_model
 from sigma_model.sampling.settings import Guidance, Order, SamplingSettings
 
 FEW = Generation(batch=2, settings=SamplingSettings(steps=4))
@@ -71,7 +71,7 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("it was generated before")
 
-    monkeypatch.setattr(generate, "make_images", refuse)
+    monkeypatch.setattr(generate, "generate_images", refuse)
 
 
 def test_an_evaluation_leaves_settings_images_scores_and_a_report(whole: Path) -> None:
@@ -144,13 +144,13 @@ def test_a_finished_evaluation_run_again_makes_and_scores_nothing(
 
 def test_only_the_batches_that_are_missing_are_made(copy: Change, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(copy().out / "generated" / "batch-000001")
-    kept, names, real = eval_runs.marks(copy().out), [], generate.make_images
+    kept, names, real = eval_runs.marks(copy().out), [], generate.generate_images
 
     def counting(loaded: Any, requests: Any, settings: Any) -> Any:
         names.extend(request.name for request in requests)
         return real(loaded, requests, settings)
 
-    monkeypatch.setattr(generate, "make_images", counting)
+    monkeypatch.setattr(generate, "generate_images", counting)
     evaluate(copy(stage=Stage.GENERATE))
     made = json.loads((whole / "generated" / "batch-000001" / "batch.json").read_text())
     assert names == [entry["id"] for entry in made]
@@ -201,11 +201,11 @@ def test_a_run_may_be_renamed_and_its_model_moved(copy: Change, model: Path, nev
 
 
 def test_other_weights_in_the_same_place_are_another_model(model: Path, tmp_path: Path) -> None:
-    first = run_folder.digest_of_model(read_blueprint(str(model)))
+    first = run_folder.digest_of_model(describe_model(str(model)))
     other = eval_runs.save_model(tmp_path / "mine", seed=5)
-    assert run_folder.digest_of_model(read_blueprint(str(other))) != first
+    assert run_folder.digest_of_model(describe_model(str(other))) != first
     shutil.copytree(model, tmp_path / "same")
-    assert run_folder.digest_of_model(read_blueprint(str(tmp_path / "same"))) == first
+    assert run_folder.digest_of_model(describe_model(str(tmp_path / "same"))) == first
 
 
 def test_a_large_file_is_told_by_any_stretch_of_64_kilobytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +306,7 @@ def test_two_runs_are_compared_on_the_same_items(whole: Path, copy: Change, tmp_
 def test_failures_are_told_and_reported_and_stay_in_the_count(
     options: EvalOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = generate.make_images
+    real = generate.generate_images
     broken: list[str] = []
 
     def fragile(loaded: Any, requests: Any, settings: Any) -> Any:
@@ -316,7 +316,7 @@ def test_failures_are_told_and_reported_and_stay_in_the_count(
             raise ConfigError("the sampler ended in numbers that are not finite")
         return real(loaded, requests, settings)
 
-    monkeypatch.setattr(generate, "make_images", fragile)
+    monkeypatch.setattr(generate, "generate_images", fragile)
     told = evaluate(replace(options, out=tmp_path / "out"))
     assert list(told["failed"]) == broken
     assert told["items"] == 6
@@ -401,13 +401,13 @@ def test_a_rank_computes_with_one_thread_whatever_it_is_given_and_gives_the_othe
 ) -> None:
     import torch
 
-    seen, real = set(), generate.make_images
+    seen, real = set(), generate.generate_images
 
     def looking(*arguments: Any) -> Any:
         seen.add(torch.get_num_threads())
         return real(*arguments)
 
-    monkeypatch.setattr(generate, "make_images", looking)
+    monkeypatch.setattr(generate, "generate_images", looking)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -28,8 +28,8 @@ from sigma_data.errors import BuildError, ConfigError
 from sigma_data.sequence.tokenizer import TOKENIZER_FILES
 from sigma_model.checkpoint_io import Checkpoint, export_model, init_model, load_model
 from sigma_model.config import ModelConfig, preset, preset_directory
-from sigma_model.loading import DType, load_bundle, read_blueprint
-from sigma_model.sampling.generate import Request, make_images
+from sigma_model.loading import DType, describe_model, load_for_inference
+from sigma_model.sampling.generate import Request, generate_images
 from sigma_model.sampling.settings import SamplingSettings
 
 ALONE = ProcessGroup.single()
@@ -122,11 +122,12 @@ def test_weights_are_those_of_the_checkpoint_to_the_bit(
 
 
 def test_an_export_loads_as_a_release_does_and_generates(run: Trained, tmp_path: Path) -> None:
-    parts = load_bundle(str(export_run(run.folder, tmp_path / "out")))
+    parts = load_for_inference(str(export_run(run.folder, tmp_path / "out")))
     assert parts.trained
     request = Request("a red circle", [], [], (32, 32))
     picture, untrained = (
-        make_images(each, [request], SamplingSettings(steps=3))[0].tobytes() for each in (parts, load_bundle("tiny"))
+        generate_images(each, [request], SamplingSettings(steps=3))[0].tobytes()
+        for each in (parts, load_for_inference("tiny"))
     )
     assert picture != untrained
 
@@ -139,7 +140,7 @@ def test_an_export_says_where_the_attribute_tokens_are_and_plain_transformers_fi
     for name in ("ae.safetensors", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(preset_directory("tiny") / name, tmp_path / "start")
     out = export_run(Trained(tmp_path / "run", model={"path": str(tmp_path / "start")}).folder, tmp_path / "out")
-    rows = dict(read_blueprint("tiny").encoder.attribute_ids)
+    rows = dict(describe_model("tiny").encoder.attribute_ids)
     assert ModelConfig.from_directory(out).rows == rows
     tokenizer = AutoTokenizer.from_pretrained(str(out), local_files_only=True)
     assert {name: tokenizer.encode(f"<{name}>") for name in rows} == {name: [row] for name, row in rows.items()}
@@ -208,7 +209,7 @@ def test_an_adapter_on_the_starting_weights_gives_the_merged_weights(lora_run: T
 def learn_on_ranks(folder: Path) -> None:
     config = load_settings(TrainConfig, folder / "config.yaml", ())
     group = start_process_group(config.parallel, device="cpu", timeout_s=60)
-    description = read_blueprint("tiny")
+    description = describe_model("tiny")
     model = build_model(config, description, description.config, group)
     ema = Ema(model.named_parameters(), 0.5)
     optimizer = make_optimizer(model, config.optimizer)

@@ -16,7 +16,7 @@ from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import Checkpoint, export_model, init_model, load_model
 from sigma_model.config import ModelConfig, preset
 from sigma_model.embed import sincos_table
-from sigma_model.loading import load_bundle, read_blueprint
+from sigma_model.loading import describe_model, load_for_inference
 from sigma_model.position_extension import extended_table
 
 GRID = preset("tiny").latent.grid
@@ -75,7 +75,7 @@ def test_a_run_past_the_grid_learns_from_larger_images_and_its_export_makes_them
     before = load_model(base, dtype=torch.float32).latent_positions.view(GRID, GRID, -1)
     assert torch.equal(table[:GRID, :GRID], before)
     assert Checkpoint(model_dir).tensors["latent_pos_embed.pos_embed"].shape[0] == 4 * GRID**2
-    assert load_bundle(str(model_dir)).geometry.vae.max_size == 2 * side
+    assert load_for_inference(str(model_dir)).geometry.vae.max_size == 2 * side
     with pytest.raises(ConfigError, match="the data is not what the checkpoint was trained on"):
         training_runs.run({**settings, "steps": 2, "model": {"path": str(base)}})
 
@@ -84,6 +84,6 @@ def test_weights_whose_table_was_learnt_are_refused_before_training(tmp_path: Pa
     model = init_model(preset("tiny"), seed=0)
     model.latent_positions[7] += 1
     export_model(model, tmp_path)
-    shape = read_blueprint("tiny", max_latent_size=2 * GRID).config
+    shape = describe_model("tiny", max_latent_size=2 * GRID).config
     with pytest.raises(ConfigError, match="not the fixed one"):
         load_model(tmp_path, config=shape)

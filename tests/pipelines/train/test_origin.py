@@ -7,14 +7,14 @@ import pytest
 from pipelines.train.config import TrainConfig
 from pipelines.train.origin import check_origin, origin_of
 from sigma_data.errors import ConfigError
-from sigma_model.loading import read_blueprint
+from sigma_model.loading import describe_model
 
 SETTINGS = {"out": "run", "steps": 1, "data": {"corpora": "corpus"}}
 
 
 def origin(**settings: object) -> dict[str, str]:
     config = TrainConfig.model_validate({**SETTINGS, **settings})
-    return origin_of(config, read_blueprint(config.model.path))
+    return origin_of(config, describe_model(config.model.path))
 
 
 @pytest.mark.parametrize(

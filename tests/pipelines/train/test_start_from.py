@@ -22,7 +22,7 @@ from pipelines.train.settings_history import CONFIG
 from pipelines.train.start_lines import result_line
 from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import load_model
-from sigma_model.loading import read_blueprint
+from sigma_model.loading import describe_model
 from sigma_model.run_directory import RUN_CHECKPOINTS, RUN_CONFIG, run_of
 
 
@@ -101,13 +101,13 @@ def test_a_run_taken_for_a_model_is_told_how_to_make_one(first: Path, tmp_path: 
     assert (RUN_CONFIG, RUN_CHECKPOINTS) == (CONFIG, CHECKPOINTS)
     assert run_of(first / part) == (first, 2 if "step" in part else None)
     with pytest.raises(ConfigError, match="export it first") as caught:
-        read_blueprint(str(first / part))
+        describe_model(str(first / part))
     words = str(caught.value).split("`")[1].split()
     words[words.index("--out") + 1] = str(tmp_path / "model")
     result = CliRunner().invoke(cli.app, words[1:])
     assert result.exit_code == 0, result.output
-    assert read_blueprint(str(tmp_path / "model")).config == read_blueprint("tiny").config.model_copy(
-        update={"attribute_rows": read_blueprint(str(tmp_path / "model")).config.attribute_rows}
+    assert describe_model(str(tmp_path / "model")).config == describe_model("tiny").config.model_copy(
+        update={"attribute_rows": describe_model(str(tmp_path / "model")).config.attribute_rows}
     )
     with pytest.raises(ConfigError, match=r"name the run, `sigma export ") if part else pytest.raises(ConfigError):
         export_run(first / part, tmp_path / "model")

@@ -37,7 +37,7 @@ from sigma_data.loading.loader import PackDataset
 from sigma_data.loading.workers import Place
 from sigma_data.planning.plan import PackRequest
 from sigma_model.checkpoint_io import Checkpoint
-from sigma_model.loading import load_bundle
+from sigma_model.loading import load_for_inference
 
 ALONE = ProcessGroup.single()
 FEW = {"every": 8, "packs": 1, "pictures": 0}
@@ -375,7 +375,7 @@ def test_a_vision_encoder_in_the_weights_is_left_out_where_none_is_wanted(
     model = {"path": str(weights), "vision": False}
     run(settings_of(tmp_path / "blind", training_corpus, model=model, steps=1))
     assert not [name for name in saved(tmp_path / "blind") if "vision" in name or "connector" in name]
-    parts = load_bundle(str(export_run(tmp_path / "blind", tmp_path / "out")))
+    parts = load_for_inference(str(export_run(tmp_path / "blind", tmp_path / "out")))
     assert parts.model.vision is None and parts.geometry.vit is None
     kept = {name for name in Checkpoint(weights).tensors if not name.startswith(("vit_", "connector."))}
     assert Checkpoint(tmp_path / "out").tensors.keys() == kept

@@ -16,7 +16,7 @@ from sigma_data.instruction import ATTRIBUTES, Attribute, Text
 from sigma_data.sequence.tokenizer import _QWEN25_ADDED, Tokenizer
 from sigma_data.sequence.tokenizer_files import write_tokenizer
 from sigma_model.config import ModelConfig, preset_directory
-from sigma_model.loading import read_blueprint
+from sigma_model.loading import describe_model
 
 TOKENS = [f"<{name}>" for name in ATTRIBUTES]
 FILES = [
@@ -164,13 +164,13 @@ def retokenized(tiny: Path, order: Sequence[str]) -> str:
 @pytest.mark.parametrize("order", [["<mine>"], ["<mine>", *TOKENS], TOKENS[::-1], ["<select>"]])
 def test_a_model_says_its_rows_and_another_tokenizer_is_refused(tiny: Path, order: list[str]) -> None:
     with pytest.raises(ConfigError, match="row"):
-        read_blueprint(retokenized(tiny, order))
+        describe_model(retokenized(tiny, order))
 
 
 @pytest.mark.parametrize("order", [TOKENS, [*TOKENS, "<mine>", "<yours>"]])
 def test_tokens_added_behind_ours_shift_nothing(tiny: Path, order: list[str]) -> None:
-    found = read_blueprint(retokenized(tiny, order)).encoder
-    assert found.attribute_ids == read_blueprint("tiny").encoder.attribute_ids
+    found = describe_model(retokenized(tiny, order)).encoder
+    assert found.attribute_ids == describe_model("tiny").encoder.attribute_ids
 
 
 def say(tiny: Path, rows: Any) -> Path:
@@ -181,7 +181,7 @@ def say(tiny: Path, rows: Any) -> Path:
 
 def test_one_number_states_fifteen_rows_in_turn(tiny: Path) -> None:
     assert ModelConfig.from_directory(say(tiny, 1005)) == ModelConfig.from_directory(preset_directory("tiny"))
-    moved = read_blueprint(str(say(tiny, 1006))).encoder
+    moved = describe_model(str(say(tiny, 1006))).encoder
     assert list(moved.attribute_ids.values()) == list(range(1006, 1021))
 
 
@@ -197,4 +197,4 @@ def test_one_number_states_fifteen_rows_in_turn(tiny: Path) -> None:
 )
 def test_rows_that_cannot_be_are_refused(tiny: Path, rows: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        read_blueprint(str(say(tiny, rows)))
+        describe_model(str(say(tiny, rows)))

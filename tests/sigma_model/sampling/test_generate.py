@@ -17,8 +17,8 @@ from support.places import ROOT
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_model.checkpoint_io import export_model, init_model
 from sigma_model.config import ModelConfig, preset_directory
-from sigma_model.loading import DType, LoadedModel, load_bundle
-from sigma_model.sampling.generate import Request, answer_in_words, make_images, noise_seed, write_image
+from sigma_model.loading import DType, LoadedModel, load_for_inference
+from sigma_model.sampling.generate import Request, generate_images, generate_texts, noise_seed, write_image
 from sigma_model.sampling.settings import Guidance, SamplingSettings
 
 FEW = SamplingSettings(steps=4)
@@ -38,7 +38,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(directory: Path) -> LoadedModel:
-    return load_bundle(str(directory))
+    return load_for_inference(str(directory))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def pixels(picture: Image.Image) -> bytes:
 def test_the_same_request_gives_the_same_picture_and_another_seed_another(
     bundle: LoadedModel, pictures: list[bytes]
 ) -> None:
-    first, again, other = (make_images(bundle, [request_of(pictures, seed=seed)], FEW)[0] for seed in (0, 0, 1))
+    first, again, other = (generate_images(bundle, [request_of(pictures, seed=seed)], FEW)[0] for seed in (0, 0, 1))
     assert pixels(first) == pixels(again) != pixels(other)
 
 
@@ -74,7 +74,7 @@ def test_the_size_is_the_last_references_or_the_one_asked_for_or_the_largest_squ
         request_of(pictures, size=(48, 32)),
         request_of([], prompt="a red square"),
     ]
-    made = make_images(bundle, requests, FEW)
+    made = generate_images(bundle, requests, FEW)
     assert [picture.size for picture in made] == [
         rule.size(64, 80), rule.size(48, 32), (rule.max_size, rule.max_size)
     ]  # fmt: skip
@@ -83,8 +83,8 @@ def test_the_size_is_the_last_references_or_the_one_asked_for_or_the_largest_squ
 def test_a_picture_does_not_depend_on_what_else_is_asked_for(bundle: LoadedModel, pictures: list[bytes]) -> None:
     mine = request_of(pictures, seed=3, name="mine")
     others = [request_of(pictures[:1], "make <image_1> larger", size=(64, 32)), request_of([], "a red square")]
-    alone = make_images(bundle, [mine], FEW)[0]
-    among = make_images(bundle, [others[0], mine, others[1]], FEW)[1]
+    alone = generate_images(bundle, [mine], FEW)[0]
+    among = generate_images(bundle, [others[0], mine, others[1]], FEW)[1]
     difference = torch.tensor(list(alone.tobytes())).sub(torch.tensor(list(among.tobytes()))).abs()
     assert int(difference.max()) <= 1  # sums over another batch shape are rounded differently
 
@@ -100,14 +100,14 @@ def test_a_picture_does_not_depend_on_what_else_is_asked_for(bundle: LoadedModel
     ],
 )
 def test_every_setting_counts(bundle: LoadedModel, pictures: list[bytes], changes: dict[str, Any]) -> None:
-    usual = make_images(bundle, [request_of(pictures)], FEW)[0]
-    other = make_images(bundle, [request_of(pictures)], SamplingSettings(**{"steps": 4, **changes}))[0]
+    usual = generate_images(bundle, [request_of(pictures)], FEW)[0]
+    other = generate_images(bundle, [request_of(pictures)], SamplingSettings(**{"steps": 4, **changes}))[0]
     assert pixels(usual) != pixels(other)
 
 
 def load_with_hook(directory: Path, shown: list[int], *, vision: bool) -> LoadedModel:
     """A bundle that counts the patches its vision encoder is shown."""
-    bundle = load_bundle(str(directory), vision=vision)
+    bundle = load_for_inference(str(directory), vision=vision)
     assert bundle.model.vision is not None
     bundle.model.vision.register_forward_hook(lambda _module, inputs, _output: shown.append(len(inputs[0])))
     return bundle
@@ -115,9 +115,9 @@ def load_with_hook(directory: Path, shown: list[int], *, vision: bool) -> Loaded
 
 def test_without_understanding_the_vision_encoder_is_not_asked(directory: Path, pictures: list[bytes]) -> None:
     shown: list[int] = []
-    make_images(load_with_hook(directory, shown, vision=False), [request_of(pictures)], FEW)
+    generate_images(load_with_hook(directory, shown, vision=False), [request_of(pictures)], FEW)
     assert not any(shown)
-    make_images(load_with_hook(directory, shown, vision=True), [request_of(pictures)], FEW)
+    generate_images(load_with_hook(directory, shown, vision=True), [request_of(pictures)], FEW)
     assert any(shown), "with understanding it is asked"
 
 
@@ -125,7 +125,7 @@ def test_the_file_says_how_it_was_made_without_paths(
     bundle: LoadedModel, pictures: list[bytes], tmp_path: Path
 ) -> None:
     request = Request("bigger <image_1> 漢字", pictures[:1], ["/secret/place/a.jpg"], seed=7)
-    made = make_images(bundle, [request], FEW)[0]
+    made = generate_images(bundle, [request], FEW)[0]
     write_image(made, tmp_path / "o.png", bundle, request, FEW)
     with Image.open(tmp_path / "o.png") as image:
         about = json.loads(image.text["sigma"])  # type: ignore[attr-defined]
@@ -142,31 +142,31 @@ def test_a_run_can_be_repeated_from_what_the_file_says(
     bundle: LoadedModel, pictures: list[bytes], tmp_path: Path
 ) -> None:
     request = request_of(pictures, seed=5, size=(40, 64))
-    made = make_images(bundle, [request], FEW)[0]
+    made = generate_images(bundle, [request], FEW)[0]
     write_image(made, tmp_path / "o.png", bundle, request, FEW)
     with Image.open(tmp_path / "o.png") as image:
         about = json.loads(image.text["sigma"])  # type: ignore[attr-defined]
     again = Request(about["prompt"], pictures, size=tuple(about["size"]), seed=about["seed"], name=about["name"])
     guidance = Guidance(**{**about["guidance"], "interval": tuple(about["guidance"]["interval"])})
     settings = SamplingSettings(about["steps"], about["timestep_shift"], guidance, about["group_mask"])
-    assert pixels(make_images(bundle, [again], settings)[0]) == pixels(made)
+    assert pixels(generate_images(bundle, [again], settings)[0]) == pixels(made)
 
 
 def test_answers_in_words_repeat_and_temperature_draws_by_seed(bundle: LoadedModel, pictures: list[bytes]) -> None:
     ask = request_of(pictures[:1], "What is in <image_1>?")
-    greedy = [answer_in_words(bundle, [ask], max_tokens=6) for _ in range(2)]
+    greedy = [generate_texts(bundle, [ask], max_tokens=6) for _ in range(2)]
     assert greedy[0] == greedy[1]
     warm = [
-        answer_in_words(bundle, [request_of(pictures[:1], ask.prompt, seed=seed)], max_tokens=8, temperature=2.0)
+        generate_texts(bundle, [request_of(pictures[:1], ask.prompt, seed=seed)], max_tokens=8, temperature=2.0)
         for seed in (0, 0, 1)
     ]
     assert warm[0] == warm[1] != warm[2]
 
 
 def test_bfloat16_runs_on_a_cpu_and_stays_near(directory: Path, bundle: LoadedModel, pictures: list[bytes]) -> None:
-    half = load_bundle(str(directory), dtype=DType.BFLOAT16)
+    half = load_for_inference(str(directory), dtype=DType.BFLOAT16)
     calm = SamplingSettings(steps=4, guidance=Guidance(text=1, image=1))
-    one, two = (make_images(b, [request_of(pictures)], calm)[0] for b in (bundle, half))
+    one, two = (generate_images(b, [request_of(pictures)], calm)[0] for b in (bundle, half))
     values = [torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8).float() for p in (one, two)]
     assert 0 < (values[0] - values[1]).abs().mean() < 8
 
@@ -186,7 +186,7 @@ def test_bfloat16_runs_on_a_cpu_and_stays_near(directory: Path, bundle: LoadedMo
 def test_a_prompt_that_cannot_be_used_is_one_sentence(
     bundle: LoadedModel, pictures: list[bytes], prompt: str, count: int, words: str
 ) -> None:
-    for run in (lambda r: make_images(bundle, [r], FEW), lambda r: answer_in_words(bundle, [r], max_tokens=2)):
+    for run in (lambda r: generate_images(bundle, [r], FEW), lambda r: generate_texts(bundle, [r], max_tokens=2)):
         with pytest.raises(SigmaError, match=words) as caught:
             run(Request(prompt, pictures[:count]))
         assert "\n" not in str(caught.value)
@@ -198,7 +198,7 @@ def test_a_prompt_that_cannot_be_used_is_one_sentence(
 )
 def test_a_picture_that_cannot_be_used_is_named(bundle: LoadedModel, data: bytes, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
-        make_images(bundle, [Request("more <image_1>", [data], ["a.jpg"])], FEW)
+        generate_images(bundle, [Request("more <image_1>", [data], ["a.jpg"])], FEW)
     assert str(caught.value).startswith("a.jpg: ")
 
 
@@ -217,7 +217,7 @@ def test_a_picture_that_cannot_be_used_is_named(bundle: LoadedModel, data: bytes
 )
 def test_settings_that_make_no_sense_are_refused(bundle: LoadedModel, settings: SamplingSettings) -> None:
     with pytest.raises(ConfigError):
-        make_images(bundle, [Request("a red square")], settings)
+        generate_images(bundle, [Request("a red square")], settings)
 
 
 def test_noise_depends_on_seed_and_name() -> None:
@@ -278,17 +278,17 @@ def test_the_untrained_preset_says_that_it_makes_noise(tmp_path: Path) -> None:
 
 def test_a_prompt_that_is_no_unicode_is_kept_in_the_file(bundle: LoadedModel, tmp_path: Path) -> None:
     request = Request("a red \udcff square", seed=1, name="\udcfe")
-    made = make_images(bundle, [request], FEW)[0]
+    made = generate_images(bundle, [request], FEW)[0]
     write_image(made, tmp_path / "o.png", bundle, request, FEW)
     with Image.open(tmp_path / "o.png") as image:
         assert json.loads(image.text["sigma"])["prompt"] == request.prompt  # type: ignore[attr-defined]
 
 
 def test_nothing_asked_is_nothing_made(bundle: LoadedModel) -> None:
-    assert make_images(bundle, [], FEW) == []
-    assert answer_in_words(bundle, []) == []
+    assert generate_images(bundle, [], FEW) == []
+    assert generate_texts(bundle, []) == []
 
 
 def test_an_answer_too_long_for_the_model_is_refused(bundle: LoadedModel) -> None:
     with pytest.raises(ConfigError, match="smaller --max-tokens"):
-        answer_in_words(bundle, [Request("why?")], max_tokens=32_768)
+        generate_texts(bundle, [Request("why?")], max_tokens=32_768)

@@ -219,9 +219,9 @@ def planned_lengths(folder: Path) -> list[int]:
 def saved(config: TrainConfig, corpus: Path, step: int, *, epoch: int = 1, next_pack: int = 3) -> None:
     """A checkpoint of a run, as far as its position goes."""
     from pipelines.common.planner import open_planner
-    from sigma_model.loading import read_blueprint
+    from sigma_model.loading import describe_model
 
-    planner = open_planner(config.data, read_blueprint("tiny"))
+    planner = open_planner(config.data, describe_model("tiny"))
     plan = {"digest": planner.digest, "fields": dict(planner.fields)}
     import torch
 
