@@ -172,11 +172,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     out = options.out.resolve()
     try:
-        asked = Stages(QuickstartOptions(out, options.samples, options.limit, options.steps)).asked()
+        settings = Stages(QuickstartOptions(out, options.samples, options.limit, options.steps)).settings()
         config = load_settings(TrainConfig, CONFIG, ())
-        with Journal(out, {"benchmark": Path(__file__).name, **asked}):
+        with Journal(out, {"benchmark": Path(__file__).name, **settings}):
             build_corpora(out, options.samples)
-            train(out, config, asked["--steps"], options.jobs)
+            train(out, config, settings["--steps"], options.jobs)
             runs = [scored(out, config, options.limit, options.jobs, arm) for arm in ARMS]
     except SigmaError as error:
         return _failed(2, str(error))

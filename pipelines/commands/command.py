@@ -27,17 +27,17 @@ class Command(typer.core.TyperCommand):
             from pydantic import ValidationError  # only here: it takes a tenth of a second
 
             if isinstance(error.__cause__, ValidationError):
-                error.message = _in_words(error.__cause__)
+                error.message = _error_message(error.__cause__)
             raise
 
 
-def _in_words(error: ValidationError) -> str:
+def _error_message(error: ValidationError) -> str:
     """What is wrong with an option's value, without the library's own terms."""
     from pydantic import BaseModel
 
-    from pipelines.common.settings_messages import in_words
+    from pipelines.common.settings_messages import error_message
 
-    return in_words(error.errors(include_url=False)[0], BaseModel)[1]
+    return error_message(error.errors(include_url=False)[0], BaseModel)[1]
 
 
 def split_pairs(args: list[str], options: set[str]) -> list[str]:

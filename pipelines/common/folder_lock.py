@@ -73,7 +73,7 @@ class FolderLock:
                 continue
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                taken = _same(file, self._path)  # else its last holder has removed it
+                ours = _same(file, self._path)  # else its last holder has removed it
             except OSError as error:
                 if error.errno in _NO_LOCKS:
                     return self._take_record(file)
@@ -85,7 +85,7 @@ class FolderLock:
                     raise self._refusal(holder) from None
                 time.sleep(0.1)
                 continue
-            if taken:
+            if ours:
                 self._record(file)
                 return file
             file.close()
@@ -155,8 +155,8 @@ def _same(file: IO[str], path: Path) -> bool:
 def _holder(path: Path) -> dict[str, Any]:
     """Who holds the lock; empty where it does not say."""
     try:
-        told = json.loads(path.read_text("utf-8"))
-        return {"host": str(told["host"]), "pid": int(told["pid"])}
+        holder = json.loads(path.read_text("utf-8"))
+        return {"host": str(holder["host"]), "pid": int(holder["pid"])}
     except (OSError, ValueError, LookupError, TypeError):
         return {}
 

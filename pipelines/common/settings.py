@@ -1,7 +1,7 @@
 """Settings a user writes: YAML, then `key.key=value` overrides, into a typed model.
 
-Every value remembers where it was written, so that a mistake is told with its line, its word or its option. Where a
-setting is text, what was written is taken as it stands: `title=010` is "010"; where it is a list, `0.9,0.95` is one.
+Every value remembers where it was written, so that an error message names its line, word or option. Where a
+setting is text, what was written is used as it stands: `title=010` is "010"; where it is a list, `0.9,0.95` is one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from pipelines.common.settings_messages import annotation_at, in_words, is_text, items_of, name_of
+from pipelines.common.settings_messages import annotation_at, error_message, is_text, items_of, name_of
 from pipelines.common.yaml_values import Place, compose, dump, node_at, plain_value, written
 from sigma_data.errors import ConfigError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound=BaseModel)
 
 _ORDER = {"extra_forbidden": 0, "missing": 2}
-"""Which finding is told: a name that is not known is why another is missing."""
+"""Which finding is reported: a name that is not known is why another is missing."""
 _REREAD = 200
 """Values that are read a second time, as the text or list that a setting wants; more are a file of nonsense."""
 
@@ -131,10 +131,10 @@ def _validated(model: type[Model], values: dict[str, Any], origins: Sequence[_Or
             settings = model.model_validate(values)
         except ValidationError as error:
             first = min(error.errors(include_url=False), key=lambda one: _ORDER.get(one["type"], 1))
-            # A value that is a list or a word where the setting is the other is taken once for what was meant.
+            # A value that is a list or a word where the setting is the other is converted once.
             if attempt < _REREAD and _reread(model, values, first, origins):
                 continue
-            place, message = in_words(first, model)
+            place, message = error_message(first, model)
             missing = first["type"] == "missing" and place == first["loc"]
             raise ConfigError(f"{_where(origins, place, message, missing=missing)}: {message}") from None
         if (truth := _truth_as_number(values, settings)) is not None:
@@ -172,7 +172,7 @@ def _reread(model: type[BaseModel], values: dict[str, Any], error: Any, origins:
 
 
 def _at(values: Any, place: Place) -> Any:
-    """The value at a place; None where there is none."""
+    """The value at a place; None if there is none."""
     for name in place:
         try:
             values = values[name]

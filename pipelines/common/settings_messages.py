@@ -1,4 +1,4 @@
-"""What is wrong with a setting, in words: pydantic's findings told to the person who wrote the value."""
+"""Error messages for settings: pydantic's findings for the person who wrote the value."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _NEEDS = {
     "bool": "true or false",
     "string": "text",
     "path": "a path",
-    "tuple": "a list, as in [a, b]",
-    "list": "a list, as in [a, b]",
-    "dict": "names with values, as in {a: 1, b: 2}",
+    "tuple": "a list, e.g. [a, b]",
+    "list": "a list, e.g. [a, b]",
+    "dict": "names with values, e.g. {a: 1, b: 2}",
     "finite": "a finite number",
 }
 _BOUNDS = {
@@ -32,14 +32,14 @@ _BOUNDS = {
 
 
 def name_of(place: Place) -> str:
-    """A setting's name as a user writes it; items of a list by number, as in data.corpora[0].path."""
+    """A setting's name as a user writes it; items of a list by number, e.g. data.corpora[0].path."""
     text = ""
     for part in place:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text
 
 
-def in_words(error: Mapping[str, Any], model: type[BaseModel]) -> tuple[Place, str]:
+def error_message(error: Mapping[str, Any], model: type[BaseModel]) -> tuple[Place, str]:
     """The setting that a finding of pydantic is about, and what is wrong with it."""
     kind, place, found = str(error["type"]), tuple(error["loc"]), error["input"]
     context = error.get("ctx", {})
@@ -66,15 +66,15 @@ def in_words(error: Mapping[str, Any], model: type[BaseModel]) -> tuple[Place, s
     if kind in _BOUNDS and isinstance(found, bool):
         return place, f"needs a number, not {shown}"
     if kind in _BOUNDS:
-        key, words = _BOUNDS[kind]
-        return place, f"must be {words} {_figure(context[key])}, not {shown}"
+        key, bound = _BOUNDS[kind]
+        return place, f"must be {bound} {_figure(context[key])}, not {shown}"
     if kind == "value_error":
         return place, str(error["msg"]).removeprefix("Value error, ")
     if kind in ("model_type", "model_attributes_type"):
         inner = _model(annotation)
         names = ", ".join(inner.model_fields) if inner is not None else ""
         return place, f"is a section ({names}): set what is in it, not {shown}{none}"
-    wanted = next((words for start, words in _NEEDS.items() if kind.startswith(start)), None)
+    wanted = next((need for start, need in _NEEDS.items() if kind.startswith(start)), None)
     if wanted is not None:
         return place, f"needs {wanted}, not {shown}{none}"
     return place, str(error["msg"]).replace("Input should be", "must be")
@@ -86,18 +86,18 @@ def unknown_name(model: type[BaseModel], place: Place) -> str:
     inner = _model(annotation_at(model, place[:-1])) if place[:-1] else model
     here = sorted(inner.model_fields) if inner is not None else []
     near = get_close_matches(name, here, n=1, cutoff=0.7)
-    told = name_of([*place[:-1], near[0]]) if near else None
-    if told is None:
+    suggestion = name_of([*place[:-1], near[0]]) if near else None
+    if suggestion is None:
         every = _all_names(model)
         wanted = name_of(place)
         same = [one for one in every if one.rpartition(".")[2] == name]
-        told = next(iter(same or get_close_matches(wanted, every, n=1, cutoff=0.75)), None)
-    hint = f": did you mean {told}?" if told else ""
+        suggestion = next(iter(same or get_close_matches(wanted, every, n=1, cutoff=0.75)), None)
+    hint = f": did you mean {suggestion}?" if suggestion else ""
     return f"there is no such setting{hint} (there are: {', '.join(here)})"
 
 
 def annotation_at(model: type[BaseModel], place: Place) -> Any:
-    """The type of a setting; None where there is none, or none that is known."""
+    """The type of a setting; None if there is none or it is unknown."""
     annotation: Any = model
     for part in place:
         core = _core(annotation)

@@ -48,7 +48,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _construct(loader: _Loader, node: ScalarNode) -> Any:
-    """A scalar of a type other than text, also where its tag is written out, as in `!!int 3`."""
+    """A scalar of a type other than text, also where its tag is written out, e.g. `!!int 3`."""
     text = loader.construct_scalar(node)
     value = plain_value(text)
     kind = {bool: "bool", int: "int", float: "float", type(None): "null", str: "str"}[type(value)]

@@ -17,7 +17,7 @@ def evaluate(benchmark: str, out: str | PathLike[str], **settings: Any) -> dict[
 
     Returns `name`, `benchmark`, `items`, `failed` (item -> reason), `families` (family -> main metric, mean and its
     95 % interval), `summary`, `skipped` (metric -> reason) and the place of the `report`, as far as the stages ran.
-    Raises SigmaError for what a user can mend.
+    Raises SigmaError for what a user can fix.
     """
     from pipelines.common.settings import merge_settings
     from pipelines.evaluate.config import EvalConfig

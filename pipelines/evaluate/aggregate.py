@@ -104,7 +104,7 @@ class RunScores:
 
 
 class Estimate(NamedTuple):
-    """A mean and its bootstrap interval; None is what the values cannot tell."""
+    """A mean and its bootstrap interval; None is what the values do not determine."""
 
     mean: float | None
     low: float | None

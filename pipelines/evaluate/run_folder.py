@@ -29,7 +29,7 @@ _MAY_CHANGE = frozenset({"name", "benchmark", "model", "base", "torch", "sigma"}
 """What a later run into the folder may change: names and places, which change no image, and `_VERSIONS`."""
 
 _VERSIONS = ("torch", "sigma")
-"""What may change an image's last bits, and is no reason to begin anew: all that made images are recorded."""
+"""What may change an image's last bits, and needs no new start: all that made images are recorded."""
 
 _THEN = ", then "
 

@@ -110,7 +110,7 @@ class Evaluation:
         return list(results(self.out, self.items, self.settings["batch"]))
 
     def scores(self, made: Sequence[Result]) -> RunScores:
-        """All scores on disk of what was made. Raises ConfigError where there are none."""
+        """All scores on disk of what was made. Raises ConfigError if there are none."""
         found = score_module.collect(self.out, metric_names(), score_module.digest(made))
         return RunScores(
             name=self.settings["name"],
@@ -157,7 +157,7 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
         if made and all(result.failure is not None for result in made):
             raise ConfigError(
                 f"{options.out}: all {len(made):,} items failed, so there is nothing to score; the first, "
-                f"{made[0].item.id}: {made[0].failure}; mend that and generate again, nothing of this is kept then"
+                f"{made[0].item.id}: {made[0].failure}; fix that and generate again, nothing of this is kept then"
             )
         result: dict[str, Any] = {
             "out": str(options.out),
@@ -275,7 +275,7 @@ def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: Ev
     items = options.questions.items(benchmark)
     digest = run_folder.digest_of_model(description)
     before = run_folder.read(options.out) if (options.out / run_folder.SETTINGS).exists() else {}
-    kept = before["name"] if before.get("weights") == digest else None  # a name is no other model's
+    kept = before["name"] if before.get("weights") == digest else None  # a name belongs to one model
     settings = {
         "name": options.name or kept or description.directory.resolve().name,
         "benchmark": spec,

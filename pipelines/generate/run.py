@@ -58,8 +58,8 @@ def run_generate(config: GenerateConfig) -> dict[str, Any]:
             write_image(image, path, model, request, settings)
         size = images[0].size
         if config.size not in (None, size):
-            asked = "x".join(map(str, config.size or ()))
-            logger.info("sigma: --size %s is not a size of %s: made %dx%d", asked, model.name, *size)
+            requested = "x".join(map(str, config.size or ()))
+            logger.info("sigma: --size %s is not a size of %s: made %dx%d", requested, model.name, *size)
         result = {"files": [str(path) for path in files], "size": list(size), "trained": model.trained}
     if not model.trained:
         logger.info("sigma: %s has no trained weights, so this is noise", model.name)

@@ -1,6 +1,6 @@
-"""The folder of a quickstart: taken by one process at a time, and by one set of options only.
+"""The folder of a quickstart: for one process at a time and one set of options.
 
-The journal keeps what each stage that is done had to tell, so that nothing is opened again to say it once more.
+The journal keeps the result of each finished stage, so that nothing is opened again to print it.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from sigma_data.storage.files import disk_error, dump_json, write_atomic
 
 JOURNAL = "quickstart.json"
 
-Facts = dict[str, Any]
-"""What a stage has to tell: `told` for a person, the rest for machines and for the result."""
+StageResult = dict[str, Any]
+"""The result of a stage: `told` is its line for people, the rest is for machines and the final result."""
 
 
 class Journal:
-    """What was asked for in a folder, and what its stages had to tell; a context manager that holds the folder.
+    """The settings of a quickstart folder and the results of its stages; a context manager that holds the folder.
 
     Raises ConfigError where the folder belongs to something else: another process, other options, files that are
     not ours; BuildError where it cannot be written.
     """
 
-    def __init__(self, out: Path, asked: Mapping[str, Any]) -> None:
-        self.stages: dict[str, Facts] = {}
-        self._out, self._path, self._asked = out, out / JOURNAL, dict(asked)
+    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
+        self.stages: dict[str, StageResult] = {}
+        self._out, self._path, self._settings = out, out / JOURNAL, dict(settings)
 
     def __enter__(self) -> Self:
         try:
@@ -52,14 +52,14 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._lock.release()
 
-    def add(self, stage: str, facts: Facts) -> None:
-        """Keep what a stage that is done had to tell."""
-        self.stages[stage] = facts
+    def add(self, stage: str, result: StageResult) -> None:
+        """Record the result of a finished stage."""
+        self.stages[stage] = result
         self._write()
 
     def forget(self, stages: Sequence[str]) -> None:
         """Count stages as not done, before anything of them is changed."""
-        kept = {name: facts for name, facts in self.stages.items() if name not in stages}
+        kept = {name: result for name, result in self.stages.items() if name not in stages}
         if kept != self.stages:
             self.stages = kept
             self._write()
@@ -67,18 +67,18 @@ class Journal:
     def _read(self) -> None:
         try:
             kept = json.loads(self._path.read_text("utf-8"))
-            asked, self.stages = dict(kept["asked"]), dict(kept["stages"])
+            settings, self.stages = dict(kept["asked"]), dict(kept["stages"])
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ConfigError(f"{self._path}: cannot be read ({error}): choose another place with --out") from None
         differ = [
-            f"{name} ({asked.get(name)} there, {value} now)"
-            for name, value in self._asked.items()
-            if asked.get(name) != value
+            f"{name} ({settings.get(name)} there, {value} now)"
+            for name, value in self._settings.items()
+            if settings.get(name) != value
         ]
         refuse_other_settings(self._out, differ)
 
     def _write(self) -> None:
         try:
-            write_atomic(self._path, dump_json({"asked": self._asked, "stages": self.stages}))
+            write_atomic(self._path, dump_json({"asked": self._settings, "stages": self.stages}))
         except OSError as error:
             raise disk_error(error, self._out) from None

@@ -1,6 +1,6 @@
 """`sigma quickstart`: corpus, training, export and evaluation once, on the embedded world and the tiny model.
 
-One stage after the other, each in a line. What is done already is told from the journal, without anything heavy.
+One stage after the other, each in a line. What is done already is read from the journal, without heavy imports.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ logger = logging.getLogger(__name__)
 
 
 def quickstart(options: QuickstartOptions) -> dict[str, Any]:
-    """Do what is left to do in the folder; returns what came of it, for `quickstart_words` or as JSON.
+    """Do what is left to do in the folder; returns the results, for `quickstart_summary` or as JSON.
 
-    Raises SigmaError for what a user can mend, KeyboardInterrupt where it was told to stop.
+    Raises SigmaError for what a user can mend, KeyboardInterrupt if it is interrupted.
     """
     work = Stages(options)
-    with _sigterm_interrupts(), Journal(options.out, work.asked()) as journal:
+    with _sigterm_interrupts(), Journal(options.out, work.settings()) as journal:
         stages = work.stages()
         for number, stage in enumerate(stages, 1):
             head = f"{number}/{len(stages)} {stage.name:<10}"
@@ -43,14 +43,14 @@ def quickstart(options: QuickstartOptions) -> dict[str, Any]:
             begin = time.monotonic()
             try:
                 with _running(head, speaks=stage.speaks):
-                    facts = stage.act()
+                    result = stage.act()
             except OSError as error:  # where a stage does not say so itself
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 raise disk_error(error, options.out) from None
             seconds = round(time.monotonic() - begin, 1)
-            journal.add(stage.name, {**facts, "seconds": seconds})
-            logger.info("%s %-60s %9.1f s", head, facts["told"], seconds)
+            journal.add(stage.name, {**result, "seconds": seconds})
+            logger.info("%s %-60s %9.1f s", head, result["told"], seconds)
         return work.result(journal.stages)
 
 

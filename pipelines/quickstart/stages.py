@@ -1,4 +1,4 @@
-"""What each stage of a quickstart does, where it leaves what it made, and what it tells.
+"""What each stage of a quickstart does, where it leaves its output, and its result.
 
 A stage is what its own command runs, and goes on by itself where it was stopped.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from pipelines.common.bundled_configs import CONFIGS
-from pipelines.quickstart.journal import Facts
+from pipelines.quickstart.journal import StageResult
 from sigma_data.errors import ConfigError, CorpusError
 from sigma_data.storage.files import disk_error, write_atomic
 
@@ -37,7 +37,7 @@ EXAMPLE = "stylization"
 
 @dataclass(frozen=True)
 class QuickstartOptions:
-    """What was asked for. `steps` None is the configuration's; `workers` build the corpus, `nproc` evaluate."""
+    """Options of a quickstart. `steps` None is the configuration's; `workers` build the corpus, `nproc` evaluate."""
 
     out: Path
     samples: int
@@ -56,7 +56,7 @@ class Stage:
 
     name: str
     leaves: Path
-    act: Callable[[], Facts]
+    act: Callable[[], StageResult]
     speaks: bool = False
     stale: Path | None = None
 
@@ -89,7 +89,7 @@ class Stages:
         steps: int = self._options.steps or self._file["steps"]
         return steps
 
-    def asked(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """All that decides what comes out, by the name that a user knows it by."""
         digest = hashlib.sha256(json.dumps(self._file, sort_keys=True).encode()).hexdigest()[:16]
         return {
@@ -116,8 +116,8 @@ class Stages:
             Stage("trained", self.trained / REPORT, self._evaluate_trained, stale=self.trained),
         ]
 
-    def result(self, stages: Mapping[str, Facts]) -> dict[str, Any]:
-        """What came of all of it."""
+    def result(self, stages: Mapping[str, StageResult]) -> dict[str, Any]:
+        """The results of all stages."""
         from pipelines.evaluate.report.report import REPORT
 
         before, after = stages["untrained"], stages["trained"]
@@ -133,10 +133,10 @@ class Stages:
                 for family, cell in before["families"].items()
             },
             "accuracy": {"untrained": before["accuracy"], "trained": after["accuracy"]},
-            "stages": {name: {"told": facts["told"], "seconds": facts["seconds"]} for name, facts in stages.items()},
+            "stages": {name: {"told": result["told"], "seconds": result["seconds"]} for name, result in stages.items()},
         }
 
-    def _build(self) -> Facts:
+    def _build(self) -> StageResult:
         from pipelines.build_dataset.config import BuildConfig
         from pipelines.build_dataset.run import build
         from pipelines.common.console import warnings_only
@@ -145,9 +145,9 @@ class Stages:
         with warnings_only():
             sums = build(config, self.corpus, workers=self._options.workers).corpus.sums
         counts = ", ".join(f"{count:,} {name}" for name, count in sums["splits"].items())
-        return {"told": f"{sums['written']:,} samples ({counts}), {sums['images']:,} pictures"}
+        return {"told": f"{sums['written']:,} samples ({counts}), {sums['images']:,} images"}
 
-    def _validate(self) -> Facts:
+    def _validate(self) -> StageResult:
         from pipelines.common.console import warnings_only
         from pipelines.validate.run import validate_corpus
 
@@ -159,7 +159,7 @@ class Stages:
                 f"{self.corpus}: is not sound any more ({first.where}: {first.message}): remove that folder, then run "
                 "the same command again"
             )
-        return {"told": f"sound: every byte of {result.shards:,} shards, every picture, every rule"}
+        return {"told": f"sound: every byte of {result.shards:,} shards, every image, every rule"}
 
     @cached_property
     def _config(self) -> TrainConfig:
@@ -177,20 +177,20 @@ class Stages:
             TrainConfig, CONFIG, (), out=str(self.run), steps=steps, data={"corpora": corpora}, **often
         )
 
-    def _train(self) -> Facts:
+    def _train(self) -> StageResult:
         from pipelines.train.launch import Launch, launch
         from pipelines.train.logs import METRICS
         from sigma_data.text_format import counted
 
-        told = launch(self._config, Launch(nproc=1))
-        if told is None or told["stopped"]:
+        result = launch(self._config, Launch(nproc=1))
+        if result is None or result["stopped"]:
             raise KeyboardInterrupt
         lines = map(json.loads, filter(None, (self.run / METRICS).read_text("utf-8").split("\n")))
         held_out = [float(found) for line in lines if (found := line.get("val_ema/picture")) is not None]
         course = f"; held-out loss {held_out[0]:.2f} -> {held_out[-1]:.2f}" if len(held_out) > 1 else ""
-        return {"told": f"{counted(told['steps'], 'step')}{course}"}
+        return {"told": f"{counted(result['steps'], 'step')}{course}"}
 
-    def _export(self) -> Facts:
+    def _export(self) -> StageResult:
         from pipelines.train.export import export_run
 
         _remove(self.model)  # of another training, perhaps, or not all there any more
@@ -198,27 +198,27 @@ class Stages:
         size = sum(path.stat().st_size for path in self.model.iterdir())
         return {"told": f"{size / 1e6:,.1f} MB in the released layout"}
 
-    def _evaluate_untrained(self) -> Facts:
+    def _evaluate_untrained(self) -> StageResult:
         return self._evaluate(self._config.model.path, self.untrained)
 
-    def _evaluate_trained(self) -> Facts:
+    def _evaluate_trained(self) -> StageResult:
         return {**self._evaluate(str(self.model), self.trained, self.untrained), "example": self._lay_out_example()}
 
-    def _evaluate(self, model: str, out: Path, *compare: Path) -> Facts:
+    def _evaluate(self, model: str, out: Path, *compare: Path) -> StageResult:
         from pipelines.evaluate.runner import EvalOptions, evaluate
         from sigma_data.text_format import counted
 
-        told = evaluate(
+        result = evaluate(
             EvalOptions(
                 benchmark=f"world:{self.corpus}", out=out, model=model, name=out.name, limit=self._options.limit,
                 generation=self._generation(), nproc=self._options.nproc, compare=compare,
             )
         )  # fmt: skip
-        accuracy = told["summary"]["accuracy"]
-        failed = f", {len(told['failed']):,} failed" if told["failed"] else ""
+        accuracy = result["summary"]["accuracy"]
+        failed = f", {len(result['failed']):,} failed" if result["failed"] else ""
         return {
-            "told": f"{counted(told['items'], 'picture')} generated and scored{failed}; accuracy {accuracy:.3f}",
-            "families": told["families"],
+            "told": f"{counted(result['items'], 'image')} generated and scored{failed}; accuracy {accuracy:.3f}",
+            "families": result["families"],
             "accuracy": accuracy,
         }
 
@@ -227,49 +227,49 @@ class Stages:
         from pipelines.evaluate.generate import Generation
         from sigma_model.sampling.settings import Guidance, SamplingSettings
 
-        asked = self._config.validation
+        validation = self._config.validation
         return Generation(
             settings=SamplingSettings(
-                steps=asked.picture_steps,
-                guidance=Guidance(text=asked.text_scale, image=asked.image_scale),
+                steps=validation.picture_steps,
+                guidance=Guidance(text=validation.text_scale, image=validation.image_scale),
                 group_mask=self._config.model.group_mask,
             )
         )
 
-    def _lay_out_example(self) -> Facts:
+    def _lay_out_example(self) -> StageResult:
         """Write a question's references as files; returns what asks it, but for the places, which may be moved."""
         from pipelines.evaluate.benchmarks import open_benchmark
         from sigma_data.images.decode import probe
 
         items = open_benchmark(f"world:{self.corpus}").items()
         item = next((item for item in items if item.family == EXAMPLE), items[0])
-        pictures = {f"image-{n}.{probe(data).extension}": data for n, data in enumerate(item.references, 1)}
+        images = {f"image-{n}.{probe(data).extension}": data for n, data in enumerate(item.references, 1)}
         try:
             self.example.mkdir(exist_ok=True)
-            for name, data in pictures.items():
+            for name, data in images.items():
                 write_atomic(self.example / name, data)
         except OSError as error:
             raise disk_error(error, self.example) from None
-        asked = self._config.validation
+        validation = self._config.validation
         return {
             "instruction": item.instruction,
-            "pictures": list(pictures),
+            "pictures": list(images),
             "settings": [
-                "--steps", str(asked.picture_steps),
-                "--text-scale", f"{asked.text_scale:g}", "--image-scale", f"{asked.image_scale:g}",
+                "--steps", str(validation.picture_steps),
+                "--text-scale", f"{validation.text_scale:g}", "--image-scale", f"{validation.image_scale:g}",
             ],
         }  # fmt: skip
 
-    def _example_command(self, example: Facts) -> str:
+    def _example_command(self, example: StageResult) -> str:
         """The command that asks the question, whose images are laid out again where they are not there."""
-        pictures = [self.example / name for name in example["pictures"]]
-        if not all(picture.exists() for picture in pictures):
+        images = [self.example / name for name in example["pictures"]]
+        if not all(image.exists() for image in images):
             self._lay_out_example()
-        words = ["sigma", "generate", example["instruction"]]
-        for picture in pictures:
-            words += ["--image", str(picture)]
-        words += ["--model", str(self.model), "--out", str(self.example / "made.png"), *example["settings"]]
-        return shlex.join(words)
+        command = ["sigma", "generate", example["instruction"]]
+        for image in images:
+            command += ["--image", str(image)]
+        command += ["--model", str(self.model), "--out", str(self.example / "made.png"), *example["settings"]]
+        return shlex.join(command)
 
 
 def _remove(folder: Path) -> None:

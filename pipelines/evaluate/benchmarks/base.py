@@ -18,7 +18,7 @@ class Benchmark(ABC):
 
     `version` is that of its definitions here, `metrics` defines the numbers of `own_scores`, `skipped` says of those
     that cannot be had here why, and `main` names the main metric of each family, one of its own or a general one.
-    `split` is the part of a corpus that the questions come from, None where there are no splits.
+    `split` is the part of a corpus that the questions come from, None without splits.
     """
 
     name: ClassVar[str]
@@ -47,7 +47,7 @@ class Benchmark(ABC):
 
 
 def share(results: Sequence[Result], scores: Sequence[Score], metric: str) -> float | None:
-    """The mean of a metric over all results, those without a value as 0; None where there are no results."""
+    """The mean of a metric over all results, those without a value as 0; None without results."""
     if not results:
         return None
     wanted = {result.item.id for result in results}

@@ -1,8 +1,8 @@
-"""The letter that an answer in words chooses: one parser for every benchmark with lettered choices.
+"""The letter that a text answer chooses: one parser for every benchmark with lettered choices.
 
 No letter is favoured: what is read for one letter is read for every other, so permuting the choices of all
 questions permutes the answers and leaves the score. `A` is an article as well, so a letter that stands before a
-noun is no answer, whichever letter it is; what follows it decides, and the choices' own texts are known.
+noun is not an answer, whichever letter it is; what follows it decides, and the choices' own texts are known.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RULES = (
     " above`, not `A cat`). Without a letter, an answer that is the text of one choice to the letter is that choice."
     " All of it after Unicode NFKC (full-width letters); what names no choice is a wrong answer."
 )
-"""The rules in words, for a metric's definition."""
+"""The rules as text, for a metric's definition."""
 
 _LATIN = r"A-Za-z0-9_\u00C0-\u024F"
 _BEFORE = rf"(?<![{_LATIN}])(?<![{_LATIN}]['’.])"
@@ -62,7 +62,7 @@ _NOT_NOUNS = (
     "under underneath unlike until upon via was wasn't were what when where which while who will wins with within "
     "without works would "
 )
-"""Words before which an article cannot stand: they begin neither a noun nor what tells of one."""
+"""Words before which an article cannot stand: they begin neither a noun nor what describes one."""
 
 _NEXT_WORD = re.compile(rf"[^\S\n]+(?P<word>[a-z][{_LATIN}'’-]*)")
 _EMPHASIS = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf)\b|[*`$#]|(?<!\w)_+|_+(?!\w)")
@@ -76,39 +76,39 @@ def choice_letter(text: str, choices: int | Sequence[str]) -> str | None:
     """
     texts = [""] * choices if isinstance(choices, int) else [_plain(choice) for choice in choices]
     known = [chr(ord("A") + number) for number in range(len(texts))]
-    words = _EMPHASIS.sub(" ", unicodedata.normalize("NFKC", text))
-    found = next((letter for letter in _letters(words, dict(zip(known, texts, strict=True))) if letter in known), None)
+    plain = _EMPHASIS.sub(" ", unicodedata.normalize("NFKC", text))
+    found = next((letter for letter in _letters(plain, dict(zip(known, texts, strict=True))) if letter in known), None)
     if found is None:
-        said = _plain(_FRAME.sub("", words.strip()))
-        same = [letter for letter, choice in zip(known, texts, strict=True) if choice and choice == said]
+        given = _plain(_FRAME.sub("", plain.strip()))
+        same = [letter for letter, choice in zip(known, texts, strict=True) if choice and choice == given]
         found = same[0] if len(same) == 1 else None
     return found
 
 
-def _letters(words: str, texts: dict[str, str]) -> Iterator[str]:
+def _letters(answer: str, texts: dict[str, str]) -> Iterator[str]:
     """Every letter that may be the answer, the most certain first."""
-    called = {match.end() - 1: match[match.lastgroup or 0] for match in _CALLED.finditer(words)}
-    named = {match.start("letter"): match["letter"] for match in _STRONG.finditer(words)}
+    called = {match.end() - 1: match[match.lastgroup or 0] for match in _CALLED.finditer(answer)}
+    named = {match.start("letter"): match["letter"] for match in _STRONG.finditer(answer)}
     for place, letter in sorted({**named, **called}.items()):
-        if place in called or _stands_alone(words, place, texts):
+        if place in called or _stands_alone(answer, place, texts):
             yield letter.upper()
-    for match in _BRACKETED.finditer(words):
+    for match in _BRACKETED.finditer(answer):
         yield match[1].upper()
     alone = sorted(
-        [match.start() for match in _CAPITAL.finditer(words)] + [match.start(1) for match in _LEADING.finditer(words)]
+        [match.start() for match in _CAPITAL.finditer(answer)] + [match.start(1) for match in _LEADING.finditer(answer)]
     )
     for place in dict.fromkeys(alone):
-        if _stands_alone(words, place, texts):
-            yield words[place].upper()
+        if _stands_alone(answer, place, texts):
+            yield answer[place].upper()
 
 
-def _stands_alone(words: str, place: int, texts: dict[str, str]) -> bool:
+def _stands_alone(answer: str, place: int, texts: dict[str, str]) -> bool:
     """Whether the letter at `place` is a letter, and not an article."""
-    following = _NEXT_WORD.match(words, place + 1)
+    following = _NEXT_WORD.match(answer, place + 1)
     if following is None or following["word"].strip("'’") in _NOT_NOUNS.split():
         return True
-    own = texts.get(words[place].upper(), "")
-    rest = _plain(words[place + 1 :])
+    own = texts.get(answer[place].upper(), "")
+    rest = _plain(answer[place + 1 :])
     return bool(own) and (rest == own or rest.startswith(own + " "))
 
 

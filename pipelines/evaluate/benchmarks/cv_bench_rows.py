@@ -39,7 +39,7 @@ _IMAGES = ("image", "image_path", "filename")
 _LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _BATCH_ROWS = 64
 _PATH_AT_MOST = 64
-"""Characters of a text that may name another row's image, as VLMEvalKit's tables do, or a file, if it is no base64."""
+"""Characters of a text that may name another row's image, as VLMEvalKit's tables do, or a file, if it is not base64."""
 
 _TOKEN = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+]?\d+(?:\.\d+)?""", re.DOTALL)
 
@@ -59,7 +59,7 @@ class Question:
 
 
 def table_files(path: str) -> list[Path]:
-    """The files of a benchmark given as a file or a folder. Raises ConfigError where there is none."""
+    """The files of a benchmark given as a file or a folder. Raises ConfigError if there are none."""
     place = Path(path)
     if place.is_file():
         if place.suffix.lower() not in FORMATS:

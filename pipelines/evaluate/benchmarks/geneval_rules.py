@@ -1,4 +1,4 @@
-"""GenEval after detection, as plain arithmetic: does what was found fit what was asked for?
+"""GenEval after detection, as plain arithmetic: does what was found match the prompt?
 
 The rules are those of GenEval (Ghosh et al., arXiv 2310.11513): thresholds, counting, positions, colours.
 """

@@ -213,11 +213,11 @@ class Exact:
 
     @cached_property
     def _distinct(self) -> list[Grid]:
-        """The objects that the answer itself tells from their surroundings: others cannot be looked for."""
+        """The objects that stand out from their surroundings in the answer itself: others cannot be located."""
         return [cover for cover in self.covers if shift(self.answer, self.answer, cover) == 0]
 
     def change(self, off: Grid) -> dict[str, float]:
-        """The error where the change that was asked for must show."""
+        """The error where the change that was requested must show."""
         role = before(self.draft)
         if role is None:
             return {}
@@ -240,9 +240,9 @@ class Exact:
         if leaked:
             values[LEAKAGE.name] = fmean(leaked)
         for attribute, metric in BY_ATTRIBUTE.items():
-            asked = [good for (name, _), good in right.items() if name == attribute]
-            if asked:
-                values[metric.name] = fmean(asked)
+            answers = [good for (name, _), good in right.items() if name == attribute]
+            if answers:
+                values[metric.name] = fmean(answers)
         return values
 
     @cached_property

@@ -81,7 +81,7 @@ def shift(output: Grid, answer: Grid, cover: Grid) -> float:
 
     The thing and the ring of cells around it are cut out of the answer [G, G, 3] by its silhouette `cover` [G, G]
     and laid over the output wherever the thing stays inside; the place of least colour distance counts. Where
-    several places are equally good, as in an output of one colour, their mean distance counts.
+    several places are equally good, e.g. in an output of one colour, their mean distance counts.
     """
     rows, columns = np.nonzero(cover > 0.1)
     top, bottom, left, right = rows.min(), rows.max() + 3, columns.min(), columns.max() + 3  # with the ring, padded

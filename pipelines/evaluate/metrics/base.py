@@ -45,7 +45,7 @@ class Measure(ABC):
 
     @abstractmethod
     def applies(self, item: Item) -> bool:
-        """Whether the item has what the metric compares with; no model is asked.
+        """Whether the item has what the metric compares with; no model runs.
 
         Raises ImageFault where it takes a look at an image that cannot be decoded.
         """

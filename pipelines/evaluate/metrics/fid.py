@@ -22,7 +22,7 @@ class Fid(SetMetric):
     """Frechet inception distance of outputs and reference answers.
 
     `distance` is a torchmetrics FrechetInceptionDistance; `value` says whose features it takes. It needs as many
-    results as there are features: from fewer, a covariance is singular and the number mostly tells how few.
+    results as there are features: from fewer, a covariance is singular and the number mostly reflects how few.
     """
 
     name = "FID"

@@ -16,7 +16,7 @@ from sigma_data.errors import ConfigError
 
 
 class _Setting:
-    """Where models come from and run; a backbone is loaded once, and asked for once where it cannot be had."""
+    """Where models come from and run; a backbone is loaded once, and tried once where it is unavailable."""
 
     def __init__(self, models: Mapping[str, str], device: str, batch: int) -> None:
         self.models = {**DEFAULTS, **models}

@@ -45,7 +45,7 @@ def directory(key: str, value: str) -> Path | None:
     """The directory that `value` names for the backbone `key`, or None where it is a name and no path.
 
     It is a path where it is absolute, starts with `.` or `~`, has more than the one slash of a hub name, or its
-    first part lies here. Raises ConfigError for such a path that is no directory.
+    first part lies here. Raises ConfigError for such a path that is not a directory.
     """
     place = local_path(value)
     if value and place.is_dir():
@@ -60,13 +60,13 @@ def check(key: str, value: str) -> None:
     """Raises ConfigError as `directory` does and where the directory clearly holds no such model; opens no weights."""
     place = directory(key, value)
     if place is not None and key in _CONFIGURED and not (place / "config.json").is_file():
-        raise ConfigError(f"{value}: has no config.json, so it is no directory for the model {key!r} of the metrics")
+        raise ConfigError(f"{value}: has no config.json, so it is not a directory for the model {key!r} of the metrics")
 
 
 def fetched(key: str, value: str) -> Path:
     """The directory of a backbone's files: the one that `value` names, or a snapshot of that hub repository.
 
-    Raises ConfigError as `directory` does and for what is no hub name; Unavailable where the hub does not give it.
+    Raises ConfigError as `directory` does and for what is not a hub name; Unavailable where the hub does not give it.
     """
     place = directory(key, value)
     if place is not None:
