@@ -63,7 +63,7 @@ class LoaderSettings(StrictModel):
     cache_bytes: int = Field(100 * 2**30, ge=1)
     """What the cache may hold."""
     max_bad: float = Field(0.01, ge=0, le=1)
-    """The share of samples with bad images that is borne before training stops; a few always are, unless it is 0."""
+    """The share of samples with bad images that is allowed before training stops; a few always are, unless it is 0."""
     pin_memory: bool = False
     """Where there is a GPU: hand out batches in page-locked memory, from which it copies while it computes."""
     latent_cache: int = Field(0, ge=0)

@@ -27,7 +27,7 @@ class SkippedSample:
 
 
 class SkipLog:
-    """Counts samples and appends a JSON line to `path` for each skip; `max_bad` is the share that is borne."""
+    """Counts samples and appends a JSON line to `path` for each skip; `max_bad` is the share that is allowed."""
 
     def __init__(self, path: Path, max_bad: float) -> None:
         self.path = path

@@ -136,7 +136,7 @@ def test_splits_of_an_export_are_drawn_anew_where_that_is_asked_for(small_corpus
     source = f"release:{tmp_path / 'release'}"
     corpora.build(tmp_path / "new", f"{source}?splits=new", splits={"train": 1, "test": 1})
     assert set(splits_of(tmp_path / "new").values()) == {"train", "test"}
-    with pytest.raises(ConfigError, match=r"split 'test', which this build has not.*\?splits=new"):
+    with pytest.raises(ConfigError, match=r"split 'test', which this build does not have.*\?splits=new"):
         corpora.build(tmp_path / "other", source, splits={"train": 1, "held": 1})
 
 

@@ -133,7 +133,7 @@ def overwrite(shard: Path) -> None:
     [
         (cut, "ends [0-9,]+ bytes too early; run sigma validate"),
         (Path.unlink, "is not there any more; put it back"),
-        (overwrite, r"the JSON is no record .*run sigma validate"),
+        (overwrite, r"the JSON is not a valid record .*run sigma validate"),
     ],
     ids=["cut", "gone", "overwritten"],
 )
