@@ -51,6 +51,16 @@ FAMILY_RULES: dict[Family, FamilyRule] = {
 }
 
 
+class ImageKind(StrEnum):
+    """What an image is where it is no ordinary picture."""
+
+    CANNY = "canny"
+    DEPTH = "depth"
+    MASK = "mask"
+    """A map of labels (instance colours): resized without blending neighbours."""
+    STYLE = "style"
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a sample came from: source name, location inside the source, row, license."""
@@ -67,13 +77,16 @@ class Image:
 
     `data` is what the source holds, so it may be None or not an image: `sigma_data.images.decode.probe` tells.
     `missing` says why there is no data, if the source knows. `value_range` is how a deep image becomes 8 bits, known
-    once it was decoded, and kept if only the 8 bits are stored.
+    once it was decoded, and kept if only the 8 bits are stored. `kind` and `label` (a few words for what the image
+    shows, such as the subject's name) are what the source says of it; injecting attribute tokens uses both.
     """
 
     number: int
     data: bytes | None
     missing: str | None = None
     value_range: ValueRange | None = None
+    kind: ImageKind | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +95,8 @@ class Turn:
 
     `alternatives` are other phrasings of the instruction. `bindings` maps the index of an attribute token in the
     instruction (0, 1, ...) to the image it refers to, if the source says so; it overrides the rule of
-    `sigma_data.instruction.Instruction.groups`.
+    `sigma_data.instruction.Instruction.groups`. `caption` is the plain wording that attribute tokens and placeholders
+    were injected into, None where the instruction stands as the source has it.
     """
 
     instruction: str
@@ -90,6 +104,7 @@ class Turn:
     response: str | None = None
     alternatives: tuple[str, ...] = ()
     bindings: tuple[tuple[int, int], ...] = ()
+    caption: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +112,9 @@ class Sample:
     """A conversation over numbered images.
 
     `truth` is JSON text with the exact ground truth, if known; `split` is set if the source has splits to be kept.
+    `provenance` is JSON text, an object that says how sigma made the sample or changed it: `injection` (who placed the
+    attribute tokens), `condition` (how a canny or depth map was computed), `made` (the rule that made the sample from
+    others, and their ids), `resolved` (the rule that found each picture).
     """
 
     id: str
@@ -107,6 +125,7 @@ class Sample:
     family_inferred: bool = False
     truth: str | None = None
     split: str | None = None
+    provenance: str | None = None
 
     @property
     def targets(self) -> tuple[int, ...]:
@@ -126,13 +145,20 @@ class Sample:
 
 @dataclass(frozen=True)
 class Rejection:
-    """A row (or, with row None, a whole file) that a source could not turn into a sample."""
+    """A row (or, with row None, a whole file) that a source did not turn into a sample.
+
+    `filtered` tells a good row that a filter of the source leaves out from a broken one; `family` and `license` are
+    given where the source knows them.
+    """
 
     source: str
     location: str
     row: int | None
     code: str
     message: str
+    filtered: bool = False
+    family: Family | None = None
+    license: str | None = None
 
 
 def sample_id(source: str, location: str, row: int) -> str:

@@ -1,7 +1,7 @@
 """A sample as the members of a shard: `KEY.json` and one image each, and back.
 
-The JSON names every image's member, so a record is complete and checkable by itself; its keys are
-the same for every sample, so that HF `datasets` can give it one type.
+The JSON names every image's member, so a record is complete and checkable by itself. Its keys are the same for every
+sample but for those that most samples have no value for (`_given`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from sigma_data.images.decode import MEMBER_EXTENSIONS
 from sigma_data.images.image_info import ImageInfo
 from sigma_data.images.value_range import Rule, ValueRange
-from sigma_data.sample import Family, Image, Sample, Source, Turn
+from sigma_data.sample import Family, Image, ImageKind, Sample, Source, Turn
 from sigma_data.settings_base import StrictRecord
 
 SCHEMA_VERSION = 1
@@ -49,6 +49,8 @@ class _ImageRecord(StrictRecord):
     width: _Number
     height: _Number
     value_range: _ValueRange | None = None
+    kind: ImageKind | None = None
+    label: str | None = None
 
 
 class _BindingRecord(StrictRecord):
@@ -62,6 +64,7 @@ class _TurnRecord(StrictRecord):
     response: str | None
     alternatives: list[str]
     bindings: list[_BindingRecord]
+    caption: str | None = None
 
 
 class _SourceRecord(StrictRecord):
@@ -82,6 +85,7 @@ class Record(StrictRecord):
     turns: list[_TurnRecord]
     source: _SourceRecord
     truth: str | None
+    provenance: str | None = None
 
 
 def member_names(sample: Sample, extensions: Mapping[int, str]) -> dict[int, str]:
@@ -107,6 +111,7 @@ def encode(sample: Sample, infos: Mapping[int, ImageInfo]) -> bytes:
     members = member_names(sample, {number: info.extension for number, info in infos.items()})
     targets = set(sample.targets)
     ranges = {image.number: image.value_range for image in sample.images}
+    images = {image.number: image for image in sample.images}
     record = {
         "schema_version": SCHEMA_VERSION,
         "id": sample.id,
@@ -120,18 +125,32 @@ def encode(sample: Sample, infos: Mapping[int, ImageInfo]) -> bytes:
                 "width": infos[number].width,
                 "height": infos[number].height,
                 **({"value_range": asdict(found)} if (found := ranges[number]) is not None else {}),
+                **_given(kind=images[number].kind, label=images[number].label),
             }
             for number in stored_order(sample)
         ],
         "turns": [
-            {**vars(turn), "bindings": [{"token": token, "image": image} for token, image in turn.bindings]}
+            {
+                "instruction": turn.instruction,
+                "target": turn.target,
+                "response": turn.response,
+                "alternatives": turn.alternatives,
+                "bindings": [{"token": token, "image": image} for token, image in turn.bindings],
+                **_given(caption=turn.caption),
+            }
             for turn in sample.turns
         ],
         "source": vars(sample.source),
         "truth": sample.truth,
+        **_given(provenance=sample.provenance),
     }
     text = json.dumps(record, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return text.encode("utf-8", "replace") + b"\n"
+
+
+def _given(**values: str | None) -> dict[str, str]:
+    """The keys that have a value: records without them are those of older corpora, to the byte."""
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def with_current_keys(data: bytes) -> bytes:
@@ -170,6 +189,8 @@ def decode(data: bytes, images: Mapping[str, bytes] | None) -> Sample:
                 image.number,
                 None if images is None else images[image.member],
                 value_range=None if image.value_range is None else ValueRange(**vars(image.value_range)),
+                kind=image.kind,
+                label=image.label,
             )
             for image in sorted(record.images, key=lambda i: i.number)
         ),
@@ -180,12 +201,14 @@ def decode(data: bytes, images: Mapping[str, bytes] | None) -> Sample:
                 response=turn.response,
                 alternatives=tuple(turn.alternatives),
                 bindings=tuple((binding.token, binding.image) for binding in turn.bindings),
+                caption=turn.caption,
             )
             for turn in record.turns
         ),
         source=Source(**vars(record.source)),
         family_inferred=record.family_inferred,
         truth=record.truth,
+        provenance=record.provenance,
     )
     expected = member_names(sample, {image.number: image.member.rsplit(".", 1)[-1] for image in record.images})
     if expected != {image.number: image.member for image in record.images}:
