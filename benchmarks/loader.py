@@ -64,11 +64,11 @@ def ours(place: Place) -> Stream:
     from sigma_data.planning.mixture import CorpusSettings
     from sigma_data.planning.plan import Dropout, Planner, PlanSettings
 
-    encoder, index = _index(place[0])
+    tokenizer, index = _index(place[0])
     nothing = Dropout(text=0, latent=0, patch=0)
     settings = PlanSettings(corpora=(CorpusSettings(path=str(place[0])),), dropout=nothing)
-    planner = Planner(settings, [index], GEOMETRY, tokenizer=encoder.digest)
-    dataset = PackDataset([index], planner.recipe, encoder, GEOMETRY, WIDTHS)
+    planner = Planner(settings, [index], GEOMETRY, tokenizer=tokenizer.digest)
+    dataset = PackDataset([index], planner.recipe, tokenizer, GEOMETRY, WIDTHS)
     for loaded in Loader(planner, dataset, settings=LoaderSettings(workers=WORKERS, prefetch=AHEAD)):
         batch = loaded.batch
         yield Delivery(batch.names, (*batch.images, batch.patches))
@@ -120,8 +120,8 @@ CONTESTANTS: Mapping[str, Callable[[Place], Stream]] = {
 
 
 def _index(corpus: Path) -> tuple[Tokenizer, CorpusIndex]:
-    encoder = Tokenizer.load(preset_directory("tiny"))
-    return encoder, open_index(str(corpus), encoder)
+    tokenizer = Tokenizer.load(preset_directory("tiny"))
+    return tokenizer, open_index(str(corpus), tokenizer)
 
 
 def _sizes(image: Mapping[str, Any]) -> list[tuple[int, int]]:

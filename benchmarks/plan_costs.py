@@ -117,9 +117,9 @@ def _index(corpus: Path) -> dict[str, float]:
     from sigma_data.sequence.tokenizer import Tokenizer
     from sigma_model.config import preset_directory
 
-    encoder = Tokenizer.load(preset_directory("tiny"))
+    tokenizer = Tokenizer.load(preset_directory("tiny"))
     start = time.perf_counter()
-    index = open_index(str(corpus), encoder)
+    index = open_index(str(corpus), tokenizer)
     assert len(index)
     return {"seconds": time.perf_counter() - start, "peak": resident("VmHWM")}
 

@@ -38,7 +38,7 @@ class LoadedModel:
     name: str
     model: SigmaModel
     vae: Vae
-    encoder: Tokenizer
+    tokenizer: Tokenizer
     geometry: Geometry
     trained: bool
     quantization: Quantization | None = None
@@ -65,7 +65,7 @@ class ModelDescription:
     places: tuple[Path, ...]
     words: Path
     config: ModelConfig
-    encoder: Tokenizer
+    tokenizer: Tokenizer
     geometry: Geometry
 
 
@@ -93,7 +93,7 @@ def describe_model(
         places=places,
         words=words,
         config=config,
-        encoder=Tokenizer.load(words, vocab_size=config.language.vocab_size, rows=config.rows),
+        tokenizer=Tokenizer.load(words, vocab_size=config.language.vocab_size, rows=config.rows),
         geometry=geometry(config if vision else config.model_copy(update={"vision": None})),
     )
 
@@ -134,7 +134,7 @@ def load_for_inference(
         raise ConfigError(f"{directory}: has no weights: {' or '.join(WEIGHT_FILES)} must lie there")
     numbers = choose_dtype(dtype, config, place)
     layers = _layers(where, device_map, quantization, trained, config, numbers, place)
-    check(blueprint.encoder, blueprint.geometry)
+    check(blueprint.tokenizer, blueprint.geometry)
     autoencoder = Vae.load(vae, config.vae, device=place)
     if layers is not None:
         model = load_placed(directory, layers, config=config, dtype=numbers, device=place)
@@ -148,7 +148,7 @@ def load_for_inference(
         name=directory.resolve().name,
         model=model.eval().requires_grad_(False),
         vae=autoencoder,
-        encoder=blueprint.encoder,
+        tokenizer=blueprint.tokenizer,
         geometry=blueprint.geometry,
         trained=trained,
         quantization=quantization,

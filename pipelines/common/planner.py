@@ -19,11 +19,11 @@ def open_planner(settings: PlanSettings, description: ModelDescription, *, cache
 
     Raises CorpusError where a corpus is not sound, ConfigError where the settings find no samples in them.
     """
-    indexes = [_open(corpus.path, description.encoder, cache) for corpus in settings.corpora]
-    return Planner(settings, indexes, description.geometry, tokenizer=description.encoder.digest)
+    indexes = [_open(corpus.path, description.tokenizer, cache) for corpus in settings.corpora]
+    return Planner(settings, indexes, description.geometry, tokenizer=description.tokenizer.digest)
 
 
-def _open(path: str, encoder: Tokenizer, cache: Path | None) -> CorpusIndex:
+def _open(path: str, tokenizer: Tokenizer, cache: Path | None) -> CorpusIndex:
     with ExitStack() as stack:
         shown: ProgressBar | None = None
 
@@ -32,4 +32,4 @@ def _open(path: str, encoder: Tokenizer, cache: Path | None) -> CorpusIndex:
             shown = shown or stack.enter_context(ProgressBar("index", total, "samples"))
             shown.add(done - shown.count)
 
-        return open_index(path, encoder, cache=cache, progress=progress)
+        return open_index(path, tokenizer, cache=cache, progress=progress)

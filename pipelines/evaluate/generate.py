@@ -138,7 +138,7 @@ def _answers(loaded: LoadedModel, items: Sequence[Item], generation: Generation)
     for item in items:
         request = _request(item, generation)
         try:
-            lay_out(request, loaded.encoder, loaded.geometry, answer=not generation.text)
+            lay_out(request, loaded.tokenizer, loaded.geometry, answer=not generation.text)
             requests.append((item, request))
         except SigmaError as error:
             failures[item.id] = str(error)

@@ -66,15 +66,15 @@ def stored_rows(directory: Path, shape: ModelConfig, numbers: Sequence[int], *, 
     return torch.cat([stored.read(name, dtype=torch.float32, rows=(number, number + 1)) for number in numbers])
 
 
-def start_rows(directory: Path, shape: ModelConfig, encoder: Tokenizer, *, init: str, seed: int) -> Tensor:
+def start_rows(directory: Path, shape: ModelConfig, tokenizer: Tokenizer, *, init: str, seed: int) -> Tensor:
     """[15, D] float32, in the order of `ATTRIBUTES`: what the attribute tokens' rows start from.
 
     `init` keep: the rows of the weights. words: the mean of the rows of the tokens that the attribute's name is in
     plain text, `style` for `<style>`.
     """
     if init == "keep":
-        return stored_rows(directory, shape, attribute_ids_in_order(encoder.attribute_ids), seed=seed)
-    words = [encoder.encode(name) for name in ATTRIBUTES]
+        return stored_rows(directory, shape, attribute_ids_in_order(tokenizer.attribute_ids), seed=seed)
+    words = [tokenizer.encode(name) for name in ATTRIBUTES]
     rows = stored_rows(directory, shape, [number for ids in words for number in ids], seed=seed)
     return torch.stack([part.mean(0) for part in rows.split([len(ids) for ids in words])])
 
@@ -126,7 +126,7 @@ class RowSimilarity:
 
 
 def start_rows_similarity(
-    config: TrainConfig, directory: Path, shape: ModelConfig, encoder: Tokenizer, *, trainable: bool
+    config: TrainConfig, directory: Path, shape: ModelConfig, tokenizer: Tokenizer, *, trainable: bool
 ) -> RowSimilarity | None:
     """How similar the rows are that a run starts from; None if they are drawn at random.
 
@@ -134,7 +134,7 @@ def start_rows_similarity(
     """
     if not weight_files(directory):
         return None
-    rows = start_rows(directory, shape, encoder, init=config.model.token_init, seed=config.model.seed)
+    rows = start_rows(directory, shape, tokenizer, init=config.model.token_init, seed=config.model.seed)
     return RowSimilarity.of(rows, trainable=trainable)
 
 

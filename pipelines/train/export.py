@@ -94,10 +94,10 @@ def export_run(
         else:
             merge_lora(model)
             merge_token_rows(model)
-            model.config = model.config.with_rows(description.encoder.attribute_ids)
+            model.config = model.config.with_rows(description.tokenizer.attribute_ids)
             export_model(model, temporary, dtype=written, name=_AVERAGES if ema else _RAW)
             shutil.copyfile(vae, temporary / vae.name)
-            write_tokenizer(description.words, temporary, description.encoder)
+            write_tokenizer(description.words, temporary, description.tokenizer)
         temporary.rename(out)
     except OSError as error:
         raise disk_error(error, out) from None
@@ -150,7 +150,7 @@ def _starting(config: TrainConfig, description: ModelDescription, dtype: torch.d
         model = load_model(description.directory, dtype=dtype, config=shape, vision=config.model.vision)
     else:
         model = init_model(shape, seed=config.model.seed, dtype=dtype)
-    choose_trainable(model, config, attribute_ids_in_order(description.encoder.attribute_ids))
+    choose_trainable(model, config, attribute_ids_in_order(description.tokenizer.attribute_ids))
     return model
 
 

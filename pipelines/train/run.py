@@ -159,7 +159,7 @@ class TrainingRun:
 def make_run(config: TrainConfig, group: ProcessGroup) -> TrainingRun:
     """Put a run together and resume it from its checkpoint, if any. Raises SigmaError for what does not fit."""
     description = on_all_ranks(group, lambda: _checked_description(config, group))
-    shape, encoder = training_config(description.config, config), description.encoder
+    shape, tokenizer = training_config(description.config, config), description.tokenizer
     trained = has_weights(config, description)
     planner = rank0_first(group, lambda: open_planner(config.data, description, cache=config.loader.cache))
     on_all_ranks(group, lambda: [check_shards(index) for index in planner.indexes] if group.rank == 0 else [])
@@ -177,7 +177,7 @@ def make_run(config: TrainConfig, group: ProcessGroup) -> TrainingRun:
         logger.warning("train: validation: %s: set validation.split, or validation.every=0", note)
     datasets = [
         PackDataset(
-            one.indexes, one.recipe, encoder, description.geometry, widths(shape), cache=config.loader.shard_cache()
+            one.indexes, one.recipe, tokenizer, description.geometry, widths(shape), cache=config.loader.shard_cache()
         )
         for one in (planner, held)
         if one is not None
@@ -185,7 +185,7 @@ def make_run(config: TrainConfig, group: ProcessGroup) -> TrainingRun:
     validation = None if held is None else ValidationSet(config, group, held, datasets[-1])
     vae = Vae.load(find_file(VAE_FILE, *description.places), shape.vae, device=group.device)
     model = build_model(config, description, shape, group)
-    parts = LoadedModel(description.directory.name, model, vae, encoder, description.geometry, trained=trained)
+    parts = LoadedModel(description.directory.name, model, vae, tokenizer, description.geometry, trained=trained)
     ema = Ema(model.named_parameters(), config.ema.decay) if config.ema is not None else None
     run = TrainingRun(
         config=config,
@@ -198,7 +198,7 @@ def make_run(config: TrainConfig, group: ProcessGroup) -> TrainingRun:
         validation=validation,
         checkpointer=Checkpointer(config.out / CHECKPOINTS, group, config.checkpoint),
         origin=origin,
-        tokens=start_rows_similarity(config, description.directory, shape, encoder, trainable=rows_trainable(model)),
+        tokens=start_rows_similarity(config, description.directory, shape, tokenizer, trainable=rows_trainable(model)),
         warnings=model_warnings(config, parameters, trained=trained),
     )
     run.resume()
@@ -225,7 +225,7 @@ def read_facts(description: ModelDescription, planner: Planner) -> dict[str, str
         vae = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "the model's configuration": hashlib.sha256(description.config.model_dump_json().encode()).hexdigest()[:12],
-        "the tokenizer": description.encoder.digest[:12],
+        "the tokenizer": description.tokenizer.digest[:12],
         "the VAE": vae[:12],
         **{f"corpus {number}": f"of manifest {index.digest[:12]}" for number, index in enumerate(planner.indexes, 1)},
         "the plan of the packs": digest.hexdigest()[:12],
@@ -244,7 +244,7 @@ def build_model(
     master = torch.float32 if config.lora is not None else DType(config.model.master).torch
     with torch.device("meta"):
         model = SigmaModel(shape)
-    ids = attribute_ids_in_order(description.encoder.attribute_ids)
+    ids = attribute_ids_in_order(description.tokenizer.attribute_ids)
     choose_trainable(model, config, ids)
     kind, left_out = config.model.quantize, dict[str, torch.Size]()
     if kind is not None:
@@ -263,7 +263,7 @@ def build_model(
         init_lora(model, seed=config.model.seed)
     embed, init = model.backbone.embed, config.model.token_init
     if isinstance(embed, TokenRows) or init != "keep":
-        rows = start_rows(description.directory, shape, description.encoder, init=init, seed=config.model.seed)
+        rows = start_rows(description.directory, shape, description.tokenizer, init=init, seed=config.model.seed)
         if isinstance(embed, TokenRows):
             write_rows(embed.rows, range(len(ids)), rows)
         else:

@@ -135,7 +135,7 @@ class Trainer:
         self._run = run
         self._total = run.total
         self._train_step = TrainStep(
-            config, run.group, parts.model, parts.vae, run.optimizer, run.ema, parts.encoder.attribute_ids
+            config, run.group, parts.model, parts.vae, run.optimizer, run.ema, parts.tokenizer.attribute_ids
         )
         self._skips = SkipLog(config.out / SKIPPED.format(rank=run.group.rank), config.loader.max_bad)
         device = run.group.device
@@ -314,7 +314,7 @@ class Trainer:
         if run.validation is None:
             return
         model, vae = run.parts.model, run.parts.vae
-        ids = run.parts.encoder.attribute_ids
+        ids = run.parts.tokenizer.attribute_ids
         figures = {f"val/{name}": value for name, value in run.validation.losses(model, vae, ids).items()}
         with run.ema.swapped(model) if run.ema is not None else nullcontext():
             if run.ema is not None:

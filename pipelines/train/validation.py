@@ -144,7 +144,7 @@ class ValidationSet:
             name=sample.id,
             bindings=sample.turns[0].bindings,
         )
-        lay_out(request, parts.encoder, parts.geometry, answer=True)
+        lay_out(request, parts.tokenizer, parts.geometry, answer=True)
         return request, answer
 
     def _first_of_each_family(self) -> list[PackEntry]:

@@ -120,7 +120,7 @@ class PackDataset(Dataset[Loaded]):
         self,
         indexes: Sequence[CorpusIndex],
         recipe: SampleRandomness,
-        encoder: Tokenizer,
+        tokenizer: Tokenizer,
         geometry: Geometry,
         widths: Widths,
         *,
@@ -128,7 +128,7 @@ class PackDataset(Dataset[Loaded]):
     ) -> None:
         self.indexes = tuple(indexes)
         self._recipe = recipe
-        self._encoder = encoder
+        self._tokenizer = tokenizer
         self._geometry = geometry
         self._widths = widths
         self.readers = tuple(ShardReader(index, cache) for index in indexes)
@@ -155,7 +155,7 @@ class PackDataset(Dataset[Loaded]):
             code, message = item.fault.code, item.fault.message
             skips.append(SkippedSample(ticket.epoch, ticket.pack, index.uri, sample, shard, item.image, code, message))
         return Loaded(
-            batch=collate(items, self._encoder, self._widths),
+            batch=collate(items, self._tokenizer, self._widths),
             families=tuple(families),
             epoch=ticket.epoch,
             pack=ticket.pack,
@@ -204,7 +204,7 @@ class PackDataset(Dataset[Loaded]):
         index = self.indexes[entry.corpus]
         dropped = self._recipe.dropped(index, entry.row, entry.round, self._geometry)
         try:
-            segments = layout(sample.turns, sizes, self._encoder, self._geometry, dropped=dropped)
+            segments = layout(sample.turns, sizes, self._tokenizer, self._geometry, dropped=dropped)
             tokens = sum(segment.length for segment in segments)
             if tokens == entry.length:
                 return segments

@@ -184,7 +184,7 @@ class CorpusIndex:
 
 
 def open_index(
-    uri: str, encoder: Tokenizer, *, cache: Path | None = None, progress: Progress = lambda done, total: None
+    uri: str, tokenizer: Tokenizer, *, cache: Path | None = None, progress: Progress = lambda done, total: None
 ) -> CorpusIndex:
     """The index of a corpus for a tokenizer: the one kept with it, or a new one.
 
@@ -196,7 +196,7 @@ def open_index(
     local = data_folder(uri).local
     corpus = _fetched(uri, kept) if local is None else open_corpus(local)
     digest = corpus.commit["files"][MANIFEST]["sha256"]
-    key = hashlib.sha256(f"{_VERSION} {digest} {encoder.digest}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{_VERSION} {digest} {tokenizer.digest}".encode()).hexdigest()[:16]
     places = [folder / INDEXES / key for folder in ([kept] if local is None else [corpus.path, kept])]
     for place in places:
         if _is_whole(place):
@@ -204,7 +204,7 @@ def open_index(
                 return CorpusIndex(place, uri)
             shutil.rmtree(place, ignore_errors=True)
     place = next((place for place in places if os.access(_existing(place), os.W_OK)), places[-1])
-    _build(corpus, digest, encoder, place, progress)
+    _build(corpus, digest, tokenizer, place, progress)
     return CorpusIndex(place, uri)
 
 
@@ -259,14 +259,14 @@ def _is_whole(place: Path) -> bool:
         return False
 
 
-def _build(corpus: Corpus, digest: str, encoder: Tokenizer, place: Path, progress: Progress) -> None:
+def _build(corpus: Corpus, digest: str, tokenizer: Tokenizer, place: Path, progress: Progress) -> None:
     """Write the index into a folder beside `place`, then rename it; whoever comes first wins."""
     scratch = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
     try:
         scratch.mkdir(parents=True)
-        meta = write_arrays(corpus, encoder, scratch, progress)
+        meta = write_arrays(corpus, tokenizer, scratch, progress)
         files = {path.name: path.stat().st_size for path in sorted(scratch.iterdir())}
-        meta |= {"version": _VERSION, "manifest": digest, "tokenizer": encoder.digest, "files": files}
+        meta |= {"version": _VERSION, "manifest": digest, "tokenizer": tokenizer.digest, "files": files}
         (scratch / _META).write_text(json.dumps(meta, ensure_ascii=False), "utf-8")
         _put(scratch, place)
     except OSError as error:

@@ -44,7 +44,7 @@ _DTYPES: Mapping[str, str] = {
 """All arrays but `ids`, which is as wide as the longest id; `sigma_data.planning.index` says what they hold."""
 
 
-def write_arrays(corpus: Corpus, encoder: Tokenizer, folder: Path, progress: Progress) -> dict[str, Any]:
+def write_arrays(corpus: Corpus, tokenizer: Tokenizer, folder: Path, progress: Progress) -> dict[str, Any]:
     """Write the arrays of a `sigma_data.planning.index.CorpusIndex` into a folder; returns what of it is no array.
 
     Raises CorpusError where the manifest is not the committed one, or holds what no build writes.
@@ -69,7 +69,7 @@ def write_arrays(corpus: Corpus, encoder: Tokenizer, folder: Path, progress: Pro
                 (list(islice(asked, turn_count)), list(islice(numbers, image_count)))
                 for turn_count, image_count in zip(turn_counts.tolist(), counts.tolist(), strict=True)
             )
-            pieces = _pieces(samples, encoder)
+            pieces = _pieces(samples, tokenizer)
             faults |= {row + place: reason for place, reason in pieces.faults.items()}
             made: dict[str, npt.ArrayLike] = {
                 "ids": [text.encode() for text in batch["id"].to_pylist()],
@@ -179,7 +179,7 @@ class _Pieces:
     lengths: npt.NDArray[np.int64]
 
 
-def _pieces(samples: Iterable[tuple[Sequence[Turn], Sequence[int]]], encoder: Tokenizer) -> _Pieces:
+def _pieces(samples: Iterable[tuple[Sequence[Turn], Sequence[int]]], tokenizer: Tokenizer) -> _Pieces:
     """Outlines as columns, of (turns, numbers of images). A text that occurs several times is counted once.
 
     The turns have no bindings, which change no length.
@@ -209,7 +209,7 @@ def _pieces(samples: Iterable[tuple[Sequence[Turn], Sequence[int]]], encoder: To
             found.images.append(piece.image)
             lengths.append(length)
     total = np.array(lengths, np.int64)
-    np.add.at(total, np.array(of_piece, np.int64), np.array(encoder.count_many(texts), np.int64)[of_text])
+    np.add.at(total, np.array(of_piece, np.int64), np.array(tokenizer.count_many(texts), np.int64)[of_text])
     return replace(found, lengths=total)
 
 

@@ -18,22 +18,21 @@ from sigma_data.storage.files import dump_json, write_atomic
 _PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 
 
-def write_tokenizer(source: Path, out: Path, encoder: Tokenizer) -> None:
-    """Write the tokenizer in `source` to the directory `out`, with all of `encoder`'s tokens among the added ones.
+def write_tokenizer(source: Path, out: Path, tokenizer: Tokenizer) -> None:
+    """Write the tokenizer in `source` to the directory `out`, with all of `tokenizer`'s tokens among the added ones.
 
     `tokenizer.json` and `tokenizer_config.json` are always written, the other files where `source` has them. An id
     below a new token's that no token has is given to a reserved one: tokenizers have no gaps.
 
-    Raises ConfigError where `source` is not the encoder's tokenizer, and OSError.
+    Raises ConfigError where `source` does not hold this tokenizer, and OSError.
     """
-    tokenizer = open_tokenizer(source)
     has = {name for name in TOKENIZER_FILES if (source / name).is_file()}
     for name in has - {"tokenizer.json", "tokenizer_config.json", "added_tokens.json"}:
         shutil.copyfile(source / name, out / name)
 
-    stored = json.loads(tokenizer.backend_tokenizer.to_str())
+    stored = json.loads(open_tokenizer(source).backend_tokenizer.to_str())
     description = _read(source / "tokenizer.json") if "tokenizer.json" in has else stored
-    description["added_tokens"] = stored["added_tokens"] + _new_tokens(stored, encoder)
+    description["added_tokens"] = stored["added_tokens"] + _new_tokens(stored, tokenizer)
     added = sorted(description["added_tokens"], key=lambda token: token["id"])
     description["added_tokens"] = added
     _write(out / "tokenizer.json", description)
@@ -46,15 +45,17 @@ def write_tokenizer(source: Path, out: Path, encoder: Tokenizer) -> None:
     _write(out / "tokenizer_config.json", settings)
     if "added_tokens.json" in has:
         _write(out / "added_tokens.json", {token["content"]: token["id"] for token in added})
-    written = Tokenizer(open_tokenizer(out), vocab_size=encoder.vocab_size, rows=encoder.attribute_ids)
-    if written.digest != encoder.digest:
+    written = Tokenizer(open_tokenizer(out), vocab_size=tokenizer.vocab_size, rows=tokenizer.attribute_ids)
+    if written.digest != tokenizer.digest:
         raise ConfigError(f"{source}: its files have changed since the tokenizer was read from them")
 
 
-def _new_tokens(stored: dict[str, Any], encoder: Tokenizer) -> list[dict[str, Any]]:
-    """Entries of `added_tokens` for the encoder's tokens that a stored tokenizer lacks, and for gaps below them."""
-    control = dict(zip(CONTROL, (encoder.bos, encoder.eos, encoder.image_start, encoder.image_end), strict=True))
-    ours = control | {f"<{name}>": encoder.attribute_ids[name] for name in ATTRIBUTES}
+def _new_tokens(stored: dict[str, Any], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Entries of `added_tokens` for the tokenizer's tokens that a stored tokenizer lacks, and for gaps below them."""
+    control = dict(
+        zip(CONTROL, (tokenizer.bos, tokenizer.eos, tokenizer.image_start, tokenizer.image_end), strict=True)
+    )
+    ours = control | {f"<{name}>": tokenizer.attribute_ids[name] for name in ATTRIBUTES}
     there = {token["content"] for token in stored["added_tokens"]}
     missing = {number: token for token, number in ours.items() if token not in there}
     taken = {token["id"] for token in stored["added_tokens"]} | set(stored["model"]["vocab"].values())

@@ -75,7 +75,7 @@ def generate_images(
     Raises SigmaError for a prompt or an image that cannot be used, before anything is computed.
     """
     settings.check()
-    laid_out = [lay_out(request, bundle.encoder, bundle.geometry, answer=True) for request in requests]
+    laid_out = [lay_out(request, bundle.tokenizer, bundle.geometry, answer=True) for request in requests]
     branches, noise = [], []
     for request, segments in zip(requests, laid_out, strict=True):
         item = _item(segments, request, bundle)
@@ -88,7 +88,7 @@ def generate_images(
         bundle.model,
         branches,
         noise,
-        bundle.encoder,
+        bundle.tokenizer,
         steps=settings.steps,
         timestep_shift=settings.timestep_shift,
         guidance=settings.guidance,
@@ -120,7 +120,7 @@ def generate_texts(
     contexts = []
     most = bundle.geometry.max_tokens
     for request in requests:
-        segments = lay_out(request, bundle.encoder, bundle.geometry, answer=False)
+        segments = lay_out(request, bundle.tokenizer, bundle.geometry, answer=False)
         length = sum(segment.length for segment in segments)
         if length + max_tokens > most:
             raise ConfigError(
@@ -131,13 +131,13 @@ def generate_texts(
     found = decode_text(
         bundle.model,
         contexts,
-        bundle.encoder,
+        bundle.tokenizer,
         max_tokens=max_tokens,
         temperature=temperature,
         seeds=[noise_seed(request.seed, request.name) for request in requests],
         group_mask=group_mask,
     )
-    return [bundle.encoder.decode(ids).strip() for ids in found]
+    return [bundle.tokenizer.decode(ids).strip() for ids in found]
 
 
 def noise_seed(seed: int, name: str) -> int:
@@ -202,7 +202,7 @@ def check_prompt(prompt: str, images: int) -> None:
         raise ConfigError(f"{found.control[0]} in the prompt is a control token of the tokenizer: leave it out")
 
 
-def lay_out(request: Request, encoder: Tokenizer, geometry: Geometry, *, answer: bool) -> tuple[Segment, ...]:
+def lay_out(request: Request, tokenizer: Tokenizer, geometry: Geometry, *, answer: bool) -> tuple[Segment, ...]:
     """The layout of a request, the image to be made last (`answer`).
 
     Raises SigmaError for a prompt or an image that cannot be used.
@@ -222,7 +222,7 @@ def lay_out(request: Request, encoder: Tokenizer, geometry: Geometry, *, answer:
         sizes[target] = request.size or sizes.get(len(request.images)) or (side, side)
     turn = Turn(request.prompt, target=target, bindings=request.bindings)
     try:
-        segments = layout((*request.before, turn), sizes, encoder, geometry)
+        segments = layout((*request.before, turn), sizes, tokenizer, geometry)
         return text_first(segments) if request.order is Order.TEXT_FIRST else segments
     except SigmaError as error:
         raise ConfigError(f"{request.name}: {error}" if request.name else str(error)) from None

@@ -193,7 +193,7 @@ def dry_run(config: TrainConfig, *, ranks: int = 1) -> DryRun:
     trainable = parameters.trainable
     rows = not trainable.isdisjoint((ROWS, TABLE))
     check_token_init(config, trainable=rows)
-    tokens = start_rows_similarity(config, description.directory, shape, description.encoder, trainable=rows)
+    tokens = start_rows_similarity(config, description.directory, shape, description.tokenizer, trainable=rows)
     planner = open_planner(config.data, description, cache=config.loader.cache)
     sizes = [check_shards(index) for index in planner.indexes]
     kinds = planner.kinds()

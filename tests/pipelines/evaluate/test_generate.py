@@ -215,7 +215,7 @@ def test_questions_are_answered_with_text(loaded: LoadedModel, items: list[Item]
 
 def laid_out(loaded: LoadedModel, prompt: str, images: int, order: Order) -> tuple[Segment, ...]:
     request = Request(prompt, [drawn_image(seed) for seed in range(images)], order=order)
-    return lay_out(request, loaded.encoder, loaded.geometry, answer=True)
+    return lay_out(request, loaded.tokenizer, loaded.geometry, answer=True)
 
 
 def test_text_first_lays_all_text_before_all_references_and_the_answer_last(loaded: LoadedModel) -> None:

@@ -163,7 +163,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny preset's directory with weights in it, attribute tokens' rows all but equal."""
     folder = tmp_path_factory.mktemp("weights") / "model"
     shutil.copytree(preset_directory("tiny"), folder)
-    ids = list(describe_model("tiny").encoder.attribute_ids.values())
+    ids = list(describe_model("tiny").tokenizer.attribute_ids.values())
     model = init_model(preset("tiny"), seed=3)
     with torch.no_grad():
         model.backbone.embed.weight[ids] = 1 + torch.randn(15, model.backbone.embed.embedding_dim) * 1e-4
@@ -190,7 +190,7 @@ def test_a_run_keeps_the_rows_in_checkpoint_average_and_export_and_resumes_to_th
     state = saved(tmp_path / "whole")
     assert state[f"model/{ROWS}"].shape == state[f"ema/{ROWS}"].shape == (15, preset("tiny").language.hidden_size)
     assert f"model/{TABLE}" not in state
-    ids = list(describe_model(str(weights)).encoder.attribute_ids.values())
+    ids = list(describe_model(str(weights)).tokenizer.attribute_ids.values())
     start = load_model(weights, dtype=torch.float32).state_dict()[TABLE]
     for ema, section in ((True, "ema"), (False, "model")):
         out = tmp_path / section
@@ -217,7 +217,7 @@ def test_stopped_and_gone_on_a_run_s_rows_are_not_started_anew(tmp_path: Path, c
 def test_started_from_words_rows_are_the_means_of_their_words_whatever_learns(
     tmp_path: Path, corpus: Path, weights: Path
 ) -> None:
-    encoder = describe_model(str(weights)).encoder
+    encoder = describe_model(str(weights)).tokenizer
     table = load_model(weights, dtype=torch.float32).state_dict()[TABLE]
     want = torch.stack([table[list(encoder.encode(name))].mean(0) for name in ATTRIBUTES])
     shape = preset("tiny")
@@ -303,7 +303,7 @@ def test_only_the_bytes_of_the_rows_are_read(weights: Path, monkeypatch: pytest.
         return plain(self, name, **given)
 
     monkeypatch.setattr(Checkpoint, "read", spy)
-    start_rows(weights, preset("tiny"), describe_model(str(weights)).encoder, init="keep", seed=0)
+    start_rows(weights, preset("tiny"), describe_model(str(weights)).tokenizer, init="keep", seed=0)
     assert read == [("language_model.model.embed_tokens.weight", 1)] * 15
 
 

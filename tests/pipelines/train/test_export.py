@@ -140,7 +140,7 @@ def test_an_export_says_where_the_attribute_tokens_are_and_plain_transformers_fi
     for name in ("ae.safetensors", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(preset_directory("tiny") / name, tmp_path / "start")
     out = export_run(Trained(tmp_path / "run", model={"path": str(tmp_path / "start")}).folder, tmp_path / "out")
-    rows = dict(describe_model("tiny").encoder.attribute_ids)
+    rows = dict(describe_model("tiny").tokenizer.attribute_ids)
     assert ModelConfig.from_directory(out).rows == rows
     tokenizer = AutoTokenizer.from_pretrained(str(out), local_files_only=True)
     assert {name: tokenizer.encode(f"<{name}>") for name in rows} == {name: [row] for name, row in rows.items()}

@@ -33,7 +33,7 @@ def put_together(out: Path, corpus: Path, **changes: Any) -> TrainingRun:
 
 def losses(run_: TrainingRun) -> dict[str, float]:
     assert run_.validation is not None
-    return run_.validation.losses(run_.parts.model, run_.parts.vae, run_.parts.encoder.attribute_ids)
+    return run_.validation.losses(run_.parts.model, run_.parts.vae, run_.parts.tokenizer.attribute_ids)
 
 
 def test_losses_repeat_to_the_bit_and_depend_on_the_seed_alone(tmp_path: Path, training_corpus: Path) -> None:

@@ -169,8 +169,8 @@ def test_a_model_says_its_rows_and_another_tokenizer_is_refused(tiny: Path, orde
 
 @pytest.mark.parametrize("order", [TOKENS, [*TOKENS, "<mine>", "<yours>"]])
 def test_tokens_added_behind_ours_shift_nothing(tiny: Path, order: list[str]) -> None:
-    found = describe_model(retokenized(tiny, order)).encoder
-    assert found.attribute_ids == describe_model("tiny").encoder.attribute_ids
+    found = describe_model(retokenized(tiny, order)).tokenizer
+    assert found.attribute_ids == describe_model("tiny").tokenizer.attribute_ids
 
 
 def say(tiny: Path, rows: Any) -> Path:
@@ -181,7 +181,7 @@ def say(tiny: Path, rows: Any) -> Path:
 
 def test_one_number_states_fifteen_rows_in_turn(tiny: Path) -> None:
     assert ModelConfig.from_directory(say(tiny, 1005)) == ModelConfig.from_directory(preset_directory("tiny"))
-    moved = describe_model(str(say(tiny, 1006))).encoder
+    moved = describe_model(str(say(tiny, 1006))).tokenizer
     assert list(moved.attribute_ids.values()) == list(range(1006, 1021))
 
 
