@@ -49,7 +49,11 @@ class Drawn:
 def draw_sample(*, seed: int, size: int, format: str, family: Family, index: int) -> Drawn:
     """Draw the sample `index` of a family: encoded images, canonical instruction, truth as JSON."""
     rng = KeyedRng("world", seed, family.value, index)
-    draft = RECIPES[family](rng)
+    return draw_draft(RECIPES[family](rng), rng, size=size, format=format)
+
+
+def draw_draft(draft: Draft, rng: KeyedRng, *, size: int, format: str) -> Drawn:
+    """Draw a draft; `rng` puts its references in order."""
     order = rng.some(draft.references, len(draft.references))
     numbers = {reference.role: number for number, reference in enumerate(order, start=1)}
     text = re.sub(r"\[(\w+)\]", lambda match: f"<image_{numbers[match[1]]}>", draft.instruction)
