@@ -12,15 +12,13 @@ from PIL import Image
 
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.base import Floats, Metric, Pixels, at_size, chunks, image_of
-from pipelines.evaluate.metrics.edges import canny, f1
+from pipelines.evaluate.metrics.edges import f1
 from pipelines.evaluate.metrics.weights import pretrained
+from sigma_data.conditions.canny import HIGH, LOW, canny
 from sigma_data.images.decode import load
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-LOW, HIGH = 100, 200
-"""Canny's thresholds."""
 
 _MIDDLE = slice(64, 192)
 _MIDDLE_SHARE = 0.1

@@ -16,8 +16,8 @@ from support.tiny_backbones import SIDE, drawn, made
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.base import Metric
 from pipelines.evaluate.metrics.control import Condition, EdgeF1, condition_of
-from pipelines.evaluate.metrics.edges import canny
 from pipelines.evaluate.metrics.registry import make_metrics
+from sigma_data.conditions.canny import canny
 from sigma_data.sample import Family
 from sigma_data.synthetic.sampling import draw_sample
 
