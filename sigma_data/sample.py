@@ -138,6 +138,15 @@ class Sample:
         targets = set(self.targets)
         return tuple(image.number for image in self.images if image.number not in targets)
 
+    @property
+    def masks(self) -> frozenset[int]:
+        """Numbers of the images that are maps of labels, whose colours must not be blended when they are resized.
+
+        Those of kind mask, and every image that a sample of the family segmentation produces.
+        """
+        marked = {image.number for image in self.images if image.kind is ImageKind.MASK}
+        return frozenset(marked | set(self.targets if self.family is Family.SEGMENTATION else ()))
+
     def context(self, turn: int) -> tuple[int, ...]:
         """Numbers of the images in the context of the turn with this index, references first."""
         return self.references + tuple(earlier.target for earlier in self.turns[:turn] if earlier.target is not None)

@@ -162,7 +162,8 @@ def stored(
     reasons: dict[int, str] = {}
     for image in sample.images:
         data = image.data or b""
-        if changed := reencode(data, infos[image.number], max_side=max_side, store=store):
+        mask = image.number in sample.masks
+        if changed := reencode(data, infos[image.number], max_side=max_side, store=store, mask=mask):
             data, reasons[image.number] = changed
         images.append(replace(image, data=data, value_range=infos[image.number].value_range or image.value_range))
     same = tuple(images) == sample.images

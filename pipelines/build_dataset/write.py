@@ -174,7 +174,11 @@ def _sample_block(sample: Sample, row: dict[str, Any], task: WriteTask) -> bytes
         content = data.get(image["number"], b"")
         if image["reencoded"]:
             changed = reencode(
-                content, probe(content, max_pixels=sys.maxsize), max_side=task.max_side, store=task.store
+                content,
+                probe(content, max_pixels=sys.maxsize),
+                max_side=task.max_side,
+                store=task.store,
+                mask=image["number"] in sample.masks,
             )
             content = changed[0] if changed else content
         if len(content) != image["size"] or hashlib.sha256(content).hexdigest() != image["sha256"]:

@@ -189,6 +189,7 @@ def _request(item: Item, generation: Generation) -> Request:
         order=generation.order,
         bindings=item.bindings,
         before=item.before,
+        masks=item.masks,
     )
 
 

@@ -17,8 +17,9 @@ class Item:
     reference answer, if any, `answer_text` the right answer as text. `size` (width, height) is that of the output; None
     leaves it to the model. `condition` and `style` are the numbers of the references that hold a control map or a
     style, 0 without. `bindings` are those of `Turn`; `before` are the turns that came before, the images that they
-    produced are among `references`. `truth` is what is known exactly: its keys are the benchmark's own. `question` is
-    the same for items that differ in their noise alone, "" if an item is the only one of its question.
+    produced are among `references`; `masks` are the numbers of those that are maps of labels. `truth` is what is known
+    exactly: its keys are the benchmark's own. `question` is the same for items that differ in their noise alone, "" if
+    an item is the only one of its question.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Item:
     question: str = ""
     bindings: tuple[tuple[int, int], ...] = ()
     before: tuple[Turn, ...] = ()
+    masks: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -141,12 +141,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return result
 
 
-def reencode(data: bytes, info: ImageInfo, *, max_side: int | None, store: Store = "auto") -> tuple[bytes, str] | None:
+def reencode(
+    data: bytes, info: ImageInfo, *, max_side: int | None, store: Store = "auto", mask: bool = False
+) -> tuple[bytes, str] | None:
     """New bytes and the reason, where the image is not stored as it is; else None.
 
     Reasons: `mode` (a colour mode that not every reader supports), `max_side` (longer than the limit the user set), and
     those of `reader_differences.stored_as_shown`. A JPEG that is too long stays a JPEG, at quality 95; all else becomes
-    PNG. An RGB image keeps its colour profile.
+    PNG. An RGB image keeps its colour profile. A `mask`, whose colours are labels, is scaled by nearest neighbour to
+    the size that an image of its size gets, and becomes PNG.
     """
     too_long = max_side is not None and max(info.width, info.height) > max_side
     reason = "max_side" if too_long else None if info.mode in _MODES else "mode"
@@ -155,9 +158,9 @@ def reencode(data: bytes, info: ImageInfo, *, max_side: int | None, store: Store
         return None
     image = load(data, max_pixels=sys.maxsize)  # the limit was checked by `probe`
     if too_long and max_side is not None:
-        image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+        image.thumbnail((max_side, max_side), Image.Resampling.NEAREST if mask else Image.Resampling.LANCZOS)
     profile = rgb_profile(open_image(data, max_pixels=sys.maxsize))
-    kind = "JPEG" if too_long and info.format in ("JPEG", "MPO") else "PNG"
+    kind = "JPEG" if too_long and not mask and info.format in ("JPEG", "MPO") else "PNG"
     return encode(image, kind, profile=profile), reason
 
 

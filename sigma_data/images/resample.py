@@ -42,20 +42,30 @@ _SCALES = (8, 4, 2)
 
 
 def resized(
-    data: bytes | None, rule: ResizeRule | Size, *, images: int = 1, max_pixels: int = DEFAULT_MAX_PIXELS
+    data: bytes | None,
+    rule: ResizeRule | Size,
+    *,
+    images: int = 1,
+    mask: bool = False,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> npt.NDArray[np.uint8]:
-    """The upright image as RGB on white, uint8 [h, w, 3], bicubic with antialias.
+    """The upright image as RGB on white, uint8 [h, w, 3], bicubic with antialias; a `mask` by nearest neighbour.
 
     `rule` gives the size for one of `images` images of a sample, or is the size (width, height) itself. `max_pixels`
     limits what is decoded, as in `decode.load`. Raises ImageFault as that does.
     """
     if isinstance(rule, ResizeRule):
-        return _decode_at(data, lambda upright: [rule.size(*upright, images=images)], max_pixels)[0]
-    return resized_all(data, [rule], max_pixels=max_pixels)[0]
+        return _decode_at(data, lambda upright: [rule.size(*upright, images=images)], max_pixels, mask)[0]
+    return resized_all(data, [rule], mask=mask, max_pixels=max_pixels)[0]
 
 
 def resized_all(
-    data: bytes | None, sizes: Sequence[Size], *, known: Size | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
+    data: bytes | None,
+    sizes: Sequence[Size],
+    *,
+    known: Size | None = None,
+    mask: bool = False,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> list[npt.NDArray[np.uint8]]:
     """The image at several upright sizes (width, height) from one decode, each as `resized` gives it.
 
@@ -72,7 +82,7 @@ def resized_all(
             )
         return sizes
 
-    return _decode_at(data, choose, max_pixels)
+    return _decode_at(data, choose, max_pixels, mask)
 
 
 def patchify(image: npt.NDArray[_Number], patch: int = 14) -> npt.NDArray[_Number]:
@@ -89,7 +99,7 @@ def patchify(image: npt.NDArray[_Number], patch: int = 14) -> npt.NDArray[_Numbe
 
 
 def _decode_at(
-    data: bytes | None, choose: Callable[[Size], Sequence[Size]], max_pixels: int
+    data: bytes | None, choose: Callable[[Size], Sequence[Size]], max_pixels: int, mask: bool
 ) -> list[npt.NDArray[np.uint8]]:
     """The image at the sizes that `choose` gives for its own size; all sizes are upright ones."""
     image = open_image(data, max_pixels=max_pixels)
@@ -98,14 +108,17 @@ def _decode_at(
             turn = orientation_of(image)
             aside = turn >= 5  # stored rotated by 90 degrees
             sizes = [_turned(size, aside) for size in choose(_turned(image.size, aside))]
-            covered = _draft(image, sizes)
+            covered = image.size if mask else _draft(image, sizes)  # a scaled decode blends colours
             image.load()
-            pixels = torch.from_numpy(np.array(to_rgb(image)))
+            pixels = np.array(to_rgb(image))
     except ImageFault:
         raise
     except Exception as error:  # Pillow's readers raise whatever broken bytes make them raise
         raise fault_of(error) from None
-    return [_upright(_scaled(pixels, size, covered), turn) for size in sizes]
+    if mask:
+        return [_upright(_nearest(pixels, size), turn) for size in sizes]
+    planes = torch.from_numpy(pixels)
+    return [_upright(_scaled(planes, size, covered), turn) for size in sizes]
 
 
 def _turned(size: Size, aside: bool) -> Size:
@@ -123,6 +136,18 @@ def _draft(image: Image.Image, sizes: Sequence[Size]) -> tuple[float, float]:
     scale = next((scale for scale in _SCALES if scale <= ratio), 1)
     drafted = image.draft(None, (width // scale, height // scale)) if scale > 1 else None
     return drafted[1][2:] if drafted else (width, height)
+
+
+def _nearest(pixels: npt.NDArray[np.uint8], size: Size) -> npt.NDArray[np.uint8]:
+    """[h, w, 3] at another size (width, height), every pixel that which lies at its centre: no colour is invented.
+
+    Centres are aligned as in `_scaled`, so that a mask stays upon the image it belongs to.
+    """
+    columns, rows = (
+        (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size, pixels.shape[1::-1], strict=True)
+    )
+    found: npt.NDArray[np.uint8] = pixels[rows[:, None], columns]
+    return found
 
 
 def _scaled(pixels: Tensor, size: Size, covered: tuple[float, float]) -> npt.NDArray[np.uint8]:

@@ -5,7 +5,7 @@ Pixels stay bytes until the network takes them: a quarter of what floats would c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,12 +35,13 @@ def decode_content(
     *,
     patch: int,
     known: Mapping[int, Size] | None = None,
+    masks: Collection[int] = (),
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Content:
     """Decode the images of `data` that `segments` show. `patch` is the side of a ViT patch in pixels.
 
-    `known` are the sizes that the upright images are said to have. Raises ImageFault for an image that
-    cannot be used, or has another size than that.
+    `known` are the sizes that the upright images are said to have, `masks` the numbers of images that are maps of
+    labels. Raises ImageFault for an image that cannot be used, or has another size than that.
     """
     wanted: dict[int, dict[bool, Size]] = {}
     for segment in segments:
@@ -50,7 +51,7 @@ def decode_content(
     patches: dict[int, Bytes] = {}
     for number, sizes in wanted.items():
         size = known[number] if known is not None else None
-        found = resized_all(data[number], list(sizes.values()), known=size, max_pixels=max_pixels)
+        found = resized_all(data[number], list(sizes.values()), known=size, mask=number in masks, max_pixels=max_pixels)
         for as_patches, pixels in zip(sizes, found, strict=True):
             planes = pixels.transpose(2, 0, 1)
             if as_patches:

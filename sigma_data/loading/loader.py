@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -177,7 +177,7 @@ class PackDataset(Dataset[Loaded]):
             )
         )
         segments = self._layout(sample, sizes, entry)
-        content = self._content(segments, reader, row, sizes)
+        content = self._content(segments, reader, row, sizes, sample.masks)
         if isinstance(content, _Bad):
             return content
         u: dict[int, float] = {}
@@ -217,7 +217,12 @@ class PackDataset(Dataset[Loaded]):
         )
 
     def _content(
-        self, segments: Sequence[Segment], reader: ShardReader, row: int, sizes: Mapping[int, Size]
+        self,
+        segments: Sequence[Segment],
+        reader: ShardReader,
+        row: int,
+        sizes: Mapping[int, Size],
+        masks: Collection[int],
     ) -> Content | _Bad:
         """What the segments show, or the first image that cannot be used."""
         shown = {segment.image for segment in segments if segment.kind.image}
@@ -232,6 +237,7 @@ class PackDataset(Dataset[Loaded]):
                     {number: data},
                     patch=patch,
                     known=sizes,
+                    masks=masks,
                     max_pixels=max(DEFAULT_MAX_PIXELS, width * height),
                 )
             except ImageFault as fault:

@@ -46,7 +46,7 @@ class Request:
     """What to make: a prompt with <image_1> ... for `images`, encoded; `names` are for errors.
 
     `bindings` are as in `Turn`. `before` are the turns that came before, each with its answer; the images that they
-    produced are among `images`.
+    produced are among `images`. `masks` are the numbers of the images that are maps of labels.
     `size` (width, height) is brought to the nearest that the model makes; None takes the last
     image's, or a square as large as the model makes where there is none. The noise is drawn from
     (`seed`, `name`).
@@ -61,6 +61,7 @@ class Request:
     order: Order = Order.INTERLEAVED
     bindings: tuple[tuple[int, int], ...] = ()
     before: tuple[Turn, ...] = ()
+    masks: frozenset[int] = frozenset()
 
 
 def generate_images(
@@ -231,7 +232,8 @@ def lay_out(request: Request, tokenizer: Tokenizer, geometry: Geometry, *, answe
 def _item(segments: Sequence[Segment], request: Request, bundle: LoadedModel) -> Item:
     vision = bundle.model.config.vision
     data: dict[int, bytes | None] = dict(enumerate(request.images, 1))
-    content = decode_content(segments, data, patch=vision.patch_size if vision is not None else 0)
+    patch = vision.patch_size if vision is not None else 0
+    content = decode_content(segments, data, patch=patch, masks=request.masks)
     numbers = list(content.images)
     images = [torch.from_numpy(content.images[number]).to(bundle.device) for number in numbers]
     latents = bundle.vae.encode(images)

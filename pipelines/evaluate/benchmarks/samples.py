@@ -59,6 +59,7 @@ def items_of(sample: Sample) -> Iterator[Item]:
             style=_bound("style", turn, instruction, context, place),
             bindings=last.bindings,
             before=tuple(before),
+            masks=frozenset(position for number, position in place.items() if number in sample.masks),
         )
 
 

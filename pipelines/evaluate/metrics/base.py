@@ -15,9 +15,12 @@ from PIL import Image
 
 from pipelines.evaluate.item import Item, Result
 from sigma_data.images.decode import load
+from sigma_data.sample import Family
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
+
+_NEAREST, _BICUBIC = Image.Resampling.NEAREST, Image.Resampling.BICUBIC
 
 _T = TypeVar("_T")
 
@@ -87,19 +90,20 @@ def answer_of(result: Result) -> bytes:
     return result.item.answer
 
 
-def at_size(data: bytes, size: tuple[int, int]) -> Image.Image:
-    """The image as RGB at `size` (width, height): Pillow's bicubic filter, antialiased.
+def at_size(data: bytes, size: tuple[int, int], *, mask: bool = False) -> Image.Image:
+    """The image as RGB at `size` (width, height): Pillow's bicubic filter, antialiased; a `mask` by nearest neighbour.
 
     Not the resampling of `sigma_data.images.resample`, which serves the model: scores must not change with it.
     """
     image = load(data)
-    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+    return image if image.size == size else image.resize(size, _NEAREST if mask else _BICUBIC)
 
 
 def pixel_pair(result: Result) -> tuple[Pixels, Pixels]:
     """Output and reference answer, uint8 [h, w, 3] each: the output is brought to the answer's size."""
     answer = load(answer_of(result))
-    return np.asarray(at_size(image_of(result), answer.size)), np.asarray(answer)
+    mask = result.item.family == Family.SEGMENTATION
+    return np.asarray(at_size(image_of(result), answer.size, mask=mask)), np.asarray(answer)
 
 
 def chunks(values: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:

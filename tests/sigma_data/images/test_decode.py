@@ -526,3 +526,19 @@ def test_a_resized_picture_is_whole_strides_and_within_the_longest_side(
         assert side >= rule.stride
         assert side % rule.stride == 0
         assert side <= rule.max_size + rule.stride
+
+
+@given(st.integers(0, 2**32), st.integers(17, 90), st.integers(17, 90), st.sampled_from(["PNG", "JPEG", "GIF"]))
+@settings(deadline=None, max_examples=40)
+def test_a_mask_that_is_too_long_becomes_a_png_of_colours_it_had_at_the_size_of_its_image(
+    seed: int, width: int, height: int, kind: str
+) -> None:
+    labels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    data, image = encoded(labels, kind), encoded(labels, "JPEG")
+    changed = reencode(data, probe(data), max_side=16, mask=True)
+    beside = reencode(image, probe(image), max_side=16)
+    assert changed is not None and beside is not None
+    assert Image.open(io.BytesIO(changed[0])).format == "PNG"
+    assert load(changed[0]).size == load(beside[0]).size
+    colours, had = ({tuple(c) for c in pixels(load(d)).reshape(-1, 3).tolist()} for d in (changed[0], data))
+    assert colours <= had

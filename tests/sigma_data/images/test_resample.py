@@ -226,3 +226,50 @@ def test_nothing_of_a_picture_is_shared_or_read_only() -> None:
     first, second = resized_all(data, [(32, 32), (32, 32)])
     first[:] = 0
     assert np.array_equal(second, np.asarray(Image.open(io.BytesIO(data))))
+
+
+# Masks ----------------------------------------------------------------------------------------------
+
+
+def colours(pixels: np.ndarray) -> set[tuple[int, ...]]:
+    return {tuple(colour) for colour in pixels.reshape(-1, 3).tolist()}
+
+
+@given(
+    st.integers(0, 2**32), st.integers(1, 90), st.integers(1, 90), st.integers(1, 90), st.integers(1, 90),
+    st.sampled_from(["png", "webp", "gif", "jpeg"]), st.integers(1, 8),
+)  # fmt: skip
+@settings(deadline=None, max_examples=60)
+def test_a_resized_mask_has_no_colour_that_it_did_not_have(
+    seed: int, width: int, height: int, to_width: int, to_height: int, kind: str, orientation: int
+) -> None:
+    labels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    options: dict[str, Any] = {"lossless": True} if kind == "webp" else {}
+    exif = {} if kind == "gif" else {"exif": _orientation(orientation)}
+    data = encoded(Image.fromarray(labels), kind, **options, **exif)
+    whole = colours(np.asarray(load(data)))
+    found = resized_all(data, [(to_width, to_height), (2 * to_width, to_height)], mask=True)
+    assert [one.shape for one in found] == [(to_height, to_width, 3), (to_height, 2 * to_width, 3)]
+    assert all(colours(one) <= whole for one in found)
+
+
+def _orientation(number: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = number
+    return exif
+
+
+@pytest.mark.parametrize("size", [(16, 16), (33, 57), (200, 90), (640, 333)])
+def test_a_mask_is_resized_as_pillow_s_nearest_neighbour_does(size: tuple[int, int]) -> None:
+    image = photograph(171, 97)
+    assert np.array_equal(
+        resized(encoded(image), size, mask=True), np.asarray(image.resize(size, Image.Resampling.NEAREST))
+    )
+
+
+def test_a_mask_stays_upon_its_image_at_every_size() -> None:
+    image = np.zeros((96, 160, 3), np.uint8)
+    image[24:72, 40:120] = 255
+    for size in ((80, 48), (48, 32), (320, 192), (112, 80)):
+        picture, mask = resized(encoded(image), size) > 127, resized(encoded(image), size, mask=True) > 127
+        assert (picture != mask).mean() < 0.002, size
