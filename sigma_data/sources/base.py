@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 from pydantic import ValidationError
 
 from sigma_data.errors import ConfigError
-from sigma_data.sample import Rejection, Sample
+from sigma_data.sample import Family, Rejection, Sample
 from sigma_data.settings_base import StrictModel
 
 
@@ -36,6 +36,19 @@ class Fragment:
     stamp: str = ""
     rows: int | None = None
     refused: str | None = None
+
+
+@dataclass(frozen=True)
+class Surveyed:
+    """What a row (or one of the samples it gives) would become, as far as it can be told without its images.
+
+    `code` says why it gives no sample, None if it gives one; `filtered` tells a filter's reason from a fault's.
+    """
+
+    family: Family | None
+    license: str
+    code: str | None = None
+    filtered: bool = False
 
 
 class ReaderOptions(StrictModel):
@@ -78,6 +91,18 @@ class Reader(ABC):
         Never raises for bad content; holds a few rows in memory.
         """
 
+    def survey(self, fragment: Fragment | None = None) -> Iterator[Surveyed]:
+        """What every row of a fragment would become (None: of all), in order, at the least cost.
+
+        Sources with a field map read no image for it; others read their records.
+        """
+        for one in self.fragments() if fragment is None else [fragment]:
+            for record in self.read(one):
+                if isinstance(record, Sample):
+                    yield Surveyed(record.family, record.source.license)
+                else:
+                    yield Surveyed(record.family, record.license or "unknown", record.code, record.filtered)
+
 
 _REGISTERED: dict[str, type[Reader]] = {}
 
@@ -101,8 +126,22 @@ def names() -> list[str]:
 
 
 def _built_in() -> list[str]:
+    return [*_modules(), *field_maps()]
+
+
+def _modules() -> list[str]:
+    """Layouts with a module of their own."""
     package = importlib.import_module("sigma_data.sources")
-    return [m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in _SHARED]
+    return [m.name for m in pkgutil.iter_modules(package.__path__) if m.name not in _SHARED and not m.ispkg]
+
+
+def field_maps() -> list[str]:
+    """Layouts that a field map describes which comes with sigma."""
+    return sorted(path.stem for path in MAPS.glob("*.yaml"))
+
+
+MAPS = Path(__file__).parent / "maps"
+"""The folder of the field maps that come with sigma."""
 
 
 _SHARED = ("base", "parquet")
@@ -152,7 +191,8 @@ def open_source(spec: str) -> Reader:
     path, query = _split(rest)
     if not path:
         raise ConfigError(f"source {spec!r}: a path must follow {scheme}:")
-    reader = _REGISTERED.get(scheme) or importlib.import_module(f"sigma_data.sources.{scheme}").READER
+    module = "map" if scheme in field_maps() else scheme
+    reader = _REGISTERED.get(scheme) or importlib.import_module(f"sigma_data.sources.{module}").READER
     pairs = [(_OLD_OPTIONS.get(name, name), value) for name, value in parse_qsl(query, keep_blank_values=True)]
     try:
         if len(dict(pairs)) != len(pairs):

@@ -123,11 +123,11 @@ def holds_text(kind: pa.DataType) -> bool:
     return bool(text or is_kind.is_binary(kind) or is_kind.is_large_binary(kind) or is_kind.is_binary_view(kind))
 
 
-def plain(value: pa.Scalar) -> Any:
+def plain(value: pa.Scalar, names: tuple[str, ...] | None = ("bytes", "path")) -> Any:
     """The value as plain Python: bytes, text, None, numbers, lists and dicts of them.
 
-    Unlike `as_py` it unwraps extension types and gives a list of unsigned bytes as bytes. Raises ValueError for text
-    that is not UTF-8.
+    Unlike `as_py` it unwraps extension types and gives a list of unsigned bytes as bytes. Of structs only the fields
+    with these names are read, None: all. Raises ValueError for text that is not UTF-8.
     """
     import pyarrow as pa
 
@@ -135,15 +135,16 @@ def plain(value: pa.Scalar) -> Any:
     if not value.is_valid:
         return None
     if isinstance(kind, pa.BaseExtensionType) or pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
-        return plain(value.value)
+        return plain(value.value, names)
     inner = element(kind)
     if inner is not None:
         values = value.values
         if pa.types.is_uint8(inner) and values.null_count == 0 and values.type == inner:
             return values.to_numpy(zero_copy_only=False).tobytes()
-        return [plain(item) for item in values]
+        return [plain(item, names) for item in values]
     if pa.types.is_struct(kind):
-        return {name: plain(value[name]) for name in ("bytes", "path") if kind.get_field_index(name) >= 0}
+        inside = [kind.field(index).name for index in range(kind.num_fields)] if names is None else names
+        return {name: plain(value[name], names) for name in inside if kind.get_field_index(name) >= 0}
     return value.as_py()
 
 

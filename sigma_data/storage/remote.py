@@ -136,6 +136,11 @@ class Stream:
         with self._watched():
             return self._file.read(size)
 
+    def readline(self, size: int = -1) -> bytes:
+        """As `io.IOBase`. Raises LostError."""
+        with self._watched():
+            return self._file.readline(size)
+
     def seek(self, offset: int, whence: int = 0) -> int:
         """As `io.IOBase`. Raises LostError."""
         with self._watched():

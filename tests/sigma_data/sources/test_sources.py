@@ -20,6 +20,7 @@ from sigma_data.errors import ConfigError, SigmaError, SourceError
 from sigma_data.images.decode import probe
 from sigma_data.sample import Family, Image, Rejection, Sample, Source, Turn
 from sigma_data.sources import Reader, names, open_source
+from sigma_data.sources.base import field_maps
 
 
 def records(spec: str) -> list[Sample | Rejection]:
@@ -54,7 +55,8 @@ def test_every_layout_has_a_name_and_a_reader_with_typed_options() -> None:
     assert names() == sorted(names())
     assert "base" not in names()
     for name in names():
-        reader = __import__(f"sigma_data.sources.{name}", fromlist=["READER"]).READER
+        module = "map" if name in field_maps() else name
+        reader = __import__(f"sigma_data.sources.{module}", fromlist=["READER"]).READER
         assert issubclass(reader, Reader)
         assert {"name", "license"} <= set(reader.options_type.model_fields)
 

@@ -1,0 +1,28 @@
+"""Which code reads which format of rows and which place of images."""
+
+from __future__ import annotations
+
+from sigma_data.sources.field_map.images import ImageStore, TreeStore
+from sigma_data.sources.field_map.json_rows import JsonRows
+from sigma_data.sources.field_map.parquet_rows import ParquetRows
+from sigma_data.sources.field_map.rows import RowFormat
+from sigma_data.sources.field_map.schema import ImagesMap, RowLayout
+from sigma_data.sources.field_map.tar_rows import TarRows
+from sigma_data.storage.data_folder import DataFolder
+
+_FORMATS: dict[str, type[RowFormat]] = {
+    "json": JsonRows,
+    "jsonl": JsonRows,
+    "parquet": ParquetRows,
+    "webdataset": TarRows,
+}
+
+
+def format_of(layout: RowLayout, folder: DataFolder) -> RowFormat:
+    """What reads the rows of a layout."""
+    return _FORMATS[layout.format](folder)
+
+
+def store_of(images: ImagesMap, folder: DataFolder) -> ImageStore:
+    """What finds the images of a layout."""
+    return TreeStore(images, folder)

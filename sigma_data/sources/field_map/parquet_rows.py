@@ -1,0 +1,93 @@
+"""Rows of parquet files, a few at a time, and only the columns that are asked for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from itertools import islice
+from typing import IO, TYPE_CHECKING
+
+from sigma_data.errors import SourceError
+from sigma_data.sources.base import Fragment
+from sigma_data.sources.field_map.rows import NumberedRow, RowFormat
+from sigma_data.sources.field_map.values import RowFault
+from sigma_data.sources.parquet import Refused, group_rows, one_line, open_parquet, plain, size_of, stream_rows
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
+_FRAGMENT_ROWS = 32
+"""Least rows of a fragment: images lie in the rows, and a row group is read as a whole."""
+
+
+class ParquetRows(RowFormat):
+    """Reads .parquet files."""
+
+    def fragments(self, location: str, stamp: str) -> list[Fragment]:
+        try:
+            with self.folder.open(location) as stream:
+                groups = group_rows(open_parquet(stream, size_of(stamp)))
+        except Refused as error:
+            return [Fragment(location, "file", stamp, error.rows or 1, refused=f"{error.code}: {error}")]
+        found: list[Fragment] = []
+        start = first_row = row = 0
+        for index, rows in enumerate(groups):
+            row += rows
+            if row - first_row >= _FRAGMENT_ROWS or index == len(groups) - 1:
+                found.append(
+                    Fragment(location, f"groups {start}:{index + 1} from row {first_row}", stamp, row - first_row)
+                )
+                start, first_row = index + 1, row
+        return found or [Fragment(location, "groups 0:0 from row 0", stamp, 0)]
+
+    def read(self, fragment: Fragment, fields: Collection[str] | None = None) -> Iterator[NumberedRow]:
+        span = re.fullmatch(r"groups (\d+):(\d+) from row (\d+)", fragment.part)
+        row = int(span[3]) if span else 0
+        try:
+            with self.folder.open(fragment.location) as stream:
+                file = open_parquet(stream, size_of(fragment.stamp))
+                groups = group_rows(file)
+                if span is None or int(span[2]) > len(groups):
+                    raise Refused("unreadable_file", "the file changed since its row groups were listed", fragment.rows)
+                for group in range(int(span[1]), int(span[2])):
+                    yield from _group(file, group, row, groups[group], fields)
+                    row += groups[group]
+        except Refused as error:
+            for _ in range((error.rows if span is None else fragment.rows) or 1):
+                yield None, RowFault(error.code, str(error))
+
+    def keys(self, location: str) -> list[str]:
+        try:
+            with self.folder.open(location) as stream:
+                return _names(stream)
+        except Refused:
+            return []
+
+
+def _names(stream: IO[bytes]) -> list[str]:
+    return [str(name) for name in open_parquet(stream, size_of("")).schema_arrow.names]
+
+
+def _group(
+    file: pq.ParquetFile, group: int, row: int, rows: int, fields: Collection[str] | None
+) -> Iterator[NumberedRow]:
+    end = row + rows
+    reason = "it ends early"
+    unread = dict.fromkeys(file.schema_arrow.names, b"")  # what is not asked for counts as an image that is there
+    columns = [name for name in file.schema_arrow.names if fields is None or name in fields]
+    try:
+        for batch, index in islice(stream_rows(file, group, columns), rows):
+            try:  # one row at a time, so that only one row's images are copied into Python
+                names = batch.schema.names
+                found = {name: plain(column[index], None) for name, column in zip(names, batch.columns, strict=True)}
+            except ValueError as error:
+                yield row, RowFault("unreadable_rows", f"the row cannot be read ({one_line(error)})")
+            else:
+                yield row, unread | found
+            row += 1
+    except SourceError:  # the storage failed, not the file
+        raise
+    except Exception as error:  # pyarrow raises whatever broken pages make it raise
+        reason = one_line(error)
+    for lost in range(row, end):
+        yield lost, RowFault("unreadable_rows", f"row group {group} cannot be read ({reason})")
