@@ -17,7 +17,7 @@ from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.plan import Plan
 from sigma_data.corpus.corpus import CARD, COMMIT, MANIFEST, QUARANTINE, REPORT, WORK, file_digest
 from sigma_data.corpus.dataset_card import render_card
-from sigma_data.corpus.manifest import manifest_schema, quarantine_schema
+from sigma_data.corpus.manifest import OPTIONAL, manifest_schema, quarantine_schema
 from sigma_data.corpus.record import SCHEMA_VERSION
 from sigma_data.corpus.shard import read_range
 from sigma_data.report.report import render_report
@@ -50,21 +50,32 @@ class Inputs:
 
 
 def sums_of(plan: Plan) -> dict[str, Any]:
-    """Read = written + quarantined + duplicates, and the counts behind them."""
-    codes = dict(plan.out.group_by("code").len().sort(["len", "code"], descending=[True, False]).iter_rows())
+    """Read (+ made) = written + filtered + quarantined + duplicates, and the counts behind them."""
+
+    def count(out: pl.DataFrame) -> dict[str, int]:
+        return dict(out.group_by("code").len().sort(["len", "code"], descending=[True, False]).iter_rows())
+
+    filters = count(plan.out.filter("filtered"))
+    codes = count(plan.out.filter(~pl.col("filtered")))
     duplicates = codes.pop("duplicate", 0)
     written = len(plan.rows)
-    quarantined = sum(codes.values())
-    if plan.read != written + quarantined + duplicates:
-        raise AssertionError(f"read {plan.read} != {written} written + {quarantined} quarantined + {duplicates} twice")
+    filtered, quarantined = sum(filters.values()), sum(codes.values())
+    if plan.read + plan.made != written + filtered + quarantined + duplicates:
+        raise AssertionError(
+            f"read {plan.read} + made {plan.made} != {written} written + {filtered} filtered + {quarantined} "
+            f"quarantined + {duplicates} twice"
+        )
     splits = dict(plan.rows.group_by("split", maintain_order=True).len().iter_rows())
     families = dict(plan.rows.group_by("family").len().sort("family").iter_rows())
     return {
         "read": plan.read,
+        "made": plan.made,
         "written": written,
+        "filtered": filtered,
         "quarantined": quarantined,
         "duplicates": duplicates,
         "codes": codes,
+        "filters": filters,
         "splits": splits,
         "families": families,
         "images": int(plan.rows["images"].list.len().sum()),
@@ -157,8 +168,9 @@ def _quarantine(out: pl.DataFrame) -> pl.DataFrame:
 
 
 def _table(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
-    """A frame as an Arrow table of exactly this schema; missing columns are null."""
+    """A frame as an Arrow table of this schema: missing columns are null, optional ones without values left out."""
     table = frame.to_arrow()
+    schema = pa.schema([field for field in schema if field.name not in OPTIONAL or _has_values(frame, field.name)])
     columns = [
         table.column(field.name).cast(field.type)
         if field.name in table.column_names
@@ -166,6 +178,14 @@ def _table(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
         for field in schema
     ]
     return pa.table(columns, schema=schema)
+
+
+def _has_values(frame: pl.DataFrame, column: str) -> bool:
+    """Whether a column says anything: neither null nor false in every row."""
+    if column not in frame.columns:
+        return False
+    values = frame[column].drop_nulls()
+    return bool(values.any()) if values.dtype == pl.Boolean else len(values) > 0
 
 
 def _write_table(path: Path, table: pa.Table, scratch: Path) -> None:

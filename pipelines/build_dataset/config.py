@@ -8,6 +8,8 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from pipelines.build_dataset.filters import Filters, Licenses
+from pipelines.build_dataset.prepare import PrepareSettings
 from sigma_data.corpus.check_limits import Limits, Severity
 from sigma_data.corpus.checks import RULES
 from sigma_data.corpus.record import SCHEMA_VERSION
@@ -17,8 +19,14 @@ from sigma_data.settings_base import StrictModel
 
 BUILD_VERSION = 2
 """Raised when a change in the code changes what a build writes: what an older one began or finished is refused then."""
-SCAN_VERSION = 3
+SCAN_VERSION = 4
 """Raised when scan files change: an interrupted build is scanned anew then, and goes on."""
+
+
+_FIRST_SETTINGS = frozenset((
+    "sources", "title", "seed", "splits", "max_component", "quotas", "near_duplicates", "order", "shard_bytes",
+    "shard_samples", "max_side", "store", "checks", "limits",
+))  # fmt: skip
 
 
 class BuildConfig(StrictModel):
@@ -50,6 +58,10 @@ class BuildConfig(StrictModel):
     store: Store = "auto"
     """Bytes to store of an image that other readers show differently (docs/corpus-format.md): `original` the bytes that
     came, `shown` an upright 8-bit RGB PNG of what we show; `auto` does so for deep images (16 bits, floats) alone."""
+    licenses: Licenses = Licenses()
+    """Licenses that are taken."""
+    filters: Filters = Filters()
+    """Sizes of images that are taken."""
     checks: dict[str, Severity] = {}
     """Check code -> error, warning or off. `sigma checks` lists them."""
     limits: Limits = Limits()
@@ -87,12 +99,23 @@ class BuildConfig(StrictModel):
                 raise ValueError(f"checks: {code} cannot be relaxed, such a sample cannot be used")
         return self
 
+    @property
+    def preparation(self) -> PrepareSettings:
+        """The sections that say what happens to a sample before it is checked."""
+        return PrepareSettings(**{name: getattr(self, name) for name in PrepareSettings.model_fields})
+
     def digest(self) -> str:
-        """SHA-256 over every setting and the versions of format and code."""
-        text = f"{SCHEMA_VERSION}\x1f{BUILD_VERSION}\x1f{self.model_dump_json()}"
+        """SHA-256 over every setting and the versions of format and code.
+
+        A setting that version 0.1 did not have counts only where it is not the default: what was built without it is
+        the same corpus.
+        """
+        fields = BuildConfig.model_fields
+        default = {name for name in fields.keys() - _FIRST_SETTINGS if getattr(self, name) == fields[name].default}
+        text = f"{SCHEMA_VERSION}\x1f{BUILD_VERSION}\x1f{self.model_dump_json(exclude=default)}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def scan_digest(self) -> str:
         """SHA-256 over what the scan of a fragment depends on, so that the rest may change."""
-        parts = self.model_dump_json(include={"max_side", "store", "checks", "limits"})
+        parts = self.model_dump_json(include={"max_side", "store", "checks", "limits", *PrepareSettings.model_fields})
         return hashlib.sha256(f"{SCHEMA_VERSION}\x1f{SCAN_VERSION}\x1f{parts}".encode()).hexdigest()

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.build_dataset.config import BuildConfig
-from pipelines.build_dataset.scan import OK, REJECTED, scan_schema
+from pipelines.build_dataset.scan import FILTERED, OK, REJECTED, scan_schema
 from sigma_data.corpus.shard import BLOCK, END, member_size
 from sigma_data.errors import ConfigError
 from sigma_data.images.fingerprint import SIGNATURE_BYTES, choose_split, components, hash_fraction, near_pairs
@@ -47,12 +47,16 @@ class Unstable:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where every sample goes. `rows` are in shard order, `out` are the records not written."""
+    """Where every sample goes. `rows` are in shard order, `out` are the records not written.
+
+    `read` records came from the sources, `made` samples were made from others: together they are rows and out.
+    """
 
     rows: pl.DataFrame
     out: pl.DataFrame
     shards: tuple[Shard, ...]
     read: int
+    made: int = 0
 
     def digest(self) -> str:
         """SHA-256 over the place of every sample."""
@@ -92,7 +96,7 @@ def _load(scans: Sequence[Path]) -> pl.DataFrame:
     rows = pl.scan_parquet(list(scans), glob=False).select(_COLUMNS).collect()
     counts = [pq.ParquetFile(path).metadata.num_rows for path in scans]
     fragment = pl.Series("fragment", np.repeat(np.arange(len(counts), dtype=np.int32), counts))
-    return rows.with_columns(fragment).with_row_index("order")
+    return rows.with_columns(fragment, filtered=pl.col("status") == FILTERED).with_row_index("order")
 
 
 def _without(rows: pl.DataFrame, unstable: Sequence[Unstable]) -> pl.DataFrame:
@@ -152,7 +156,7 @@ def _apply_quotas(rows: pl.DataFrame, config: BuildConfig) -> tuple[pl.DataFrame
     )
     keep = quota.is_null() | (pl.col("rank") <= quota)
     message = pl.format("the quota of {} is {}", pl.col("family"), quota)
-    over = _rejected(ranked.filter(~keep), "over_quota", message)
+    over = _rejected(ranked.filter(~keep), "over_quota", message, filtered=True)
     return ranked.filter(keep).drop("random_key", "rank"), over.drop("random_key", "rank")
 
 
@@ -317,5 +321,10 @@ def _shard_path(split: str, family: str, number: int) -> str:
     return f"{split}/{family}-{number:05d}.tar"
 
 
-def _rejected(rows: pl.DataFrame, code: str, message: pl.Expr) -> pl.DataFrame:
-    return rows.with_columns(pl.lit(code).alias("code"), pl.lit([code]).alias("codes"), message.alias("message"))
+def _rejected(rows: pl.DataFrame, code: str, message: pl.Expr, *, filtered: bool = False) -> pl.DataFrame:
+    return rows.with_columns(
+        pl.lit(code).alias("code"),
+        pl.lit([code]).alias("codes"),
+        message.alias("message"),
+        pl.lit(filtered).alias("filtered"),
+    )

@@ -148,7 +148,15 @@ def _scan(engine: ProcessPool, config: BuildConfig, located: Sequence[Located], 
         paths.append(work.scan / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.parquet")
     todo = [index for index, path in enumerate(paths) if not is_whole(path)]
     tasks = [
-        ScanTask(*located[index], config.limits, dict(config.checks), config.max_side, str(paths[index]), config.store)
+        ScanTask(
+            *located[index],
+            limits=config.limits,
+            severities=dict(config.checks),
+            max_side=config.max_side,
+            output=str(paths[index]),
+            store=config.store,
+            preparation=config.preparation,
+        )
         for index in todo
     ]
     rows = all(fragment.rows is not None for _, fragment in located)
@@ -194,6 +202,7 @@ def _write(
             folder=str(work.partial),
             max_side=config.max_side,
             store=config.store,
+            preparation=config.preparation,
             marker=str(work.written(index)),
         )
         for index in todo
@@ -233,7 +242,7 @@ def _nothing_left(plan: Plan, config: BuildConfig) -> BuildError:
     sums = sums_of(plan)
     if not plan.read:
         return BuildError(f"{', '.join(config.sources)}: no records in it")
-    codes = ", ".join(f"{code} {count}" for code, count in sums["codes"].items())
+    codes = ", ".join(f"{code} {count}" for code, count in {**sums["codes"], **sums["filters"]}.items())
     example = plan.out["message"][0] if len(plan.out) else ""
     return BuildError(
         f"none of the {plan.read:,} records of {', '.join(config.sources)} can be used ({codes}); the first: {example}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.build_dataset.prepare import PrepareSettings, prepared
 from pipelines.common.batched import batched
 from sigma_data.corpus.check_limits import Limits, Severity
 from sigma_data.corpus.checks import Examination, examine
@@ -39,7 +40,7 @@ _THUMBNAIL = 160
 _THUMBNAILS_A_FRAGMENT = 8
 """Rejected samples with a thumbnail, for each code in a fragment; the report shows a few of them."""
 
-OK, REJECTED = "ok", "rejected"
+OK, FILTERED, REJECTED = "ok", "filtered", "rejected"
 
 _PLANNED = ("split", "shard", "index", "offset", "json_offset", "component")
 """Columns of the manifest that the plan adds."""
@@ -47,7 +48,7 @@ _PLANNED = ("split", "shard", "index", "offset", "json_offset", "component")
 
 @cache
 def scan_schema() -> pa.Schema:
-    """A row a record, in source order; `status` says whether it is good."""
+    """A row a prepared record, in source order; `status` says whether it is to be written."""
     known = [field for field in manifest_schema() if field.name not in _PLANNED]
     return pa.schema([
         *known,
@@ -70,6 +71,7 @@ class ScanTask:
     max_side: int | None
     output: str
     store: Store = "auto"
+    preparation: PrepareSettings = field(default_factory=PrepareSettings)
 
 
 def list_fragments(spec: str) -> list[Fragment]:
@@ -79,7 +81,7 @@ def list_fragments(spec: str) -> list[Fragment]:
 
 def scan_fragment(task: ScanTask) -> None:
     """Scan one fragment into its parquet file."""
-    records = _reading(open_source(task.spec).read(task.fragment), task)
+    records = prepared(_reading(open_source(task.spec).read(task.fragment), task), task.preparation)
     thumbnails: Counter[str] = Counter()
     rows = (_row(position, record, task, thumbnails) for position, record in enumerate(records))
     _write(Path(task.output), rows)
@@ -191,7 +193,8 @@ def _reading(records: Iterator[Sample | Rejection], task: ScanTask) -> Iterator[
 def _rejection_row(position: int, rejection: Rejection) -> dict[str, Any]:
     return {
         "position": position,
-        "status": REJECTED,
+        "status": FILTERED if rejection.filtered else REJECTED,
+        "family": rejection.family,
         "source": rejection.source,
         "location": rejection.location,
         "row": rejection.row,

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from pipelines.build_dataset.plan import Unstable
 from pipelines.common.folder_lock import FolderLock
@@ -35,6 +36,10 @@ class Workspace:
         self._writes = self.root / "write"
         self._unstable = self.root / "unstable.json"
         self._config = json.loads(config.model_dump_json())
+        fields = type(config).model_fields.items()
+        self._default = {  # of settings that an older version did not have
+            name: json.loads(to_json(field.default)) for name, field in fields if not field.is_required()
+        }
         self._digest = digest
         self._overwrite = overwrite
         self._lock: FolderLock | None = None
@@ -138,7 +143,7 @@ class Workspace:
             except ValueError:
                 raise ConfigError(f"{self.out}: the state of the build there is damaged: add --overwrite") from None
         if there.get("config_digest") != self._digest:
-            theirs = there.get("config") or {}
+            theirs = self._default | (there.get("config") or {})
             differ = sorted(name for name in {**self._config, **theirs} if self._config.get(name) != theirs.get(name))
             raise ConfigError(
                 f"{self.out}: holds a build with another configuration (it differs in "

@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
+from pipelines.build_dataset.prepare import PrepareSettings, prepared
 from pipelines.build_dataset.scan import read_scan
 from sigma_data.corpus.corpus import file_digest
 from sigma_data.corpus.shard import ShardFault, block, read_members
@@ -43,6 +44,7 @@ class WriteTask:
     folder: str
     max_side: int | None
     store: Store
+    preparation: PrepareSettings
     marker: str
 
 
@@ -71,7 +73,8 @@ def write_fragment(task: WriteTask) -> list[tuple[int, str]]:
     last = max(wanted, default=-1)
     unstable: list[tuple[int, str]] = []
     with ShardFiles(Path(task.folder)) as files:
-        for position, record in enumerate(islice(open_source(task.spec).read(task.fragment), last + 1)):
+        records = prepared(open_source(task.spec).read(task.fragment), task.preparation, images_only=True)
+        for position, record in enumerate(islice(records, last + 1)):
             if position not in wanted:
                 continue
             row = rows[position]

@@ -13,6 +13,7 @@ from pipelines.commands.options import (
     Overwrite,
     PrintConfig,
     Workers,
+    listed,
     pairs,
     path_option,
     print_json,
@@ -46,6 +47,12 @@ def build_dataset(
     drop_near_duplicates: Annotated[
         bool, typer.Option("--drop-near-duplicates", help="Drop samples with like text and nearly equal images.")
     ] = False,
+    license_allow: Annotated[
+        list[str] | None, typer.Option(help="Take only samples of these licenses, e.g. mit,cc-by-*,unknown.")
+    ] = None,
+    license_deny: Annotated[
+        list[str] | None, typer.Option(help="Take no samples of these licenses, e.g. unknown,cc-by-nc*.")
+    ] = None,
     max_side: Annotated[int | None, typer.Option(help="Scale larger images down to this many pixels a side.")] = None,
     store: Annotated[
         str | None,
@@ -69,6 +76,7 @@ def build_dataset(
 
     places, overrides = split_settings(sources)
     checks = pairs("--check", check)
+    licenses = {"allow": listed(license_allow), "deny": listed(license_deny)}
     if allow_unknown_tokens:
         checks["unknown_token"] = "warning"
     settings = load_settings(
@@ -79,10 +87,11 @@ def build_dataset(
         seed=seed,
         quotas=pairs("--quota", quota),
         checks=checks,
+        licenses={name: list(names) for name, names in licenses.items() if names},
         near_duplicates="drop" if drop_near_duplicates else None,
         max_side=max_side,
         store=store,
-        typed={"sources": "SOURCES", "quotas": "--quota", "checks": "--check"},
+        typed={"sources": "SOURCES", "quotas": "--quota", "checks": "--check", "licenses": "--license"},
     )
     if print_config:
         print_result(dump_settings(settings))
@@ -109,7 +118,9 @@ def build_summary(corpus: Corpus, *, fresh: bool) -> str:
     lines = ["" if fresh else "this corpus was complete already"]
     lines += [
         f"read         {sums['read']:>10,}",
+        *([f"+ made       {sums['made']:>10,}   from samples of the corpus"] if sums["made"] else []),
         f"= written    {sums['written']:>10,}   {_counts(sums['splits'])}",
+        f"+ filtered   {sums['filtered']:>10,}   {_counts(sums['filters'])}",
         f"+ quarantine {sums['quarantined']:>10,}   {_counts(sums['codes'])}",
         f"+ duplicates {sums['duplicates']:>10,}",
         "",

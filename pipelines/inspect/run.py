@@ -52,12 +52,13 @@ class CorpusView:
                 f"{row['tokens_median']:,.0f}",
                 f"{row['bytes'] / 1e6:,.1f}",
             )
+        made = f" + {sums['made']:,} made" if sums["made"] else ""
         console = Console()
         console.print(table)
         console.print(
             f"\n{sums['written']:,} samples in {len(self.corpus.shards):,} shards, {sums['components']:,} components; "
-            f"{sums['read']:,} read = {sums['written']:,} written + {sums['quarantined']:,} quarantined + "
-            f"{sums['duplicates']:,} duplicates",
+            f"{sums['read']:,} read{made} = {sums['written']:,} written + {sums['filtered']:,} filtered + "
+            f"{sums['quarantined']:,} quarantined + {sums['duplicates']:,} duplicates",
             highlight=False,
         )
 

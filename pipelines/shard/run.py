@@ -263,7 +263,8 @@ def _refuse_sizes(corpus: Corpus, rows: pl.DataFrame) -> None:
 
 def _sums(rows: pl.DataFrame, size: int) -> dict[str, Any]:
     return {
-        "read": len(rows), "written": len(rows), "quarantined": 0, "duplicates": 0, "codes": {},
+        "read": len(rows), "made": 0, "written": len(rows), "filtered": 0, "quarantined": 0, "duplicates": 0,
+        "codes": {}, "filters": {},
         "splits": dict(rows.group_by("split", maintain_order=True).len().iter_rows()),
         "families": dict(rows.group_by("family").len().sort("family").iter_rows()),
         "images": int(rows["images"].list.len().sum()), "bytes": size, "components": rows["component"].n_unique(),

@@ -128,11 +128,12 @@ def _check_manifest(corpus: Corpus, manifest: pl.DataFrame, rejected: int, resul
     import polars as pl
 
     sums = corpus.sums
-    if sums["read"] != sums["written"] + sums["quarantined"] + sums["duplicates"]:
-        result.add("bad_sums", COMMIT, "read is not written + quarantined + duplicates")
+    out = sums["filtered"] + sums["quarantined"] + sums["duplicates"]
+    if sums["read"] + sums["made"] != sums["written"] + out:
+        result.add("bad_sums", COMMIT, "read (+ made) is not written + filtered + quarantined + duplicates")
     if len(manifest) != sums["written"]:
         result.add("bad_sums", "manifest.parquet", f"{len(manifest):,} rows where {sums['written']:,} were written")
-    if rejected != sums["quarantined"] + sums["duplicates"]:
+    if rejected != out:
         result.add("bad_sums", "quarantine.parquet", f"{rejected:,} rows do not match the sums")
     for name in manifest.filter(pl.col("id").is_duplicated())["id"].unique().sort().head(_MAX_PROBLEMS_A_SHARD):
         result.add("duplicate_id", name, "the manifest has this id more than once")

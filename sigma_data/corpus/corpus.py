@@ -66,7 +66,10 @@ class _Sums(StrictRecord, extra="ignore"):
     written: _Count
     quarantined: _Count
     duplicates: _Count
+    made: _Count = 0
+    filtered: _Count = 0
     codes: dict[str, _Count]
+    filters: dict[str, _Count] = {}
     splits: dict[_Split, _Count]
     families: dict[Family, _Count]
     images: _Count
@@ -108,9 +111,8 @@ class Corpus:
 
     @property
     def sums(self) -> Mapping[str, Any]:
-        """Read = written + quarantined + duplicates, and what else the build counted."""
-        sums: Mapping[str, Any] = self.commit["sums"]
-        return sums
+        """Read (+ made) = written + filtered + quarantined + duplicates, and what else the build counted."""
+        return {"made": 0, "filtered": 0, "filters": {}, **self.commit["sums"]}
 
     @cached_property
     def manifest(self) -> pl.DataFrame:

@@ -28,7 +28,7 @@ _TEXT = """
 |---|{bars}---|
 {rows}
 
-{read:,} records were read: {written:,} written, {quarantined:,} in quarantine (`quarantine.parquet` says why),
+{read:,} records were read{made}: {taken}{quarantined:,} in quarantine (`quarantine.parquet` says why),
 {duplicates:,} duplicates. Samples that share an image, exactly or nearly, lie in one split.
 
 ## Licenses
@@ -117,6 +117,8 @@ def render_card(*, title: str, manifest: pl.DataFrame, sums: Mapping[str, Any], 
     text = (_TEXT + SURPRISES).format(
         title=title, different=different_images(manifest),
         written=sums["written"], images=sums["images"], families=len(families), read=sums["read"],
+        made=f", {sums['made']:,} made from others" if sums.get("made") else "",
+        taken=f"{sums['written']:,} written, " + (f"{sums['filtered']:,} filtered, " if sums.get("filtered") else ""),
         quarantined=sums["quarantined"], duplicates=sums["duplicates"],
         splits=" | ".join(splits), bars="---:|" * len(splits), rows=rows,
         licenses="\n".join(f"| {_cell(s)} | {_cell(name)} | {n:,} |" for s, name, n in licenses.iter_rows()),

@@ -27,6 +27,9 @@ _OLD_COLUMNS = {"licence": "license"}
 """Former names of columns, by which older corpora are opened."""
 _NULLABLE = {"images.reencoded", "images.value_range", "turns.target", "turns.response"}
 
+OPTIONAL = {"filtered": False}
+"""Columns that a table only has if a row has another value than this: older tables have none of them."""
+
 
 def images_type(*, ranges: bool = True) -> pa.DataType:
     """The images of a sample in the manifest; `offset` is that of an image's bytes in the shard.
@@ -61,13 +64,16 @@ def manifest_schema() -> pa.Schema:
 
 
 def quarantine_schema() -> pa.Schema:
-    """A row a record that was not written: where it came from and why."""
+    """A row a record that was not written: where it came from and why.
+
+    `filtered` tells a good record that a filter or a quota left out from a broken one and from a duplicate.
+    """
     import pyarrow as pa
 
     return pa.schema({
         "source": pa.string(), "location": pa.string(), "row": pa.int64(), "id": pa.string(),
         "family": pa.string(), "code": pa.string(), "codes": pa.list_(pa.string()), "message": pa.string(),
-        "instruction": pa.string(), "thumbnail": pa.binary(),
+        "instruction": pa.string(), "thumbnail": pa.binary(), "filtered": pa.bool_(),
     })  # fmt: skip
 
 
@@ -134,14 +140,20 @@ def read_batches(
             types = {name: file.schema_arrow.field(old).type for name, old in there.items()}
             tops = dict.fromkeys(name.partition(".")[0] for name in wanted)
             kinds = {name: schema.field(name).type for name in tops}
+            absent = [name for name in tops if name in OPTIONAL and name not in there]
             if wrong := [
-                n for n, kind in kinds.items() if n not in there or types[n] not in (kind, older.get(n, kind))
+                n
+                for n, kind in kinds.items()
+                if n not in absent and (n not in there or types[n] not in (kind, older.get(n, kind)))
             ]:
                 raise CorpusError(f"{path}: the columns {', '.join(wrong)} are not there, or of another type")
-            found = [there.get(name, name) for name in wanted]
+            found = [there.get(name, name) for name in wanted if name not in absent]
             for batch in file.iter_batches(rows, columns=found, use_threads=False):
                 batch.validate(full=True)  # pyarrow itself takes bytes that are not UTF-8 as text
                 named = batch.rename_columns([_OLD_COLUMNS.get(name, name) for name in batch.schema.names])
+                for name in absent:
+                    values = pa.array([OPTIONAL[name]] * len(batch), kinds[name])
+                    named = named.append_column(schema.field(name), values)
                 if not nulls:
                     _check(named, path)
                 yield named

@@ -35,6 +35,8 @@ def refused_files(quarantine: pl.DataFrame) -> list[RefusedFile]:
     import polars as pl
 
     whole = quarantine.filter(pl.col("row").is_null() & pl.col("code").is_not_null())
+    if "filtered" in whole.columns:
+        whole = whole.filter(~pl.col("filtered").fill_null(False))
     files = whole.group_by("source", "location", "code", "message", maintain_order=True).len("records")
     columns = files.select("source", "location", "records", "code", "message")
     return [RefusedFile(source or "", location or "", *rest) for source, location, *rest in columns.iter_rows()]

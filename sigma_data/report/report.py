@@ -110,10 +110,12 @@ def render_report(
 ) -> str:
     """The page as HTML text.
 
-    `summary` has `read`, `written`, `quarantined`, `duplicates`, `splits`, `bytes`, `images`;
+    `summary` has `read`, `written`, `quarantined`, `duplicates`, `splits`, `bytes`, `images`, and `made` and `filtered`
+    if any are;
     `read(shard, offset, size)` returns bytes of a shard, and is called only for the images of the
     contact sheets. Whatever `read` raises is passed on.
     """
+    summary = {"made": 0, "filtered": 0, **summary}
     manifest, quarantine = _complete(manifest, _MANIFEST), _complete(quarantine, _QUARANTINE)
     splits = _splits(summary, manifest)
     images = manifest.select("images").explode("images").unnest("images")
@@ -127,7 +129,8 @@ def render_report(
     return template.render(
         title=printable(title),
         summary=summary,
-        adds_up=summary["read"] == summary["written"] + summary["quarantined"] + summary["duplicates"],
+        adds_up=summary["read"] + summary["made"]
+        == summary["written"] + summary["filtered"] + summary["quarantined"] + summary["duplicates"],
         splits=splits,
         split_counts=[(name, summary["splits"].get(name, 0)) for name in splits],
         families=_families(manifest, splits),
