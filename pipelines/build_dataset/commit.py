@@ -20,6 +20,7 @@ from sigma_data.corpus.dataset_card import render_card
 from sigma_data.corpus.manifest import OPTIONAL, manifest_schema, quarantine_schema
 from sigma_data.corpus.record import SCHEMA_VERSION
 from sigma_data.corpus.shard import read_range
+from sigma_data.images.fingerprint_file import KnownImages
 from sigma_data.report.report import render_report
 from sigma_data.sources import Fragment, open_source
 from sigma_data.storage.files import disk_error, dump_json, with_temporary, write_atomic
@@ -31,12 +32,12 @@ _THUMBNAILS_A_CODE = 24
 
 @dataclass(frozen=True)
 class Inputs:
-    """What went in: the digest over every fragment's place and its file's fingerprint."""
+    """What went in: the digest over every fragment's place, its file's fingerprint, and the images to be excluded."""
 
     digest: str
 
     @classmethod
-    def of(cls, located: Sequence[tuple[str, Fragment]]) -> Inputs:
+    def of(cls, located: Sequence[tuple[str, Fragment]], excluded: KnownImages) -> Inputs:
         """Fingerprints by content, see `DataFolder.fingerprint`: a correction may leave a file's size as it was."""
         readers = {spec: open_source(spec) for spec, _ in located}
         known: dict[tuple[str, str], str] = {}  # a file has many fragments
@@ -46,6 +47,7 @@ class Inputs:
             if key not in known:
                 known[key] = readers[spec].fingerprint(fragment)
             lines.append((*key, fragment.part, known[key]))
+        lines += [("excluded", one.sha256, one.signature.hex(), one.name) for one in excluded.prints]
         return cls(hashlib.sha256(repr(lines).encode()).hexdigest())
 
 

@@ -62,6 +62,8 @@ class BuildConfig(StrictModel):
     """Licenses that are taken."""
     filters: Filters = Filters()
     """Sizes of images that are taken."""
+    exclude: tuple[str, ...] = ()
+    """Files of `sigma fingerprints`: samples with one of these images, exactly or nearly, are filtered."""
     checks: dict[str, Severity] = {}
     """Check code -> error, warning or off. `sigma checks` lists them."""
     limits: Limits = Limits()

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.scan import FILTERED, OK, REJECTED, scan_schema
+from pipelines.build_dataset.selection import apply_quotas, drop_excluded, rejected
 from sigma_data.corpus.shard import BLOCK, END, member_size
 from sigma_data.errors import ConfigError
 from sigma_data.images.fingerprint import SIGNATURE_BYTES, choose_split, components, hash_fraction, near_pairs
+from sigma_data.images.fingerprint_file import KnownImages
 from sigma_data.sample import Family
 
 _COLUMNS = [name for name in scan_schema().names if name != "json"]
@@ -64,8 +66,15 @@ class Plan:
         return hashlib.sha256(places.write_csv().encode()).hexdigest()
 
 
-def make_plan(scans: Sequence[Path], config: BuildConfig, unstable: Sequence[Unstable] = ()) -> Plan:
-    """Plan a corpus from the scan files in source order, without the samples that are known to be `unstable`.
+def make_plan(
+    scans: Sequence[Path],
+    config: BuildConfig,
+    unstable: Sequence[Unstable] = (),
+    excluded: KnownImages = KnownImages(),  # noqa: B008 (it does not change)
+) -> Plan:
+    """Plan a corpus from the scan files in source order.
+
+    Without the samples that are known to be `unstable`, and without those that have an `excluded` image.
 
     Raises ConfigError where two sources give different samples the same id.
     """
@@ -74,6 +83,9 @@ def make_plan(scans: Sequence[Path], config: BuildConfig, unstable: Sequence[Uns
     out = [rows.filter(pl.col("status") != OK)]
     rows = rows.filter(pl.col("status") == OK)
 
+    if excluded.prints:
+        rows, known = drop_excluded(rows, excluded)
+        out.append(known)
     rows, duplicates = _drop_duplicates(rows)
     out.append(duplicates)
     _refuse_id_clash(rows)
@@ -83,12 +95,12 @@ def make_plan(scans: Sequence[Path], config: BuildConfig, unstable: Sequence[Uns
         out.append(dropped)
         images = _images(rows)
     rows = _add_components(rows, images, config)
-    rows, over = _apply_quotas(rows, config)
+    rows, over = apply_quotas(rows, config)
     out.append(over)
     rows = _ordered(rows, config)
     rows, shards = place(rows, config.shard_bytes, config.shard_samples)
-    rejected = pl.concat([frame.select(out[0].columns) for frame in out]).sort("order")
-    return Plan(rows, rejected, shards, read)
+    left_out = pl.concat([frame.select(out[0].columns) for frame in out]).sort("order")
+    return Plan(rows, left_out, shards, read)
 
 
 def _load(scans: Sequence[Path]) -> pl.DataFrame:
@@ -123,7 +135,7 @@ def _drop_duplicates(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     rows = rows.with_columns(pl.col("id").first().over("content").alias("same_as"))
     first = pl.col("order") == pl.col("order").min().over("content")
     message = pl.format("same images and text as {}", pl.col("same_as"))
-    return rows.filter(first), _rejected(rows.filter(~first), "duplicate", message)
+    return rows.filter(first), rejected(rows.filter(~first), "duplicate", message)
 
 
 def _drop_near_duplicates(rows: pl.DataFrame, images: _Images) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -139,25 +151,8 @@ def _drop_near_duplicates(rows: pl.DataFrame, images: _Images) -> tuple[pl.DataF
     rows = rows.with_columns(pl.col("id").first().over(key).alias("same_as"))
     first = pl.col("order") == pl.col("order").min().over(key)
     message = pl.format("same text and nearly identical images as {}", pl.col("same_as"))
-    dropped = _rejected(rows.filter(~first), "near_duplicate", message)
+    dropped = rejected(rows.filter(~first), "near_duplicate", message)
     return rows.filter(first).drop("looks"), dropped.drop("looks")
-
-
-def _apply_quotas(rows: pl.DataFrame, config: BuildConfig) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Keep the quota's number of samples a family, those with the lowest hash of their id."""
-    if not config.quotas or rows.is_empty():
-        return rows, rows.clear()
-    random_key = [hash_fraction("quota", config.seed, name) for name in rows["id"]]
-    ranked = rows.with_columns(pl.Series("random_key", random_key)).with_columns(
-        pl.col("random_key").rank("ordinal").over("family").alias("rank")
-    )
-    quota = pl.col("family").replace_strict(
-        {family.value: count for family, count in config.quotas.items()}, default=None, return_dtype=pl.Int64
-    )
-    keep = quota.is_null() | (pl.col("rank") <= quota)
-    message = pl.format("the quota of {} is {}", pl.col("family"), quota)
-    over = _rejected(ranked.filter(~keep), "over_quota", message, filtered=True)
-    return ranked.filter(keep).drop("random_key", "rank"), over.drop("random_key", "rank")
 
 
 def _refuse_id_clash(rows: pl.DataFrame) -> None:
@@ -319,12 +314,3 @@ def _member_offsets(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _shard_path(split: str, family: str, number: int) -> str:
     return f"{split}/{family}-{number:05d}.tar"
-
-
-def _rejected(rows: pl.DataFrame, code: str, message: pl.Expr, *, filtered: bool = False) -> pl.DataFrame:
-    return rows.with_columns(
-        pl.lit(code).alias("code"),
-        pl.lit([code]).alias("codes"),
-        message.alias("message"),
-        pl.lit(filtered).alias("filtered"),
-    )

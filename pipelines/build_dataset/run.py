@@ -19,7 +19,9 @@ from pipelines.common.progress import ProgressBar
 from sigma_data.corpus.corpus import Corpus, open_corpus
 from sigma_data.corpus.refused_files import refused_files
 from sigma_data.errors import BuildError, ConfigError, SourceError
+from sigma_data.images.fingerprint_file import KnownImages, read_fingerprints
 from sigma_data.sources import Fragment, Reader, has_options, open_source
+from sigma_data.storage.paths import local_path
 from sigma_data.storage.remote import LostError
 
 Located = tuple[str, Fragment]  # source string, fragment
@@ -55,13 +57,14 @@ def build(
     for spec, reader in zip(config.sources, readers, strict=True):
         if (folder := reader.folder()) is not None:
             refuse_overlap(out, folder, spec)
+    excluded = read_fingerprints([local_path(path) for path in config.exclude])
     with ProcessPool(workers) as engine:
         located = _list(engine, config.sources)  # before the folder is touched: a typo must not claim it
         if strict_files:  # what listing finds is said at once, not after hours of reading
             _refuse_files([f"{f.location}: {f.rows or 1:,} rows, {f.refused}" for _, f in located if f.refused])
         with Workspace(out, config, config.digest(), overwrite=overwrite) as work:
             try:
-                return _build(config, engine, located, work, strict_files=strict_files)
+                return _build(config, engine, located, excluded, work, strict_files=strict_files)
             except LostError as error:
                 raise LostError(f"{error}; what is done is kept: run the same command again to continue") from None
 
@@ -70,11 +73,12 @@ def _build(
     config: BuildConfig,
     engine: ProcessPool,
     located: Sequence[Located],
+    excluded: KnownImages,
     work: Workspace,
     *,
     strict_files: bool,
 ) -> BuildResult:
-    inputs = Inputs.of(located)
+    inputs = Inputs.of(located, excluded)
     if work.committed:
         corpus = open_corpus(work.out)
         if corpus.commit["inputs"] != inputs.digest:
@@ -87,7 +91,7 @@ def _build(
         return BuildResult(corpus, False, engine.peak_bytes)
     scans = _scan(engine, config, located, work)
     while True:
-        plan = make_plan(scans, config, work.unstable(scans))
+        plan = make_plan(scans, config, work.unstable(scans), excluded)
         if strict_files:
             _refuse_files([str(file) for file in refused_files(plan.out)])
         if not len(plan.rows):

@@ -14,6 +14,7 @@ from pipelines.commands.checks import checks
 from pipelines.commands.command import Command
 from pipelines.commands.evaluate import evaluate
 from pipelines.commands.export import export
+from pipelines.commands.fingerprints import fingerprints
 from pipelines.commands.generate import generate
 from pipelines.commands.inspect import inspect
 from pipelines.commands.plan import plan
@@ -76,7 +77,13 @@ def _options(
 
 
 _GROUPS: dict[str, dict[str, Callable[..., None]]] = {
-    "Data": {"build-dataset": build_dataset, "validate": validate, "shard": shard, "inspect": inspect},
+    "Data": {
+        "build-dataset": build_dataset,
+        "validate": validate,
+        "shard": shard,
+        "inspect": inspect,
+        "fingerprints": fingerprints,
+    },
     "Model": {"train": train, "export": export, "generate": generate},
     "Evaluation": {"eval": evaluate},
     "Tools": {"quickstart": quickstart, "plan": plan, "checks": checks},

@@ -53,6 +53,10 @@ def build_dataset(
     license_deny: Annotated[
         list[str] | None, typer.Option(help="Take no samples of these licenses, e.g. unknown,cc-by-nc*.")
     ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Leave out samples with these images (written by `sigma fingerprints`)."),
+    ] = None,
     max_side: Annotated[int | None, typer.Option(help="Scale larger images down to this many pixels a side.")] = None,
     store: Annotated[
         str | None,
@@ -88,6 +92,7 @@ def build_dataset(
         quotas=pairs("--quota", quota),
         checks=checks,
         licenses={name: list(names) for name, names in licenses.items() if names},
+        exclude=exclude or None,
         near_duplicates="drop" if drop_near_duplicates else None,
         max_side=max_side,
         store=store,

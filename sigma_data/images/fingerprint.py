@@ -74,9 +74,7 @@ def near_pairs(signatures: NDArray[np.uint8]) -> NDArray[np.int64]:
     folded = np.stack([np.arange(len(signatures)), first[inverse]], axis=1)
     links = [folded[folded[:, 0] != folded[:, 1]]]
     unique = signatures[first]
-    bands = unique[:, :_HASH].copy().view(np.uint16).astype(np.int64)  # (U, 4)
-    means = unique[:, -_COLOURS:].reshape(len(unique), -1, 3).mean(axis=1).astype(np.int64)
-    cells = means // (MAX_COLOUR_STEP + 1) @ _CELL
+    bands, cells = _bands_and_cells(unique)
     for band in range(4):
         keys = (bands[:, band] << 15) + cells
         order = np.argsort(keys, kind="stable")
@@ -84,6 +82,31 @@ def near_pairs(signatures: NDArray[np.uint8]) -> NDArray[np.int64]:
             close = sure | _near(unique, order[left], order[right])
             links.append(np.stack([first[order[left[close]]], first[order[right[close]]]], axis=1))
     return np.concatenate(links)
+
+
+def near_matches(signatures: NDArray[np.uint8], known: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """For signatures (N, 86) and known ones (M, 86): the index of the first known one that is near, or -1: (N,).
+
+    Exactly the definition of `near`; candidates are found as in `near_pairs`, memory is bounded by chunks.
+    """
+    found = np.full(len(signatures), len(known), dtype=np.int64)
+    if not len(signatures) or not len(known):
+        return np.full(len(signatures), -1, dtype=np.int64)
+    both = np.concatenate([signatures, known])
+    bands, cells = _bands_and_cells(both)
+    for band in range(4):
+        keys = (bands[:, band] << 15) + cells
+        order = np.argsort(keys[len(signatures) :], kind="stable")
+        table = keys[len(signatures) :][order]
+        for step in np.ndindex(3, 3, 3):
+            wanted = keys[: len(signatures)] + (np.array(step) - 1) @ _CELL
+            start = np.searchsorted(table, wanted, "left")
+            count = np.searchsorted(table, wanted, "right") - start
+            for left, place in _expanded(np.arange(len(signatures)), start, count):
+                right = order[place]
+                close = _near(both, left, right + len(signatures))
+                np.minimum.at(found, left[close], right[close])
+    return np.where(found == len(known), -1, found)
 
 
 _CELL = np.array([1 << 10, 1 << 5, 1])  # a colour cell's place in a key, five bits a channel
@@ -107,11 +130,36 @@ def _candidates(
         start = places + 1 if step == (1, 1, 1) else first
         count = np.where(crowded, np.minimum(end - start, 1), end - start)
         left, start, crowded, count = (values[count > 0] for values in (places, start, crowded, count))
-        ends = np.cumsum(count)
-        for cut in np.split(np.arange(len(left)), np.searchsorted(ends, np.arange(_CHUNK, ends[-1:].sum(), _CHUNK))):
+        for cut in _chunks(count):
             many = count[cut]
-            within = np.arange(many.sum()) - np.repeat(np.cumsum(many) - many, many)
-            yield np.repeat(left[cut], many), np.repeat(start[cut], many) + within, np.repeat(crowded[cut], many)
+            yield np.repeat(left[cut], many), _ranges(start[cut], many), np.repeat(crowded[cut], many)
+
+
+def _bands_and_cells(signatures: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The four bands of each hash, (N, 4), and the colour cell of each image, (N,)."""
+    bands = signatures[:, :_HASH].copy().view(np.uint16).astype(np.int64)
+    means = signatures[:, -_COLOURS:].reshape(len(signatures), -1, 3).mean(axis=1).astype(np.int64)
+    return bands, means // (MAX_COLOUR_STEP + 1) @ _CELL
+
+
+def _chunks(count: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The places 0 .. len(count) - 1, cut where their counts exceed a chunk."""
+    ends = np.cumsum(count)
+    return np.split(np.arange(len(count)), np.searchsorted(ends, np.arange(_CHUNK, ends[-1:].sum(), _CHUNK)))
+
+
+def _ranges(start: NDArray[np.int64], count: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers start, start + 1 .. start + count - 1 of each, one after the other."""
+    return np.repeat(start, count) + np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+
+
+def _expanded(
+    left: NDArray[np.int64], start: NDArray[np.int64], count: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Pairs (left, place) for `count` places from `start` on, in chunks."""
+    left, start, count = (values[count > 0] for values in (left, start, count))
+    for cut in _chunks(count):
+        yield np.repeat(left[cut], count[cut]), _ranges(start[cut], count[cut])
 
 
 def components(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -23,6 +23,7 @@ from sigma_data.images.fingerprint import (
     components,
     hash_fraction,
     near,
+    near_matches,
     near_pairs,
     signature,
     similar_colours,
@@ -207,6 +208,15 @@ def test_links_connect_exactly_what_near_connects(seed: int, count: int) -> None
     assert components(count, links).tolist() == brute_force(signatures)
     for left, right in links.tolist():
         assert near(signatures[left].tobytes(), signatures[right].tobytes())
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32), st.integers(0, 30), st.integers(0, 30))
+def test_matches_are_the_first_known_image_that_is_near(seed: int, count: int, known: int) -> None:
+    both = adversarial(seed, count + known)
+    rows = [row.tobytes() for row in both]
+    expected = [next((k for k in range(known) if near(rows[i], rows[count + k])), -1) for i in range(count)]
+    assert near_matches(both[:count], both[count:]).tolist() == expected
 
 
 @pytest.mark.parametrize("bits", range(MAX_HASH_BITS + 1))

@@ -1,0 +1,68 @@
+"""Samples that a plan leaves out by choice: those with images of a benchmark, and those above a quota."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from pipelines.build_dataset.config import BuildConfig
+from sigma_data.images.fingerprint import SIGNATURE_BYTES, hash_fraction
+from sigma_data.images.fingerprint_file import KnownImages
+
+
+def drop_excluded(rows: pl.DataFrame, excluded: KnownImages) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Leave out the samples of which any image is one of these, exactly or nearly."""
+    images = (
+        rows.select(pl.int_range(pl.len()).alias("sample"), "images")
+        .explode("images", empty_as_null=False)
+        .unnest("images")
+        .select("sample", "number", "sha256", "signature")
+    )
+    different = images.unique("sha256", keep="first", maintain_order=True)
+    signatures = np.frombuffer(b"".join(different["signature"]), dtype=np.uint8).reshape(-1, SIGNATURE_BYTES)
+    match = excluded.match(different["sha256"].to_list(), signatures)
+    places = np.flatnonzero(match >= 0).tolist()
+    prints = [excluded.prints[match[place]] for place in places]
+    found = pl.DataFrame(
+        {
+            "sha256": [different["sha256"][place] for place in places],
+            "known": [one.name or one.sha256 for one in prints],
+            "exact": [one.sha256 == different["sha256"][place] for one, place in zip(prints, places, strict=True)],
+        },
+        schema={"sha256": pl.String, "known": pl.String, "exact": pl.Boolean},
+    )
+    first = images.join(found, on="sha256", how="inner", maintain_order="left").unique("sample", keep="first")
+    how = pl.when("exact").then(pl.lit("the same as")).otherwise(pl.lit("nearly identical to"))
+    first = first.select("sample", why=pl.format("image {} is {} {}, to be excluded", "number", how, "known"))
+    marked = rows.with_row_index("sample").with_columns(pl.col("sample").cast(pl.Int64))
+    marked = marked.join(first.cast({"sample": pl.Int64}), on="sample", how="left", maintain_order="left")
+    hit = pl.col("why").is_not_null()
+    dropped = rejected(marked.filter(hit), "benchmark_image", pl.col("why"), filtered=True)
+    return marked.filter(~hit).drop("sample", "why"), dropped.drop("sample", "why")
+
+
+def apply_quotas(rows: pl.DataFrame, config: BuildConfig) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Keep the quota's number of samples a family, those with the lowest hash of their id."""
+    if not config.quotas or rows.is_empty():
+        return rows, rows.clear()
+    random_key = [hash_fraction("quota", config.seed, name) for name in rows["id"]]
+    ranked = rows.with_columns(pl.Series("random_key", random_key)).with_columns(
+        pl.col("random_key").rank("ordinal").over("family").alias("rank")
+    )
+    quota = pl.col("family").replace_strict(
+        {family.value: count for family, count in config.quotas.items()}, default=None, return_dtype=pl.Int64
+    )
+    keep = quota.is_null() | (pl.col("rank") <= quota)
+    message = pl.format("the quota of {} is {}", pl.col("family"), quota)
+    over = rejected(ranked.filter(~keep), "over_quota", message, filtered=True)
+    return ranked.filter(keep).drop("random_key", "rank"), over.drop("random_key", "rank")
+
+
+def rejected(rows: pl.DataFrame, code: str, message: pl.Expr, *, filtered: bool = False) -> pl.DataFrame:
+    """The rows with the reason why they are not written."""
+    return rows.with_columns(
+        pl.lit(code).alias("code"),
+        pl.lit([code]).alias("codes"),
+        message.alias("message"),
+        pl.lit(filtered).alias("filtered"),
+    )

@@ -1,0 +1,1 @@
+"""`sigma fingerprints`: which images a corpus must not hold."""
