@@ -16,7 +16,7 @@ _ORDINAL = rf"(?:{'|'.join(_NUMBERS)}|\d{{1,2}}(?:st|nd|rd|th)|last)"
 _GIVEN = r"(?:reference|input|source|given|provided|original|uploaded|supplied|attached)"
 _IMAGE = r"(?:picture|image|photo|photograph|pic|reference)"
 _ORDINALS = re.compile(
-    rf"\b(?P<list>{_ORDINAL}(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+|\s*&\s*)(?:the\s+)?{_ORDINAL})*)"
+    rf"\b(?P<list>{_ORDINAL}(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+|\s*&\s*)(?:the\s+)?{_ORDINAL}){{0,9}})"
     rf"(?:\s+{_GIVEN})?\s+(?P<noun>{_IMAGE}s?|one)\b(?P<possessive>['’]s\b)?",
     re.IGNORECASE,
 )
@@ -39,9 +39,7 @@ _PHOTO = re.compile(
     r"(?:photo|image|picture|photograph|pic)\b(?!['’]s|\()",
     re.IGNORECASE,
 )
-_LOOKS = frozenset("""black white grey gray upside sideways look looks appear appears bright brighter dark darker warm
-    warmer cold colder vivid vintage clear clearer sharp sharper larger smaller red blue green horizontally vertically
-    clockwise counterclockwise left right 90 180 degrees by""".split())
+_SPACE = re.compile(r"\s*")
 
 
 @dataclass(frozen=True)
@@ -144,13 +142,15 @@ def _stands_alone(caption: Caption, index: int) -> bool:
     after = caption.followed_by(index)
     if after is None or after.image or after.quoted:
         return True
-    return after.low in lexicon()["function"] or after.low in _LOOKS or is_participle(after.low)
+    return after.low in lexicon()["function"] or after.low in lexicon()["looks"] or is_participle(after.low)
 
 
 def _ordinals(match: re.Match[str], text: str, images: Sequence[int]) -> list[Anchor]:
     singles = list(_ONE_ORDINAL.finditer(match["list"]))
     numbers = [_number(one[0].lower(), len(images)) for one in singles]
-    if match["noun"].lower() == "one" and (len(images) < 2 or text[match.end() :].lstrip().startswith("from the")):
+    if match["noun"].lower() == "one" and (
+        len(images) < 2 or text[match.end() : match.end() + 20].lstrip().startswith("from the")
+    ):
         return []
     if match["noun"].lower().endswith("s") and len(singles) == 1:  # the first images
         return []
@@ -192,8 +192,5 @@ def _side(side: str, found: Sequence[Anchor], start: int, images: Sequence[int])
 
 
 def _has_own(anchor: Anchor, placeholders: dict[int, Anchor], caption: Caption) -> bool:
-    start = anchor.end + len(caption.text[anchor.end :]) - len(caption.text[anchor.end :].lstrip())
-    own = placeholders.get(start)
+    own = placeholders.get(_SPACE.match(caption.text, anchor.end).end())  # type: ignore[union-attr]  # always matches
     return own is not None and own.image == anchor.image
-
-

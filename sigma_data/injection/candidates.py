@@ -93,7 +93,7 @@ def _of_one(caption: Caption, request: Request, index: int) -> Candidate | None:
     left = _look_left(caption, index)
     if not left.definite or not _is_head(caption, index):
         return None
-    modifiers = {one.low for one in caption.tokens[:index] if one.start >= left.start}
+    modifiers = {one.low for one in caption.tokens[max(index - _REACH, 0) : index] if one.start >= left.start}
     if modifiers & lexicon()["photo"] and token not in ("background", "lighting", "style"):
         return None  # a picture's frame
     word = caption.tokens[index].low
@@ -207,11 +207,11 @@ def _tied(caption: Caption, index: int, anchors: Sequence[Anchor]) -> Anchor | N
     anchor = next((one for one in anchors if one.start >= tokens[index].end), None)
     if anchor is None or anchor.possessive or anchor.kind == "style":
         return None
-    between = [token for token in tokens[index + 1 :] if token.start < anchor.start]
-    last = next((token for token in tokens if token.start >= anchor.start), None)
+    between = [token for token in tokens[index + 1 : index + _TIE + 5] if token.start < anchor.start]
+    last = next((token for token in tokens[index + 1 : index + _TIE + 5] if token.start >= anchor.start), None)
     if len(between) > _TIE + 2 or any(token.breaks or token.quoted for token in between):
         return None
-    if last is not None and last.breaks:
+    if last is None or last.breaks:
         return None
     lows = [token.low for token in between]
     if lows and lows[-1] in words["photo"] | {"reference"}:

@@ -78,9 +78,7 @@ def unnamed(parsed: Instruction, request: Request) -> list[int]:
     return [one.image for one in request.references if one.image not in named]
 
 
-def binding(
-    parsed: Instruction, phrases: Sequence[Phrase], bindings: Sequence[tuple[int, int]] = ()
-) -> Problem | None:
+def binding(parsed: Instruction, phrases: Sequence[Phrase], bindings: Sequence[tuple[int, int]] = ()) -> Problem | None:
     """Whether each token is the one of its phrase, stands before it and is bound to its image."""
     if parsed.attributes != tuple(phrase.token for phrase in phrases):
         return Problem("binding", f"the tokens are {parsed.attributes}, not those of the phrases")
@@ -91,8 +89,10 @@ def binding(
 
 
 def is_complete(text: str, request: Request) -> bool:
-    """Whether a text that holds attribute tokens is an injected instruction: it names every reference, and no token
-    stands in quotation marks, where a caption would merely quote it."""
+    """Whether a text that holds attribute tokens is an injected instruction.
+
+    It names every reference, and no token stands in quotation marks, where a caption would merely quote it.
+    """
     parsed = parse(text, references=len(request.references))
     if tags(parsed, request) or unnamed(parsed, request):
         return False
@@ -179,10 +179,10 @@ def _steps(
             after = caption[left + 1] if left + 1 < len(caption) else None
             if here.casefold() == "the" and isinstance(after, str) and after.casefold() in IMAGE_WORDS:
                 steps.append(((left + 2, right + 1), (f"{here} {after}",)))
-    elif there in CONNECTORS and (reach := _connected(out, right + 1)):
-        steps.append(((left, reach), ()))
-    elif there == "the" and (reach := _connected(out, right)) and reach > right + 1:
-        steps.append(((left, reach), ()))
+    elif there in (*CONNECTORS, "the"):
+        reach = _connected(out, right if there == "the" else right + 1)
+        if reach:
+            steps.append(((left, reach), ()))
     return steps
 
 

@@ -11,8 +11,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Noun -> attribute (`place` for nouns that are a background where a preposition of place stands before them),
-    plurals without a rule, and sets of small words by name."""
+    """Nouns with their attribute, plurals without a rule, and sets of small words by name.
+
+    The attribute is `place` for nouns that are a background where a preposition of place stands before them.
+    """
 
     heads: Mapping[str, str]
     irregular: Mapping[str, str]

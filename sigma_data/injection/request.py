@@ -12,8 +12,10 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Reference:
-    """An image that the instruction must name. `kind` is canny, depth, style, mask or background if it is known,
-    `label` a few words for what it shows."""
+    """An image that the instruction must name.
+
+    `kind` is canny, depth, style, mask or background if it is known, `label` a few words for what it shows.
+    """
 
     image: int
     kind: str | None = None
@@ -58,7 +60,7 @@ class Phrase:
 class Injection:
     """The outcome for one caption.
 
-    `outcome` is `injected` (tokens or placeholders were placed), `kept` (the text has them, or needs none) or `refused`;
+    `outcome` is `injected` (tokens or placeholders were placed), `kept` (the text has or needs none) or `refused`;
     `code` and `message` say why it was refused, `instruction` is the plain caption then. `bindings` are given only
     where the wording alone would bind a token to another image, `replaced` are words that a placeholder stands for.
     """

@@ -20,7 +20,7 @@ from sigma_data.injection.anchors import (
 )
 from sigma_data.injection.candidates import candidates
 from sigma_data.injection.caption import Caption, is_eastern, quoted_spans
-from sigma_data.injection.frames import Frame, draw_frame, frames, framed_phrases, variants
+from sigma_data.injection.frames import Frame, draw_frame, framed_phrases, frames, variants
 from sigma_data.injection.lexicon import lexicon
 from sigma_data.injection.request import INJECTED, KEPT, Injection, Phrase, Reference, Request, refusal
 from sigma_data.injection.selective import is_selective, write_selective
@@ -30,6 +30,8 @@ from sigma_data.sample import Family
 
 UNTOUCHED = frozenset((Family.SEGMENTATION, Family.UNDERSTANDING))
 """Families whose instructions have no attribute tokens."""
+MOST_CHARACTERS = 8_000
+"""A longer caption is no instruction; reading it would take long."""
 _ROUTED = frozenset((Family.EDITING, Family.STYLIZATION, Family.COMPOSITIONAL))
 _REPLACE = re.compile(
     r"\s*replace\s+(?P<article>(?:the|all|both|his|her|its|their)\s+)?(?P<thing>[^.,;<>\"“]{1,80}?)\s+with\s+the\s+"
@@ -55,6 +57,8 @@ def settled(request: Request) -> Injection | None:
     """The outcome of a caption that is not open to tokens: of no such family, injected already, or hostile."""
     if request.family in UNTOUCHED or not request.references:
         return Injection(request.caption, request.family, KEPT)
+    if len(request.caption) > MOST_CHARACTERS:
+        return refusal(request, "too_long", f"the caption has {len(request.caption):,} characters")
     parsed = parse(request.caption, references=len(request.references))
     if not parsed.plain:
         return refusal(request, "no_words", "the caption has no words")
@@ -126,7 +130,24 @@ def _by_rules(request: Request) -> Injection:
     anchors = _with_left_over(caption, request, anchors)
     placed = [Placed(one.start, one.end, one.token, one.image) for one in candidates(caption, request, anchors)]
     placed += [Placed(one.start, one.end, "style", one.image) for one in anchors if one.kind == "style"]
-    anchors = [one for one in anchors if one.kind != "style"]
+    return _placed(caption, request, [one for one in anchors if one.kind != "style"], placed)
+
+
+def inject_phrases(request: Request, phrases: Sequence[tuple[int, int, str, int]]) -> Injection:
+    """Render phrases that a model found: (start, end, token, image) in the caption in canonical spelling."""
+    caption = Caption(canonical(request.caption.strip(), references=len(request.references)))
+    try:
+        anchors = find_anchors(caption, request)
+    except ImageRangeError as error:
+        return refusal(request, "image_range", str(error))
+    placed = [Placed(*one) for one in phrases]
+    named = _with_left_over(caption, request, anchors, also=[one.image for one in placed])
+    free = [a for a in named if not any(one.start < a.end and a.start < one.end for one in placed)]
+    return _placed(caption, request, [one for one in free if one.kind != "style"], placed)
+
+
+def _placed(caption: Caption, request: Request, anchors: Sequence[Anchor], placed: Sequence[Placed]) -> Injection:
+    """The instruction with these phrases and anchors; refused if neither names one of several references."""
     if len(request.references) == 1:
         return _of_one(caption, request, anchors, placed)
     named = {anchor.image for anchor in anchors if not anchor.possessive} | {one.image for one in placed}
@@ -160,12 +181,14 @@ def _of_one(caption: Caption, request: Request, anchors: Sequence[Anchor], place
     return _finished(request, caption, edits, placed, replaced)
 
 
-def _with_left_over(caption: Caption, request: Request, anchors: list[Anchor]) -> list[Anchor]:
+def _with_left_over(
+    caption: Caption, request: Request, anchors: list[Anchor], also: Sequence[int] = ()
+) -> list[Anchor]:
     """Anchors, and for the only reference of several that none names the place where the caption says "the photo".
 
     In editing and stylization `it`, as the object of the first verb, says so too. A noun is never taken for it.
     """
-    named = {anchor.image for anchor in anchors}
+    named = {*(anchor.image for anchor in anchors), *also}
     left = [one.image for one in request.references if one.image not in named]
     if len(request.references) < 2 or len(left) != 1:
         return anchors
@@ -222,9 +245,7 @@ def _finished(
     return _verified(request, edits.result(), phrases, replaced)
 
 
-def _verified(
-    request: Request, out: str, phrases: tuple[Phrase, ...], replaced: tuple[str, ...] = ()
-) -> Injection:
+def _verified(request: Request, out: str, phrases: tuple[Phrase, ...], replaced: tuple[str, ...] = ()) -> Injection:
     """The result, if it keeps the contract and stays the same when it is injected again; else a refusal."""
     try:
         bindings = bindings_of(out, [phrase.image for phrase in phrases])
