@@ -43,8 +43,8 @@ class DataFolder(ABC):
         """Whether there is a file or folder. Raises SourceError if a remote folder does not answer."""
 
     @abstractmethod
-    def files(self, suffix: str) -> list[tuple[str, str]]:
-        """(location, stamp) of every file below with this suffix, or of the single file itself.
+    def files(self, suffix: str | tuple[str, ...]) -> list[tuple[str, str]]:
+        """(location, stamp) of every file below with this suffix (or one of these), or of the single file itself.
 
         Numbers in names sort as numbers, so that chunk_10 follows chunk_9 and data added later comes later. Hidden
         files and folders are left out. Raises SourceError if there is nothing.
@@ -109,7 +109,7 @@ class LocalFolder(DataFolder):
     def exists(self, location: str) -> bool:
         return (self._root / location).exists()
 
-    def files(self, suffix: str) -> list[tuple[str, str]]:
+    def files(self, suffix: str | tuple[str, ...]) -> list[tuple[str, str]]:
         root = self._root
         if root.is_file():
             return [_listed(root, root.name)]
@@ -182,7 +182,7 @@ class RemoteFolder(DataFolder):
     def exists(self, location: str) -> bool:
         return self._info(location) is not None
 
-    def files(self, suffix: str) -> list[tuple[str, str]]:
+    def files(self, suffix: str | tuple[str, ...]) -> list[tuple[str, str]]:
         with reaching(self.uri):
             listing = self._fs.find(self._root, detail=True)
         root = self._root.rstrip("/")

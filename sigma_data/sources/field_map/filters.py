@@ -17,7 +17,8 @@ class Filtered(RowFault):
 def check_filters(layout: RowLayout, row: Row) -> None:
     """Raise Filtered if a filter of the layout leaves the row out."""
     for rule in layout.filters:
-        if all(spelled(look_up(row, field)) in {spelled(v) for v in values} for field, values in rule.when.items()):
+        asked = all(spelled(look_up(row, name)) in set(map(spelled, values)) for name, values in rule.when.items())
+        if asked and (rule.unless is None or numbers(look_up(row, rule.unless)) is None):
             _check(rule, row)
 
 

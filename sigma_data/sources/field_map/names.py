@@ -88,7 +88,10 @@ def _image_fields(layout: RowLayout) -> Iterator[ImageField]:
 def _value_fields(layout: RowLayout) -> Iterator[str]:
     yield from layout.fields.instruction
     yield from layout.fields.alternatives
-    yield from (field.label for field in _image_fields(layout) if field.label)
+    yield from (name for field in _image_fields(layout) for name in (field.label, field.kind_by) if name)
+    yield from (name for name in (layout.fields.reverse,) if name)
+    if layout.chain is not None:
+        yield from (layout.chain.by, layout.chain.order)
     if layout.conversation is not None:
         yield from (layout.conversation.field, *layout.conversation.refuse)
     if layout.composite is not None:
@@ -98,3 +101,4 @@ def _value_fields(layout: RowLayout) -> Iterator[str]:
     for rule in layout.filters:
         yield from rule.field
         yield from rule.when
+        yield from (name for name in (rule.unless,) if name)

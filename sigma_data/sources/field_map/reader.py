@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, NoReturn, cast
 
 from sigma_data.errors import ConfigError, SourceError
-from sigma_data.sample import Family, Rejection, Sample, Source
+from sigma_data.sample import Rejection, Sample, Source
 from sigma_data.sources.base import Fragment, Reader, ReaderOptions, Surveyed
-from sigma_data.sources.field_map.filters import Filtered, check_filters
+from sigma_data.sources.field_map.chains import chained, runs_of
+from sigma_data.sources.field_map.filters import Filtered
 from sigma_data.sources.field_map.formats import format_of, store_of
 from sigma_data.sources.field_map.images import ImageStore, Scope
 from sigma_data.sources.field_map.load import load_map, load_shipped
-from sigma_data.sources.field_map.names import image_names, value_names, wrong_keys
+from sigma_data.sources.field_map.names import image_names, missing, value_names, wrong_keys
+from sigma_data.sources.field_map.outcomes import Judge, Outcome
+from sigma_data.sources.field_map.quadruples import Pair, fragments_of, group_fragment, quadruple, ring
 from sigma_data.sources.field_map.rows import literal_glob, matches
-from sigma_data.sources.field_map.samples import sample_of
-from sigma_data.sources.field_map.schema import FieldMap, RowLayout
-from sigma_data.sources.field_map.shapes import Draft, drafts
-from sigma_data.sources.field_map.targets import repeated_targets, target_key
+from sigma_data.sources.field_map.samples import image_data, sample_of
+from sigma_data.sources.field_map.schema import FieldMap, Quadruples, RowLayout
+from sigma_data.sources.field_map.targets import repeated_targets
 from sigma_data.sources.field_map.values import RowFault
 from sigma_data.storage.data_folder import data_folder
 
@@ -41,22 +44,13 @@ class MapOptions(ReaderOptions):
 
 @dataclass(frozen=True)
 class _Place:
-    """A file with rows: its layout, the fields its path gives, where its images lie."""
+    """A file with rows: its layout, the fields its path gives, the names of globs, where its images lie."""
 
     layout: RowLayout
     location: str
     fields: dict[str, Any]
+    names: dict[str, str]
     scope: Scope
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What became of a row before its images are read: a draft, or a fault."""
-
-    row: int | None
-    draft: Draft | None = None
-    fault: RowFault | None = None
-    family: Family | None = None
 
 
 class MapReader(Reader):
@@ -74,38 +68,45 @@ class MapReader(Reader):
         self._shipped = None if scheme == "map" else scheme
         self._folder = data_folder(self.path)
         self._stores: dict[int, ImageStore] = {}
+        self._layouts: dict[str, RowLayout | None] = {}
 
     def folder(self) -> Path | None:
         return self._folder.local
 
     def fingerprint(self, fragment: Fragment) -> str:
-        return self._folder.fingerprint(fragment.location, fragment.stamp)
+        parts = fragments_of(fragment) or [fragment]
+        found = {one.location: self._folder.fingerprint(one.location, one.stamp) for one in parts}
+        return " ".join(found.values())
 
     def fragments(self) -> list[Fragment]:
-        listed = self._folder.files("")
         found: list[Fragment] = []
+        files = self._files()
         for layout in self.map.layouts:
-            mine = [(location, stamp) for location, stamp in listed if self._layout(location) is layout]
+            mine = [(location, stamp) for location, stamp in files if self._layout(location) is layout]
             rows = format_of(layout, self._folder)
             if mine and (fault := wrong_keys(layout, mine[0][0], rows.keys(mine[0][0]))):
                 raise SourceError(f"{self.path}: {fault}")
+            groups: dict[str, list[Fragment]] = {}
             for location, stamp in mine:
-                found += rows.fragments(location, stamp)
+                listed = rows.fragments(location, stamp)
+                if layout.quadruples is None:
+                    found += listed
+                else:
+                    name = filled(layout.quadruples.group, self._place(location).names)
+                    groups.setdefault(name, []).extend(listed)
+            found += map(group_fragment, groups.values())
         if not found:
-            globs = " or ".join(dict.fromkeys(glob for layout in self.map.layouts for glob in layout.rows))
-            have = ", ".join(location for location, _ in listed[:3]) + (", ..." if len(listed) > 3 else "")
-            how = f"; sigma sources {self._shipped} says how to lay out the files" if self._shipped else ""
-            raise SourceError(f"{self.path}: no file {globs} below this place, but {have or 'none'}{how}")
+            self._refuse_nothing()
         return found
 
     def read(self, fragment: Fragment) -> Iterator[Sample | Rejection]:
-        place = self._place(fragment.location)
-        store, terms = self._store(place.layout), self._license(place.layout)
-        for outcome in self._outcomes(place, fragment, survey=False):
+        for place, outcome in self._outcomes(fragment, survey=False):
             draft, fault = outcome.draft, outcome.fault
+            terms = self._license(place.layout)
             if draft is not None:
                 source = Source(self.name, f"{place.location}{draft.suffix}", outcome.row or 0, terms)
                 try:
+                    store = self._store(place.layout)
                     yield sample_of(draft, place.layout, source, store, place.scope, self.options.phrasing)
                 except RowFault as error:
                     fault = error
@@ -118,48 +119,86 @@ class MapReader(Reader):
 
     def survey(self, fragment: Fragment | None = None) -> Iterator[Surveyed]:
         for one in self.fragments() if fragment is None else [fragment]:
-            place = self._place(one.location)
-            terms = self._license(place.layout)
-            for outcome in self._outcomes(place, one, survey=True):
-                fault, draft = outcome.fault, outcome.draft
-                family = draft.family if draft else outcome.family
-                yield Surveyed(family, terms, fault.code if fault else None, isinstance(fault, Filtered))
+            for place, outcome in self._outcomes(one, survey=True):
+                family = outcome.draft.family if outcome.draft else outcome.family
+                fault = outcome.fault
+                code = fault.code if fault else None
+                yield Surveyed(family, self._license(place.layout), code, isinstance(fault, Filtered))
 
-    def _outcomes(self, place: _Place, fragment: Fragment, *, survey: bool) -> Iterator[_Outcome]:
-        """What becomes of every row of a fragment by its words and values."""
+    def _outcomes(self, fragment: Fragment, *, survey: bool) -> Iterator[tuple[_Place, Outcome]]:
+        """What becomes of every row of a fragment by its words and values, and the place of its file."""
+        place = self._place(fragment.location)
         layout = place.layout
         rows = format_of(layout, self._folder)
-        bytes_in_rows = layout.images.origin == "bytes"
-        names = value_names(layout) | (set() if bytes_in_rows else image_names(layout))
-        repeated = (
-            repeated_targets(self._folder.uri, layout, fragment.location, fragment.stamp)
-            if layout.images.unique_target
-            else frozenset()
-        )
-        for number, row in rows.read(fragment, names if survey else None):
-            if isinstance(row, RowFault):
-                yield _Outcome(number, fault=row)
-                continue
-            family = None
-            try:
-                found = drafts(layout, {**row, "subset": place.fields} if place.fields else row)
-                family = found[0].family
-                if self.options.filters == "on":
-                    check_filters(layout, {**row, "subset": place.fields})
-                for draft in found:
-                    if repeated and not repeated.isdisjoint(map(target_key, draft.turns)):
-                        raise RowFault("ambiguous_name", "another row names the same target")
-            except RowFault as fault:
-                yield _Outcome(number, fault=fault, family=family)
-            else:
-                yield from (_Outcome(number, draft) for draft in found)
+        names = None
+        if survey:
+            names = value_names(layout) | (set() if layout.images.origin == "bytes" else image_names(layout))
+        if layout.quadruples is not None:
+            yield from self._quadruples(fragment, layout.quadruples, names)
+        elif layout.chain is not None:
+            whole = rows.fragments(fragment.location, fragment.stamp)
+            index = next((index for index, one in enumerate(whole) if one.part == fragment.part), None)
+            if index is not None:
+                runs = runs_of(rows, whole, index, layout.chain, names)
+                yield from ((place, outcome) for outcome in chained(self._judge(place, ""), layout.chain, runs))
+        else:
+            judge = self._judge(place, fragment.stamp)
+            yield from ((place, outcome) for outcome in judge.outcomes(rows.read(fragment, names)))
+
+    def _judge(self, place: _Place, stamp: str) -> Judge:
+        repeated = frozenset[bytes]()
+        if place.layout.images.unique_target:
+            repeated = repeated_targets(self._folder.uri, place.layout, place.location, stamp)
+        return Judge(place.layout, place.fields, self.options.filters == "on", repeated)
+
+    def _quadruples(
+        self, group: Fragment, spec: Quadruples, names: set[str] | None
+    ) -> Iterator[tuple[_Place, Outcome]]:
+        """The relations of a group; those that cannot be a part of one first."""
+        pairs: list[Pair] = []
+        for one in fragments_of(group):
+            place = self._place(one.location)
+            rows = format_of(place.layout, self._folder)
+            for outcome in self._judge(place, one.stamp).outcomes(rows.read(one, names)):
+                if outcome.draft is None:
+                    yield place, outcome
+                    continue
+                images = [*outcome.draft.references, *(t.target for t in outcome.draft.turns if t.target)]
+                try:
+                    store = self._store(place.layout)
+                    found = [image_data(image, store, place.scope).data for image in images] if names is None else []
+                except RowFault as fault:
+                    yield place, Outcome(outcome.row, fault=fault, family=outcome.draft.family)
+                    continue
+                digests = tuple(hashlib.sha256(data).digest() for data in found)
+                pairs.append(Pair(place.location, outcome.row or 0, outcome.draft, place.scope, digests))
+        for pair, demonstration in ring(pairs, spec):
+            yield self._place(pair.location), quadruple(pair, demonstration)
+
+    def _files(self) -> list[tuple[str, str]]:
+        """Every file that a glob of the map names, with its stamp."""
+        globs = [glob for layout in self.map.layouts for glob in layout.rows]
+        listed = self._folder.files(tuple({re.split(r"[*?\]/]", glob)[-1] for glob in globs}))
+        return [(location, stamp) for location, stamp in listed if self._layout(location) is not None]
+
+    def _refuse_nothing(self) -> NoReturn:
+        """Raise SourceError for a folder without a file of the map."""
+        globs = " or ".join(dict.fromkeys(glob for layout in self.map.layouts for glob in layout.rows))
+        listed = [location for location, _ in self._folder.files("")]
+        have = ", ".join(listed[:3]) + (", ..." if len(listed) > 3 else "") or "no file"
+        how = f"; sigma sources {self._shipped} says how to lay out the files" if self._shipped else ""
+        raise SourceError(f"{self.path}: no file {globs} below this place, but {have}{how}")
 
     def _layout(self, location: str) -> RowLayout | None:
-        """The first layout whose globs name a file."""
-        for layout in self.map.layouts:
-            if matches(location, layout.rows) and not matches(location, layout.skip):
-                return layout
-        return None
+        """The first layout whose globs name a file and whose fields its rows have; else the first by its globs."""
+        if location not in self._layouts:
+            named = [one for one in self.map.layouts if matches(location, one.rows) and not matches(location, one.skip)]
+            found = named[0] if named else None
+            if len(named) > 1:
+                keys = format_of(named[0], self._folder).keys(location)
+                found = next((one for one in named if not missing(one, keys)), found)
+            self._layouts[location] = found
+        return self._layouts[location]
 
     def _place(self, location: str) -> _Place:
         layout = self._layout(location)
@@ -169,10 +208,13 @@ class MapReader(Reader):
         found = re.search(layout.subset, location) if layout.subset else None
         fields = {name: text or "" for name, text in found.groupdict().items()} if found else {}
         names = {**fields, "folder": folder or "."}
-        archives = tuple(_filled(glob, {name: literal_glob(text) for name, text in names.items()})
-                         for glob in layout.images.archive)  # fmt: skip
-        folders = tuple(posixpath.normpath(_filled(one, names)) for one in layout.images.folders)
-        return _Place(layout, location, fields, Scope(folders, archives, folder))
+        literal = {name: literal_glob(text) for name, text in names.items()}
+        scope = Scope(
+            tuple(posixpath.normpath(filled(one, names)) for one in layout.images.folders),
+            tuple(filled(glob, literal) for glob in layout.images.archive),
+            folder,
+        )
+        return _Place(layout, location, fields, names, scope)
 
     def _store(self, layout: RowLayout) -> ImageStore:
         index = self.map.layouts.index(layout)
@@ -182,7 +224,7 @@ class MapReader(Reader):
         return self.options.license or layout.license or self.map.license
 
 
-def _filled(template: str, names: dict[str, str]) -> str:
+def filled(template: str, names: dict[str, str]) -> str:
     """A template with {NAME} filled in; other braces stay. Raises ConfigError for a name that there is not."""
 
     def fill(match: re.Match[str]) -> str:

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from functools import lru_cache
 
+from sigma_data.errors import ConfigError
 from sigma_data.sources.base import Fragment
 from sigma_data.sources.field_map.values import Row, RowFault
 from sigma_data.storage.data_folder import DataFolder
@@ -43,7 +44,10 @@ class RowFormat(ABC):
 
 @lru_cache(maxsize=1024)
 def glob_pattern(glob: str) -> re.Pattern[str]:
-    """A regular expression for a glob: `**/` any folders or none, `*` and `?` within a name, `[..]` a character."""
+    """A regular expression for a glob: `**/` any folders or none, `*` and `?` within a name, `[..]` a character.
+
+    Raises ConfigError for a class of characters that is none.
+    """
     out, position = "", 0
     while position < len(glob):
         rest = glob[position:]
@@ -55,12 +59,16 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
             out, position = out + r"[^/]*", position + 1
         elif rest[0] == "?":
             out, position = out + r"[^/]", position + 1
-        elif rest[0] == "[" and (end := rest.find("]", 2)) > 0:
-            inside = rest[1:end].replace("\\", r"\\")
-            out, position = out + f"[{'^' + inside[1:] if inside[0] == '!' else inside}]", position + end + 1
+        elif rest[0] == "[" and (end := rest.find("]", 2 + (rest[1:2] == "!"))) > 0:
+            other = rest[1] == "!"
+            inside = re.sub(r"([\\\[\]^&~|])", r"\\\1", rest[1 + other : end])
+            out, position = out + f"[{'^' * other}{inside}]", position + end + 1
         else:
             out, position = out + re.escape(rest[0]), position + 1
-    return re.compile(out, re.DOTALL)
+    try:
+        return re.compile(out, re.DOTALL)
+    except re.error as error:
+        raise ConfigError(f"{glob!r} is no glob ({error})") from None
 
 
 def literal_glob(text: str) -> str:

@@ -29,7 +29,7 @@ def image_data(image: DraftImage, store: ImageStore, scope: Scope) -> FoundImage
     if isinstance(value, bytes) and value:
         found = FoundImage(value, "bytes", image.field)
     elif isinstance(path, str) and not is_null_path(path) and store.images.origin != "bytes":
-        found = store.find(path, scope)
+        found = store.find(path, image.scope or scope)
     elif image.null == "empty" or isinstance(value, bytes):
         what = f", only the path {path[:200]!r}" if isinstance(path, str) and path else ""
         raise RowFault("empty", f"{image.field} has no bytes{what}")

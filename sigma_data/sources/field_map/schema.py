@@ -40,9 +40,13 @@ class ImageField(StrictModel):
     """Name of the field."""
     kind: ImageKind | None = None
     """What the image is where it is no ordinary picture."""
+    kind_by: str | None = None
+    """Name of the field whose value tells the kind, by `kinds`."""
+    kinds: dict[str, ImageKind] = {}
+    """Kinds of values of `kind_by` (as `family.by` spells them)."""
     label: str | None = None
     """Name of the field with a few words for what the image shows."""
-    null: Literal["empty", "missing", "none"] | None = None
+    if_null: Literal["empty", "missing", "none"] | None = None
     """What null means: an image without bytes (`empty`), one that is missing, or that the row has none.
 
     By default `empty` where images are bytes, else `missing`.
@@ -75,6 +79,8 @@ class Fields(StrictModel):
     """The images that are given, in order."""
     target: OneImage | None = None
     """The image to produce."""
+    reverse: str | None = None
+    """Field with the instruction that leads from the target back to the one reference: a second sample."""
     last_is_target: bool = False
     """Whether the last of the references is the target."""
     text_to_image: bool = False
@@ -117,6 +123,24 @@ class Composite(StrictModel):
     """Field with the name of what both sides show."""
 
 
+class Quadruples(StrictModel):
+    """Relations of pairs: the rows of a group in a ring, each with its neighbour's pair as demonstration."""
+
+    group: str
+    """What the files of a group share, by names of `subset` and {folder}."""
+    seed: int = 0
+    """The order of the ring is that of a hash of seed and row."""
+
+
+class Chain(StrictModel):
+    """Rows that are the turns of one dialogue, one after the other."""
+
+    by: str
+    """Field that the rows of a dialogue share."""
+    order: str
+    """Field with the number of the turn."""
+
+
 class FamilyRule(StrictModel):
     """The family by the value of a field, in lower case with underscores for spaces and hyphens."""
 
@@ -149,6 +173,8 @@ class Filter(StrictModel):
     """The only values that are kept."""
     matches: Pattern | None = None
     """A regular expression that the text must have."""
+    unless: str | None = None
+    """A field with scores: rows that have it are not asked."""
     missing: Literal["keep", "drop"]
     """What becomes of a row without a value; null, NaN, infinity and what is no number count as none."""
     when: dict[str, Words] = {}
@@ -199,6 +225,8 @@ class RowLayout(StrictModel):
     fields: Fields = Fields()
     conversation: Conversation | None = None
     composite: Composite | None = None
+    quadruples: Quadruples | None = None
+    chain: Chain | None = None
     images: ImagesMap = ImagesMap()
     family: Family | FamilyRule
     filters: tuple[Filter, ...] = ()

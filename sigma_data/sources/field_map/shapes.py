@@ -12,15 +12,17 @@ from typing import Any, Literal
 
 from sigma_data.sample import Family, ImageKind
 from sigma_data.sources.field_map.filters import family_of
+from sigma_data.sources.field_map.images import Scope
 from sigma_data.sources.field_map.schema import Conversation, Fields, ImageField, RowLayout
-from sigma_data.sources.field_map.values import ABSENT, Row, RowFault, is_empty, look_up, texts
+from sigma_data.sources.field_map.values import ABSENT, Row, RowFault, is_empty, look_up, spelled, texts
 
 
 @dataclass(frozen=True)
 class DraftImage:
     """An image as a row names it: bytes, a path, a struct of both, or None.
 
-    `box` is the part that is meant: the left or right half, or the squares inside a border of so many pixels.
+    `side` is the part that is meant: the left or right half, or the square inside a border of so many pixels. `scope`
+    is where it lies, if elsewhere than the images of its row.
     """
 
     value: Any
@@ -30,6 +32,7 @@ class DraftImage:
     label: str | None = None
     side: Literal["left", "right"] | None = None
     border: int | None = None
+    scope: Scope | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,11 @@ def drafts(layout: RowLayout, row: Row) -> list[Draft]:
     family, inferred = family_of(layout.family, row)
     if not references:  # text to image: a layout sample once a condition is computed
         family, inferred = Family.LAYOUT, False
-    return [Draft(family, references, (turn,), inferred)]
+    found = [Draft(family, references, (turn,), inferred)]
+    if layout.fields.reverse is not None and len(references) == 1 and look_up(row, layout.fields.reverse):
+        back = instructions_of(layout.fields.model_copy(update={"instruction": (layout.fields.reverse,)}), row)
+        found.append(Draft(family, (target,), (DraftTurn(back[:1], references[0]),), inferred, "#reverse"))
+    return found
 
 
 def instructions_of(fields: Fields, row: Row) -> tuple[str, ...]:
@@ -127,19 +134,25 @@ def one_image(layout: RowLayout, field: ImageField, row: Row) -> DraftImage:
 
 def _images(layout: RowLayout, field: ImageField, value: Any, row: Row) -> list[DraftImage]:
     """The images of a field: one, or those of a list."""
-    null = field.null or ("empty" if layout.images.origin == "bytes" else "missing")
+    null = field.if_null or ("empty" if layout.images.origin == "bytes" else "missing")
     if value is None and (null == "none" or (layout.fields.text_to_image and field is not layout.fields.target)):
         return []
     values = list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
     label = look_up(row, field.label) if field.label else None
+    kind = field.kind
+    if field.kind_by is not None:
+        named = {spelled(name): known for name, known in field.kinds.items()}
+        kind = named.get(spelled(look_up(row, field.kind_by)), kind)
     found = []
     for item in values:
         if not (item is None or isinstance(item, str | bytes) or _is_struct(item)):
             raise RowFault("bad_fields", f"{field.field} holds {type(item).__name__}, not an image")
         if isinstance(item, str) and is_null_path(item):
             item = None
+        if null == "none" and (item is None or (isinstance(item, Mapping) and not any(item.values()))):
+            continue
         words = label.strip() if isinstance(label, str) and not is_empty(label) else None
-        found.append(DraftImage(item, field.field, "empty" if null == "empty" else "missing", field.kind, words))
+        found.append(DraftImage(item, field.field, "empty" if null == "empty" else "missing", kind, words))
     return found
 
 
@@ -165,7 +178,7 @@ def _conversation(layout: RowLayout, spec: Conversation, row: Row) -> Draft:
     for field in layout.fields.references:
         value = look_up(row, field.field)
         if value is not ABSENT:
-            references += _images(layout, field.model_copy(update={"null": "none"}), value, row)
+            references += _images(layout, field.model_copy(update={"if_null": "none"}), value, row)
     said = look_up(row, spec.field)
     if not isinstance(said, Sequence) or isinstance(said, str | bytes):
         raise RowFault("bad_fields", f"{spec.field} is no list of turns")
