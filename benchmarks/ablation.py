@@ -114,7 +114,7 @@ def scored(out: Path, config: TrainConfig, limit: int, jobs: int, arm: Arm) -> R
         export_run(folder / RUN, folder / MODEL, ema=config.ema is not None)
     if not (folder / EVALUATION / REPORT).exists():
         guidance = Guidance(text=seen.text_scale, image=seen.image_scale)
-        settings = SamplingSettings(steps=seen.picture_steps, guidance=guidance, group_mask=arm.group_mask)
+        settings = SamplingSettings(steps=seen.image_steps, guidance=guidance, group_mask=arm.group_mask)
         evaluate(EvalOptions(
             benchmark=f"world:{out / arm.corpus}", out=folder / EVALUATION, model=str(folder / MODEL),
             name=arm.name, limit=limit, generation=Generation(settings=settings), nproc=jobs,

@@ -79,7 +79,7 @@ def _places(result: dict[str, Any]) -> list[str]:
     run = Path(result["run"])
     rows = [
         ("report", f"{result['report']}: both models side by side, every image"),
-        ("images", f"{run / 'pictures'}: what it generated during training (references, answer, generated)"),
+        ("images", f"{run / 'images'}: what it generated during training (references, answer, generated)"),
         ("corpus", f"{Path(result['corpus']) / 'report.html'}: what it was trained on"),
     ]
     if (run / "tensorboard").is_dir():

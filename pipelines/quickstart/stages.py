@@ -186,7 +186,8 @@ class Stages:
         if result is None or result["stopped"]:
             raise KeyboardInterrupt
         lines = map(json.loads, filter(None, (self.run / METRICS).read_text("utf-8").split("\n")))
-        held_out = [float(found) for line in lines if (found := line.get("val_ema/picture")) is not None]
+        losses = (line.get("val_ema/image", line.get("val_ema/picture")) for line in lines)  # the latter until 0.2
+        held_out = [float(loss) for loss in losses if loss is not None]
         course = f"; held-out loss {held_out[0]:.2f} -> {held_out[-1]:.2f}" if len(held_out) > 1 else ""
         return {"told": f"{counted(result['steps'], 'step')}{course}"}
 
@@ -230,7 +231,7 @@ class Stages:
         validation = self._config.validation
         return Generation(
             settings=SamplingSettings(
-                steps=validation.picture_steps,
+                steps=validation.image_steps,
                 guidance=Guidance(text=validation.text_scale, image=validation.image_scale),
                 group_mask=self._config.model.group_mask,
             )
@@ -255,7 +256,7 @@ class Stages:
             "instruction": item.instruction,
             "pictures": list(images),
             "settings": [
-                "--steps", str(validation.picture_steps),
+                "--steps", str(validation.image_steps),
                 "--text-scale", f"{validation.text_scale:g}", "--image-scale", f"{validation.image_scale:g}",
             ],
         }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -98,7 +98,9 @@ class ScheduleSettings(StrictModel):
 class LossSettings(StrictModel):
     """How the two losses add up; each is an average over all tokens of an optimiser step, on all ranks."""
 
-    picture: float = Field(1.0, ge=0, allow_inf_nan=False)
+    former_names: ClassVar[dict[str, str]] = {"picture": "image"}
+
+    image: float = Field(1.0, ge=0, allow_inf_nan=False)
     """Weight of the squared error of the velocity of target images."""
     text: float = Field(0.25, ge=0, allow_inf_nan=False)
     """Weight of the cross entropy of answers in words."""
@@ -182,6 +184,8 @@ class CheckpointSettings(StrictModel):
 class ValidationSettings(StrictModel):
     """Losses and generated images on held-out samples."""
 
+    former_names: ClassVar[dict[str, str]] = {"pictures": "images", "picture_steps": "image_steps"}
+
     every: int = Field(500, ge=0)
     """Steps; 0 never."""
     split: str = "val"
@@ -190,9 +194,9 @@ class ValidationSettings(StrictModel):
     """Packs over which losses are averaged."""
     seed: int = 0
     """Draws the noise, the same each time."""
-    pictures: int = Field(4, ge=0)
+    images: int = Field(4, ge=0)
     """Samples to generate each time."""
-    picture_steps: int = Field(20, ge=2)
+    image_steps: int = Field(20, ge=2)
     """Noise levels of the sampler."""
     text_scale: float = Field(Guidance.text, allow_inf_nan=False)
     """Guidance scale towards the text; 1 or less is no guidance, e.g. for a model that is hardly trained yet."""

@@ -13,6 +13,7 @@ import io
 import json
 import logging
 import math
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-METRICS, TEXTS, IMAGES, TENSORBOARD, WANDB = "metrics.jsonl", "texts.jsonl", "pictures", "tensorboard", "wandb_id"
+METRICS, TEXTS, IMAGES, TENSORBOARD, WANDB = "metrics.jsonl", "texts.jsonl", "images", "tensorboard", "wandb_id"
 """Files and folders in the folder of a run."""
 NON_FINITE = "non_finite"
 """The column of metrics.jsonl that names the non-finite figures of a line, e.g. `loss nan, norm inf`; mostly empty."""
@@ -152,7 +153,7 @@ class RunLog:
         with _disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
             _rewrite(self._texts, _kept(self._texts, resumed))
-            before = _kept(self._metrics, resumed)
+            before = [{_today(name): value for name, value in line.items()} for line in _kept(self._metrics, resumed)]
             self._columns = list(dict.fromkeys([*columns, *(name for line in before for name in line)]))
             self._columns = [name for name in self._columns if name not in ("step", NON_FINITE)]
             _rewrite(self._metrics, [self._line(line) for line in before])
@@ -180,7 +181,7 @@ class RunLog:
             self._progress.show(step, there)
 
     def images(self, step: int, name: str, images: Sequence[bytes]) -> None:
-        """Keep images, PNG files, as pictures/STEP/NAME-1.png and so on."""
+        """Keep images, PNG files, as images/STEP/NAME-1.png and so on."""
         if not self._writes:
             return
         folder = self._folder / IMAGES / f"{step:08d}"
@@ -234,7 +235,7 @@ class RunLog:
 class TrainingProgress:
     """Where a run is: two lines that change on a terminal, a plain line now and then elsewhere; on standard error.
 
-    Of the figures it shows, if given, the losses `picture` and `text`, `norm` (the gradient's),
+    Of the figures it shows, if given, the losses `image` and `text`, `norm` (the gradient's),
     `tokens_per_second`, `mfu`, `data_wait`, `memory` (bytes), and `skipped` (steps).
     """
 
@@ -280,7 +281,7 @@ class TrainingProgress:
 
     def _parts(self) -> list[str]:
         formats = {
-            "picture": "picture {:.4f}",
+            "image": "image {:.4f}",
             "text": "text {:.4f}",
             "norm": "norm {:.3g}",
             "tokens_per_second": "{:,.0f} tokens/s",
@@ -332,6 +333,11 @@ def _kept(path: Path, resumed: int) -> list[dict[str, Any]]:
         except (ValueError, LookupError, TypeError):
             continue
     return found
+
+
+def _today(name: str) -> str:
+    """The name that a figure of an older version has now: the image loss was called `picture`."""
+    return re.sub(r"^(|val/|val_ema/)picture(?=/|$)", r"\1image", name)
 
 
 def _rewrite(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:

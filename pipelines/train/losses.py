@@ -21,20 +21,20 @@ BINS = 10
 
 _FAMILIES = list(Family)
 _ROWS = (
-    ["picture", "text"]
-    + [f"picture/{family}" for family in _FAMILIES]
+    ["image", "text"]
+    + [f"image/{family}" for family in _FAMILIES]
     + [f"text/{family}" for family in _FAMILIES]
-    + [f"picture/level_{bin_ / BINS:.1f}" for bin_ in range(BINS)]
-    + [f"picture/token_{attribute}" for attribute in ATTRIBUTES]
+    + [f"image/level_{bin_ / BINS:.1f}" for bin_ in range(BINS)]
+    + [f"image/token_{attribute}" for attribute in ATTRIBUTES]
 )
-_BY_FAMILY = {"picture": 2, "text": 2 + len(_FAMILIES)}
+_BY_FAMILY = {"image": 2, "text": 2 + len(_FAMILIES)}
 _BY_LEVEL = 2 + 2 * len(_FAMILIES)
 _BY_ATTRIBUTE = _BY_LEVEL + BINS
 
 
 def loss_names(families: Collection[Family]) -> list[str]:
     """The names of all averages that there may be where samples are of these families."""
-    absent = {f"{kind}/{family}" for kind in ("picture", "text") for family in _FAMILIES if family not in families}
+    absent = {f"{kind}/{family}" for kind in ("image", "text") for family in _FAMILIES if family not in families}
     return [name for name in _ROWS if name not in absent]
 
 
@@ -71,14 +71,14 @@ class LossTable:
         """Count a forward pass in; `families` [samples of the batch]."""
         device = self.table.device
         of_sample = torch.tensor([_FAMILIES.index(family) for family in families], dtype=torch.long, device=device)
-        slots = {"picture": batch.n_und + batch.target_slots, "text": batch.answer_slots}
-        losses = {"picture": out.mse.mean(-1), "text": out.ce}
+        slots = {"image": batch.n_und + batch.target_slots, "text": batch.answer_slots}
+        losses = {"image": out.mse.mean(-1), "text": out.ce}
         for row, (name, loss) in enumerate(losses.items()):
             pairs = torch.stack((loss.double(), torch.ones_like(loss, dtype=torch.float64)), -1)
             sample = batch.tags.sample[slots[name]].long()
             self.table[row] += pairs.sum(0)
             self.table.index_add_(0, _BY_FAMILY[name] + of_sample[sample], pairs)
-            if name == "picture":
+            if name == "image":
                 bins = (self._token_levels(batch, out) * BINS).long().clamp(max=BINS - 1)
                 self.table.index_add_(0, _BY_LEVEL + bins, pairs)
                 by_sample = torch.zeros(len(families), 2, dtype=torch.float64, device=device).index_add(

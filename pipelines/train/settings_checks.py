@@ -26,7 +26,7 @@ from sigma_model.run_directory import RUN_CONFIG
 
 Tokens = Mapping[Family, Mapping[Kind, int]]
 
-_LOSSES = {"picture": Kind.TARGET, "text": Kind.ANSWER}
+_LOSSES = {"image": Kind.TARGET, "text": Kind.ANSWER}
 _SLOW = 1e-9
 """A learning rate below this moves a float32 weight of usual size by less than its rounding in any run."""
 
@@ -44,8 +44,8 @@ class EpochContent:
 def check_settings(config: TrainConfig) -> None:
     """Raise ConfigError, naming both, for settings that exclude or contradict one another whatever the data is."""
     optimizer, schedule, loss = config.optimizer, config.schedule, config.loss
-    if not loss.picture and not loss.text:
-        raise ConfigError("loss.picture and loss.text are both 0, so nothing can be trained: give one of them a weight")
+    if not loss.image and not loss.text:
+        raise ConfigError("loss.image and loss.text are both 0, so nothing can be trained: give one of them a weight")
     if schedule.kind != "constant" and schedule.min_lr > optimizer.lr:
         raise ConfigError(
             f"schedule.min_lr {schedule.min_lr:g} is above optimizer.lr {optimizer.lr:g}, so the rate would rise where "
@@ -124,10 +124,10 @@ def check_trainable(config: TrainConfig, trainable: Collection[str], tokens: Tok
     """
     weights = {name: getattr(config.loss, name) for name in _LOSSES}
     held = {name: sum(kinds.get(kind, 0) for kinds in tokens.values()) for name, kind in _LOSSES.items()}
-    answers = {"picture": "with an image", "text": "in words"}
+    answers = {"image": "with an image", "text": "in words"}
     active = [name for name in _LOSSES if weights[name] and held[name]]
     if not active:
-        missing, other = ("text", "picture") if weights["text"] else ("picture", "text")
+        missing, other = ("text", "image") if weights["text"] else ("image", "text")
         raise ConfigError(
             f"loss.{other}=0 leaves the {missing} loss, and no sample of data.corpora is answered {answers[missing]}, "
             f"so nothing can be trained: give loss.{other} a weight, or train on samples that are"
@@ -267,7 +267,7 @@ def _reached(name: str, loss: str, tokens: Tokens) -> bool:
     A text's passes through the head, through the understanding expert and what feeds it; through the generation
     expert only where a sample has latents.
     """
-    if loss == "picture":
+    if loss == "image":
         return not name.startswith("lm_head")
     generating = name.startswith(("latent_in", "latent_out", "time_embedder")) or ".gen." in name or "norm_gen" in name
     latents = any(kinds.get(Kind.ANSWER) and kinds.get(Kind.LATENT) for kinds in tokens.values())

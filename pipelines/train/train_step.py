@@ -65,7 +65,7 @@ class TrainStep:
         weights = [LossWeights.of(batch, reweight_text=loss_settings.reweight_text) for batch in batches]
         sums = torch.stack([weight.sums for weight in weights]).sum(0)
         totals = all_reduce_sum(torch.cat((sums, sums.new_tensor([float(stop)]))), self._group)
-        scales = totals.new_tensor([loss_settings.picture, loss_settings.text]) / totals[:2].clamp(min=1e-12)
+        scales = totals.new_tensor([loss_settings.image, loss_settings.text]) / totals[:2].clamp(min=1e-12)
         total = torch.zeros((), dtype=torch.float64, device=self._group.device)
         losses = LossTable(self._group.device)
         for pack, batch, weight in zip(packs, batches, weights, strict=True):

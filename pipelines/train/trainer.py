@@ -53,7 +53,7 @@ from sigma_model.attention import flash_available
 logger = logging.getLogger(__name__)
 
 _OF_STEP = ("loss", "norm", "lr", "skipped", "epoch", "pack", "memory")
-_SHOWN = ("val/picture", "val/text", "val_ema/picture", "val_ema/text")
+_SHOWN = ("val/image", "val/text", "val_ema/image", "val_ema/text")
 _VISIBLE_AFTER = 60.0
 """Seconds that a shared folder may take to show a new file on other machines."""
 SKIPPED = "skipped-{rank}.jsonl"
@@ -320,7 +320,7 @@ class Trainer:
             if run.ema is not None:
                 averaged = run.validation.losses(model, vae, ids)
                 figures |= {f"val_ema/{name}": value for name, value in averaged.items()}
-            made = run.validation.images(run.parts, settings.pictures)
+            made = run.validation.images(run.parts, settings.images)
         self._log.step(run.step, figures)
         shown = [f"{name.replace('/', ' ')} {figures[name]:.4f}" for name in _SHOWN if name in figures]
         logger.info(f"train: step {run.step:,}: {', '.join(shown)}")

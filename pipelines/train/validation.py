@@ -103,7 +103,7 @@ class ValidationSet:
             return {}
         asked = self._config.validation
         settings = SamplingSettings(
-            steps=asked.picture_steps,
+            steps=asked.image_steps,
             guidance=Guidance(text=asked.text_scale, image=asked.image_scale),
             group_mask=self._config.model.group_mask,
         )

@@ -61,7 +61,7 @@ def test_the_recipe_is_that_of_the_published_script(name: str) -> None:
     assert settings.ema.decay == 0.9999
     dropout = settings.data.dropout
     assert (dropout.text, dropout.latent, dropout.patch) == (0.1, 0.3, 0.3)
-    assert (settings.loss.picture, settings.loss.text, settings.loss.timestep_shift) == (1.0, 0.0, 1.0)
+    assert (settings.loss.image, settings.loss.text, settings.loss.timestep_shift) == (1.0, 0.0, 1.0)
     assert not settings.model.vision, "no ViT part"
     assert (optimizer.kind, optimizer.weight_decay) == ("adamw", 0.0)
     assert settings.model.master == "float32"

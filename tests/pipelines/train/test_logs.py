@@ -38,25 +38,25 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_a_step_is_in_the_file_as_soon_as_it_is_logged(tmp_path: Path) -> None:
     log = opened(tmp_path)
-    log.step(1, {"picture": 0.5, "mfu": None})
-    assert lines(tmp_path / METRICS) == [{"step": 1, "non_finite": "", "picture": 0.5}]
+    log.step(1, {"image": 0.5, "mfu": None})
+    assert lines(tmp_path / METRICS) == [{"step": 1, "non_finite": "", "image": 0.5}]
     log.close()
 
 
 def test_a_resumed_run_has_each_step_once_and_no_half_line(tmp_path: Path) -> None:
     log = opened(tmp_path)
     for step in range(1, 8):
-        log.step(step, {"picture": float(step)})
+        log.step(step, {"image": float(step)})
     log.text(2, "answer", "a cat")
     log.text(6, "answer", "a dög\u2028 on two lines")
     log.close()
     with (tmp_path / METRICS).open("a") as file:
         file.write('{"step": 3, "pic')  # killed while writing
     log = opened(tmp_path, resumed=4)
-    log.step(5, {"picture": 50.0})
+    log.step(5, {"image": 50.0})
     log.close()
     assert [line["step"] for line in lines(tmp_path / METRICS)] == [1, 2, 3, 4, 5]
-    assert lines(tmp_path / METRICS)[-1]["picture"] == 50.0
+    assert lines(tmp_path / METRICS)[-1]["image"] == 50.0
     assert [json.loads(line)["text"] for line in (tmp_path / TEXTS).read_text().splitlines() if line] == ["a cat"]
 
 
@@ -74,7 +74,7 @@ def test_lines_are_json_also_where_a_figure_is_no_number(tmp_path: Path) -> None
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     log = opened(tmp_path / "run", rank=1)
-    log.step(1, {"picture": 1.0})
+    log.step(1, {"image": 1.0})
     log.text(1, "answer", "a")
     log.images(1, "sample", [plain(4, 3, "red")])
     log.close()
@@ -130,13 +130,13 @@ def test_tensorboard_gets_what_the_file_gets_and_drops_steps_behind_the_resumed_
     module.SummaryWriter = make  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
     log = opened(tmp_path, LogSettings(tensorboard=True), resumed=7)
-    log.step(8, {"picture": 0.5, "mfu": None})
+    log.step(8, {"image": 0.5, "mfu": None})
     log.images(8, "sample", [plain(4, 3, "red")])
     log.text(8, "answer", "a cat")
     log.close()
     board = made[0]
     assert (board.folder, board.purge_step) == (str(tmp_path / TENSORBOARD), 8)
-    assert board.scalars == [("picture", 0.5, 8)]
+    assert board.scalars == [("image", 0.5, 8)]
     assert board.pictures == [("sample/1", (3, 4, 3))]
     assert board.texts == ["a cat"]
     assert board.closed
@@ -147,11 +147,11 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     log = opened(tmp_path, LogSettings(tensorboard=True))
-    log.step(3, {"picture": 0.25})
+    log.step(3, {"image": 0.25})
     log.close()
     events = EventAccumulator(str(tmp_path / TENSORBOARD))
     events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("picture")] == [(3, 0.25)]
+    assert [(event.step, event.value) for event in events.Scalars("image")] == [(3, 0.25)]
 
 
 def test_without_tensorboard_one_line_says_how_to_get_it_and_the_run_goes_on(
@@ -159,8 +159,8 @@ def test_without_tensorboard_one_line_says_how_to_get_it_and_the_run_goes_on(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     log = opened(tmp_path, LogSettings(tensorboard=True))
-    log.step(1, {"picture": 1.0})
-    log.step(2, {"picture": 1.0})
+    log.step(1, {"image": 1.0})
+    log.step(2, {"image": 1.0})
     log.close()
     assert len(caplog.messages) == 1 and "pip install tensorboard" in caplog.text
     assert len(lines(tmp_path / METRICS)) == 2
@@ -196,20 +196,20 @@ def test_a_resumed_run_goes_on_in_the_same_w_and_b_run(tmp_path: Path, monkeypat
     monkeypatch.setitem(sys.modules, "wandb", fake)
     for resumed in (0, 1):
         log = opened(tmp_path, LogSettings(tensorboard=False, wandb="project"), resumed=resumed)
-        log.step(resumed + 1, {"picture": 1.0, "mfu": None})
+        log.step(resumed + 1, {"image": 1.0, "mfu": None})
         log.images(resumed + 1, "sample", [plain(4, 3, "red")])
         log.close()
     assert started[0]["id"] == started[2]["id"] == "id0"
     assert started[0]["project"] == "project"
     assert started[1] == {}
-    assert logged[:2] == [({"picture": 1.0}, 1), ({"sample": [(3, 4, 3)]}, 1)]
+    assert logged[:2] == [({"image": 1.0}, 1), ({"sample": [(3, 4, 3)]}, 1)]
 
 
 # Progress -------------------------------------------------------------------------------------------
 
 
 FIGURES = {
-    "picture": 0.3125, "text": 1.5, "norm": 0.8, "tokens_per_second": 12345.0, "mfu": 0.41, "data_wait": 0.003,
+    "image": 0.3125, "text": 1.5, "norm": 0.8, "tokens_per_second": 12345.0, "mfu": 0.41, "data_wait": 0.003,
     "memory": 61.5 * 2**30, "skipped": 2.0,
 }  # fmt: skip
 
@@ -235,7 +235,7 @@ def test_a_plain_line_comes_every_ten_seconds_and_at_the_end(
     written = caplog.messages
     assert [line.split(" of ")[0] for line in written] == ["train: step 10", "train: step 20", "train: step 25"]
     assert written[0] == (
-        "train: step 10 of 100, 1 min 30 s left · picture 0.3125 · text 1.5000 · norm 0.8 · 12,345 tokens/s · "
+        "train: step 10 of 100, 1 min 30 s left · image 0.3125 · text 1.5000 · norm 0.8 · 12,345 tokens/s · "
         "MFU 41.0% · waits 0.3% for data · 61.5 GiB · 2 skipped"
     )
 
@@ -243,10 +243,10 @@ def test_a_plain_line_comes_every_ten_seconds_and_at_the_end(
 def test_what_is_not_known_is_not_shown(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     progress = TrainingProgress(5, 0)
-    progress.show(5, {"picture": 0.5, "skipped": 0.0})
+    progress.show(5, {"image": 0.5, "skipped": 0.0})
     progress.close()
     written = caplog.text
-    assert "picture 0.5000" in written
+    assert "image 0.5000" in written
     assert not any(word in written for word in ("MFU", "text", "GiB", "skipped", "left"))
 
 
@@ -259,7 +259,7 @@ def test_time_left_counts_from_where_the_run_was_resumed_and_leaves_validation_o
     clock.now += 2
     progress.show(901, FIGURES)
     clock.now += 500
-    progress.show(901, {"val/picture": 0.1})
+    progress.show(901, {"val/image": 0.1})
     clock.now += 2
     progress.show(902, FIGURES)
     progress.close()
@@ -298,7 +298,7 @@ def test_a_run_shows_nothing_unless_messages_are_shown(tmp_path: Path, capsys: p
 def test_logging_a_step_takes_less_than_a_millisecond(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     log = opened(tmp_path)
-    figures = FIGURES | {f"picture/{number}": 0.5 for number in range(60)}
+    figures = FIGURES | {f"image/{number}": 0.5 for number in range(60)}
     took = []
     for step in range(1, 50):
         begin = time.perf_counter()

@@ -45,7 +45,7 @@ def expected_losses(batch: PackedBatch, out: Output, families: list[Family]) -> 
         image = batch.target_images.tolist().index(int(batch.latent_image[slot]))
         level = min(int(float(out.level[image]) * BINS), BINS - 1) / BINS
         for name in ("", f"/{families[sample]}", f"/level_{level:.1f}", *(f"/token_{a}" for a in spoken[sample])):
-            found[f"picture{name}"].append(loss)
+            found[f"image{name}"].append(loss)
     for row, slot in enumerate(batch.answer_slots.tolist()):
         for name in ("text", f"text/{families[int(batch.tags.sample[slot])]}"):
             found[name].append(float(out.ce[row]))
@@ -66,8 +66,8 @@ def test_averages_are_those_computed_token_by_token() -> None:
     table = LossTable("cpu")
     table.add(batch, out, FAMILIES, IDS)
     expected = expected_losses(batch, out, FAMILIES)
-    assert {"picture/token_style", "picture/token_pose", "text/understanding", "picture/editing"} <= expected.keys()
-    assert "picture/token_text" not in expected
+    assert {"image/token_style", "image/token_pose", "text/understanding", "image/editing"} <= expected.keys()
+    assert "image/token_text" not in expected
     assert close(table.averages(), expected)
 
 
@@ -80,10 +80,10 @@ def test_packs_and_ranks_add_up_to_one_average_over_tokens() -> None:
     parts[0].table += parts[1].table
     assert close(parts[0].averages(), whole.averages())
     average = (whole.averages(), parts[1].averages())
-    assert average[0]["picture"] != average[1]["picture"]
+    assert average[0]["image"] != average[1]["image"]
 
 
-@pytest.mark.parametrize("some", [[], [SHORT], [OLD]], ids=["nothing", "text", "picture"])
+@pytest.mark.parametrize("some", [[], [SHORT], [OLD]], ids=["nothing", "text", "image"])
 def test_what_a_pack_does_not_have_adds_nothing(some: list[object]) -> None:
     batch = pack(some)  # type: ignore[arg-type]
     table = LossTable("cpu")
@@ -99,7 +99,7 @@ def test_the_highest_noise_level_is_in_the_last_bin() -> None:
     out.level.fill_(1.0)
     table = LossTable("cpu")
     table.add(batch, out, [Family.LAYOUT], IDS)
-    assert "picture/level_0.9" in table.averages()
+    assert "image/level_0.9" in table.averages()
 
 
 def test_weights_are_one_a_target_token_and_an_answer_s_length_to_the_minus_one_half() -> None:

@@ -16,7 +16,7 @@ from pipelines.train.losses import loss_names
 from sigma_data.sample import Family
 from sigma_data.storage.files import dump_json, dump_line
 
-COLUMNS = ("loss", "norm", "lr", "skipped", "epoch", "memory", "picture", "val/picture")
+COLUMNS = ("loss", "norm", "lr", "skipped", "epoch", "memory", "image", "val/image")
 STEPS = 8
 
 
@@ -26,12 +26,12 @@ def written(folder: Path, bad: set[int], value: float = math.nan, *, tensorboard
     log = RunLog(folder, settings, total=STEPS, resumed=-1, columns=COLUMNS)
     for step in range(STEPS + 1):
         if step:
-            taken = {} if step in bad else {"picture": 1.0}
+            taken = {} if step in bad else {"image": 1.0}
             loss = value if step in bad else 2.0  # whole on purpose: it must not be read as an integer
             figures = {"loss": loss, "norm": loss, "lr": 1e-3, "skipped": len(bad), "epoch": 0, "memory": 2**31}
             log.step(step, {**figures, **taken})
         if step % 4 == 0:
-            log.step(step, {"val/picture": value if 0 in bad else 0.5})
+            log.step(step, {"val/image": value if 0 in bad else 0.5})
     log.close()
     return folder / METRICS
 
@@ -109,13 +109,13 @@ def test_tensorboard_has_every_step_where_some_are_not_finite(tmp_path: Path) ->
 
 def test_a_column_stands_for_each_loss_that_the_corpora_can_give() -> None:
     names = loss_names([Family.EDITING, Family.LAYOUT])
-    assert {"picture", "text", "picture/editing", "text/layout", "picture/level_0.0"} < set(names)
+    assert {"image", "text", "image/editing", "text/layout", "image/level_0.0"} < set(names)
     assert not [name for name in names if name.endswith(f"/{Family.STYLIZATION}")]
 
 
 @pytest.mark.slow
 def test_every_line_of_a_run_has_the_same_columns(tmp_path: Path, training_corpus: Path) -> None:
-    run(settings_of(tmp_path, training_corpus, steps=2, validation={"every": 1, "packs": 1, "pictures": 0}))
+    run(settings_of(tmp_path, training_corpus, steps=2, validation={"every": 1, "packs": 1, "images": 0}))
     lines = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
     assert len(lines) == 5 and len({tuple(line) for line in lines}) == 1
 

@@ -22,7 +22,7 @@ from sigma_data.instruction import ATTRIBUTES
 from sigma_model.checkpoint_io import load_model
 from sigma_model.config import ModelConfig
 
-FIGURES = ("step", "loss", "norm", "lr", "epoch", "pack", "picture", "val/picture", "val_ema/picture")
+FIGURES = ("step", "loss", "norm", "lr", "epoch", "pack", "image", "val/image", "val_ema/image")
 
 
 @pytest.fixture
@@ -40,6 +40,7 @@ def test_it_resumes_as_the_old_version_did(run: Path) -> None:
     assert [line["step"] for line in lines] == [0, 1, 2, 2, 3, 4, 4, 5]
     old = [json.loads(line) for line in (run.parent / "resumed.jsonl").read_text().splitlines()]
     for line, before in zip(lines[-2:], old, strict=True):
+        before = {name.replace("picture", "image"): value for name, value in before.items()}
         assert line.keys() == before.keys()
         wanted = {name: before[name] for name in FIGURES if before[name] is not None}
         assert {name: line[name] for name in wanted} == pytest.approx(wanted, rel=1e-4)

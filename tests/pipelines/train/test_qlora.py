@@ -115,7 +115,7 @@ def test_additions_and_attribute_rows_alone_learn_and_the_loss_falls(
     kind: str, base: Path, tmp_path: Path, training_corpus: Path
 ) -> None:
     pytest.importorskip(LIBRARY[kind])
-    validation = {"every": 6, "packs": 1, "pictures": 1, "picture_steps": 2}
+    validation = {"every": 6, "packs": 1, "images": 1, "image_steps": 2}
     changes = {"steps": 12, "parallel": {"checkpointing": "full"}, "validation": validation}
     made = assembled(settings(tmp_path / "run", training_corpus, base, kind, **changes))
     model = made.parts.model

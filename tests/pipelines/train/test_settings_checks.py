@@ -43,7 +43,7 @@ def learning_of(settings: TrainConfig) -> frozenset[str]:
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"loss": {"picture": 0, "text": 0}}, "loss.picture and loss.text are both 0"),
+        ({"loss": {"image": 0, "text": 0}}, "loss.image and loss.text are both 0"),
         ({"schedule": {"min_lr": 1e-3}}, "schedule.min_lr 0.001 is above optimizer.lr 2e-05"),
         ({"schedule": {"kind": "linear", "min_lr": 1}}, "schedule.kind=linear lets it fall"),
         ({"optimizer": {"kind": "muon"}, "freeze": {"llm": True}}, "optimizer.kind=muon .* freeze.llm leaves none"),
@@ -112,10 +112,10 @@ def test_what_a_machine_cannot_do_is_refused_with_the_reason(
 @pytest.mark.parametrize(
     ("changes", "tokens", "told"),
     [
-        ({"loss": {"picture": 0}}, IMAGES, "loss.picture=0 leaves the text loss, and no sample .* in words"),
+        ({"loss": {"image": 0}}, IMAGES, "loss.image=0 leaves the text loss, and no sample .* in words"),
         ({"loss": {"text": 0}}, WORDS, "loss.text=0 leaves the picture loss, and no sample .* with an image"),
         ({"lora": {}}, WORDS, "loss.text reaches no trainable parameter .* lora.targets"),
-        ({"lora": {}, "loss": {"picture": 0}}, IMAGES | WORDS, "loss.text reaches no trainable"),
+        ({"lora": {}, "loss": {"image": 0}}, IMAGES | WORDS, "loss.text reaches no trainable"),
         ({"freeze": {"und": True, "patterns": ["lm_head"]}}, WORDS, "loss.text reaches no trainable parameter"),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_new_projection_must_learn() -> None:
         ({"log": {"every": 50}}, 20, "log.every 50: only the last step, for there are 20 steps"),
         ({"model": {"vision": False}}, 100, "model.vision=false: understanding samples are answered in words without"),
         ({"ema": {"decay": 0.99999999}}, 100, "ema.decay 0.99999999 over"),
-        ({"loss": {"picture": 0}}, 100, "loss.picture=0: editing samples that need it teach nothing"),
+        ({"loss": {"image": 0}}, 100, "loss.image=0: editing samples that need it teach nothing"),
         ({"data": {"corpora": "c", "dropout": {"text": 1}}}, 100, "data.dropout.text=1: no instructions are ever"),
         ({"loader": {"latent_cache": 1000}}, 5, "loader.latent_cache: the run is over within an epoch"),
         ({"accumulate": 50}, 100, "a step takes 50 packs, and an epoch has 10"),
@@ -191,7 +191,7 @@ def test_what_the_model_is_hardly_meant_for_is_warned_of(changes: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    "name", ["optimizer.weight_decay", "optimizer.spike", "schedule.min_lr", "loss.picture", "loss.text", "lora.alpha"]
+    "name", ["optimizer.weight_decay", "optimizer.spike", "schedule.min_lr", "loss.image", "loss.text", "lora.alpha"]
 )
 def test_no_number_of_a_run_may_be_infinite(tmp_path: Path, name: str) -> None:
     file = tmp_path / "run.yaml"
@@ -220,8 +220,8 @@ def test_a_dry_run_refuses_and_warns_as_the_run_does(training_corpus: Path, tmp_
     assert any(line.startswith("on this machine: model.attention=flash needs a GPU") for line in told.warnings)
     assert "warning: schedule.warmup" in told.show()
     for changes, words in (
-        ({"loss": {"picture": 0, "text": 0}}, "both 0"),
-        ({"loss": {"picture": 0}, "lora": {}}, "reaches no trainable"),
+        ({"loss": {"image": 0, "text": 0}}, "both 0"),
+        ({"loss": {"image": 0}, "lora": {}}, "reaches no trainable"),
     ):
         settings = TrainConfig.model_validate(training_runs.settings_of(tmp_path / "run", training_corpus, **changes))
         with pytest.raises(ConfigError, match=words):

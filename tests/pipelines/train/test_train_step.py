@@ -249,7 +249,7 @@ def test_weights_of_losses_timestep_shift_and_group_mask_reach_the_model() -> No
     # An attribute token behind a picture of another group: only there does the mask hide anything.
     packs = [loaded([*MIXED, case("paint <image_1> in <style> the red <image_2>", pictures=3)])]
     usual, plain = gradients(packs)
-    doubled, twice = gradients(packs, loss={"picture": 2.0, "text": 0.5})
+    doubled, twice = gradients(packs, loss={"image": 2.0, "text": 0.5})
     assert twice.loss == pytest.approx(2 * plain.loss, rel=1e-5)
     agree({name: 2 * value for name, value in usual.items()}, doubled, atol=1e-5)
     for change in ({"loss": {"timestep_shift": 3.0}}, {"model": {"group_mask": False}}):

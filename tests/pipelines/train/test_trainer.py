@@ -40,7 +40,7 @@ from sigma_model.checkpoint_io import Checkpoint
 from sigma_model.loading import load_for_inference
 
 ALONE = ProcessGroup.single()
-FEW = {"every": 8, "packs": 1, "pictures": 0}
+FEW = {"every": 8, "packs": 1, "images": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -258,7 +258,7 @@ def test_a_batch_of_nan_is_skipped_counted_and_leaves_the_weights_alone(
     assert same(saved(tmp_path, 2), saved(tmp_path, 3)) and not same(saved(tmp_path, 3), saved(tmp_path, 4))
     found = lines(tmp_path)
     assert [line["skipped"] for line in found] == [0, 0, 1, 1]
-    assert found[2]["non_finite"] == "loss nan, norm nan" and not {"loss", "norm", "picture"} & found[2].keys()
+    assert found[2]["non_finite"] == "loss nan, norm nan" and not {"loss", "norm", "image"} & found[2].keys()
     assert all(bool(tensor.isfinite().all()) for tensor in saved(tmp_path).values())
 
 
@@ -362,9 +362,7 @@ def test_answers_in_words_are_learnt_by_their_text_loss(tmp_path: Path, training
     run(settings_of(tmp_path, training_corpus, **changes, optimizer={"lr": 3e-3}))
     losses = [line["text"] for line in lines(tmp_path)]
     assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
-    assert all(
-        "picture" not in line and line["loss"] == pytest.approx(line["text"], rel=0.5) for line in lines(tmp_path)
-    )
+    assert all("image" not in line and line["loss"] == pytest.approx(line["text"], rel=0.5) for line in lines(tmp_path))
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from pipelines.train.run import TrainingRun, make_run
 from sigma_data.loading.shard_reader import ShardReader
 
 ALONE = ProcessGroup.single()
-EVERY = {"every": 3, "packs": 3, "pictures": 2, "picture_steps": 3}
+EVERY = {"every": 3, "packs": 3, "images": 2, "image_steps": 3}
 
 
 def put_together(out: Path, corpus: Path, **changes: Any) -> TrainingRun:
@@ -39,7 +39,7 @@ def losses(run_: TrainingRun) -> dict[str, float]:
 def test_losses_repeat_to_the_bit_and_depend_on_the_seed_alone(tmp_path: Path, training_corpus: Path) -> None:
     one = put_together(tmp_path, training_corpus)
     first = losses(one)
-    assert first["picture"] > 0 and first["text"] > 0
+    assert first["image"] > 0 and first["text"] > 0
     torch.manual_seed(123)
     assert losses(one) == first
     again = put_together(tmp_path, training_corpus, data={"seed": 9, "dropout": {"text": 0.5}})
@@ -57,20 +57,20 @@ def test_with_and_without_validation_a_run_learns_the_same_to_the_bit(tmp_path: 
     assert steps == lines(tmp_path / "without")
     checks = [line for line in lines(tmp_path / "with") if "loss" not in line]
     assert [line["step"] for line in checks] == [0, 3, 6]
-    assert all({"val/picture", "val/text", "val_ema/picture"} <= line.keys() for line in checks)
-    assert checks[0]["val/picture"] == checks[0]["val_ema/picture"], "the average starts as the weights"
-    assert checks[2]["val/picture"] != checks[2]["val_ema/picture"]
+    assert all({"val/image", "val/text", "val_ema/image"} <= line.keys() for line in checks)
+    assert checks[0]["val/image"] == checks[0]["val_ema/image"], "the average starts as the weights"
+    assert checks[2]["val/image"] != checks[2]["val_ema/image"]
 
 
 @pytest.mark.slow
 def test_two_ranks_find_the_losses_and_draw_the_pictures_of_one(tmp_path: Path, training_corpus: Path) -> None:
     """Losses to 1e-5: the order of sums. Weights before the first step are the same to the bit, and so pictures."""
-    validation = {**EVERY, "picture_steps": 2}
+    validation = {**EVERY, "image_steps": 2}
     run({**settings_of(tmp_path / "1", training_corpus, validation=validation, steps=1), "accumulate": 2})
     ranks.run(run, 2, settings_of(tmp_path / "2", training_corpus, validation=validation, steps=1), timeout_s=120)
     for alone, on_all_ranks in zip(lines(tmp_path / "1"), lines(tmp_path / "2"), strict=True):
         assert {name: pytest.approx(value, abs=1e-5) for name, value in alone.items()} == on_all_ranks
-    folders = [sorted((tmp_path / str(size) / "pictures" / "00000000").iterdir()) for size in (1, 2)]
+    folders = [sorted((tmp_path / str(size) / "images" / "00000000").iterdir()) for size in (1, 2)]
     assert [path.name for path in folders[0]] == [path.name for path in folders[1]] == ["sample-1.png", "sample-2.png"]
     for one, two in zip(*folders, strict=True):
         assert one.read_bytes() == two.read_bytes()
