@@ -11,7 +11,6 @@ import io
 import os
 import shutil
 import sqlite3
-import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,17 +19,15 @@ from typing import IO, cast
 from sigma_data.errors import SourceError
 from sigma_data.storage.archive_cache import ArchiveCache, CacheEntry, Room
 from sigma_data.storage.archive_index import ArchiveIndex, ArchiveIndexWriter
+from sigma_data.storage.archive_streams import CHUNK, NOT_COMPLETE, SeekingTar, Slice, UnpackedGzip
 from sigma_data.storage.data_folder import DataFolder
 from sigma_data.storage.files import LFS_MESSAGE, is_lfs_pointer
 from sigma_data.storage.split_files import JoinedFile, SplitFile
 from sigma_data.storage.tar_members import BLOCK, MemberKind, TarError, TarMember, is_whole, tar_members
 
 _VERSION = "1"
-_CHUNK = 2**20
 _MOST_MEMBER = 2**30
 """Largest member that is unpacked: images are far smaller."""
-_MOST_RATIO, _RATIO_FROM = 200, 2**26
-"""A gzip whose content is so many times larger, once it is large at all, holds no images but is a bomb."""
 _OTHERS = {
     b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x04\x22\x4d\x18": "lz4", b"PK\x03\x04": "zip",
     b"7z\xbc\xaf": "7z",
@@ -100,7 +97,7 @@ class Archive:
         """A member's content as a seekable file, for what is too large to be read at once."""
         self._check(member)
         file = self._opened_data() if self._is_compressed() else self._opened()
-        return cast(IO[bytes], io.BufferedReader(_Slice(cast(io.RawIOBase, file), member.offset, member.size), _CHUNK))
+        return cast(IO[bytes], io.BufferedReader(Slice(cast(io.RawIOBase, file), member.offset, member.size), CHUNK))
 
     def close_data(self) -> None:
         """Close the content, so that the cache may remove what was unpacked; the index stays open."""
@@ -180,13 +177,13 @@ class Archive:
         writer = ArchiveIndexWriter(path)
         fault = None
         try:
-            for member in tar_members(_Seeking(file)):
+            for member in tar_members(SeekingTar(file)):
                 cut = member.offset + member.size > file.size and member.kind is MemberKind.FILE
                 writer.add(replace(member, kind=MemberKind.CUT) if cut else member)
         except TarError as error:
             fault = error.code, f"{error}{_ADVICE.get(error.code, '')}"
         if fault is None and not is_whole(file.size, file.read_at(file.size - 2 * BLOCK, 2 * BLOCK)):
-            fault = "truncated", f"it ends without its closing blocks{_ADVICE['truncated']}"
+            fault = "truncated", f"it ends without its closing blocks{NOT_COMPLETE}"
         writer.finish(fault)
 
     def _unpack(self, folder: Path, room: Room) -> None:
@@ -194,11 +191,11 @@ class Archive:
         writer = ArchiveIndexWriter(folder / _INDEX)
         fault = None
         with (
-            gzip.GzipFile(fileobj=io.BufferedReader(self._opened(), _CHUNK)) as stream,
+            gzip.GzipFile(fileobj=io.BufferedReader(self._opened(), CHUNK)) as stream,
             (folder / _DATA).open("wb") as out,
         ):
             self._opened().seek(0)
-            source = _Unpacking(stream, self._opened(), room)
+            source = UnpackedGzip(stream, self._opened(), room)
             try:
                 for member in tar_members(source):
                     writer.add(_copied(member, source, out))
@@ -216,11 +213,17 @@ class ArchiveSet:
         self._open: list[Archive] = []
         self._unreadable: dict[Archive, tuple[str, str]] = {}
 
-    def find(self, path: str, *, tail: int | None = None) -> tuple[Archive, TarMember]:
-        """The only member of this name (see `Archive.find`).
+    @property
+    def fault(self) -> tuple[str, str] | None:
+        """(code, message) of an archive that cannot be read to its end, if any: `part_missing` before others."""
+        faults = [self._unreadable.get(archive) or self._fault(archive) for archive in self.archives]
+        known = [fault for fault in faults if fault]
+        return next((fault for fault in known if fault[0] == "part_missing"), known[0] if known else None)
 
-        Raises ArchiveError: `ambiguous_name` where several members have it, `missing_picture` where none has,
-        `part_missing` where none has and an archive is not complete.
+    def find_all(self, path: str, *, tail: int | None = None) -> list[tuple[Archive, TarMember]]:
+        """Members of this name (see `Archive.find`) in the archives that can be read; two of each are enough.
+
+        Members that cannot be read count only where no other has the name.
         """
         found: list[tuple[Archive, TarMember]] = []
         for archive in self.archives:
@@ -229,19 +232,25 @@ class ArchiveSet:
                     found += [(archive, member) for member in archive.find(path, tail=tail)]
                 except ArchiveError as error:
                     self._unreadable[archive] = (error.code, str(error))
-        readable = [one for one in found if one[1].kind is MemberKind.FILE]
-        if len(readable) > 1:
-            first, second = (f"{archive.location}::{member.name[:200]}" for archive, member in readable[:2])
+        return [one for one in found if one[1].kind is MemberKind.FILE] or found[:1]
+
+    def find(self, path: str, *, tail: int | None = None) -> tuple[Archive, TarMember]:
+        """The only member of this name.
+
+        Raises ArchiveError: `ambiguous_name` where several members have it, `missing_picture` where none has,
+        `part_missing` where none has and an archive is not complete.
+        """
+        found = self.find_all(path, tail=tail)
+        if len(found) > 1:
+            first, second = (f"{archive.location}::{member.name[:200]}" for archive, member in found[:2])
             what = f"{first} and {second}" if first != second else f"{first} stands there twice"
             raise ArchiveError("ambiguous_name", f"{path[:200]!r} could be more than one member: {what}")
-        if readable or found:
-            return (readable or found)[0]
-        faults = [self._unreadable.get(archive) or archive.fault for archive in self.archives]
-        known = [fault for fault in faults if fault]
-        code, why = next((fault for fault in known if fault[0] == "part_missing"), ("missing_picture", ""))
-        why = why or (known[0][1] if known else "")
+        if found:
+            return found[0]
+        fault = self.fault
+        code = "part_missing" if fault and fault[0] == "part_missing" else "missing_picture"
         where = self.archives[0].location if len(self.archives) == 1 else f"any of {len(self.archives)} archives"
-        raise ArchiveError(code, f"{path[:200]!r} is not in {where}" + (f" ({why})" if why else ""))
+        raise ArchiveError(code, f"{path[:200]!r} is not in {where}" + (f" ({fault[1]})" if fault else ""))
 
     def read(self, archive: Archive, member: TarMember, limit: int) -> bytes:
         """A member's content; see `Archive.read`."""
@@ -253,6 +262,12 @@ class ArchiveSet:
                 self._open.pop(0).close_data()
         return archive.read(member, limit)
 
+    def _fault(self, archive: Archive) -> tuple[str, str] | None:
+        try:
+            return archive.fault
+        except ArchiveError as error:
+            return error.code, str(error)
+
     def close(self) -> None:
         """Close all archives."""
         for archive in self.archives:
@@ -262,7 +277,7 @@ class ArchiveSet:
 
 _INDEX, _DATA = "index.sqlite", "data"
 _ADVICE = {
-    "truncated": ": the download is not complete, or a part is missing at the end; fetch it again",
+    "truncated": NOT_COMPLETE,
     "bad_header": ": fetch it again; what stands before it is read",
     "not_a_tar": ": fetch it again",
 }
@@ -290,7 +305,7 @@ def _is_tar(head: bytes) -> bool:
     return head[257:262] == b"ustar" or not head.strip(b"\0")
 
 
-def _copied(member: TarMember, source: _Unpacking, out: IO[bytes]) -> TarMember:
+def _copied(member: TarMember, source: UnpackedGzip, out: IO[bytes]) -> TarMember:
     """The member at its place in `out`, where its content was copied to."""
     if member.kind is not MemberKind.FILE:
         return member
@@ -298,7 +313,7 @@ def _copied(member: TarMember, source: _Unpacking, out: IO[bytes]) -> TarMember:
         return replace(member, kind=MemberKind.LARGE)
     offset, left = out.tell(), member.size
     while left:
-        data = source.take(min(left, _CHUNK))
+        data = source.take(min(left, CHUNK))
         if not data:
             out.seek(offset)
             out.truncate()
@@ -307,80 +322,3 @@ def _copied(member: TarMember, source: _Unpacking, out: IO[bytes]) -> TarMember:
         out.write(data)
         left -= len(data)
     return replace(member, offset=offset)
-
-
-class _Seeking:
-    """A plain tar: content is passed over without being read."""
-
-    def __init__(self, file: JoinedFile) -> None:
-        self._file = file
-        self._position = 0
-
-    def take(self, size: int) -> bytes:
-        data = self._file.read_at(self._position, size)
-        self._position += len(data)
-        return data
-
-    def skip_to(self, offset: int) -> bool:
-        self._position = offset
-        return offset <= self._file.size
-
-
-class _Unpacking:
-    """A gzip that is unpacked as it is read. `fault` says why it ended, if not properly."""
-
-    def __init__(self, stream: gzip.GzipFile, packed: JoinedFile, room: Room) -> None:
-        self.room = room
-        self.fault: str | None = None
-        self._stream = stream
-        self._packed = packed
-        self._position = 0
-
-    def take(self, size: int) -> bytes:
-        if self.fault is not None:
-            return b""
-        try:
-            data = self._stream.read(size)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            self.fault = f"its gzip stream is broken ({error}){_ADVICE['truncated']}"
-            return b""
-        self._position += len(data)
-        if self._position > max(_RATIO_FROM, _MOST_RATIO * self._packed.tell()):
-            self.fault = f"it unpacks to more than {_MOST_RATIO} times its size, which images never do"
-            return b""
-        return data
-
-    def skip_to(self, offset: int) -> bool:
-        while self._position < offset:
-            if not self.take(min(offset - self._position, _CHUNK)):
-                return False
-        return True
-
-
-class _Slice(io.RawIOBase):
-    """A range of a file as a file."""
-
-    def __init__(self, file: io.RawIOBase, offset: int, size: int) -> None:
-        self._file, self._offset, self._size = file, offset, size
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        self._file.seek(self._offset + self._position)
-        data = self._file.read(max(0, min(len(view), self._size - self._position))) or b""
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        return self._position
-
-    def tell(self) -> int:
-        return self._position

@@ -50,6 +50,14 @@ class DataFolder(ABC):
         files and folders are left out. Raises SourceError if there is nothing.
         """
 
+    @abstractmethod
+    def children(self, location: str) -> tuple[list[str], list[tuple[str, str]]]:
+        """The names of the folders directly in a folder ("" is the folder itself), and (location, stamp) of the files.
+
+        In the order of `files`; hidden ones are left out, and nothing is in a folder that is not there. Raises
+        SourceError.
+        """
+
     def open(self, location: str) -> IO[bytes]:
         """Open a file for reading. Raises SourceError; reading from the result raises LostError."""
         alone = self._is_file(location)
@@ -134,6 +142,18 @@ class LocalFolder(DataFolder):
                     found.append(_listed(path, path.relative_to(root).as_posix()))
         return sorted(found, key=_natural)
 
+    def children(self, location: str) -> tuple[list[str], list[tuple[str, str]]]:
+        folder = self._root / location
+        try:
+            entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+        except (FileNotFoundError, NotADirectoryError):
+            return [], []
+        except OSError as error:
+            raise SourceError(f"{folder}: cannot be listed ({error.strerror or error})") from None
+        folders = sorted(entry.name for entry in entries if entry.is_dir())
+        paths = [Path(entry.path) for entry in entries if not entry.is_dir()]
+        return folders, sorted((_listed(path, path.relative_to(self._root).as_posix()) for path in paths), key=_natural)
+
     def fingerprint(self, location: str, stamp: str) -> str:
         size = stamp.partition(":")[0]
         digest = hashlib.sha256()
@@ -189,13 +209,31 @@ class RemoteFolder(DataFolder):
         found = []
         for path, info in listing.items():
             location = path[len(root) :].lstrip("/") or path.rsplit("/", 1)[-1]
-            stamp = f"{info.get('size')}:{info.get('ETag') or info.get('mtime') or info.get('LastModified') or ''}"
+            stamp = _remote_stamp(info)
             hidden = path != root and any(name.startswith(".") for name in location.split("/"))
             if location.endswith(suffix) and not hidden:
                 found.append((location, stamp))
         if not listing:
             raise SourceError(f"{self.uri}: no such file or folder")
         return sorted(found, key=_natural)
+
+    def children(self, location: str) -> tuple[list[str], list[tuple[str, str]]]:
+        place = f"{self._root.rstrip('/')}/{location}".rstrip("/")
+        with reaching(self.uri):
+            try:
+                listing = self._fs.ls(place, detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                return [], []
+        folders, files = [], []
+        for info in listing:
+            name = str(info["name"]).rstrip("/").rpartition("/")[2]
+            if name.startswith("."):
+                continue
+            if info.get("type") == "directory":
+                folders.append(name)
+            else:
+                files.append((posixpath.join(location, name), _remote_stamp(info)))
+        return sorted(folders), sorted(files, key=_natural)
 
     def read(self, location: str, offset: int, size: int) -> bytes:
         """Up to `size` bytes of a file, by one request. Raises OSError if it cannot be read."""
@@ -238,6 +276,10 @@ class RemoteFolder(DataFolder):
                 except OSError as error:
                     raise LostError(f"{self.uri.rstrip('/')}/{there}: {error}") from None
         raise ValueError("no such file is there")
+
+
+def _remote_stamp(info: dict[str, Any]) -> str:
+    return f"{info.get('size')}:{info.get('ETag') or info.get('mtime') or info.get('LastModified') or ''}"
 
 
 def _natural(item: tuple[str, str]) -> list[tuple[int, int, str]]:

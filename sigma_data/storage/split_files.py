@@ -6,11 +6,10 @@ Parts are joined by their number, never in text order, and a hole in the numbers
 from __future__ import annotations
 
 import bisect
-import fnmatch
 import io
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import IO
@@ -48,20 +47,21 @@ class SplitFile:
         return sum(part.size for part in self.parts)
 
 
-def find_split_files(listing: Iterable[tuple[str, str]], pattern: str = "*") -> list[SplitFile]:
+def find_split_files(
+    listing: Iterable[tuple[str, str]], wanted: Callable[[str], bool] = lambda _: True
+) -> list[SplitFile]:
     """The files, joined from their parts, among `listing` ((location, stamp) as of `DataFolder.files`).
 
-    `pattern` is a glob over the whole location of the joined file (`Singleturn/*.tar`) or of its parts
-    (`*/*.tar.gz.part*`). Hidden files, and downloads that have not ended (.incomplete), are left out.
+    `wanted` is asked for the location of the joined file (`Singleturn/a.tar`) and for those of its parts.
     """
     found: dict[str, Part | dict[tuple[str, str], Part]] = {}
     for location, stamp in listing:
         size = stamp.partition(":")[0]
         part = Part(location, int(size) if size.isdecimal() else -1, stamp)
         if not (named := _part_of(location)):
-            if fnmatch.fnmatchcase(location, pattern):
+            if wanted(location):
                 found[location] = part
-        elif fnmatch.fnmatchcase(named[0], pattern) or fnmatch.fnmatchcase(location, pattern):
+        elif wanted(named[0]) or wanted(location):
             parts = found.setdefault(named[0], {})
             if isinstance(parts, dict):  # else parts that were joined, and not removed
                 parts[named[1:]] = part

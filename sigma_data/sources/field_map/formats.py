@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from sigma_data.sources.field_map.archives import ArchiveStore
 from sigma_data.sources.field_map.images import ImageStore, TreeStore
 from sigma_data.sources.field_map.json_rows import JsonRows
+from sigma_data.sources.field_map.list_rows import LineRows, MemberRows
 from sigma_data.sources.field_map.parquet_rows import ParquetRows
 from sigma_data.sources.field_map.rows import RowFormat
 from sigma_data.sources.field_map.schema import ImagesMap, RowLayout
 from sigma_data.sources.field_map.tar_rows import TarRows
+from sigma_data.storage.archive_cache import ArchiveCache
 from sigma_data.storage.data_folder import DataFolder
 
 _FORMATS: dict[str, type[RowFormat]] = {
@@ -15,6 +18,8 @@ _FORMATS: dict[str, type[RowFormat]] = {
     "jsonl": JsonRows,
     "parquet": ParquetRows,
     "webdataset": TarRows,
+    "lines": LineRows,
+    "members": MemberRows,
 }
 
 
@@ -23,6 +28,6 @@ def format_of(layout: RowLayout, folder: DataFolder) -> RowFormat:
     return _FORMATS[layout.format](folder)
 
 
-def store_of(images: ImagesMap, folder: DataFolder) -> ImageStore:
+def store_of(images: ImagesMap, folder: DataFolder, cache: ArchiveCache) -> ImageStore:
     """What finds the images of a layout."""
-    return TreeStore(images, folder)
+    return ArchiveStore(images, folder, cache) if images.origin == "archive" else TreeStore(images, folder)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 
 from sigma_data.sources.base import field_maps
 from sigma_data.sources.field_map.load import load_shipped
-from sigma_data.sources.field_map.schema import FamilyRule, ImageField, RowLayout
+from sigma_data.sources.field_map.schema import MOST_TURNS, FamilyRule, ImageField, RowLayout
 
 
 def image_names(layout: RowLayout) -> set[str]:
@@ -62,6 +62,9 @@ def _fit(layout: RowLayout, keys: Collection[str]) -> float:
 
 def _needed(layout: RowLayout) -> Iterator[tuple[str, ...]]:
     fields = layout.fields
+    if layout.turns is not None:
+        yield (layout.turns.each or layout.turns.instruction.replace("{n}", "1").replace(".{i}", ""),)
+        return
     if layout.composite is not None:
         yield (layout.composite.field.field,)
         yield from ((name,) for name in (layout.composite.left, layout.composite.right) if name)
@@ -69,7 +72,7 @@ def _needed(layout: RowLayout) -> Iterator[tuple[str, ...]]:
     if layout.conversation is not None:
         yield (layout.conversation.field,)
         return
-    if fields.instruction:
+    if fields.instruction and not fields.say:
         yield fields.instruction
     if not fields.text_to_image:
         yield from ((field.field,) for field in fields.references)
@@ -83,6 +86,16 @@ def _image_fields(layout: RowLayout) -> Iterator[ImageField]:
         yield layout.fields.target
     if layout.composite is not None:
         yield layout.composite.field
+    if layout.turns is not None:
+        turns = layout.turns
+        names = [turns.each] if turns.each else _numbered(turns.target)
+        yield from (
+            ImageField(field=name) for name in (*names, turns.last_target, turns.keyed and turns.keyed[0]) if name
+        )
+
+
+def _numbered(name: str) -> list[str]:
+    return [name.replace("{n}", str(number)).replace("{i}", str(number - 1)) for number in range(1, MOST_TURNS + 1)]
 
 
 def _value_fields(layout: RowLayout) -> Iterator[str]:
@@ -92,6 +105,12 @@ def _value_fields(layout: RowLayout) -> Iterator[str]:
     yield from (name for name in (layout.fields.reverse,) if name)
     if layout.chain is not None:
         yield from (layout.chain.by, layout.chain.order)
+    if layout.fields.instruction_from:
+        yield layout.fields.instruction_from
+    if layout.turns is not None:
+        yield from ([layout.turns.each] if layout.turns.each else _numbered(layout.turns.instruction))
+    if layout.side_file is not None:
+        yield layout.side_file.key
     if layout.conversation is not None:
         yield from (layout.conversation.field, *layout.conversation.refuse)
     if layout.composite is not None:

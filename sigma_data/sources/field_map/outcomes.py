@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sigma_data.sample import Family
+from sigma_data.sources.field_map.dialogues import drafts_of
 from sigma_data.sources.field_map.filters import check_filters
 from sigma_data.sources.field_map.rows import NumberedRow
 from sigma_data.sources.field_map.schema import RowLayout
-from sigma_data.sources.field_map.shapes import Draft, drafts
+from sigma_data.sources.field_map.shapes import Draft
+from sigma_data.sources.field_map.side_file import SideValues
 from sigma_data.sources.field_map.targets import target_key
 from sigma_data.sources.field_map.values import Row, RowFault
 
@@ -27,12 +29,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Judge:
-    """Makes outcomes of rows. `fields` are what the path of their file gives, `repeated` the targets named twice."""
+    """Makes outcomes of rows. `fields` are what the path of their file gives, `repeated` the targets named twice.
+
+    `single` makes every turn of a dialogue a sample, `side` has values of rows that lie in another file.
+    """
 
     layout: RowLayout
     fields: dict[str, Any]
     filters: bool
     repeated: frozenset[bytes] = frozenset()
+    single: bool = False
+    side: SideValues | None = None
 
     def outcomes(self, rows: Iterable[NumberedRow]) -> Iterator[Outcome]:
         """The outcomes of rows that stand for themselves."""
@@ -47,10 +54,10 @@ class Judge:
             row = {**row, "subset": self.fields}
         family = None
         try:
-            found = drafts(self.layout, row)
+            found = drafts_of(self.layout, row, single=self.single)
             family = found[0].family
             if self.filters:
-                check_filters(self.layout, row)
+                check_filters(self.layout, self.side.added(row) if self.side is not None else row)
             if self.repeated and any(target_key(turn) in self.repeated for one in found for turn in one.turns):
                 raise RowFault("ambiguous_name", "another row names the same target")
         except RowFault as fault:

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, cast
 
+from pydantic import Field
+
 from sigma_data.errors import ConfigError, SourceError
 from sigma_data.sample import Rejection, Sample, Source
 from sigma_data.sources.base import Fragment, Reader, ReaderOptions, Surveyed
+from sigma_data.sources.field_map.archives import INSIDE, ArchivedRows
 from sigma_data.sources.field_map.chains import chained, runs_of
 from sigma_data.sources.field_map.filters import Filtered
 from sigma_data.sources.field_map.formats import format_of, store_of
@@ -24,9 +27,12 @@ from sigma_data.sources.field_map.quadruples import Pair, fragments_of, group_fr
 from sigma_data.sources.field_map.rows import literal_glob, matches
 from sigma_data.sources.field_map.samples import image_data, sample_of
 from sigma_data.sources.field_map.schema import FieldMap, Quadruples, RowLayout
+from sigma_data.sources.field_map.side_file import SideValues
 from sigma_data.sources.field_map.targets import repeated_targets
 from sigma_data.sources.field_map.values import RowFault
-from sigma_data.storage.data_folder import data_folder
+from sigma_data.storage.archive_cache import DEFAULT_LIMIT, ArchiveCache
+from sigma_data.storage.data_folder import DataFolder, data_folder
+from sigma_data.storage.path_settings import LocalPath
 
 
 class MapOptions(ReaderOptions):
@@ -38,6 +44,13 @@ class MapOptions(ReaderOptions):
     """off: rows that the map's filters leave out are read, too."""
     phrasing: Literal["first", "last", "drawn"] = "first"
     """Which of several phrasings is the instruction; drawn: by a hash of the sample's id."""
+    turns: Literal["dialogue", "single"] = "dialogue"
+    """single: every turn of a dialogue is a sample of its own, where turns can be understood by themselves."""
+    cache: LocalPath | None = None
+    """Folder in which compressed archives are unpacked and archives indexed; by default `archives` in `$SIGMA_CACHE`,
+    or in ~/.cache/sigma."""
+    cache_gb: float = Field(DEFAULT_LIMIT / 1e9, gt=0)
+    """Gigabytes that the cache may hold: what was used longest ago is removed, and unpacked again when needed."""
     license: str = ""
     """License of the images, noted with every sample; by default that of the map."""
 
@@ -66,9 +79,13 @@ class MapReader(Reader):
         self.map: FieldMap = load_map(path) if scheme == "map" else load_shipped(scheme)
         super().__init__(Path(path).stem if scheme == "map" else scheme, self.options.root or path, options)
         self._shipped = None if scheme == "map" else scheme
-        self._folder = data_folder(self.path)
+        self._cache = ArchiveCache(self.options.cache, int(self.options.cache_gb * 1e9))
+        inside = [glob for layout in self.map.layouts for glob in layout.rows if INSIDE in glob]
+        folder = data_folder(self.path)
+        self._folder: DataFolder = ArchivedRows(folder, inside, self._cache) if inside else folder
         self._stores: dict[int, ImageStore] = {}
         self._layouts: dict[str, RowLayout | None] = {}
+        self._sides: dict[int, SideValues] = {}
 
     def folder(self) -> Path | None:
         return self._folder.local
@@ -82,6 +99,8 @@ class MapReader(Reader):
         found: list[Fragment] = []
         files = self._files()
         for layout in self.map.layouts:
+            if layout.fallback and found:
+                continue
             mine = [(location, stamp) for location, stamp in files if self._layout(location) is layout]
             rows = format_of(layout, self._folder)
             if mine and (fault := wrong_keys(layout, mine[0][0], rows.keys(mine[0][0]))):
@@ -120,12 +139,10 @@ class MapReader(Reader):
     def survey(self, fragment: Fragment | None = None) -> Iterator[Surveyed]:
         for one in self.fragments() if fragment is None else [fragment]:
             for place, outcome in self._outcomes(one, survey=True):
-                draft, fault = outcome.draft, outcome.fault
-                yield Surveyed(
-                    draft.family if draft else outcome.family, self._license(place.layout),
-                    fault.code if fault else None, isinstance(fault, Filtered),
-                    references=len(draft.references) if draft else None,
-                )  # fmt: skip
+                family = outcome.draft.family if outcome.draft else outcome.family
+                fault = outcome.fault
+                code = fault.code if fault else None
+                yield Surveyed(family, self._license(place.layout), code, isinstance(fault, Filtered))
 
     def _outcomes(self, fragment: Fragment, *, survey: bool) -> Iterator[tuple[_Place, Outcome]]:
         """What becomes of every row of a fragment by its words and values, and the place of its file."""
@@ -150,8 +167,9 @@ class MapReader(Reader):
     def _judge(self, place: _Place, stamp: str) -> Judge:
         repeated = frozenset[bytes]()
         if place.layout.images.unique_target:
-            repeated = repeated_targets(self._folder.uri, place.layout, place.location, stamp)
-        return Judge(place.layout, place.fields, self.options.filters == "on", repeated)
+            repeated = repeated_targets(self._folder, place.layout, place.location, stamp)
+        filters, single = self.options.filters == "on", self.options.turns == "single"
+        return Judge(place.layout, place.fields, filters, repeated, single, self._side_values(place.layout))
 
     def _quadruples(
         self, group: Fragment, spec: Quadruples, names: set[str] | None
@@ -209,7 +227,7 @@ class MapReader(Reader):
         folder = posixpath.dirname(location)
         found = re.search(layout.subset, location) if layout.subset else None
         fields = {name: text or "" for name, text in found.groupdict().items()} if found else {}
-        names = {**fields, "folder": folder or "."}
+        names = {"folder": folder or ".", "parent": posixpath.dirname(folder) or ".", **fields}
         literal = {name: literal_glob(text) for name, text in names.items()}
         scope = Scope(
             tuple(posixpath.normpath(filled(one, names)) for one in layout.images.folders),
@@ -220,7 +238,13 @@ class MapReader(Reader):
 
     def _store(self, layout: RowLayout) -> ImageStore:
         index = self.map.layouts.index(layout)
-        return self._stores.setdefault(index, store_of(layout.images, self._folder))
+        return self._stores.setdefault(index, store_of(layout.images, self._folder, self._cache))
+
+    def _side_values(self, layout: RowLayout) -> SideValues | None:
+        if layout.side_file is None:
+            return None
+        index = self.map.layouts.index(layout)
+        return self._sides.setdefault(index, SideValues(self._folder, layout.side_file, self._cache))
 
     def _license(self, layout: RowLayout) -> str:
         return self.options.license or layout.license or self.map.license

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sigma_data.corpus.foreign_spellings import settle
-from sigma_data.images.decode import load, open_image
+from sigma_data.images.decode import load, open_image, probe
+from sigma_data.images.fingerprint import near
 from sigma_data.images.formats import ImageFault
 from sigma_data.instruction import canonical
 from sigma_data.sample import Image, Sample, Source, Turn, sample_id
@@ -52,13 +54,19 @@ def sample_of(
     )
     check_shapes(layout, draft, images)
     identity = sample_id(source.name, source.location, source.row)
+    if say := layout.fields.say:
+        turns_said = tuple(replace(turn, instructions=(say[int(identity, 16) % len(say)],)) for turn in draft.turns)
+        draft = replace(draft, turns=turns_said)
     references = len(draft.references)
     turns, target = [], references
     for turn in draft.turns:
         before = target
         target += turn.target is not None
         turns.append(_turn(turn, target if turn.target is not None else None, before, references, identity, phrasing))
-    resolved = [one.rule for one in found]
+    provenance: dict[str, Any] = {"resolved": [one.rule for one in found]} if found else {}
+    takes = [_taken(turn, number, draft, images, store, scope) for number, turn in enumerate(draft.turns)]
+    if any(numbers != [number] for number, numbers in enumerate(takes[1:], references + 1) if numbers):
+        provenance["takes"] = takes
     return Sample(
         id=identity,
         family=draft.family,
@@ -66,8 +74,34 @@ def sample_of(
         turns=tuple(turns),
         source=source,
         family_inferred=draft.family_inferred,
-        provenance=json.dumps({"resolved": resolved}, ensure_ascii=False) if resolved else None,
+        provenance=json.dumps(provenance, ensure_ascii=False) if provenance else None,
     )
+
+
+def _taken(
+    turn: DraftTurn, index: int, draft: Draft, images: tuple[Image, ...], store: ImageStore, scope: Scope
+) -> list[int]:
+    """The numbers of the images that a turn begins with. Raises RowFault where one was not shown before.
+
+    Publishers save an image again for the turn that takes it, so it may differ by its encoding.
+    """
+    shown = images[: len(draft.references) + sum(earlier.target is not None for earlier in draft.turns[:index])]
+    numbers = []
+    for image in turn.takes:
+        data = image_data(image, store, scope).data
+        same = [one.number for one in shown if one.data == data] or [one.number for one in shown if _alike(one, data)]
+        if not same:
+            raise RowFault("turns_mismatch", f"turn {index + 1} begins with an image that was not shown before")
+        numbers.append(same[-1])
+    return numbers
+
+
+def _alike(image: Image, data: bytes) -> bool:
+    try:
+        one, other = probe(image.data), probe(data)
+    except ImageFault as fault:
+        raise RowFault(fault.code, fault.message) from None
+    return near(one.signature, other.signature)
 
 
 def _turn(turn: DraftTurn, target: int | None, images: int, references: int, identity: str, phrasing: str) -> Turn:

@@ -14,6 +14,9 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from sigma_data.sample import Family, ImageKind
 from sigma_data.settings_base import StrictModel
 
+MOST_TURNS = 64
+"""Turns that a dialogue may have."""
+
 
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str | dict) else value
@@ -44,6 +47,8 @@ class ImageField(StrictModel):
     """Name of the field whose value tells the kind, by `kinds`."""
     kinds: dict[str, ImageKind] = {}
     """Kinds of values of `kind_by` (as `family.by` spells them)."""
+    change: tuple[tuple[Pattern, str], ...] = ()
+    """Regular expressions and what takes the place of what they find in the path, one after the other."""
     label: str | None = None
     """Name of the field with a few words for what the image shows."""
     if_null: Literal["empty", "missing", "none"] | None = None
@@ -69,6 +74,10 @@ class Fields(StrictModel):
 
     instruction: Words = ()
     """Fields with the instruction: the first that has words. Of a list of phrasings the others are alternatives."""
+    instruction_from: str | None = None
+    """Field that says which field has a row's instruction, if it says so."""
+    say: Words = ()
+    """The instruction of rows that have none, such as images and their masks: one of these, drawn for each row."""
     alternatives: Words = ()
     """Fields with other phrasings."""
     json_text: Words = ()
@@ -190,6 +199,47 @@ class Filter(StrictModel):
         return self
 
 
+class Turns(StrictModel):
+    """A dialogue in a row: numbered fields ({n} counts from 1, {i} from 0), or a list of turns.
+
+    The images that the dialogue begins with are `fields.references`, or those that the first turn of the list takes.
+    """
+
+    each: str | None = None
+    """Field with the list of turns; the names below are then those of its items."""
+    instruction: str
+    """Field with what a turn asks."""
+    target: str
+    """Field with the image that a turn produces."""
+    last_target: str | None = None
+    """Field with the image that the last turn produces, where it has another name."""
+    takes: str | None = None
+    """Field with the images that a turn of the list begins with: each must be one that the dialogue has shown."""
+    keyed: tuple[str, str, str] | None = None
+    """A list of objects that is read as one object: its field, the name of its keys, the name of its values."""
+    together: bool = False
+    """Whether turns cannot be understood by themselves."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Turns:
+        if (self.each is None) != ("{n}" in self.instruction or "{i}" in self.instruction):
+            raise ValueError("either `each`, or an instruction with {n} or {i} in its name")
+        return self
+
+
+class SideFile(StrictModel):
+    """A file with values of rows that lie elsewhere, such as scores: a JSON object from a path to a value."""
+
+    file: str
+    """Its location."""
+    field: str
+    """The field that rows have of it."""
+    key: str
+    """Field with the path that is looked up, or its folder."""
+    replace: tuple[tuple[Pattern, str], ...] = ()
+    """Regular expressions and what takes the place of what they find, each tried by itself."""
+
+
 class ImagesMap(StrictModel):
     """Where the images are. Written paths are looked for as they are, then changed by `strip_prefix` and `replace`."""
 
@@ -214,12 +264,15 @@ class RowLayout(StrictModel):
 
     name: str = ""
     """Tells layouts of one corpus apart in messages."""
-    format: Literal["json", "jsonl", "parquet", "webdataset"]
-    """How rows are stored. Whether JSON is an array, lines or one object is seen by its first characters."""
+    format: Literal["json", "jsonl", "parquet", "webdataset", "lines", "members"]
+    """How rows are stored. Whether JSON is an array, lines or one object is seen by its first characters. Rows that are
+    only names of images have the one field `path`: the lines of a list, or the images in a tar."""
     rows: Words
-    """Globs of the files with rows."""
+    """Globs of the files with rows; `ARCHIVE::MEMBER` for files in archives that were not unpacked."""
     skip: Words = ()
     """Globs of files that are left out, such as evaluation splits."""
+    fallback: bool = False
+    """Whether these rows are read only where there are none of the layouts before."""
     subset: Pattern | None = None
     """A regular expression for the rows' file, whose named groups are fields `subset.NAME`."""
     fields: Fields = Fields()
@@ -227,6 +280,8 @@ class RowLayout(StrictModel):
     composite: Composite | None = None
     quadruples: Quadruples | None = None
     chain: Chain | None = None
+    turns: Turns | None = None
+    side_file: SideFile | None = None
     images: ImagesMap = ImagesMap()
     family: Family | FamilyRule
     filters: tuple[Filter, ...] = ()

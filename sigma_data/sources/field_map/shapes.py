@@ -37,11 +37,15 @@ class DraftImage:
 
 @dataclass(frozen=True)
 class DraftTurn:
-    """A turn: phrasings of what is asked, the first of them the instruction, and the image or words to produce."""
+    """A turn: phrasings of what is asked, the first of them the instruction, and the image or words to produce.
+
+    `takes` are the images that it begins with, where the row says so: each must be one that was shown before.
+    """
 
     instructions: tuple[str, ...]
     target: DraftImage | None = None
     response: str | None = None
+    takes: tuple[DraftImage, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,12 @@ def drafts(layout: RowLayout, row: Row) -> list[Draft]:
 
 def instructions_of(fields: Fields, row: Row) -> tuple[str, ...]:
     """The instruction and its alternatives. Raises RowFault `bad_fields` or `empty_instruction`."""
+    if fields.say:
+        return fields.say
     found: list[str] = []
     known = False
-    for name in fields.instruction:
+    named = look_up(row, fields.instruction_from) if fields.instruction_from else None
+    for name in [*([named] if isinstance(named, str) and named in row else []), *fields.instruction]:
         value = look_up(row, name)
         known = known or value is not ABSENT
         if value is not ABSENT and (found := _stripped(fields, texts(value, name, from_json=name in fields.json_text))):
@@ -132,6 +139,14 @@ def one_image(layout: RowLayout, field: ImageField, row: Row) -> DraftImage:
     return found[0]
 
 
+def images_in(layout: RowLayout, field: ImageField, row: Row) -> list[DraftImage]:
+    """The images of a field. Raises RowFault `bad_fields` where the row has no such field."""
+    value = look_up(row, field.field)
+    if value is ABSENT:
+        raise RowFault("bad_fields", f"no field {field.field}, but {_keys(row)}")
+    return _images(layout, field, value, row)
+
+
 def _images(layout: RowLayout, field: ImageField, value: Any, row: Row) -> list[DraftImage]:
     """The images of a field: one, or those of a list."""
     null = field.if_null or ("empty" if layout.images.origin == "bytes" else "missing")
@@ -151,6 +166,9 @@ def _images(layout: RowLayout, field: ImageField, value: Any, row: Row) -> list[
             item = None
         if null == "none" and (item is None or (isinstance(item, Mapping) and not any(item.values()))):
             continue
+        if isinstance(item, str):
+            for pattern, replacement in field.change:
+                item = re.sub(pattern, replacement, item)
         words = label.strip() if isinstance(label, str) and not is_empty(label) else None
         found.append(DraftImage(item, field.field, "empty" if null == "empty" else "missing", kind, words))
     return found
