@@ -143,7 +143,7 @@ class ArchivedRows(DataFolder):
     def children(self, location: str) -> tuple[list[str], list[tuple[str, str]]]:
         return self._folder.children(location)
 
-    def files(self, suffix: str) -> list[tuple[str, str]]:
+    def files(self, suffix: str | tuple[str, ...]) -> list[tuple[str, str]]:
         listed = self._folder.files(suffix)
         for glob in self._globs:
             outer, _, inner = glob.partition(INSIDE)

@@ -227,7 +227,7 @@ class MapReader(Reader):
         folder = posixpath.dirname(location)
         found = re.search(layout.subset, location) if layout.subset else None
         fields = {name: text or "" for name, text in found.groupdict().items()} if found else {}
-        names = {"folder": folder or ".", "parent": posixpath.dirname(folder) or ".", **fields}
+        names = {**fields, "folder": folder or ".", "parent": posixpath.dirname(folder) or "."}
         literal = {name: literal_glob(text) for name, text in names.items()}
         scope = Scope(
             tuple(posixpath.normpath(filled(one, names)) for one in layout.images.folders),
