@@ -16,6 +16,7 @@ from sigma_data.corpus.record import SCHEMA_VERSION
 from sigma_data.images.reader_differences import Store
 from sigma_data.sample import Family
 from sigma_data.settings_base import StrictModel
+from sigma_data.sources.spec import source_below, source_of_mapping
 
 BUILD_VERSION = 2
 """Raised when a change in the code changes what a build writes: what an older one began or finished is refused then."""
@@ -33,7 +34,9 @@ class BuildConfig(StrictModel):
     """A build. Everything here shapes the corpus; where and with how many workers it runs does not."""
 
     sources: tuple[str, ...] = ()
-    """Source strings, e.g. release:PATH?license=cc-by-4.0."""
+    """Source strings, e.g. release:PATH?license=mit; in YAML also {source: release, path: PATH, license: mit}."""
+    data: str = ""
+    """Folder in which relative paths of the sources begin."""
     title: str = "SIGMA interleaved corpus"
     """Heads the data set card and the report."""
     seed: int = 0
@@ -45,6 +48,9 @@ class BuildConfig(StrictModel):
     default, for a component that grows beyond it when data is added would change its split."""
     quotas: dict[Family, int] = {}
     """Family -> most samples to write; the rest is listed in the quarantine as over_quota."""
+    shares: dict[Family, dict[str, float]] = {}
+    """Family -> source name -> its share of the family's quota. What a source cannot fill goes to the others by their
+    shares, and then to sources that are not named."""
     near_duplicates: Literal["join", "drop"] = "join"
     """Samples alike in text whose images are all nearly identical: keep in one split, or drop."""
     order: Literal["shuffled", "source"] = "shuffled"
@@ -69,6 +75,13 @@ class BuildConfig(StrictModel):
     limits: Limits = Limits()
     """Limits of the checks."""
 
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _mappings(cls, value: object) -> object:
+        if isinstance(value, list | tuple):
+            return [source_of_mapping(one) if isinstance(one, dict) else one for one in value]
+        return value
+
     @field_validator("splits")
     @classmethod
     def _splits(cls, value: dict[str, float]) -> dict[str, float]:
@@ -85,6 +98,15 @@ class BuildConfig(StrictModel):
             raise ValueError("a quota is at least 0")
         return value
 
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        for family, shares in self.shares.items():
+            if family not in self.quotas:
+                raise ValueError(f"shares: {family} has no quota to share, set quotas.{family}")
+            if any(not 0 < share < float("inf") for share in shares.values()):
+                raise ValueError(f"shares: {family}: shares are numbers above 0")
+        return self
+
     @field_validator("checks", mode="before")
     @classmethod
     def _off(cls, value: object) -> object:
@@ -100,6 +122,11 @@ class BuildConfig(StrictModel):
             if RULES[code].fixed and self.checks[code] is not RULES[code].severity:
                 raise ValueError(f"checks: {code} cannot be relaxed, such a sample cannot be used")
         return self
+
+    @property
+    def specs(self) -> tuple[str, ...]:
+        """The source strings, with relative paths below `data`."""
+        return tuple(source_below(source, self.data) for source in self.sources)
 
     @property
     def preparation(self) -> PrepareSettings:

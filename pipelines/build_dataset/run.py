@@ -10,6 +10,7 @@ from typing import Any
 
 from pipelines.build_dataset.commit import Inputs, commit_corpus, sums_of
 from pipelines.build_dataset.config import BuildConfig
+from pipelines.build_dataset.dry_run import absent
 from pipelines.build_dataset.plan import Plan, Shard, Unstable, make_plan
 from pipelines.build_dataset.scan import ScanTask, crashed_fragment, is_whole, list_fragments, scan_fragment
 from pipelines.build_dataset.workspace import Workspace, refuse_overlap
@@ -52,14 +53,17 @@ def build(
     """
     if not config.sources:
         raise ConfigError("name at least one source, e.g. release:PATH or world:1000")
-    readers = [open_source(spec) for spec in config.sources]
-    _refuse_clash(config.sources, readers)
-    for spec, reader in zip(config.sources, readers, strict=True):
+    readers = [open_source(spec) for spec in config.specs]
+    _refuse_clash(config.specs, readers)
+    if missing := [line for spec, reader in zip(config.specs, readers, strict=True) if (line := absent(reader, spec))]:
+        more = f" (and {len(missing) - 1:,} more sources: see them with --dry-run)" if len(missing) > 1 else ""
+        raise SourceError(missing[0] + more)
+    for spec, reader in zip(config.specs, readers, strict=True):
         if (folder := reader.folder()) is not None:
             refuse_overlap(out, folder, spec)
     excluded = read_fingerprints([local_path(path) for path in config.exclude])
     with ProcessPool(workers) as engine:
-        located = _list(engine, config.sources)  # before the folder is touched: a typo must not claim it
+        located = _list(engine, config.specs)  # before the folder is touched: a typo must not claim it
         if strict_files:  # what listing finds is said at once, not after hours of reading
             _refuse_files([f"{f.location}: {f.rows or 1:,} rows, {f.refused}" for _, f in located if f.refused])
         with Workspace(out, config, config.digest(), overwrite=overwrite) as work:
@@ -245,9 +249,9 @@ def finish_shards(engine: ProcessPool, shards: Sequence[Shard], work: Workspace)
 def _nothing_left(plan: Plan, config: BuildConfig) -> BuildError:
     sums = sums_of(plan)
     if not plan.read:
-        return BuildError(f"{', '.join(config.sources)}: no records in it")
+        return BuildError(f"{', '.join(config.specs)}: no records in it")
     codes = ", ".join(f"{code} {count}" for code, count in {**sums["codes"], **sums["filters"]}.items())
     example = plan.out["message"][0] if len(plan.out) else ""
     return BuildError(
-        f"none of the {plan.read:,} records of {', '.join(config.sources)} can be used ({codes}); the first: {example}"
+        f"none of the {plan.read:,} records of {', '.join(config.specs)} can be used ({codes}); the first: {example}"
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+
 import numpy as np
 import polars as pl
 
@@ -42,20 +45,50 @@ def drop_excluded(rows: pl.DataFrame, excluded: KnownImages) -> tuple[pl.DataFra
 
 
 def apply_quotas(rows: pl.DataFrame, config: BuildConfig) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Keep the quota's number of samples a family, those with the lowest hash of their id."""
+    """Keep the quota's number of samples a family (and a source's share), those with the lowest hash of their id."""
     if not config.quotas or rows.is_empty():
         return rows, rows.clear()
+    named = {(family.value, source) for family, shares in config.shares.items() for source in shares}
+    places = rows.select("family", "source").iter_rows()
+    pools = [f"{family} {source if (family, source) in named else ''}" for family, source in places]
     random_key = [hash_fraction("quota", config.seed, name) for name in rows["id"]]
-    ranked = rows.with_columns(pl.Series("random_key", random_key)).with_columns(
-        pl.col("random_key").rank("ordinal").over("family").alias("rank")
+    ranked = rows.with_columns(pl.Series("random_key", random_key), pl.Series("pool", pools)).with_columns(
+        pl.col("random_key").rank("ordinal").over("pool").alias("rank")
     )
-    quota = pl.col("family").replace_strict(
-        {family.value: count for family, count in config.quotas.items()}, default=None, return_dtype=pl.Int64
-    )
-    keep = quota.is_null() | (pl.col("rank") <= quota)
-    message = pl.format("the quota of {} is {}", pl.col("family"), quota)
-    over = rejected(ranked.filter(~keep), "over_quota", message, filtered=True)
-    return ranked.filter(keep).drop("random_key", "rank"), over.drop("random_key", "rank")
+    have = Counter(pools)
+    limits: list[tuple[str, int, str]] = []  # pool, its most samples, what is said of those beyond
+    for family, quota in config.quotas.items():
+        shares = config.shares.get(family, {})
+        taken = share_quota(quota, {source: have[f"{family.value} {source}"] for source in shares}, shares)
+        whole = f"the quota of {family.value} is {quota}"
+        limits += [(f"{family.value} {name}", most, f"{whole}, {most} of {name}") for name, most in taken.items()]
+        limits.append((f"{family.value} ", quota - sum(taken.values()), whole))
+    told = pl.DataFrame(limits, schema={"pool": pl.String, "most": pl.Int64, "why": pl.String}, orient="row")
+    ranked = ranked.join(told, on="pool", how="left", maintain_order="left")
+    keep = pl.col("most").is_null() | (pl.col("rank") <= pl.col("most"))
+    over = rejected(ranked.filter(~keep), "over_quota", pl.col("why"), filtered=True)
+    added = ("random_key", "rank", "pool", "most", "why")
+    return ranked.filter(keep).drop(added), over.drop(added)
+
+
+def share_quota(quota: int, there: Mapping[str, int], shares: Mapping[str, float]) -> dict[str, int]:
+    """How many samples each source gives to a quota by its share; what one does not have goes to the others."""
+    taken: dict[str, int] = {}
+    left, open_ = quota, sorted(shares)
+    while open_:
+        whole = sum(shares[source] for source in open_)
+        small = [source for source in open_ if there[source] <= left * shares[source] / whole]
+        if not small:
+            break
+        taken |= {source: there[source] for source in small}
+        left -= sum(there[source] for source in small)
+        open_ = [source for source in open_ if source not in taken]
+    ends = 0.0
+    whole = sum(shares[source] for source in open_)
+    for source in open_:  # rounded at the ends, so that the parts make up the whole
+        begin, ends = ends, ends + shares[source]
+        taken[source] = round(left * ends / whole) - round(left * begin / whole)
+    return taken
 
 
 def rejected(rows: pl.DataFrame, code: str, message: pl.Expr, *, filtered: bool = False) -> pl.DataFrame:

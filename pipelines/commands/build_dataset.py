@@ -66,6 +66,13 @@ def build_dataset(
     strict_files: Annotated[
         bool, typer.Option("--strict-files", help="A source file that cannot be used at all is an error.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what each source would yield, from metadata alone, and stop.")
+    ] = False,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="For --dry-run: MB a second that a worker builds.", show_default=False),
+    ] = None,
     print_config: PrintConfig = False,
     as_json: Json = False,
 ) -> None:
@@ -100,6 +107,15 @@ def build_dataset(
     )
     if print_config:
         print_result(dump_settings(settings))
+        return
+    if dry_run:
+        from pipelines.build_dataset import dry_run as survey
+
+        told = survey.dry_run(settings, workers=workers or default_workers(), rate=rate or survey.MEGABYTES_PER_SECOND)
+        if as_json:
+            print_json(told.as_dict())
+        else:
+            print_result(told.text())
         return
     result = build(settings, out, workers=workers or default_workers(), overwrite=overwrite, strict_files=strict_files)
     if as_json:

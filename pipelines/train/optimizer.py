@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from pipelines.train.adamw import LeanAdamW
 from pipelines.train.config import OptimizerSettings, ScheduleSettings
+from pipelines.train.muon import StackedMuon
 
 MOMENTUM = 0.95
 """Muon's."""
@@ -49,7 +51,7 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizers:
     if rest:
         made.append(_adamw(model, rest, settings))
     if inner:
-        made.append(torch.optim.Muon(inner, lr=settings.lr, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw"))
+        made.append(_muon(inner, settings))
     return Optimizers(made)
 
 
@@ -88,6 +90,13 @@ def _adamw(model: nn.Module, groups: list[dict[str, Any]], settings: OptimizerSe
         return torch.optim.AdamW(groups, **common, fused=True)
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return LeanAdamW(groups, names, **common, eight_bit=eight_bit, offload=settings.offload)
+
+
+def _muon(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.Muon:
+    """Matrices of one shape together, where they lie whole on this rank."""
+    if any(isinstance(parameter, DTensor) for group in groups for parameter in group["params"]):
+        return torch.optim.Muon(groups, lr=settings.lr, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw")
+    return StackedMuon(groups, lr=settings.lr, momentum=MOMENTUM)
 
 
 def _hidden(model: nn.Module) -> set[Tensor]:

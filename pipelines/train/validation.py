@@ -13,6 +13,7 @@ from PIL import Image as Pillow
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.parallelize import callable_in_parts
 from pipelines.train.distributed.process_group import ProcessGroup, all_reduce_sum
+from pipelines.train.latent_cache import LatentCache
 from pipelines.train.losses import LossTable
 from pipelines.train.train_step import forward
 from sigma_data.errors import ConfigError, SigmaError
@@ -75,17 +76,21 @@ class ValidationSet:
         self.packs = min(config.validation.packs, len(self._plan))
         # Spread over the plan, so that a few packs show every family.
         self._chosen = [number * len(self._plan) // self.packs for number in range(self.packs)]
+        self._latents: LatentCache | None = None
 
     @torch.no_grad()
     def losses(self, model: SigmaModel, vae: Vae, attribute_ids: Mapping[str, int]) -> dict[str, float]:
         """Average losses over the packs, by name as in `LossTable`; all ranks must call this together."""
-        group = self._group
+        group, room = self._group, self._config.loader.latent_cache
+        if room and self._latents is None:
+            self._latents = LatentCache(vae, room)
         table = LossTable(group.device)
         for first in range(0, self.packs, group.size):
             mine = first + group.rank
             # A rank without a pack of its own runs the last one again, uncounted: all must do the same collectives.
             loaded = self._dataset[self._plan.ticket(self._chosen[min(mine, self.packs - 1)])]
-            batch = loaded.batch.to(group.device)
+            known = loaded.batch if self._latents is None else self._latents.encoded(loaded.batch)
+            batch = known.to(group.device)
             out = forward(model, vae, batch, self._config)
             if mine < self.packs:
                 table.add(batch, out, loaded.families, attribute_ids)

@@ -68,7 +68,8 @@ class LoaderSettings(StrictModel):
     """Where there is a GPU: hand out batches in page-locked memory, from which it copies while it computes."""
     latent_cache: int = Field(0, ge=0)
     """Bytes of latents that a rank keeps in the memory of the CPU, so that images it meets again, from the second
-    epoch on, need not be encoded again; 0 keeps none. Each rank keeps its own, and an epoch shuffles packs over all."""
+    epoch on, need not be encoded again; 0 keeps none. Each rank keeps its own, and an epoch shuffles packs over all.
+    Those of held-out images may take as much again."""
 
     def shard_cache(self) -> ShardCache | None:
         """The cache that these settings describe."""

@@ -43,12 +43,14 @@ class Surveyed:
     """What a row (or one of the samples it gives) would become, as far as it can be told without its images.
 
     `code` says why it gives no sample, None if it gives one; `filtered` tells a filter's reason from a fault's.
+    `references` is the number of reference images, if known.
     """
 
     family: Family | None
     license: str
     code: str | None = None
     filtered: bool = False
+    references: int | None = None
 
 
 class ReaderOptions(StrictModel):
@@ -99,7 +101,7 @@ class Reader(ABC):
         for one in self.fragments() if fragment is None else [fragment]:
             for record in self.read(one):
                 if isinstance(record, Sample):
-                    yield Surveyed(record.family, record.source.license)
+                    yield Surveyed(record.family, record.source.license, references=len(record.references))
                 else:
                     yield Surveyed(record.family, record.license or "unknown", record.code, record.filtered)
 
@@ -144,7 +146,7 @@ MAPS = Path(__file__).parent / "maps"
 """The folder of the field maps that come with sigma."""
 
 
-_SHARED = ("base", "parquet")
+_SHARED = ("base", "parquet", "spec")
 """Modules that hold what layouts share."""
 
 
@@ -162,10 +164,10 @@ def source_spec(layout: str, path: str) -> str:
 
 def has_options(spec: str) -> bool:
     """Whether a source string has options, so that another is appended after an `&`."""
-    return bool(_split(spec)[1])
+    return bool(split_options(spec)[1])
 
 
-def _split(text: str) -> tuple[str, str]:
+def split_options(text: str) -> tuple[str, str]:
     """The path and the options of a source."""
     path, end = "", 0
     for marks in _OPTIONS.finditer(text):
@@ -188,7 +190,7 @@ def open_source(spec: str) -> Reader:
             f"source {spec!r}: write one of {', '.join(n + ':' for n in names())} followed by a path, "
             "as in release:data/sigma"
         )
-    path, query = _split(rest)
+    path, query = split_options(rest)
     if not path:
         raise ConfigError(f"source {spec!r}: a path must follow {scheme}:")
     module = "map" if scheme in field_maps() else scheme

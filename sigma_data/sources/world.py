@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES
 from sigma_data.sample import Family, Image, Rejection, Sample, Source, Turn, sample_id
-from sigma_data.sources.base import Fragment, Reader, ReaderOptions
+from sigma_data.sources.base import Fragment, Reader, ReaderOptions, Surveyed
 
 FAMILIES: tuple[Family, ...] = (
     Family.COMPOSITIONAL, Family.SELECTIVE, Family.STYLIZATION, Family.RELATION, Family.EDITING, Family.LAYOUT,
@@ -88,6 +88,13 @@ class WorldReader(Reader):
         start, _, stop = fragment.part.partition("-")
         for index in range(int(start), int(stop)):
             yield self.sample(index)
+
+    def survey(self, fragment: Fragment | None = None) -> Iterator[Surveyed]:
+        """Families alternate; nothing is drawn."""
+        for one in self.fragments() if fragment is None else [fragment]:
+            start, _, stop = one.part.partition("-")
+            for index in range(int(start), int(stop)):
+                yield Surveyed(self.families[index % len(self.families)], self.options.license)
 
     def sample(self, index: int) -> Sample:
         """The sample with this index."""

@@ -139,10 +139,12 @@ class MapReader(Reader):
     def survey(self, fragment: Fragment | None = None) -> Iterator[Surveyed]:
         for one in self.fragments() if fragment is None else [fragment]:
             for place, outcome in self._outcomes(one, survey=True):
-                family = outcome.draft.family if outcome.draft else outcome.family
-                fault = outcome.fault
-                code = fault.code if fault else None
-                yield Surveyed(family, self._license(place.layout), code, isinstance(fault, Filtered))
+                draft, fault = outcome.draft, outcome.fault
+                yield Surveyed(
+                    draft.family if draft else outcome.family, self._license(place.layout),
+                    fault.code if fault else None, isinstance(fault, Filtered),
+                    references=len(draft.references) if draft else None,
+                )  # fmt: skip
 
     def _outcomes(self, fragment: Fragment, *, survey: bool) -> Iterator[tuple[_Place, Outcome]]:
         """What becomes of every row of a fragment by its words and values, and the place of its file."""

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support import corpora, image_files
 
 from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.filters import Filters, Licenses, filter_license, filter_size
 from pipelines.build_dataset.prepare import PrepareSettings, prepare
+from pipelines.build_dataset.selection import share_quota
 from pipelines.validate.run import validate_corpus
 from sigma_data.corpus.corpus import QUARANTINE, open_corpus
 from sigma_data.errors import BuildError
@@ -164,3 +167,48 @@ def test_settings_at_their_defaults_change_neither_the_digest_nor_the_tables(
 def test_a_change_of_filters_scans_anew_and_is_another_configuration(releases: tuple[str, str], tmp_path: Path) -> None:
     before, after = BuildConfig(), BuildConfig(filters=Filters(min_side=9))
     assert before.scan_digest() != after.scan_digest()
+
+
+@pytest.mark.parametrize(
+    ("quota", "there", "shares", "taken"),
+    [
+        (10, {"a": 100, "b": 100}, {"a": 1, "b": 1}, {"a": 5, "b": 5}),
+        (10, {"a": 100, "b": 100}, {"a": 2, "b": 1}, {"a": 7, "b": 3}),
+        (10, {"a": 3, "b": 100}, {"a": 1, "b": 1}, {"a": 3, "b": 7}),
+        (10, {"a": 3, "b": 4}, {"a": 1, "b": 1}, {"a": 3, "b": 4}),
+        (10, {"a": 1, "b": 100, "c": 100}, {"a": 8, "b": 1, "c": 1}, {"a": 1, "b": 4, "c": 5}),
+        (0, {"a": 1}, {"a": 1}, {"a": 0}),
+        (5, {}, {}, {}),
+    ],
+)
+def test_a_quota_is_shared_and_what_a_source_lacks_goes_to_the_others(
+    quota: int, there: dict[str, int], shares: dict[str, float], taken: dict[str, int]
+) -> None:
+    found = share_quota(quota, there, shares)
+    assert sum(found.values()) == min(quota, sum(there.values()))
+    assert all(abs(found[name] - count) <= 1 for name, count in taken.items())
+
+
+@given(
+    st.integers(0, 500),
+    st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.integers(0, 300), st.floats(0.01, 100)), max_size=6),
+)
+def test_shares_fill_the_quota_with_what_there_is(quota: int, sources: dict[str, tuple[int, float]]) -> None:
+    there = {name: count for name, (count, _) in sources.items()}
+    found = share_quota(quota, there, {name: share for name, (_, share) in sources.items()})
+    assert all(0 <= found[name] <= there[name] for name in there)
+    assert sum(found.values()) == min(quota, sum(there.values()))
+
+
+def test_shares_of_sources_hold_in_a_build(releases: tuple[str, str], tmp_path: Path) -> None:
+    def sources(**settings: object) -> dict[str, int]:
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        rows = corpora.build(out, *releases, quotas={"editing": 4}, **settings).corpus.manifest
+        counts = rows.filter(pl.col("family") == "editing").group_by("source").len()
+        return dict(counts.iter_rows())
+
+    both = {"editing": {"release": 1, "second": 1}}
+    assert sources(shares=both) == {"release": 2, "second": 2}
+    assert sources(shares={"editing": {"second": 1}}) == {"release": 2, "second": 2}  # it has but two
+    with pytest.raises(ValueError, match="has no quota to share"):
+        BuildConfig.model_validate({"shares": {"layout": {"a": 1}}})

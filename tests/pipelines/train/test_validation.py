@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from support.corpora import build
 from support.sequences import one_thread  # noqa: F401
 from support.training_data import index_of
 from support.training_runs import lines, run, same, saved, settings_of
+from torch import Tensor
 
 from pipelines.train import validation as validation_module
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.run import TrainingRun, make_run
 from sigma_data.loading.shard_reader import ShardReader
+from sigma_model.vae import Vae
 
 ALONE = ProcessGroup.single()
 EVERY = {"every": 3, "packs": 3, "images": 2, "image_steps": 3}
@@ -49,6 +52,27 @@ def test_losses_repeat_to_the_bit_and_depend_on_the_seed_alone(tmp_path: Path, t
 
 
 @pytest.mark.slow
+def test_held_out_images_are_encoded_once_where_latents_are_kept(
+    tmp_path: Path, training_corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    encode = Vae.encode
+
+    def counting(self: Vae, images: Sequence[Tensor]) -> list[Tensor]:
+        encoded.append(len(images))
+        return encode(self, images)
+
+    monkeypatch.setattr(Vae, "encode", counting)
+    found = []
+    for room in (0, 2**30):
+        encoded.clear()
+        run_ = put_together(tmp_path / str(room), training_corpus, loader={"workers": 0, "latent_cache": room})
+        found.append([losses(run_), sum(encoded), losses(run_), sum(encoded)])
+    (plain, count, _, twice), kept = found
+    assert count and twice == 2 * count
+    assert kept == [plain, count, plain, count]
+
+
 def test_with_and_without_validation_a_run_learns_the_same_to_the_bit(tmp_path: Path, training_corpus: Path) -> None:
     for name, validation in (("with", EVERY), ("without", {"every": 0})):
         run(settings_of(tmp_path / name, training_corpus, validation=validation))

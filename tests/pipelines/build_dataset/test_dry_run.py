@@ -1,0 +1,109 @@
+"""The dry run: what sources would yield, from metadata alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support import corpora, image_files
+from support.commands import sigma
+
+from pipelines.build_dataset.config import BuildConfig
+from pipelines.build_dataset.dry_run import DryRun, dry_run
+from sigma_data.errors import ConfigError, SourceError
+
+
+@pytest.fixture(scope="module")
+def omniedit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine rows: six samples, two that the score filters, one without words."""
+    folder = tmp_path_factory.mktemp("omniedit")
+    rows = [
+        {
+            "omni_edit_id": str(number),
+            "task": "style" if number % 3 == 0 else "swap",
+            "src_img": {"bytes": image_files.image_bytes("png", number), "path": None},
+            "edited_img": {"bytes": image_files.image_bytes("png", 50 + number), "path": None},
+            "edited_prompt_list": ["" if number == 8 else f"Turn it into thing {number}"],
+            "o_score": 5.0 if number == 6 else None if number == 7 else 9.0,
+        }
+        for number in range(9)
+    ]
+    (folder / "data").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), folder / "data" / "train-00000-of-00001.parquet")
+    return folder
+
+
+def survey(*sources: str, **settings: object) -> DryRun:
+    return dry_run(BuildConfig.model_validate({"sources": sources, **settings}), workers=0)
+
+
+def test_a_dry_run_counts_what_a_build_finds_by_family_license_and_filter(omniedit: Path, tmp_path: Path) -> None:
+    told = survey(f"omniedit:{omniedit}", quotas={"editing": 3})
+    corpus = corpora.build(tmp_path / "out", f"omniedit:{omniedit}", quotas={"editing": 3}).corpus
+    source = told.sources[0]
+    assert source.total() == corpus.sums["read"] == 9
+    assert told.families() == {"stylization": (2, 2), "editing": (4, 3)}
+    assert corpus.sums["families"] == {"editing": 3, "stylization": 2}
+    assert source.counts["stylization", "mit", "low_score", True] == corpus.sums["filters"]["low_score"] == 1
+    assert source.counts["editing", "mit", "no_score", True] == corpus.sums["filters"]["no_score"] == 1
+    assert source.total(filtered=False, samples=False) == corpus.sums["quarantined"] == 1
+    assert "editing 4" in told.text()
+    assert "3 (100.0 %)" in told.text()
+
+
+def test_the_build_s_licenses_filter_in_a_dry_run_too(omniedit: Path) -> None:
+    told = survey(f"omniedit:{omniedit}", "world:12", licenses={"deny": ["mit"]})
+    assert told.sources[0].total(samples=True) == 0
+    assert sum(n for (_, _, code, _), n in told.sources[0].counts.items() if code == "license_refused") == 6
+    assert told.sources[1].total(samples=True) == 12
+
+
+def test_sources_without_metadata_are_counted_by_rows(tmp_path: Path) -> None:
+    release = corpora.make_release(tmp_path / "release", 12)
+    told = survey(f"release:{release}?license=mit")
+    assert told.families() == {"": (12, 12)}
+    assert "not known before reading" in told.text()
+    assert told.sources[0].counts["", "mit", "", False] == 12
+
+
+def test_an_absent_source_is_one_line_with_what_to_download_and_the_others_are_listed(
+    omniedit: Path, tmp_path: Path
+) -> None:
+    there, gone = f"omniedit:{omniedit}", f"omniedit:{tmp_path}/none?name=second"
+    told = survey(there, gone, f"release:{tmp_path}/none")
+    lines = told.text().splitlines()
+    absent = [line for line in lines if line.startswith("absent: ")]
+    assert len(absent) == 2
+    assert "download TIGER-Lab/OmniEdit-Filtered-1.2M (1,202,797 rows, about 3 TB" in absent[0]
+    assert any(line.startswith("omniedit") for line in lines)
+    with pytest.raises(SourceError, match=r"download TIGER-Lab/OmniEdit-Filtered-1.2M"):
+        corpora.build(tmp_path / "out", there, gone)
+    assert not (tmp_path / "out").exists()
+
+
+def test_disk_and_hours_follow_from_the_bytes_that_lie_there_and_the_rate(omniedit: Path) -> None:
+    config = BuildConfig(sources=(f"omniedit:{omniedit}",))
+    told = DryRun(dry_run(config, workers=0).sources, config, workers=2, rate=1e-6)
+    size = sum(path.stat().st_size for path in omniedit.rglob("*.parquet"))
+    assert told.bytes() == (size, round(size * 6 / 9))
+    assert told.hours() == pytest.approx(size / 2 / 3600)
+
+
+def test_without_sources_there_is_nothing_to_survey() -> None:
+    with pytest.raises(ConfigError, match="name at least one source"):
+        survey()
+
+
+def test_the_command_writes_nothing_and_speaks_json(omniedit: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = sigma("build-dataset", f"omniedit:{omniedit}", "--dry-run", "--json", "--out", str(out), "--rate", "5")
+    told = json.loads(done.stdout)
+    assert told["families"] == {
+        "stylization": {"samples": 2, "written": 2, "quota": None},
+        "editing": {"samples": 4, "written": 4, "quota": None},
+    }
+    assert told["megabytes_per_second"] == 5
+    assert not out.exists()
