@@ -16,6 +16,7 @@ from pipelines.commands.evaluate import evaluate
 from pipelines.commands.export import export
 from pipelines.commands.fingerprints import fingerprints
 from pipelines.commands.generate import generate
+from pipelines.commands.inject import inject
 from pipelines.commands.inspect import inspect
 from pipelines.commands.plan import plan
 from pipelines.commands.quickstart import quickstart
@@ -83,6 +84,7 @@ _GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "shard": shard,
         "inspect": inspect,
         "fingerprints": fingerprints,
+        "inject": inject,
     },
     "Model": {"train": train, "export": export, "generate": generate},
     "Evaluation": {"eval": evaluate},
