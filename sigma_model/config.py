@@ -28,7 +28,8 @@ from sigma_model.model_files import header_shapes as header_shapes
 from sigma_model.model_files import refuse_shadow as refuse_shadow
 from sigma_model.model_files import weight_files as weight_files
 
-PRESETS = ("tiny", "bagel-7b-mot")
+PRESETS = ("tiny", "tiny-base", "bagel-7b-mot")
+"""Models by name. `tiny-base` has weights, for post-training (`tools/train_tiny_base.py`); the others are drawn."""
 
 Positive = Annotated[int, Field(gt=0)]
 Small = Annotated[float, Field(gt=0, allow_inf_nan=False)]

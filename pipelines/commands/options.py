@@ -58,7 +58,7 @@ CorpusPath = Annotated[Path, path_argument(help="A corpus: the folder with corpu
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove the corpus that is there first.")]
 
 ModelPath = Annotated[
-    str | None, model_option("--model", "-m", help="A directory in the released layout, or a preset (tiny).")
+    str | None, model_option("--model", "-m", help="A directory in the released layout, or a preset (tiny, tiny-base).")
 ]
 Base = Annotated[
     str | None, model_option(help="Directory of files that MODEL lacks, e.g. BAGEL's for SIGMA's weights alone.")

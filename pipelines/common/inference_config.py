@@ -81,7 +81,7 @@ class InferenceConfig(StrictModel):
         from sigma_model.loading import load_for_inference
 
         if self.model is None:
-            raise ConfigError("name a model with --model, a directory or tiny")
+            raise ConfigError("name a model with --model, a directory or a preset (tiny-base)")
         return load_for_inference(
             self.model,
             base=self.base,

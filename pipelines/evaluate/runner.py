@@ -258,7 +258,7 @@ def _check_compared(evaluation: Evaluation, options: EvalOptions) -> None:
 def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: EvalOptions) -> Evaluation:
     """What is to be generated and how, with all that is recorded of it. Raises ConfigError for what cannot be."""
     if options.model is None:
-        raise ConfigError("name the model to evaluate with --model, a directory or tiny")
+        raise ConfigError("name the model to evaluate with --model, a directory or a preset (tiny-base)")
     generation.settings.check()
     device = choose_device(options.device)
     description = describe_model(options.model, base=options.base)

@@ -24,7 +24,8 @@ class ModelSettings(StrictModel):
     """Where the run starts from."""
 
     path: ModelPath = "tiny"
-    """A directory in the released layout (BAGEL's, SIGMA's), or a preset, which starts from random weights."""
+    """A directory in the released layout (BAGEL's, SIGMA's), or a preset: `tiny-base` has pretrained weights, others
+    start from random ones."""
     from_run: ModelPath | None = None
     """Start from the weights of another run, instead of `path`: its folder, or FOLDER@STEP for an older checkpoint.
     Optimiser, schedule and data begin anew. It is exported to OUT/start first, and may be removed afterwards."""
@@ -55,7 +56,7 @@ class ModelSettings(StrictModel):
     attention: Literal["auto", "flex", "sdpa", "flash"] = "auto"
     """Implementation; auto is flex attention on a GPU and sdpa on a CPU."""
     seed: int = 0
-    """Draws the weights of a preset."""
+    """Draws the weights of a preset that has none."""
 
 
 class OptimizerSettings(StrictModel):

@@ -88,7 +88,7 @@ def test_a_file_that_is_no_json_object_is_one_sentence(tiny: Path, text: str) ->
 
 
 def test_an_unknown_preset_names_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="tiny, bagel-7b-mot"):
+    with pytest.raises(ConfigError, match="tiny, tiny-base, bagel-7b-mot"):
         preset("huge")
 
 

@@ -1,0 +1,47 @@
+"""The presets: which have weights, and that those of the tiny base read their references."""
+
+from __future__ import annotations
+
+import numpy as np
+from support.sequences import one_thread  # noqa: F401
+
+from sigma_data.images.decode import load as load_image
+from sigma_data.sample import Family
+from sigma_data.synthetic import draw_sample
+from sigma_model.api import load
+from sigma_model.config import preset, preset_directory
+from sigma_model.model_files import weight_files
+from sigma_model.sampling.settings import Guidance, SamplingSettings
+
+ONE_STEP = SamplingSettings(steps=2, guidance=Guidance(text=1.0, image=1.0))
+
+
+def test_the_tiny_base_alone_has_weights_and_they_are_small() -> None:
+    (weights,) = weight_files(preset_directory("tiny-base"))
+    assert weights.stat().st_size <= 5_000_000
+    assert not weight_files(preset_directory("tiny"))
+    assert not weight_files(preset_directory("bagel-7b-mot"))
+
+
+def test_the_tiny_base_takes_what_the_tiny_preset_takes() -> None:
+    base, tiny = preset("tiny-base"), preset("tiny")
+    assert base.vision is None
+    assert (base.vae, base.latent, base.attribute_rows) == (tiny.vae, tiny.latent, tiny.attribute_rows)
+    for name in ("ae.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        assert (preset_directory("tiny-base") / name).read_bytes() == (preset_directory("tiny") / name).read_bytes()
+
+
+def test_the_tiny_base_gives_a_reference_back_where_random_weights_make_noise() -> None:
+    family = Family.COMPOSITIONAL
+    images = [draw_sample(seed=0, size=64, format="png", family=family, index=n).images[-1] for n in range(3)]
+    errors = []
+    for name in ("tiny", "tiny-base"):
+        model = load(name)
+        assert model.parts.trained is (name == "tiny-base")
+        made = [model.generate("Copy <image_1>.", [image], settings=ONE_STEP) for image in images]
+        wanted = [np.asarray(load_image(image), dtype=float) for image in images]
+        errors.append(
+            np.mean([np.abs(np.asarray(one) - answer).mean() for one, answer in zip(made, wanted, strict=True)])
+        )
+    noise, base = errors
+    assert base < 12 < 40 < noise
