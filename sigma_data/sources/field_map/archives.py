@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from sigma_data.errors import SourceError
+from sigma_data.sources.base import Fragment
 from sigma_data.sources.field_map.images import MOST_IMAGE_BYTES, ImageStore, Scope, TreeStore
 from sigma_data.sources.field_map.rows import glob_pattern, literal_glob, matches
 from sigma_data.sources.field_map.schema import ImagesMap
@@ -22,6 +23,8 @@ from sigma_data.storage.tar_members import TarMember
 
 INSIDE = "::"
 """Between the location of an archive and the name of a member."""
+REFUSED = "archive"
+"""The part of a fragment that stands for an archive that cannot be read to its end."""
 _OPEN_SETS = 3
 """Sets of archives that are held open: rows come file by file, and a file's images lie in one set."""
 
@@ -132,6 +135,8 @@ class ArchivedRows(DataFolder):
         self._globs = tuple(globs)
         self._cache = cache
         self._archives: dict[str, Archive] = {}
+        self.refused: dict[str, Fragment] = {}
+        """A fragment for each archive that was listed and cannot be read to its end: its rows are not counted."""
 
     @property
     def local(self) -> Path | None:
@@ -178,17 +183,22 @@ class ArchivedRows(DataFolder):
         return self._archives[location]
 
     def _members(self, archive: Archive) -> list[tuple[str, str, str]]:
-        """(location, name, stamp) of all members of an archive. Raises SourceError for one that cannot be read."""
+        """(location, name, stamp) of all members of an archive that can be read; a fault of it is noted."""
         stamps = "".join(part.stamp for part in archive.file.parts)
         digest = hashlib.sha256(stamps.encode()).hexdigest()[:16]
+        found: list[tuple[str, str, str]] = []
+        fault = None
         try:
-            return [
-                (f"{archive.location}{INSIDE}{one.name}", one.name, f"{one.size}:{digest}") for one in archive.members()
-            ]
+            fault = archive.fault
+            for one in archive.members():
+                found.append((f"{archive.location}{INSIDE}{one.name}", one.name, f"{one.size}:{digest}"))
         except ArchiveError as error:
-            raise SourceError(f"{self.uri}: {error}") from None
-        finally:
-            archive.close()
+            fault = error.code, str(error)
+        archive.close()
+        if fault is not None:
+            location = f"{archive.location}{INSIDE}"
+            self.refused[location] = Fragment(location, REFUSED, digest, 1, refused=f"{fault[0]}: {fault[1]}")
+        return found
 
     def _is_file(self, location: str) -> bool:
         return self._folder._is_file(location)

@@ -15,7 +15,7 @@ from pydantic import Field
 from sigma_data.errors import ConfigError, SourceError
 from sigma_data.sample import Rejection, Sample, Source
 from sigma_data.sources.base import Fragment, Reader, ReaderOptions, Surveyed
-from sigma_data.sources.field_map.archives import INSIDE, ArchivedRows
+from sigma_data.sources.field_map.archives import INSIDE, REFUSED, ArchivedRows
 from sigma_data.sources.field_map.chains import chained, runs_of
 from sigma_data.sources.field_map.filters import Filtered
 from sigma_data.sources.field_map.formats import format_of, store_of
@@ -114,11 +114,17 @@ class MapReader(Reader):
                     name = filled(layout.quadruples.group, self._place(location).names)
                     groups.setdefault(name, []).extend(listed)
             found += map(group_fragment, groups.values())
+        if isinstance(self._folder, ArchivedRows):
+            found += self._folder.refused.values()
         if not found:
             self._refuse_nothing()
         return found
 
     def read(self, fragment: Fragment) -> Iterator[Sample | Rejection]:
+        if fragment.refused is not None and fragment.part == REFUSED:
+            code, _, message = fragment.refused.partition(": ")
+            yield Rejection(self.name, fragment.location, None, code, message, license=self._license(None))
+            return
         for place, outcome in self._outcomes(fragment, survey=False):
             draft, fault = outcome.draft, outcome.fault
             terms = self._license(place.layout)
@@ -138,6 +144,9 @@ class MapReader(Reader):
 
     def survey(self, fragment: Fragment | None = None) -> Iterator[Surveyed]:
         for one in self.fragments() if fragment is None else [fragment]:
+            if one.refused is not None and one.part == REFUSED:
+                yield Surveyed(None, self._license(None), one.refused.partition(": ")[0])
+                continue
             for place, outcome in self._outcomes(one, survey=True):
                 draft, fault = outcome.draft, outcome.fault
                 yield Surveyed(
@@ -248,8 +257,8 @@ class MapReader(Reader):
         index = self.map.layouts.index(layout)
         return self._sides.setdefault(index, SideValues(self._folder, layout.side_file, self._cache))
 
-    def _license(self, layout: RowLayout) -> str:
-        return self.options.license or layout.license or self.map.license
+    def _license(self, layout: RowLayout | None) -> str:
+        return self.options.license or (layout.license if layout else None) or self.map.license
 
 
 def filled(template: str, names: dict[str, str]) -> str:

@@ -11,6 +11,7 @@ import pytest
 from support.layouts import lines, picture, put, put_tar, read, sample, tar_of, told
 
 from sigma_data.errors import SourceError
+from sigma_data.sample import Rejection
 from sigma_data.sources.field_map.archives import glob_files
 from sigma_data.storage.data_folder import data_folder
 
@@ -131,11 +132,26 @@ def test_lists_of_the_training_repository_name_the_same_images(tmp_path: Path) -
     assert sample(found[0]).images[1].data == picture(111)
 
 
-def test_rows_in_an_archive_with_a_hole_stop_with_the_part_to_download(tmp_path: Path) -> None:
+def test_rows_in_an_archive_with_a_hole_are_one_refused_file_and_others_are_read(tmp_path: Path) -> None:
     root = gpt_image_edit(tmp_path / "c")
+    put_tar(root / "hqedit/hqedit.tar.gz", {
+        "edit/input/0.png": picture(1), "edit/output/0.png": picture(2),
+        "edit/metadata/hqedit_edit.json": b'{"input": "input/0.png", "output": "output/0.png", "instruction": "Do"}',
+    })  # fmt: skip
     (root / GPT / "omniedit.tar.gz.part02").unlink()
-    with pytest.raises(SourceError, match="part 02 is missing"):
-        read("gpt_image_edit", root)
+    found = read("gpt_image_edit", root)
+    assert told(found) == ["editing", "part_missing"]
+    refused = found[-1]
+    assert isinstance(refused, Rejection)
+    assert (refused.row, "part 02 is missing" in refused.message) == (None, True)
+
+
+def test_rows_in_a_truncated_archive_are_read_as_far_as_they_go_and_it_is_told(tmp_path: Path) -> None:
+    root = gpt_image_edit(tmp_path / "c")
+    (root / GPT / "omniedit.tar.gz.part03").unlink()
+    found = read("gpt_image_edit", root)
+    assert told(found)[-1] == "truncated"
+    assert found[-1].source == "gpt_image_edit"
 
 
 def test_the_cache_is_bounded_by_an_option(tmp_path: Path) -> None:
