@@ -17,7 +17,7 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(Path(__file__).parent))
 
+from injection_truth import injection_differences  # noqa: E402
 from truth_rows import (  # noqa: E402
     FILTERED,
     LEGAL,
@@ -47,6 +48,8 @@ from sigma_data.sample import Family, Rejection, Sample  # noqa: E402
 from sigma_data.sources import open_source, source_spec  # noqa: E402
 from sigma_data.sources.base import names  # noqa: E402
 
+INJECTION = "injection"
+"""The layout that is no corpus but captions to be injected."""
 SOURCES = {"x2edit_variants": "x2edit"}
 """Layouts that are read by a map of another name than theirs."""
 
@@ -76,6 +79,10 @@ def main() -> int:
     for layout in layouts:
         try:
             truth = json.loads((options.truth / layout / "TRUTH.json").read_text("utf-8"))
+            if layout == INJECTION:
+                cases, differences = injection_differences(options.data / layout, truth)
+                wrong += _print(f"{layout}: {cases} captions", differences)
+                continue
             found = compare(layout, options.data / layout, truth)
         except (SigmaError, OSError, ValueError) as error:
             print(f"{layout}: cannot be compared: {error}")
@@ -83,13 +90,16 @@ def main() -> int:
             continue
         statuses = ", ".join(f"{found.statuses[status]} {status}" for status in STATUSES if found.statuses[status])
         samples = f"{found.samples} samples, {found.samples_unfiltered} without filters"
-        verdict = "as it should be" if not found.differences else f"{len(found.differences)} DIFFERENCES"
-        print(f"{layout}: {found.rows} rows ({statuses}), {samples}: {verdict}")
-        for difference in found.differences:
-            print(f"  {difference}")
-        wrong += len(found.differences)
+        wrong += _print(f"{layout}: {found.rows} rows ({statuses}), {samples}", found.differences)
     print(f"{len(layouts)} layouts, {wrong} differences")
     return int(wrong > 0)
+
+
+def _print(what: str, differences: Sequence[str]) -> int:
+    """Print a layout's line and its differences; how many there are."""
+    verdict = "as it should be" if not differences else f"{len(differences)} DIFFERENCES"
+    print("\n  ".join([f"{what}: {verdict}", *differences]))
+    return len(differences)
 
 
 def compare(layout: str, folder: Path, truth: dict[str, Any]) -> Comparison:
