@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 UNKNOWN = "unknown"
 
@@ -27,6 +28,7 @@ _SPELLINGS = {
 }  # fmt: skip
 
 
+@lru_cache(maxsize=4096)
 def normalize_license(name: str) -> str:
     """The license in one spelling: lower case, words joined by hyphens, e.g. `cc-by-nc-4.0`; no name is `unknown`."""
     text = name.strip().lower()

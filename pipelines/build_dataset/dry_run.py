@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from typing import Any
 
 from pipelines.build_dataset.config import BuildConfig
@@ -206,20 +207,27 @@ def absent(reader: Reader, spec: str) -> str | None:
 def survey_fragment(task: tuple[int, BuildConfig, str, Fragment]) -> Counts:
     """What the rows of a fragment would become, under the build's licenses too."""
     _, config, spec, fragment = task
-    reader = open_source(spec)
+    reader = _opened(spec)
     if type(reader).survey is Reader.survey:  # it would read every image
         terms = getattr(getattr(reader, "options", None), "license", "unknown")
         reason = config.licenses.reason(terms)
         return Counter({(_UNKNOWN, terms, reason[0] if reason else "", reason is not None): fragment.rows or 1})
     counts: Counts = Counter()
+    refused = cache(config.licenses.reason)
     for row in reader.survey(fragment):
         code, filtered = row.code or "", row.filtered
         if not code and row.family is Family.LAYOUT and row.references == 0:
             code, filtered = "no_reference", True
-        if not code and (reason := config.licenses.reason(row.license)):
+        if not code and (reason := refused(row.license)):
             code, filtered = reason[0], True
         counts[row.family.value if row.family else _UNKNOWN, row.license, code, filtered] += 1
     return counts
+
+
+@lru_cache(maxsize=64)
+def _opened(spec: str) -> Reader:
+    """A worker surveys many fragments of a source: its map is read once."""
+    return open_source(spec)
 
 
 def _survey(

@@ -29,14 +29,16 @@ def drop_excluded(rows: pl.DataFrame, excluded: KnownImages) -> tuple[pl.DataFra
     found = pl.DataFrame(
         {
             "sha256": [different["sha256"][place] for place in places],
-            "known": [one.name or one.sha256 for one in prints],
-            "exact": [one.sha256 == different["sha256"][place] for one, place in zip(prints, places, strict=True)],
+            "known": [
+                f"{'the same as' if one.sha256 == different['sha256'][place] else 'nearly identical to'} "
+                f"{one.name or one.sha256}"
+                for one, place in zip(prints, places, strict=True)
+            ],
         },
-        schema={"sha256": pl.String, "known": pl.String, "exact": pl.Boolean},
+        schema={"sha256": pl.String, "known": pl.String},
     )
     first = images.join(found, on="sha256", how="inner", maintain_order="left").unique("sample", keep="first")
-    how = pl.when("exact").then(pl.lit("the same as")).otherwise(pl.lit("nearly identical to"))
-    first = first.select("sample", why=pl.format("image {} is {} {}, to be excluded", "number", how, "known"))
+    first = first.select("sample", why=pl.format("image {} is {}, to be excluded", "number", "known"))
     marked = rows.with_row_index("sample").with_columns(pl.col("sample").cast(pl.Int64))
     marked = marked.join(first.cast({"sample": pl.Int64}), on="sample", how="left", maintain_order="left")
     hit = pl.col("why").is_not_null()
@@ -51,10 +53,6 @@ def apply_quotas(rows: pl.DataFrame, config: BuildConfig) -> tuple[pl.DataFrame,
     named = {(family.value, source) for family, shares in config.shares.items() for source in shares}
     places = rows.select("family", "source").iter_rows()
     pools = [f"{family} {source if (family, source) in named else ''}" for family, source in places]
-    random_key = [hash_fraction("quota", config.seed, name) for name in rows["id"]]
-    ranked = rows.with_columns(pl.Series("random_key", random_key), pl.Series("pool", pools)).with_columns(
-        pl.col("random_key").rank("ordinal").over("pool").alias("rank")
-    )
     have = Counter(pools)
     limits: list[tuple[str, int, str]] = []  # pool, its most samples, what is said of those beyond
     for family, quota in config.quotas.items():
@@ -64,11 +62,16 @@ def apply_quotas(rows: pl.DataFrame, config: BuildConfig) -> tuple[pl.DataFrame,
         limits += [(f"{family.value} {name}", most, f"{whole}, {most} of {name}") for name, most in taken.items()]
         limits.append((f"{family.value} ", quota - sum(taken.values()), whole))
     told = pl.DataFrame(limits, schema={"pool": pl.String, "most": pl.Int64, "why": pl.String}, orient="row")
+    random_key = [hash_fraction("quota", config.seed, name) for name in rows["id"]]
+    # A frame of its own, not the rows with their images: these are copied but once.
+    ranked = pl.DataFrame({"random_key": random_key, "pool": pools}).with_columns(
+        pl.col("random_key").rank("ordinal").over("pool").alias("rank")
+    )
     ranked = ranked.join(told, on="pool", how="left", maintain_order="left")
-    keep = pl.col("most").is_null() | (pl.col("rank") <= pl.col("most"))
-    over = rejected(ranked.filter(~keep), "over_quota", pl.col("why"), filtered=True)
-    added = ("random_key", "rank", "pool", "most", "why")
-    return ranked.filter(keep).drop(added), over.drop(added)
+    marked = ranked.select("why", keep=pl.col("most").is_null() | (pl.col("rank") <= pl.col("most")))
+    keep, why = marked["keep"], marked["why"]
+    over = rows.filter(~keep).with_columns(why=why.filter(~keep))
+    return rows.filter(keep), rejected(over, "over_quota", pl.col("why"), filtered=True).drop("why")
 
 
 def share_quota(quota: int, there: Mapping[str, int], shares: Mapping[str, float]) -> dict[str, int]:
