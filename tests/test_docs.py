@@ -24,8 +24,17 @@ CODE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PLACE = re.compile(
     r"`((?:sigma_data|sigma_model|pipelines|tests|benchmarks|tools|configs|docs|examples)/[^` ]*|cli\.py)`"
 )
-OPTIONS_ELSEWHERE = {"--logdir", "--steps", "--batch", "--seed", "--learning-rate", "--start", "--source"}
-"""Of other programs that the text names: tensorboard, tools, benchmarks."""
+OPTIONS_ELSEWHERE = {
+    "--logdir",
+    "--steps",
+    "--batch",
+    "--seed",
+    "--learning-rate",
+    "--start",
+    "--source",
+    "--local-dir",
+}
+"""Of other programs that the text names: tensorboard, tools, benchmarks, huggingface-cli."""
 
 LAYERS = ("sigma_data", "sigma_model", "pipelines")
 

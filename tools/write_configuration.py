@@ -6,6 +6,7 @@ A field's explanation is the docstring behind it. A test compares the document w
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
 import sys
 import textwrap
@@ -46,7 +47,6 @@ def document() -> str:
     """The whole document."""
     from pipelines.build_dataset.config import BuildConfig
     from pipelines.train.config import TrainConfig
-    from sigma_data.sources.base import open_source
 
     families = ", ".join(f"`{family.value}`" for family in Family)
     parts = [
@@ -58,8 +58,9 @@ def document() -> str:
         "## Sources\n",
         f"Options are written behind the path: `release:data/sigma?family=editing&splits=new`. Families: {families}.\n",
     ]
-    for scheme, example in (("release", "release:DIR"), ("webdataset", "webdataset:CORPUS"), ("world", "world:N")):
-        options = open_source(f"{scheme}:1").options_type
+    for example in ("release:DIR", "webdataset:CORPUS", "world:N", "map:FILE.yaml", "hf:OWNER/NAME"):
+        module = importlib.import_module(f"sigma_data.sources.{example.partition(':')[0]}")
+        options = module.READER.options_type
         parts += [f"### `{example}`\n", _text(options), _table(options, "")]
     return "\n".join(parts)
 

@@ -21,6 +21,7 @@ from pipelines.commands.inspect import inspect
 from pipelines.commands.plan import plan
 from pipelines.commands.quickstart import quickstart
 from pipelines.commands.shard import shard
+from pipelines.commands.sources import sources
 from pipelines.commands.train import INTERRUPTED, train
 from pipelines.commands.validate import validate
 from sigma_data.storage.paths import one_line
@@ -79,6 +80,7 @@ def _options(
 
 _GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Data": {
+        "sources": sources,
         "build-dataset": build_dataset,
         "validate": validate,
         "shard": shard,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sigma_data.sources.field_map.archives import ArchiveStore
-from sigma_data.sources.field_map.images import ImageStore, TreeStore
+from sigma_data.sources.field_map.images import ImageStore, RowStore, TreeStore
 from sigma_data.sources.field_map.json_rows import JsonRows
 from sigma_data.sources.field_map.list_rows import LineRows, MemberRows
 from sigma_data.sources.field_map.parquet_rows import ParquetRows
@@ -30,4 +30,6 @@ def format_of(layout: RowLayout, folder: DataFolder) -> RowFormat:
 
 def store_of(images: ImagesMap, folder: DataFolder, cache: ArchiveCache) -> ImageStore:
     """What finds the images of a layout."""
-    return ArchiveStore(images, folder, cache) if images.origin == "archive" else TreeStore(images, folder)
+    if images.origin == "archive":
+        return ArchiveStore(images, folder, cache)
+    return RowStore(images) if images.origin == "bytes" else TreeStore(images, folder)

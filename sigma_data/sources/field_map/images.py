@@ -141,6 +141,19 @@ def _clean(path: str) -> str:
     return posixpath.normpath(path)
 
 
+class RowStore(ImageStore):
+    """Images that lie in the rows: none elsewhere."""
+
+    def read(self, location: str, scope: Scope) -> tuple[bytes, str] | None:
+        return None
+
+    def exists(self, location: str, scope: Scope) -> bool:
+        return False
+
+    def named(self, tail: str, scope: Scope) -> list[str]:
+        return []
+
+
 class TreeStore(ImageStore):
     """Images as files below the folder of the source, which may be remote."""
 

@@ -24,7 +24,7 @@ from sigma_data.sources.field_map.load import load_map, load_shipped
 from sigma_data.sources.field_map.names import image_names, missing, value_names, wrong_keys
 from sigma_data.sources.field_map.outcomes import Judge, Outcome
 from sigma_data.sources.field_map.quadruples import Pair, fragments_of, group_fragment, quadruple, ring
-from sigma_data.sources.field_map.rows import literal_glob, matches
+from sigma_data.sources.field_map.rows import RowFormat, literal_glob, matches
 from sigma_data.sources.field_map.samples import image_data, sample_of
 from sigma_data.sources.field_map.schema import FieldMap, Quadruples, RowLayout
 from sigma_data.sources.field_map.side_file import SideValues
@@ -36,7 +36,7 @@ from sigma_data.storage.path_settings import LocalPath
 
 
 class MapOptions(ReaderOptions):
-    """Options of every source with a field map."""
+    """Options of every source with a field map: your own, or a shipped one, as in `omniedit:DIR?filters=off`."""
 
     root: str | None = None
     """Folder of the corpus, for `map:` alone: its path is that of the map."""
@@ -73,11 +73,8 @@ class MapReader(Reader):
 
     def __init__(self, scheme: str, path: str, options: ReaderOptions) -> None:
         self.options = cast(MapOptions, options)
-        if (scheme == "map") == (self.options.root is None):
-            way = f"say where the files are, as in map:{path}?root=DIR" if scheme == "map" else "leave out root"
-            raise ConfigError(f"source {scheme}:{path}: {way}")
-        self.map: FieldMap = load_map(path) if scheme == "map" else load_shipped(scheme)
-        super().__init__(Path(path).stem if scheme == "map" else scheme, self.options.root or path, options)
+        self.map, name, place = self._load(scheme, path)
+        super().__init__(name, place, options)
         self._shipped = None if scheme == "map" else scheme
         self._cache = ArchiveCache(self.options.cache, int(self.options.cache_gb * 1e9))
         inside = [glob for layout in self.map.layouts for glob in layout.rows if INSIDE in glob]
@@ -86,6 +83,15 @@ class MapReader(Reader):
         self._stores: dict[int, ImageStore] = {}
         self._layouts: dict[str, RowLayout | None] = {}
         self._sides: dict[int, SideValues] = {}
+
+    def _load(self, scheme: str, path: str) -> tuple[FieldMap, str, str]:
+        """The map, the name of the source, where its files are. Raises ConfigError."""
+        if (scheme == "map") == (self.options.root is None):
+            way = f"say where the files are, as in map:{path}?root=DIR" if scheme == "map" else "leave out root"
+            raise ConfigError(f"source {scheme}:{path}: {way}")
+        if scheme == "map":
+            return load_map(path), Path(path).stem, self.options.root or ""
+        return load_shipped(scheme), scheme, path
 
     def folder(self) -> Path | None:
         return self._folder.local
@@ -102,7 +108,7 @@ class MapReader(Reader):
             if layout.fallback and found:
                 continue
             mine = [(location, stamp) for location, stamp in files if self._layout(location) is layout]
-            rows = format_of(layout, self._folder)
+            rows = self._rows(layout)
             if mine and (fault := wrong_keys(layout, mine[0][0], rows.keys(mine[0][0]))):
                 raise SourceError(f"{self.path}: {fault}")
             groups: dict[str, list[Fragment]] = {}
@@ -159,7 +165,7 @@ class MapReader(Reader):
         """What becomes of every row of a fragment by its words and values, and the place of its file."""
         place = self._place(fragment.location)
         layout = place.layout
-        rows = format_of(layout, self._folder)
+        rows = self._rows(layout)
         names = None
         if survey:
             names = value_names(layout) | (set() if layout.images.origin == "bytes" else image_names(layout))
@@ -189,7 +195,7 @@ class MapReader(Reader):
         pairs: list[Pair] = []
         for one in fragments_of(group):
             place = self._place(one.location)
-            rows = format_of(place.layout, self._folder)
+            rows = self._rows(place.layout)
             for outcome in self._judge(place, one.stamp).outcomes(rows.read(one, names)):
                 if outcome.draft is None:
                     yield place, outcome
@@ -220,13 +226,17 @@ class MapReader(Reader):
         how = f"; sigma sources {self._shipped} says how to lay out the files" if self._shipped else ""
         raise SourceError(f"{self.path}: no file {globs} below this place, but {have}{how}")
 
+    def _rows(self, layout: RowLayout) -> RowFormat:
+        """What reads the rows of a layout."""
+        return format_of(layout, self._folder)
+
     def _layout(self, location: str) -> RowLayout | None:
         """The first layout whose globs name a file and whose fields its rows have; else the first by its globs."""
         if location not in self._layouts:
             named = [one for one in self.map.layouts if matches(location, one.rows) and not matches(location, one.skip)]
             found = named[0] if named else None
             if len(named) > 1:
-                keys = format_of(named[0], self._folder).keys(location)
+                keys = self._rows(named[0]).keys(location)
                 found = next((one for one in named if not missing(one, keys)), found)
             self._layouts[location] = found
         return self._layouts[location]
