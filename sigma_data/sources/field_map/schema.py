@@ -265,7 +265,7 @@ class RowLayout(StrictModel):
     name: str = ""
     """Tells layouts of one corpus apart in messages."""
     format: Literal["json", "jsonl", "parquet", "webdataset", "lines", "members"]
-    """How rows are stored. Whether JSON is an array, lines or one object is seen by its first characters. Rows that are
+    """How rows are stored. Whether JSON is an array or lines is seen by its first character. Rows that are
     only names of images have the one field `path`: the lines of a list, or the images in a tar."""
     rows: Words
     """Globs of the files with rows; `ARCHIVE::MEMBER` for files in archives that were not unpacked."""
@@ -310,8 +310,6 @@ class FieldMap(StrictModel):
     """Rows and bytes, as published."""
     version: int = 1
     """Increased whenever the map reads other samples of the same files."""
-    injected: bool = False
-    """Whether the instructions have attribute tokens already."""
     files: str = ""
     """How to lay out the files, for `sigma sources NAME`."""
     layouts: Annotated[tuple[RowLayout, ...], Field(min_length=1)]
