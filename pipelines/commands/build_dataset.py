@@ -82,6 +82,7 @@ def build_dataset(
     """
     from pipelines.build_dataset.config import BuildConfig
     from pipelines.build_dataset.run import build
+    from pipelines.common.bundled_configs import config_file
     from pipelines.common.process_pool import default_workers
     from pipelines.common.settings import dump_settings, load_settings
 
@@ -92,7 +93,7 @@ def build_dataset(
         checks["unknown_token"] = "warning"
     settings = load_settings(
         BuildConfig,
-        config,
+        None if config is None else config_file(config),
         overrides,
         sources=places or None,
         seed=seed,

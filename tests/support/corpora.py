@@ -92,7 +92,8 @@ def build(out: Path, *sources: str, workers: int = 0, overwrite: bool = False, *
 
 def adds_up(sums: dict[str, Any]) -> bool:
     """Whether nothing was dropped silently."""
-    return bool(sums["read"] == sums["written"] + sums["quarantined"] + sums["duplicates"])
+    out = sums.get("filtered", 0) + sums["quarantined"] + sums["duplicates"]
+    return bool(sums["read"] + sums.get("made", 0) == sums["written"] + out)
 
 
 def members(path: Path) -> list[tuple[str, bytes]]:

@@ -252,7 +252,7 @@ class MapReader(Reader):
         literal = {name: literal_glob(text) for name, text in names.items()}
         scope = Scope(
             tuple(posixpath.normpath(filled(one, names)) for one in layout.images.folders),
-            tuple(filled(glob, literal) for glob in layout.images.archive),
+            tuple(filled(glob, literal).removeprefix("./") for glob in layout.images.archive),
             folder,
         )
         return _Place(layout, location, fields, names, scope)

@@ -27,7 +27,8 @@ def config(name: str) -> TrainConfig:
 
 
 def test_every_configuration_is_one_that_is_tested_here() -> None:
-    assert sorted(path.stem for path in CONFIGS.glob("*.yaml")) == sorted(NAMES)
+    training = [path.stem for path in CONFIGS.glob("*.yaml") if not path.stem.startswith("corpus-")]
+    assert sorted(training) == sorted(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

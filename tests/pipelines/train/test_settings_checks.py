@@ -79,7 +79,7 @@ def test_settings_that_agree_pass() -> None:
     check_settings(config())
     check_settings(config(schedule={"kind": "constant", "min_lr": 1}))  # has no end
     check_settings(config(optimizer={"kind": "muon"}, loss={"text": 0}))
-    for path in (ROOT / "configs").glob("*.yaml"):
+    for path in (ROOT / "configs").glob("[!c]*.yaml"):  # all but those of corpora
         settings = load_settings(TrainConfig, path, [])
         check_settings(settings)
         without = settings.model.model_copy(update={"quantize": None})  # its library need not be installed here
