@@ -8,10 +8,12 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from support.layouts import lines, picture, put, put_tar, read, sample, tar_of, told
 
 from sigma_data.errors import SourceError
 from sigma_data.sample import Rejection
+from sigma_data.sources import open_source
 from sigma_data.sources.field_map.archives import glob_files
 from sigma_data.storage.data_folder import data_folder
 
@@ -200,3 +202,17 @@ def test_masks_of_sam_sgt_come_from_a_second_set_of_tars(tmp_path: Path) -> None
     for path in root.glob("*/*.tar"):
         path.unlink()
     assert told(read("sam_sgt", root.rename(tmp_path / "unpacked"))) == expected
+
+
+def test_archives_of_a_remote_folder_are_read_as_local_ones(tmp_path: Path) -> None:
+    root = gpt_image_edit(tmp_path / "c")
+    echo4o(root / "echo")
+    local = read("gpt_image_edit", root), read("echo4o", root / "echo")
+    store = MemoryFileSystem()
+    store.store.clear()
+    store.put(f"{root}/", "/far/", recursive=True)
+    for layout, place, records in (("gpt_image_edit", "far", local[0]), ("echo4o", "far/echo", local[1])):
+        reader = open_source(f"{layout}:memory://{place}?cache={tmp_path}/remote")
+        found = [record for fragment in reader.fragments() for record in reader.read(fragment)]
+        assert told(found) == told(records)
+        assert [getattr(one, "images", None) for one in found] == [getattr(one, "images", None) for one in records]
