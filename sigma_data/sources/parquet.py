@@ -40,7 +40,8 @@ def open_parquet(stream: IO[bytes], size: int) -> pq.ParquetFile:
         stream.seek(0)
         if is_lfs_pointer(head):
             raise Refused("lfs_pointer", f"{LFS_MESSAGE}; how many rows it has is not known")
-        file = pq.ParquetFile(stream, buffer_size=_READ_BYTES, pre_buffer=False)
+        source = getattr(stream, "local_path", None) or stream
+        file = pq.ParquetFile(source, buffer_size=_READ_BYTES, pre_buffer=False)
         counts = group_rows(file)
         _ = file.schema_arrow
     except (Refused, SourceError):  # the storage failed, not the file

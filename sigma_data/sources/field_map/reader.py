@@ -167,8 +167,9 @@ class MapReader(Reader):
         layout = place.layout
         rows = self._rows(layout)
         names = None
-        if survey:
-            names = value_names(layout) | (set() if layout.images.origin == "bytes" else image_names(layout))
+        if survey or (layout.format == "parquet" and layout.quadruples is None):
+            without = survey and layout.images.origin == "bytes"
+            names = value_names(layout) | (set() if without else image_names(layout))
         if layout.quadruples is not None:
             yield from self._quadruples(fragment, layout.quadruples, names)
         elif layout.chain is not None:

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import json
 import posixpath
-import re
-import tarfile
 from collections.abc import Collection, Iterator
-from typing import IO, Any, cast
+from functools import partial
+from typing import Any
 
 from sigma_data.sources.base import Fragment
 from sigma_data.sources.field_map.images import MOST_IMAGE_BYTES
 from sigma_data.sources.field_map.rows import NumberedRow, RowFormat
 from sigma_data.sources.field_map.values import Row, RowFault
-from sigma_data.sources.parquet import one_line, size_of
+from sigma_data.sources.parquet import one_line
+from sigma_data.storage.archive_streams import SeekingTar
+from sigma_data.storage.split_files import JoinedFile, Part
+from sigma_data.storage.tar_members import MemberKind, TarError, tar_members
 
-_BLOCK = 512
 _TEXT = ("json", "txt")
 
 
@@ -32,22 +33,26 @@ class TarRows(RowFormat):
         return [Fragment(location, "tar", stamp)]
 
     def read(self, fragment: Fragment, fields: Collection[str] | None = None) -> Iterator[NumberedRow]:
-        with self.folder.open(fragment.location) as file:
-            yield from _rows(file, size_of(fragment.stamp), images=fields is None)
+        with self._open(fragment.location, fragment.stamp) as file:
+            yield from _rows(file, images=fields is None)
 
     def keys(self, location: str) -> list[str]:
-        with self.folder.open(location) as file:
-            for _, row in _rows(file, size_of(""), images=False):
+        with self._open(location, "") as file:
+            for _, row in _rows(file, images=False):
                 return list(row) if not isinstance(row, RowFault) else []
         return []
 
+    def _open(self, location: str, stamp: str) -> JoinedFile:
+        size = stamp.partition(":")[0]
+        return JoinedFile(self.folder, (Part(location, int(size) if size.isdecimal() else -1, stamp),))
 
-def _rows(file: IO[bytes], size: int, *, images: bool) -> Iterator[NumberedRow]:
+
+def _rows(file: JoinedFile, *, images: bool) -> Iterator[NumberedRow]:
     number = 0
     group: dict[str, bytes] = {}
     key: str | None = None
     fault: RowFault | None = None  # of the open row
-    for item in _members(file, size):
+    for item in _members(file):
         if isinstance(item, RowFault):  # of the tar
             if key is not None:
                 yield number, fault or _row(key, group)
@@ -63,12 +68,7 @@ def _rows(file: IO[bytes], size: int, *, images: bool) -> Iterator[NumberedRow]:
         if isinstance(data, RowFault):
             fault = fault or data
         elif images or suffix.rpartition(".")[2] in _TEXT:
-            content = data()
-            if isinstance(content, RowFault):
-                yield number, content
-                yield None, RowFault(content.code, f"the tar ends there: {content}")
-                return
-            group[suffix] = content
+            group[suffix] = data()
     if key is not None:
         yield number, fault or _row(key, group)
 
@@ -97,62 +97,28 @@ def _row(key: str, group: dict[str, bytes]) -> Row | RowFault:
     return row
 
 
-def _members(file: IO[bytes], size: int) -> Iterator[tuple[str, Any] | RowFault]:
+def _members(file: JoinedFile) -> Iterator[tuple[str, Any] | RowFault]:
     """(name, a function that reads it) of every file in all tars of the file; a RowFault ends them.
 
     A member that is no plain file, or whose name climbs, has a RowFault in place of the function.
     """
-    end = 0
     try:
-        with tarfile.open(fileobj=file, mode="r:", ignore_zeros=True) as tar:
-            while (member := tar.next()) is not None:
-                cast(Any, tar).members.clear()  # or the list grows with the file
-                if not _is_zero(file, end, member.offset):
-                    yield RowFault("truncated", f"the tar is damaged: what is at byte {end:,} is no member")
-                    return
-                end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK if member.isreg() else member.offset_data
-                name = posixpath.normpath(member.name)
-                if member.isdir() or posixpath.basename(name).startswith("."):
-                    continue
-                if not member.isreg():
-                    yield name, RowFault("unsafe_path", f"the member {member.name} is a link or no plain file")
-                elif ".." in re.split(r"[/\\]", member.name) or member.name.startswith("/"):
-                    yield name, RowFault("unsafe_path", f"the member {member.name} has a name that leaves the tar")
-                elif member.offset_data + member.size > size:
-                    message = f"the tar ends inside {member.name}, which is to have {member.size:,} bytes"
-                    yield RowFault("truncated", message)
-                    return
-                elif member.size > MOST_IMAGE_BYTES:
-                    yield name, RowFault("undecodable", f"{member.name} has {member.size:,} bytes, too many")
-                else:
-                    yield name, _reader(file, member)
-                file.seek(end)
-            if end < file.seek(0, 2) and not _is_zero(file, end, file.tell()):
-                yield RowFault("truncated", f"the tar is damaged: what is at byte {end:,} is no member")
-    except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError) as error:
-        yield RowFault("truncated", f"the tar cannot be read ({one_line(error)})")
-
-
-def _reader(file: IO[bytes], member: tarfile.TarInfo) -> Any:
-    def read() -> bytes | RowFault:
-        file.seek(member.offset_data)
-        data = file.read(member.size)
-        if len(data) < member.size:
-            return RowFault("truncated", f"the tar ends inside {member.name}")
-        return data
-
-    return read
-
-
-def _is_zero(file: IO[bytes], start: int, stop: int) -> bool:
-    """Whether a range of the file holds only zeros."""
-    if stop <= start:
-        return True
-    place = file.tell()
-    file.seek(start)
-    while start < stop and (piece := file.read(min(stop - start, 2**20))):
-        if piece.strip(b"\0"):
-            return False
-        start += len(piece)
-    file.seek(place)
-    return True
+        for member in tar_members(SeekingTar(file)):
+            if posixpath.basename(member.name).startswith("."):
+                continue
+            if member.kind is MemberKind.UNSAFE:
+                fault = RowFault("unsafe_path", f"the member {member.name[:200]} has a name that leaves the tar")
+                yield posixpath.normpath(member.name), fault
+            elif member.kind is not MemberKind.FILE:
+                fault = RowFault("unsafe_path", f"the member {member.name[:200]} is a link or no plain file")
+                yield member.name, fault
+            elif member.offset + member.size > file.size:
+                message = f"the tar ends inside {member.name[:200]}, which is to have {member.size:,} bytes"
+                yield RowFault("truncated", message)
+                return
+            elif member.size > MOST_IMAGE_BYTES:
+                yield member.name, RowFault("undecodable", f"{member.name} has {member.size:,} bytes, too many")
+            else:
+                yield member.name, partial(file.read_at, member.offset, member.size)
+    except TarError as error:
+        yield RowFault("truncated", f"the tar is damaged: {error}")

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 Row = Mapping[str, Any]
@@ -42,6 +43,8 @@ _NUMBER = r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,4})?"
 _NUMBERS = re.compile(rf"\s*[\[(]?\s*({_NUMBER}(?:\s*[,;\s]\s*{_NUMBER})*)\s*,?\s*[\])]?\s*", re.ASCII)
 _MOST_TEXT = 1000
 """Longest text that is read as scores."""
+_MOST_NAME = 200
+"""Longest value whose spelling is kept: names of tasks recur in every row."""
 _MOST_LIST = 100_000
 """Longest text that is read as the text of a list."""
 
@@ -175,6 +178,9 @@ def printed_list(text: str) -> str | list[str]:
 
 def spelled(value: Any) -> str:
     """A value as maps write it: lower case, underscores for spaces and hyphens."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return re.sub(r"[\s_-]+", "_", str(value).strip().lower())
+    return _spelled(value) if isinstance(value, str) and len(value) < _MOST_NAME else _spelled.__wrapped__(str(value))
+
+
+@lru_cache(maxsize=4096)
+def _spelled(text: str) -> str:
+    return re.sub(r"[\s_-]+", "_", text.strip().lower())
