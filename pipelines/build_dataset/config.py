@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from pipelines.build_dataset.conditions import Conditions
 from pipelines.build_dataset.filters import Filters, Licenses
 from pipelines.build_dataset.prepare import PrepareSettings
 from sigma_data.corpus.check_limits import Limits, Severity
@@ -68,6 +69,8 @@ class BuildConfig(StrictModel):
     """Licenses that are taken."""
     filters: Filters = Filters()
     """Sizes of images that are taken."""
+    conditions: Conditions = Conditions()
+    """Edge maps and depth maps, computed for captions with their images."""
     exclude: tuple[str, ...] = ()
     """Files of `sigma fingerprints`: samples with one of these images, exactly or nearly, are filtered."""
     checks: dict[str, Severity] = {}
@@ -146,5 +149,7 @@ class BuildConfig(StrictModel):
 
     def scan_digest(self) -> str:
         """SHA-256 over what the scan of a fragment depends on, so that the rest may change."""
-        parts = self.model_dump_json(include={"max_side", "store", "checks", "limits", *PrepareSettings.model_fields})
-        return hashlib.sha256(f"{SCHEMA_VERSION}\x1f{SCAN_VERSION}\x1f{parts}".encode()).hexdigest()
+        parts = self.model_dump_json(include={"checks", *PrepareSettings.model_fields})
+        return hashlib.sha256(
+            f"{SCHEMA_VERSION}\x1f{SCAN_VERSION}\x1f{parts}\x1f{self.conditions.state()}".encode()
+        ).hexdigest()

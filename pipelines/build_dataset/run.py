@@ -53,6 +53,7 @@ def build(
     """
     if not config.sources:
         raise ConfigError("name at least one source, e.g. release:PATH or world:1000")
+    config.conditions.check()
     readers = [open_source(spec) for spec in config.specs]
     _refuse_clash(config.specs, readers)
     if missing := [line for spec, reader in zip(config.specs, readers, strict=True) if (line := absent(reader, spec))]:

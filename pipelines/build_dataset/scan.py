@@ -42,6 +42,9 @@ _THUMBNAILS_A_FRAGMENT = 8
 
 OK, FILTERED, REJECTED = "ok", "filtered", "rejected"
 
+CACHE = "computed"
+"""Folder of a build's workspace for images that are computed, so that the write pass finds those of the scan."""
+
 _PLANNED = ("split", "shard", "index", "offset", "json_offset", "component")
 """Columns of the manifest that the plan adds."""
 
@@ -81,7 +84,8 @@ def list_fragments(spec: str) -> list[Fragment]:
 
 def scan_fragment(task: ScanTask) -> None:
     """Scan one fragment into its parquet file."""
-    records = prepared(_reading(open_source(task.spec).read(task.fragment), task), task.preparation)
+    cache = Path(task.output).parents[1] / CACHE
+    records = prepared(_reading(open_source(task.spec).read(task.fragment), task), task.preparation, cache=cache)
     thumbnails: Counter[str] = Counter()
     rows = (_row(position, record, task, thumbnails) for position, record in enumerate(records))
     _write(Path(task.output), rows)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipelines.build_dataset.prepare import PrepareSettings, prepared
-from pipelines.build_dataset.scan import read_scan
+from pipelines.build_dataset.scan import CACHE, read_scan
 from sigma_data.corpus.corpus import file_digest
 from sigma_data.corpus.shard import ShardFault, block, read_members
 from sigma_data.errors import BuildError, SourceError
@@ -73,7 +73,9 @@ def write_fragment(task: WriteTask) -> list[tuple[int, str]]:
     last = max(wanted, default=-1)
     unstable: list[tuple[int, str]] = []
     with ShardFiles(Path(task.folder)) as files:
-        records = prepared(open_source(task.spec).read(task.fragment), task.preparation, images_only=True)
+        cache = Path(task.folder).parent / CACHE
+        source = open_source(task.spec).read(task.fragment)
+        records = prepared(source, task.preparation, images_only=True, cache=cache)
         for position, record in enumerate(islice(records, last + 1)):
             if position not in wanted:
                 continue

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import islice
 
+from sigma_data.conditions.maps import CONDITION_FAULTS, condition_faults
 from sigma_data.corpus.check_limits import Limits, Severity
-from sigma_data.corpus.foreign_spellings import leftovers
+from sigma_data.corpus.foreign_spellings import closest_token, leftovers
 from sigma_data.corpus.token_estimate import count_tokens
 from sigma_data.images.decode import ImageFault, probe, same_pixels
 from sigma_data.images.image_info import ImageInfo
@@ -227,7 +228,8 @@ def _unknown_token(context: RuleContext) -> Iterator[str]:
     """A word in angle brackets that is not an attribute token, most often a misspelt one."""
     for where, _, instruction in context.texts:
         for token in dict.fromkeys(instruction.unknown):
-            yield f"{where} has {token}, which is not one of the {len(ATTRIBUTES)} attribute tokens{_guess(token)}"
+            meant = closest_token(token)
+            yield f"{where} has {token}, which is not one of the {len(ATTRIBUTES)} attribute tokens{meant}"
 
 
 @_rule("control_token", fixed=True)
@@ -350,18 +352,20 @@ def _unread_placeholder(context: RuleContext) -> Iterator[str]:
             yield f"{where} has {word}, which is read as text: write <image_1> for images, <style> for tokens"
 
 
-def _warning_rule(code: str, summary: str) -> None:
+def _image_rule(code: str, summary: str, severity: Severity = Severity.WARNING) -> None:
     def rule(context: RuleContext) -> Iterator[str]:
-        for number, info in context.infos.items():
-            if message := image_warnings(info).get(code):
-                yield f"image {number} {message}"
+        for image in context.sample.images:
+            info = context.infos.get(image.number)
+            found = {} if info is None else {**image_warnings(info), **condition_faults(image.kind, image.data)}
+            if message := found.get(code):
+                yield f"image {image.number} {message}"
 
     rule.__doc__ = summary
-    _rule(code, severity=Severity.WARNING)(rule)
+    _rule(code, severity=severity)(rule)
 
 
-for _code, _words in IMAGE_WARNINGS.items():
-    _warning_rule(_code, _words)
+for _code, _words in {**CONDITION_FAULTS, **IMAGE_WARNINGS}.items():
+    _image_rule(_code, _words, Severity.ERROR if _code == "blank_condition" else Severity.WARNING)
 
 
 def examine(
@@ -390,10 +394,3 @@ def examine(
 def _where(sample: Sample, turn: int, phrasing: int) -> str:
     where = "the instruction" if len(sample.turns) == 1 else f"the instruction of turn {turn + 1}"
     return where if phrasing == 0 else f"{where} (phrasing {phrasing + 1})"
-
-
-def _guess(token: str) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(token.strip("</ >").lower(), ATTRIBUTES, n=1)
-    return f" (did you mean <{close[0]}>?)" if close else ""

@@ -131,3 +131,11 @@ def _is_ours(token: str) -> bool:
     """Whether `parse` reads the token as it stands."""
     parts = parse(token).parts
     return len(parts) == 1 and not isinstance(parts[0], Text)
+
+
+def closest_token(token: str) -> str:
+    """What is said of a misspelled attribute token: the one it is closest to, if any."""
+    import difflib
+
+    close = difflib.get_close_matches(token.strip("</ >").lower(), ATTRIBUTES, n=1)
+    return f" (did you mean <{close[0]}>?)" if close else ""

@@ -19,7 +19,7 @@ from sigma_data.corpus.check_limits import Limits, Severity
 from sigma_data.corpus.checks import RULES, Examination, examine
 from sigma_data.corpus.token_estimate import count_tokens
 from sigma_data.images.decode import load, probe
-from sigma_data.sample import FAMILY_RULES, Family, Image, Sample, Source, Turn
+from sigma_data.sample import FAMILY_RULES, Family, Image, ImageKind, Sample, Source, Turn
 
 LIMITS = Limits()
 
@@ -94,6 +94,13 @@ def turned(orientation: int) -> bytes:
     return encoded(pixels(4), "JPEG", exif=exif)
 
 
+def edge_map(white: float) -> Sample:
+    """A sample whose first reference is an edge map, white on this share of its pixels."""
+    places = np.random.default_rng(0).permutation(64 * 48).reshape(48, 64)
+    whole = first_picture(encoded(np.where(places < white * 64 * 48, 255, 0).astype(np.uint8)))
+    return replace(whole, images=(replace(whole.images[0], kind=ImageKind.CANNY), *whole.images[1:]))
+
+
 BOMB = b"GIF89a" + struct.pack("<HH", 60_000, 60_000) + encoded(pixels(1), "GIF")[10:]
 LATIN = "put the dog of <image_1> on the sofa of <image_2>"
 
@@ -155,6 +162,9 @@ CASES: dict[str, tuple[Callable[[], Sample], Callable[[], Sample]]] = {
     "unread_placeholder": (lambda: asking("take the dog of [image_1]"), lambda: asking("take the dog of image 1")),
     "near_black": (lambda: first_picture(darkened(15)), lambda: first_picture(darkened(40))),
     "near_white": (lambda: first_picture(darkened(15, 240)), lambda: first_picture(darkened(40, 200))),
+    "blank_condition": (lambda: edge_map(0.001), lambda: edge_map(0.1)),
+    "crowded_condition": (lambda: edge_map(0.45), lambda: edge_map(0.35)),
+    "inverted_condition": (lambda: edge_map(0.9), lambda: edge_map(0.1)),
     "deep_image": (lambda: first_picture(deep(1)), lambda: first_picture(encoded(pixels(4).convert("L")))),
     "transparent_image": (lambda: first_picture(faded(254)), lambda: first_picture(faded(255))),
     "turned_image": (lambda: first_picture(turned(3)), lambda: first_picture(turned(1))),
