@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 _OLD_COLUMNS = {"licence": "license"}
 """Former names of columns, by which older corpora are opened."""
-_NULLABLE = {"images.reencoded", "images.value_range", "turns.target", "turns.response"}
+_NULLABLE = {"images.reencoded", "images.value_range", "turns.target", "turns.response", "made"}
 
-OPTIONAL = {"filtered": False}
+OPTIONAL = {"filtered": False, "made": None}
 """Columns that a table only has if a row has another value than this: older tables have none of them."""
 
 
@@ -48,7 +48,10 @@ def images_type(*, ranges: bool = True) -> pa.DataType:
 
 
 def manifest_schema() -> pa.Schema:
-    """A row a sample: where it lies, what it holds, what it shares, where it came from."""
+    """A row a sample: where it lies, what it holds, what it shares, where it came from.
+
+    `made` is, for a sample made from others of the corpus, "RULE: their ids".
+    """
     import pyarrow as pa
 
     turn = pa.struct({"instruction": pa.string(), "target": pa.int16(), "response": pa.string()})
@@ -59,7 +62,7 @@ def manifest_schema() -> pa.Schema:
         "images": images_type(), "instruction": pa.string(), "turns": pa.list_(turn),
         "attributes": pa.list_(pa.string()), "references": pa.int16(), "tokens": pa.int32(),
         "content": pa.string(), "component": pa.string(), "source": pa.string(), "location": pa.string(),
-        "row": pa.int64(), "license": pa.string(), "warnings": pa.list_(pa.string()),
+        "row": pa.int64(), "license": pa.string(), "warnings": pa.list_(pa.string()), "made": pa.string(),
     })  # fmt: skip
 
 

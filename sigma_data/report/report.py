@@ -23,6 +23,7 @@ from sigma_data.images.decode import thumbnail
 from sigma_data.images.reader_differences import DEEP, LARGE, TRANSPARENT, TURNED
 from sigma_data.instruction import ATTRIBUTES, Attribute, Placeholder, Text, parse
 from sigma_data.report.charts import Chart, bars, file_size, histogram, number, percent
+from sigma_data.report.origin import filters, injections, made, sources, tokens_by_family
 from sigma_data.report.style import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.sample import FAMILY_RULES, Family
 
@@ -44,17 +45,17 @@ _MANIFEST: dict[str, pl.DataType] = {
     "id": pl.String(), "family": pl.String(), "split": pl.String(), "shard": pl.String(), "size": pl.Int64(),
     "images": pl.List(_IMAGE), "turns": pl.List(_TURN), "attributes": pl.List(pl.String), "references": pl.Int16(),
     "tokens": pl.Int32(), "component": pl.String(), "source": pl.String(), "location": pl.String(), "row": pl.Int64(),
-    "license": pl.String(), "warnings": pl.List(pl.String),
+    "license": pl.String(), "warnings": pl.List(pl.String), "injection": pl.String(), "made": pl.String(),
 }  # fmt: skip
 _QUARANTINE: dict[str, pl.DataType] = {
     "source": pl.String(), "location": pl.String(), "row": pl.Int64(), "code": pl.String(), "message": pl.String(),
-    "instruction": pl.String(), "thumbnail": pl.Binary(),
+    "instruction": pl.String(), "thumbnail": pl.Binary(), "filtered": pl.Boolean(),
 }  # fmt: skip
 
 _PLANNED = {
     "duplicate": "The same images and the same words as an earlier sample",
     "near_duplicate": "Nearly the same images and the same words as an earlier sample",
-    "over_quota": "More samples than the build was asked to keep",
+    "over_quota": "More samples than the build was asked to keep",  # of corpora from before filters were counted
 }
 """Codes given by the planner, not by a rule of `checks`."""
 
@@ -117,6 +118,7 @@ def render_report(
     """
     summary = {"made": 0, "filtered": 0, **summary}
     manifest, quarantine = _complete(manifest, _MANIFEST), _complete(quarantine, _QUARANTINE)
+    quarantine = quarantine.with_columns(pl.col("filtered").fill_null(False))
     splits = _splits(summary, manifest)
     images = manifest.select("images").explode("images").unnest("images")
     environment = jinja2.Environment(
@@ -138,9 +140,13 @@ def render_report(
         charts=[_sides(images), _aspects(images), _tokens(manifest), _references(manifest)],
         attributes=_attributes(manifest),
         components=_components(manifest),
-        sources=_sources(manifest, quarantine),
+        token_families=tokens_by_family(manifest),
+        injections=injections(manifest),
+        made=made(manifest),
+        sources=sources(manifest, quarantine),
+        filters=filters(quarantine),
         refused=[printable(str(file)) for file in refused_files(quarantine)],
-        rejects=_rejects(quarantine),
+        rejects=_rejects(quarantine.filter(~pl.col("filtered"))),
         removed=Counter(quarantine["code"].to_list()),
         warnings=_warnings(manifest),
         reencoded=_reencoded(images),
@@ -250,24 +256,6 @@ def _components(manifest: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _sources(manifest: pl.DataFrame, quarantine: pl.DataFrame) -> list[dict[str, Any]]:
-    rejected = Counter(quarantine["source"].to_list())
-    kept = manifest.group_by("source").agg(
-        pl.len().alias("samples"), pl.col("size").sum(), pl.col("license").unique().sort(), pl.col("family").unique()
-    )
-    rows = {row["source"]: row for row in kept.iter_rows(named=True)}
-    nothing = {"samples": 0, "size": 0, "license": [], "family": []}
-    return [
-        (row := rows.get(name, nothing)) | {
-            "name": printable(name),
-            "licenses": ", ".join(printable(name or "unknown") for name in row["license"]),
-            "families": ", ".join(family for family in Family if family in row["family"]),
-            "rejected": rejected[name],
-        }
-        for name in sorted((rows.keys() | rejected.keys()) - {None})
-    ]  # fmt: skip
-
-
 def _rejects(quarantine: pl.DataFrame) -> list[dict[str, Any]]:
     counts = Counter(quarantine["code"].drop_nulls().to_list())
     result = []
@@ -356,7 +344,7 @@ def _card(row: Mapping[str, Any], read: Read) -> Card:
 
     return Card(
         id=printable(row["id"] or ""),
-        facts=f"{row['split']} · {number(row['tokens'] or 0)} tokens",
+        facts=f"{row['split']} · {number(row['tokens'] or 0)} tokens{_origin(row)}",
         place=_place(row),
         references=tuple(thumb(image) for image in shown),
         targets=tuple(thumb(image) for image in shown_targets),
@@ -366,6 +354,12 @@ def _card(row: Mapping[str, Any], read: Read) -> Card:
             for turn in (row["turns"] or ())[:4]
         ),
     )
+
+
+def _origin(row: Mapping[str, Any]) -> str:
+    """What sigma did to a sample, or made it of."""
+    notes = [f"made by {row['made']}" if row["made"] else "", f"tokens {row['injection']}" if row["injection"] else ""]
+    return "".join(f" · {printable(note)}" for note in notes if note)
 
 
 def _cut(text: str) -> str:

@@ -29,12 +29,12 @@ MANIFEST: dict[str, Any] = {
     "index": pl.Int32, "offset": pl.Int64, "size": pl.Int64, "json_offset": pl.Int64, "json_size": pl.Int64,
     "images": pl.List(IMAGE), "instruction": pl.String, "turns": pl.List(TURN), "attributes": pl.List(pl.String),
     "references": pl.Int16, "tokens": pl.Int32, "component": pl.String, "source": pl.String, "location": pl.String,
-    "row": pl.Int64, "license": pl.String, "warnings": pl.List(pl.String),
+    "row": pl.Int64, "license": pl.String, "warnings": pl.List(pl.String), "injection": pl.String, "made": pl.String,
 }  # fmt: skip
 QUARANTINE: dict[str, Any] = {
     "source": pl.String, "location": pl.String, "row": pl.Int64, "id": pl.String, "family": pl.String,
     "code": pl.String, "codes": pl.List(pl.String), "message": pl.String, "instruction": pl.String,
-    "thumbnail": pl.Binary,
+    "thumbnail": pl.Binary, "filtered": pl.Boolean,
 }  # fmt: skip
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)> <style>x {{ 7 * 7 }} & <image_1>"
@@ -193,7 +193,7 @@ def test_every_family_stands_beside_its_goal() -> None:
 
 def test_all_fifteen_tokens_are_listed_in_their_order_and_colours() -> None:
     html = report([sample(1, attributes=["style", "style", "id"])])
-    usage = html[html.index('class="usage"') : html.index('id="sources"')]
+    usage = html[html.index('class="usage"') : html.index("<h3>By family")]
     assert tuple(re.findall(r'token t-(\w+)"', usage)) == ATTRIBUTES
     assert "2×" in usage
     for name, colour in TOKEN_COLOURS.items():
@@ -284,3 +284,46 @@ def test_instructions_become_words_chips_and_placeholders() -> None:
     ]  # fmt: skip
     assert parts("x" * 1000, limit=10) == [("text", "x" * 10 + "…")]
     assert parts(None) == []
+
+
+def test_filters_are_told_apart_from_rejects_with_their_reason_and_sources() -> None:
+    rejects = [
+        reject(0),
+        reject(1, "license_refused", filtered=True, message="the license x is denied"),
+        reject(2, "license_refused", filtered=True, source="other"),
+        reject(3, "their_own", filtered=True),
+    ]
+    page = Page(report([sample(0)], rejects, filtered=3, quarantined=1))
+    assert "5 read = 1 written + 3 filtered + 1 quarantined + 0 duplicates" in page.text
+    told = page.text[page.text.index("Filters Good rows") : page.text.index("Components Samples")]
+    assert "2 license_refused A license that the build does not take. the license x is denied demo 1, other 1" in told
+    assert "1 their_own message 3 demo 1" in told
+    assert "license_refused" not in page.text[page.text.index("Rejects Every row") :]
+    assert "does not add up" not in page.text
+
+
+def test_tokens_are_counted_by_family_and_so_is_what_injection_did() -> None:
+    rows = [
+        sample(0, family="editing", attributes=["subject", "subject"], injection="rules: injected"),
+        sample(1, family="stylization", attributes=["style"], injection="rules: injected"),
+        sample(2, family="stylization", attributes=[], injection="none: plain"),
+    ]
+    page = Page(report(rows))
+    told = page.text[page.text.index("By family") : page.text.index("Sources and licenses")]
+    assert "Token stylization editing style 1 0 subject 0 1" in told
+    assert "Outcome stylization editing all rules: injected 1 1 2 none: plain 1 0 1" in told
+    assert "tokens rules: injected" in page.text
+    assert "How they came there" not in Page(report([sample(0)])).text
+
+
+def test_made_samples_are_told_with_their_origin() -> None:
+    rows = [
+        sample(0),
+        sample(1, family="selective", made="reversal: 0 1"),
+        sample(2, family="selective", made="reversal"),
+    ]
+    page = Page(report(rows, made=2, duplicates=2))
+    assert "3 read + 2 made = 3 written" in page.text
+    assert "does not add up" not in page.text
+    assert "reversal selective demo 2 2" in page.text
+    assert "made by reversal: 0 1" in page.text
