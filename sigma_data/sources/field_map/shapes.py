@@ -149,7 +149,9 @@ def images_in(layout: RowLayout, field: ImageField, row: Row) -> list[DraftImage
 
 def _images(layout: RowLayout, field: ImageField, value: Any, row: Row) -> list[DraftImage]:
     """The images of a field: one, or those of a list."""
-    null = field.if_null or ("empty" if layout.images.origin == "bytes" else "missing")
+    lost: Literal["empty", "missing"] = "empty" if layout.images.origin == "bytes" else "missing"
+    null = field.if_null or lost
+    lost = null if null != "none" else lost
     if value is None and (null == "none" or (layout.fields.text_to_image and field is not layout.fields.target)):
         return []
     values = list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
@@ -164,13 +166,15 @@ def _images(layout: RowLayout, field: ImageField, value: Any, row: Row) -> list[
             raise RowFault("bad_fields", f"{field.field} holds {type(item).__name__}, not an image")
         if isinstance(item, str) and is_null_path(item):
             item = None
-        if null == "none" and (item is None or (isinstance(item, Mapping) and not any(item.values()))):
+        if null == "none" and (
+            item is None or (isinstance(item, Mapping) and all(part is None for part in item.values()))
+        ):
             continue
         if isinstance(item, str):
             for pattern, replacement in field.change:
                 item = re.sub(pattern, replacement, item)
         words = label.strip() if isinstance(label, str) and not is_empty(label) else None
-        found.append(DraftImage(item, field.field, "empty" if null == "empty" else "missing", kind, words))
+        found.append(DraftImage(item, field.field, lost, kind, words))
     return found
 
 
@@ -198,7 +202,7 @@ def _conversation(layout: RowLayout, spec: Conversation, row: Row) -> Draft:
         if value is not ABSENT:
             references += _images(layout, field.model_copy(update={"if_null": "none"}), value, row)
     said = look_up(row, spec.field)
-    if not isinstance(said, Sequence) or isinstance(said, str | bytes):
+    if not isinstance(said, Sequence) or isinstance(said, str | bytes) or not said:
         raise RowFault("bad_fields", f"{spec.field} is no list of turns")
     turns: list[DraftTurn] = []
     asked: str | None = None

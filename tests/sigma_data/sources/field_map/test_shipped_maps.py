@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from PIL import Image
 from support.foreign_layouts import hf_image, records, told, write_lines, write_parquet
 from support.image_files import encoded, image_bytes, plain, smooth
 
@@ -213,8 +214,19 @@ CONVERSATIONS: list[tuple[list[dict[str, Any]], bool, str]] = [
     (said("<image>\nWhat?", "A cat."), False, "placeholder_without_picture"),
     (said("<image>", "A cat."), True, "empty_instruction"),
     (said("What?", "A cat.", speakers=("human", "robot")), True, "bad_fields"),
-    ([], True, "no_answer"),
+    ([], True, "bad_fields"),
+    (said("What?", speakers=("gpt",)), True, "turns_mismatch"),
 ]
+
+
+def test_an_image_of_which_only_a_path_is_left_is_empty(tmp_path: Path) -> None:
+    turn = pa.struct([("from", pa.string()), ("value", pa.string())])
+    schema = pa.schema({"image": IMAGE, "conversations": pa.list_(turn)})
+    rows = [
+        {"image": image, "conversations": said("What?", "A cat.")} for image in (hf_image(None, "a.jpg"), hf_image(b""))
+    ]
+    write_parquet(tmp_path / "train.parquet", rows, schema=schema)
+    assert [told(record) for record in records(f"llava_onevision:{tmp_path}")] == ["empty", "empty"]
 
 
 @pytest.mark.parametrize("form", ["parquet", "json", "jsonl"])
@@ -341,11 +353,14 @@ def test_relation252k_makes_each_pair_once_query_and_once_demonstration(tmp_path
     relation(tmp_path, "1-Old/Group2", [4], width=97)
     relation(tmp_path, "2-One/Group1", [5])
     relation(tmp_path, "3-Same/Group1", [6, 6])
+    relation(tmp_path, "4-Still/Group1", [7])
+    still = encoded(Image.new("RGB", (96, 48), "#336699"))
+    (tmp_path / "4-Still" / "Group1" / "0.jpg").write_bytes(still)  # nothing was edited
     (tmp_path / "1-Old" / "Group1" / "3.jpg").write_bytes(b"GIF89a")
     found = records(f"relation252k_raw:{tmp_path}")
     assert sorted(told(record) for record in found) == [
         "(single_pair)", "(single_pair)", "(single_pair)", "missing_picture", "relation", "relation", "relation",
-        "undecodable",
+        "target_equals_reference", "undecodable",
     ]  # fmt: skip
     quadruples = [record for record in found if isinstance(record, Sample)]
     queries = [[image.data for image in sample.images[2:]] for sample in quadruples]
@@ -358,7 +373,7 @@ def test_relation252k_makes_each_pair_once_query_and_once_demonstration(tmp_path
     (lost,) = [record for record in found if isinstance(record, Rejection) and record.code == "missing_picture"]
     assert lost.row == 2
     codes = [one.code for one in open_source(f"relation252k_raw:{tmp_path}").survey()]
-    assert codes.count("single_pair") == 1  # what only images tell is not surveyed
+    assert codes.count("single_pair") == 2  # what only images tell is not surveyed
 
 
 def test_ready_relations_name_their_four_images(tmp_path: Path) -> None:
