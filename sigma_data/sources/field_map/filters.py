@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from sigma_data.sample import Family
@@ -17,9 +18,14 @@ class Filtered(RowFault):
 def check_filters(layout: RowLayout, row: Row) -> None:
     """Raise Filtered if a filter of the layout leaves the row out."""
     for rule in layout.filters:
-        asked = all(spelled(look_up(row, name)) in set(map(spelled, values)) for name, values in rule.when.items())
+        asked = all(spelled(look_up(row, name)) in _spelled_set(values) for name, values in rule.when.items())
         if asked and (rule.unless is None or numbers(look_up(row, rule.unless)) is None):
             _check(rule, row)
+
+
+@lru_cache(maxsize=256)
+def _spelled_set(values: tuple[str | bool, ...]) -> frozenset[str]:
+    return frozenset(map(spelled, values))
 
 
 def _check(rule: Filter, row: Row) -> None:

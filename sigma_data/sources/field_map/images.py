@@ -92,8 +92,10 @@ class ImageStore(ABC):
         """The locations to try, in the order of the rules."""
         for written, rule in written_paths(path, self.images):
             for folder in scope.folders:
-                place = "" if folder in (".", "") else f" under {folder}"
-                yield posixpath.normpath(posixpath.join(folder, written)), f"{rule}{place}"
+                if folder in (".", ""):
+                    yield written, rule
+                else:
+                    yield posixpath.normpath(posixpath.join(folder, written)), f"{rule} under {folder}"
         if self.images.match == "path":
             return
         parts = [part for part in re.split(r"[/\\]", path) if part not in ("", ".")]
@@ -121,28 +123,25 @@ def written_paths(path: str, images: ImagesMap) -> Iterator[tuple[str, str]]:
     """
     if not is_unicode(path):
         raise RowFault("bad_fields", f"{path[:200]!r} has half of a surrogate pair")
-    if "\0" in path or ".." in re.split(r"[/\\]", path):
+    if "\0" in path:
         raise RowFault("unsafe_path", f"{path[:200]!r} leaves the source")
-    if not _is_absolute(path):
-        yield _clean(path), "as written"
-    for prefix in images.strip_prefix:
-        rest = path[len(prefix) :]
-        if path.startswith(prefix) and rest.strip("/") and not _is_absolute(rest.lstrip("/")):
-            yield _clean(rest.lstrip("/")), f"strip_prefix {prefix}"
+    changed = [(path, "as written")]
+    changed += [
+        (path[len(one) :].lstrip("/"), f"strip_prefix {one}") for one in images.strip_prefix if path.startswith(one)
+    ]
     for pattern, replacement in images.replace:
-        changed, count = re.subn(pattern, replacement, path, count=1)
-        if count and changed and changed != path and not _is_absolute(changed):
-            if ".." in re.split(r"[/\\]", changed):
-                raise RowFault("unsafe_path", f"{path[:200]!r} leaves the source")
-            yield _clean(changed), f"replace {pattern}"
+        new, count = re.subn(pattern, replacement, path, count=1)
+        if count and new != path:
+            changed.append((new, f"replace {pattern}"))
+    for new, rule in changed:
+        if ".." in new and ".." in re.split(r"[/\\]", new):
+            raise RowFault("unsafe_path", f"{path[:200]!r} leaves the source")
+        if new and not _is_absolute(new) and not _is_absolute(clean := posixpath.normpath(new)):
+            yield clean, rule
 
 
 def _is_absolute(path: str) -> bool:
-    return path.startswith(("/", "\\", "~")) or bool(_DRIVE.match(path) or _ADDRESS.match(path))
-
-
-def _clean(path: str) -> str:
-    return posixpath.normpath(path)
+    return path.startswith(("/", "\\", "~")) or (":" in path and bool(_DRIVE.match(path) or _ADDRESS.match(path)))
 
 
 class RowStore(ImageStore):

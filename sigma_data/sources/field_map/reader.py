@@ -210,8 +210,8 @@ class MapReader(Reader):
                     continue
                 digests = tuple(hashlib.sha256(data).digest() for data in found)
                 if len(set(digests)) < len(digests):
-                    fault = RowFault("target_equals_reference", "both images of the pair are the same")
-                    yield place, Outcome(outcome.row, fault=fault, family=outcome.draft.family)
+                    same = RowFault("target_equals_reference", "both images of the pair are the same")
+                    yield place, Outcome(outcome.row, fault=same, family=outcome.draft.family)
                     continue
                 pairs.append(Pair(place.location, outcome.row or 0, outcome.draft, place.scope, digests))
         for pair, demonstration in ring(pairs, spec):

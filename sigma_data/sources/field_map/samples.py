@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +23,7 @@ def image_data(image: DraftImage, store: ImageStore, scope: Scope) -> FoundImage
     """The encoded image of a draft. Raises RowFault."""
     value: Any = image.value
     path = None
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         value, path = value.get("bytes"), value.get("path")
     if isinstance(value, str):
         value, path = None, value

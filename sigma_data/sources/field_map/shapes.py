@@ -6,7 +6,7 @@ A draft names images by what the row holds of them; `samples` reads them. So the
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -154,7 +154,7 @@ def _images(layout: RowLayout, field: ImageField, value: Any, row: Row) -> list[
     lost = null if null != "none" else lost
     if value is None and (null == "none" or (layout.fields.text_to_image and field is not layout.fields.target)):
         return []
-    values = list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
+    values = list(value) if isinstance(value, list | tuple) else [value]
     label = look_up(row, field.label) if field.label else None
     kind = field.kind
     if field.kind_by is not None:
@@ -167,7 +167,7 @@ def _images(layout: RowLayout, field: ImageField, value: Any, row: Row) -> list[
         if isinstance(item, str) and is_null_path(item):
             item = None
         if null == "none" and (
-            item is None or (isinstance(item, Mapping) and all(part is None for part in item.values()))
+            item is None or (isinstance(item, dict) and all(part is None for part in item.values()))
         ):
             continue
         if isinstance(item, str):
@@ -184,7 +184,7 @@ def is_null_path(text: str) -> bool:
 
 
 def _is_struct(value: Any) -> bool:
-    return isinstance(value, Mapping) and ("bytes" in value or "path" in value)
+    return isinstance(value, dict) and ("bytes" in value or "path" in value)
 
 
 def _keys(row: Row) -> str:
@@ -208,8 +208,8 @@ def _conversation(layout: RowLayout, spec: Conversation, row: Row) -> Draft:
     asked: str | None = None
     seen = 0
     for item in said:
-        speaker = look_up(item, spec.speaker) if isinstance(item, Mapping) else ABSENT
-        text = look_up(item, spec.text) if isinstance(item, Mapping) else ABSENT
+        speaker = look_up(item, spec.speaker) if isinstance(item, dict) else ABSENT
+        text = look_up(item, spec.text) if isinstance(item, dict) else ABSENT
         if not isinstance(speaker, str) or not (text is None or isinstance(text, str)):
             raise RowFault("bad_fields", f"a turn of {spec.field} lacks {spec.speaker} or {spec.text}")
         text = (text or "").strip()

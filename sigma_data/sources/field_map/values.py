@@ -54,6 +54,8 @@ def look_up(row: Row, name: str) -> Any:
 
     A whole name is a field before its parts are. ABSENT if there is none; a part of null is null.
     """
+    if name in row:
+        return row[name]
     for one in name.split("|"):
         if (found := _look_up(row, one)) is not ABSENT:
             return found
@@ -61,7 +63,7 @@ def look_up(row: Row, name: str) -> Any:
 
 
 def _look_up(value: Any, name: str) -> Any:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         if name in value:
             return value[name]
         head, dot, rest = name.partition(".")

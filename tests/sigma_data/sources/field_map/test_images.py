@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigma_data.sources.field_map.images import Scope, TreeStore, written_paths
@@ -90,6 +90,7 @@ def test_an_address_is_never_fetched(tmp_path: Path) -> None:
     assert find(tmp_path, "https://example.com/a.jpg")[0] == "missing_picture"
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab./\\~:C\0", max_size=12), st.sampled_from(["", "a/", "/a/"]))
 def test_no_written_path_leads_out(path: str, prefix: str) -> None:
     images = ImagesMap.model_validate({"from": "tree", "strip_prefix": prefix, "replace": [["^/?b/", "/b/"]]})

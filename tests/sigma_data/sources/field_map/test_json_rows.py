@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigma_data.sources.field_map import json_rows
@@ -41,6 +41,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.dictionaries(st.text(max_size=4), JSON, max_size=3), max_size=6),
     st.booleans(),

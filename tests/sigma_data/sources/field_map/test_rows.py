@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigma_data.sources.field_map.rows import literal_glob, matches
@@ -30,6 +30,7 @@ def test_globs(glob: str, location: str, expected: bool) -> None:
     assert matches(location, [glob]) is expected
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab[]*?!^\\.(){}/-", max_size=12))
 def test_a_literal_glob_names_itself_alone(text: str) -> None:
     assert matches(text, [literal_glob(text)])

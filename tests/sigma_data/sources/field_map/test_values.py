@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sigma_data.sources.field_map.values import ABSENT, RowFault, is_empty, look_up, numbers, printed_list, texts
@@ -25,12 +25,14 @@ def test_scores_are_finite_numbers_or_none_at_all(value: object, scores: list[fl
     assert numbers(value) == scores
 
 
+@settings(deadline=None)
 @given(st.text() | st.lists(st.floats() | st.none() | st.text()) | st.floats() | st.integers() | st.none())
 def test_whatever_stands_there_scores_are_finite_or_none(value: object) -> None:
     found = numbers(value)
     assert found is None or (found and all(math.isfinite(number) for number in found))
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=9))
 def test_the_text_of_a_list_reads_as_the_list(scores: list[float]) -> None:
     assert numbers(str(scores)) == numbers(scores) == scores
