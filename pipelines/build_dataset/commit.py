@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.build_dataset.config import BuildConfig
+from pipelines.build_dataset.config import NOT_RECORDED, BuildConfig
 from pipelines.build_dataset.plan import Plan
 from sigma_data.corpus.corpus import CARD, COMMIT, MANIFEST, QUARANTINE, REPORT, WORK, file_digest
 from sigma_data.corpus.dataset_card import render_card
@@ -100,7 +100,7 @@ def commit_corpus(
             shard.path: {"samples": shard.samples, "bytes": digests[shard.path][0], "sha256": digests[shard.path][1]}
             for shard in plan.shards
         },
-        config=json.loads(config.model_dump_json()),
+        config=json.loads(config.model_dump_json(exclude=NOT_RECORDED)),
         config_digest=config.digest(),
         inputs=inputs.digest,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from typing import Literal, Self
 
@@ -11,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from pipelines.build_dataset.conditions import Conditions
 from pipelines.build_dataset.filters import Filters, Licenses
 from pipelines.build_dataset.prepare import PrepareSettings
+from pipelines.inject.config import InjectionSettings
 from sigma_data.corpus.check_limits import Limits, Severity
 from sigma_data.corpus.checks import RULES
 from sigma_data.corpus.record import SCHEMA_VERSION
@@ -29,6 +31,10 @@ _FIRST_SETTINGS = frozenset((
     "sources", "title", "seed", "splits", "max_component", "quotas", "near_duplicates", "order", "shard_bytes",
     "shard_samples", "max_side", "store", "checks", "limits",
 ))  # fmt: skip
+
+
+NOT_RECORDED: dict[str, set[str]] = {"injection": {"endpoint"}}
+"""Settings that shape nothing and may name machines: they are not noted with a corpus."""
 
 
 class BuildConfig(StrictModel):
@@ -73,6 +79,8 @@ class BuildConfig(StrictModel):
     """Edge maps and depth maps, computed for captions with their images."""
     exclude: tuple[str, ...] = ()
     """Files of `sigma fingerprints`: samples with one of these images, exactly or nearly, are filtered."""
+    injection: InjectionSettings = InjectionSettings()
+    """Attribute tokens for captions that have none."""
     checks: dict[str, Severity] = {}
     """Check code -> error, warning or off. `sigma checks` lists them."""
     limits: Limits = Limits()
@@ -144,7 +152,9 @@ class BuildConfig(StrictModel):
         """
         fields = BuildConfig.model_fields
         default = {name for name in fields.keys() - _FIRST_SETTINGS if getattr(self, name) == fields[name].default}
-        text = f"{SCHEMA_VERSION}\x1f{BUILD_VERSION}\x1f{self.model_dump_json(exclude=default)}"
+        text = f"{SCHEMA_VERSION}\x1f{BUILD_VERSION}\x1f{self.model_dump_json(exclude=default | {'injection'})}"
+        if self.injection.by != "none":  # where a model is asked, and at what cost, shapes nothing
+            text += f"\x1f{json.dumps(self.injection.shaping(), sort_keys=True)}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def scan_digest(self) -> str:

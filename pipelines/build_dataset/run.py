@@ -11,12 +11,14 @@ from typing import Any
 from pipelines.build_dataset.commit import Inputs, commit_corpus, sums_of
 from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.dry_run import absent
+from pipelines.build_dataset.injection import inject_scans
 from pipelines.build_dataset.plan import Plan, Shard, Unstable, make_plan
 from pipelines.build_dataset.scan import ScanTask, crashed_fragment, is_whole, list_fragments, scan_fragment
 from pipelines.build_dataset.workspace import Workspace, refuse_overlap
 from pipelines.build_dataset.write import FinishTask, WriteTask, finish_shard, preallocate, write_fragment
 from pipelines.common.process_pool import Crashed, ProcessPool
 from pipelines.common.progress import ProgressBar
+from pipelines.inject.ask import AskReport
 from sigma_data.corpus.corpus import Corpus, open_corpus
 from sigma_data.corpus.refused_files import refused_files
 from sigma_data.errors import BuildError, ConfigError, SourceError
@@ -30,11 +32,15 @@ Located = tuple[str, Fragment]  # source string, fragment
 
 @dataclass(frozen=True)
 class BuildResult:
-    """A committed corpus and how its build went. `fresh` is False where it was complete already."""
+    """A committed corpus and how its build went. `fresh` is False where it was complete already.
+
+    `asked` is what a language model was asked, None if none was.
+    """
 
     corpus: Corpus
     fresh: bool
     peak_worker_bytes: int
+    asked: AskReport | None = None
 
 
 def build(
@@ -94,7 +100,7 @@ def _build(
         if strict_files:
             _refuse_files([str(file) for file in refused_files(corpus.quarantine)])
         return BuildResult(corpus, False, engine.peak_bytes)
-    scans = _scan(engine, config, located, work)
+    scans, asked = inject_scans(engine, config, located, _scan(engine, config, located, work), work)
     while True:
         plan = make_plan(scans, config, work.unstable(scans), excluded)
         if strict_files:
@@ -110,7 +116,7 @@ def _build(
     digests = finish_shards(engine, plan.shards, work)
     commit_corpus(work.out, config, plan, inputs, digests)
     work.done()
-    return BuildResult(open_corpus(work.out), True, engine.peak_bytes)
+    return BuildResult(open_corpus(work.out), True, engine.peak_bytes, asked)
 
 
 def _refuse_files(files: Sequence[str]) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pydantic import BaseModel
-from pydantic_core import to_json
+from pydantic import BaseModel, TypeAdapter
 
+from pipelines.build_dataset.config import NOT_RECORDED
 from pipelines.build_dataset.plan import Unstable
 from pipelines.common.folder_lock import FolderLock
 from sigma_data.corpus.corpus import CARD, COMMIT, MANIFEST, QUARANTINE, REPORT, WORK, is_shard_name, open_corpus
@@ -35,10 +35,13 @@ class Workspace:
         self.committed = False
         self._writes = self.root / "write"
         self._unstable = self.root / "unstable.json"
-        self._config = json.loads(config.model_dump_json())
+        self._config = json.loads(config.model_dump_json(exclude=NOT_RECORDED))
         fields = type(config).model_fields.items()
+        anything: TypeAdapter[Any] = TypeAdapter(Any)
         self._default = {  # of settings that an older version did not have
-            name: json.loads(to_json(field.default)) for name, field in fields if not field.is_required()
+            name: json.loads(anything.dump_json(field.default, exclude=NOT_RECORDED.get(name)))
+            for name, field in fields
+            if not field.is_required()
         }
         self._digest = digest
         self._overwrite = overwrite

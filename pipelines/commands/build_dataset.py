@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.commands.options import (
+    BUDGET_REACHED,
     Config,
     Json,
     Overwrite,
@@ -125,9 +126,17 @@ def build_dataset(
         refused = [vars(file) for file in refused_files(result.corpus.quarantine)]
         print_json({"corpus": str(out), "fresh": result.fresh, "peak_worker_bytes": result.peak_worker_bytes,
                     **result.corpus.sums, "warnings": result.corpus.warnings,
-                    "refused_files": refused})  # fmt: skip
+                    "refused_files": refused,
+                    "asked": None if result.asked is None else result.asked.as_dict()})  # fmt: skip
     else:
         print_result(build_summary(result.corpus, fresh=result.fresh))
+    if result.asked is not None:
+        from pipelines.inject.lines import asked_lines
+
+        if not as_json:
+            print_result("\n".join(asked_lines(result.asked)) + "\n")
+        if result.asked.reached is not None:
+            raise typer.Exit(BUDGET_REACHED)
 
 
 def build_summary(corpus: Corpus, *, fresh: bool) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.commands.options import (
+    BUDGET_REACHED,
     Config,
     Json,
     PrintConfig,
@@ -17,9 +18,6 @@ from pipelines.commands.options import (
     print_result,
     split_settings,
 )
-
-BUDGET_REACHED = 3
-"""Exit code of a run whose budget left captions to the rules."""
 
 
 def inject(
@@ -51,7 +49,8 @@ def inject(
     if print_config:
         print_result(dump_settings(loaded))
         return
-    from pipelines.inject.run import estimate_file, estimate_lines, inject_file, shown
+    from pipelines.inject.lines import estimate_lines, shown
+    from pipelines.inject.run import estimate_file, inject_file
 
     if dry_run:
         found = estimate_file(captions, loaded)

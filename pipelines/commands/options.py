@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 DEFAULTS = SamplingSettings()
+BUDGET_REACHED = 3
+"""Exit code of a run whose budget left captions to the rules of injection."""
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*=")
 
 

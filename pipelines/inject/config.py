@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ from pydantic import Field, field_validator
 
 from sigma_data.settings_base import StrictModel
 from sigma_data.storage.path_settings import LocalPath
+from sigma_data.storage.paths import local_path
 
 TEMPERATURE = 0.0
 
@@ -33,7 +35,7 @@ class EndpointSettings(StrictModel):
     api_key_env: str | None = None
     """Name of the environment variable that holds the API key; without it no key is sent."""
     cache: LocalPath | None = None
-    """File of replies (SQLite); by default injection.sqlite in sigma's folder of the user's cache."""
+    """File of replies (SQLite); by default injection.sqlite in `$SIGMA_CACHE`, or in ~/.cache/sigma."""
     concurrency: int = Field(4, ge=1, le=256)
     """Requests under way at a time."""
     requests_per_minute: int | None = Field(None, ge=1)
@@ -94,9 +96,6 @@ class InjectionSettings(StrictModel):
 
 def cache_file(settings: EndpointSettings) -> Path:
     """The file of replies."""
-    import os
-
     if settings.cache is not None:
-        return Path(settings.cache)
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "sigma" / "injection.sqlite"
+        return settings.cache
+    return local_path(os.environ.get("SIGMA_CACHE") or "~/.cache/sigma") / "injection.sqlite"

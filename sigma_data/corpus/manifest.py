@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 _OLD_COLUMNS = {"licence": "license"}
 """Former names of columns, by which older corpora are opened."""
-_NULLABLE = {"images.reencoded", "images.value_range", "turns.target", "turns.response", "made"}
+_NULLABLE = {"images.reencoded", "images.value_range", "turns.target", "turns.response", "made", "injection"}
 
-OPTIONAL = {"filtered": False, "made": None}
+OPTIONAL = {"filtered": False, "made": None, "injection": None}
 """Columns that a table only has if a row has another value than this: older tables have none of them."""
 
 
@@ -63,6 +63,7 @@ def manifest_schema() -> pa.Schema:
         "attributes": pa.list_(pa.string()), "references": pa.int16(), "tokens": pa.int32(),
         "content": pa.string(), "component": pa.string(), "source": pa.string(), "location": pa.string(),
         "row": pa.int64(), "license": pa.string(), "warnings": pa.list_(pa.string()), "made": pa.string(),
+        "injection": pa.string(),
     })  # fmt: skip
 
 

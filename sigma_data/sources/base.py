@@ -66,6 +66,8 @@ class Reader(ABC):
     """One source of samples, opened with `open_source`."""
 
     options_type: ClassVar[type[ReaderOptions]] = ReaderOptions
+    injected: bool = False
+    """Whether its instructions have their attribute tokens and placeholders already: injection leaves them alone."""
 
     def __init__(self, scheme: str, path: str, options: ReaderOptions) -> None:
         self.path = path

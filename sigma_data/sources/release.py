@@ -92,6 +92,7 @@ class ReleaseReader(Reader):
     """Reads a folder of parquet files, or one file."""
 
     options_type: ClassVar[type[ReaderOptions]] = ReleaseOptions
+    injected = True
 
     def __init__(self, scheme: str, path: str, options: ReaderOptions) -> None:
         super().__init__(scheme, path, options)

@@ -41,6 +41,7 @@ class WebdatasetReader(Reader):
     """Reads shards that `sigma` wrote."""
 
     options_type: ClassVar[type[ReaderOptions]] = WebdatasetOptions
+    injected = True
 
     def __init__(self, scheme: str, path: str, options: ReaderOptions) -> None:
         super().__init__(scheme, path, options)

@@ -60,6 +60,7 @@ class WorldReader(Reader):
     """The samples 0 .. count - 1, families alternating."""
 
     options_type: ClassVar[type[ReaderOptions]] = WorldOptions
+    injected = True
 
     def __init__(self, scheme: str, path: str, options: ReaderOptions) -> None:
         super().__init__(scheme, path, options)

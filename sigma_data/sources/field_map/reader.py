@@ -75,6 +75,7 @@ class MapReader(Reader):
         self.options = cast(MapOptions, options)
         self.map, name, place = self._load(scheme, path)
         super().__init__(name, place, options)
+        self.injected = self.map.injected
         self._shipped = None if scheme == "map" else scheme
         self._cache = ArchiveCache(self.options.cache, int(self.options.cache_gb * 1e9))
         inside = [glob for layout in self.map.layouts for glob in layout.rows if INSIDE in glob]
