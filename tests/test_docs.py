@@ -114,12 +114,17 @@ def test_every_command_line_parses(page: str, line: str) -> None:
 def settings_exist(command: str, words: list[str]) -> None:
     """Whether `name=value` words are settings of the command."""
     from pipelines.build_dataset.config import BuildConfig
+    from pipelines.inject.config import InjectionSettings
     from pipelines.train.config import TrainConfig
     from sigma_data.planning.plan import PlanSettings
 
-    model = {"build-dataset": BuildConfig, "plan": PlanSettings, "train": TrainConfig, "export": TrainConfig}.get(
-        command
-    )
+    model = {
+        "build-dataset": BuildConfig,
+        "inject": InjectionSettings,
+        "plan": PlanSettings,
+        "train": TrainConfig,
+        "export": TrainConfig,
+    }.get(command)
     for word in words:
         fields: Any = getattr(model, "model_fields", {})
         for part in word.partition("=")[0].split("."):

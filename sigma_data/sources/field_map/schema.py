@@ -310,6 +310,8 @@ class FieldMap(StrictModel):
     """Rows and bytes, as published."""
     version: int = 1
     """Increased whenever the map reads other samples of the same files."""
+    injected: bool = False
+    """Whether the instructions have their attribute tokens already, so that injection leaves them alone."""
     files: str = ""
     """How to lay out the files, for `sigma sources NAME`."""
     layouts: Annotated[tuple[RowLayout, ...], Field(min_length=1)]
