@@ -213,14 +213,18 @@ def survey_fragment(task: tuple[int, BuildConfig, str, Fragment]) -> Counts:
         reason = config.licenses.reason(terms)
         return Counter({(_UNKNOWN, terms, reason[0] if reason else "", reason is not None): fragment.rows or 1})
     counts: Counts = Counter()
+    computed = bool(config.conditions.shares)
     refused = cache(config.licenses.reason)
     for row in reader.survey(fragment):
         code, filtered = row.code or "", row.filtered
-        if not code and row.family is Family.LAYOUT and row.references == 0:
+        family = row.family
+        if computed and reader.name in config.conditions.sources:
+            family = Family.LAYOUT
+        elif not code and not computed and family is Family.LAYOUT and row.references == 0:
             code, filtered = "no_reference", True
         if not code and (reason := refused(row.license)):
             code, filtered = reason[0], True
-        counts[row.family.value if row.family else _UNKNOWN, row.license, code, filtered] += 1
+        counts[family.value if family else _UNKNOWN, row.license, code, filtered] += 1
     return counts
 
 

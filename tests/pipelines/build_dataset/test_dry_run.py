@@ -61,6 +61,17 @@ def test_the_build_s_licenses_filter_in_a_dry_run_too(omniedit: Path) -> None:
     assert told.sources[1].total(samples=True) == 12
 
 
+def test_captions_without_a_reference_count_where_a_condition_is_computed(tmp_path: Path) -> None:
+    rows = [
+        {"image": image_files.image_bytes("png", n), "captions": json.dumps({"a": f"a place, {n}"})} for n in range(3)
+    ]
+    (tmp_path / "t2i").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t2i" / "chunk_0.parquet")
+    source = f"bagel_t2i:{tmp_path}"
+    assert survey(source).sources[0].counts["layout", "unknown", "no_reference", True] == 3
+    assert survey(source, conditions={"shares": {"canny": 1}}).families() == {"layout": (3, 3)}
+
+
 def test_sources_without_metadata_are_counted_by_rows(tmp_path: Path) -> None:
     release = corpora.make_release(tmp_path / "release", 12)
     told = survey(f"release:{release}?license=mit")
