@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Any
 
 from sigma_data.errors import SourceError
@@ -88,6 +89,7 @@ def bare(kind: pa.DataType) -> pa.DataType:
             return kind
 
 
+@lru_cache(maxsize=1024)  # asked for every value
 def element(kind: pa.DataType) -> pa.DataType | None:
     """The bare type of a list's elements, for every kind of list; None for what is not a list."""
     import pyarrow as pa

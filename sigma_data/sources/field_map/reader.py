@@ -264,14 +264,14 @@ class MapReader(Reader):
         return _Place(layout, location, fields, names, scope)
 
     def _store(self, layout: RowLayout) -> ImageStore:
-        index = self.map.layouts.index(layout)
-        return self._stores.setdefault(index, store_of(layout.images, self._folder, self._cache))
+        if id(layout) not in self._stores:
+            self._stores[id(layout)] = store_of(layout.images, self._folder, self._cache)
+        return self._stores[id(layout)]
 
     def _side_values(self, layout: RowLayout) -> SideValues | None:
-        if layout.side_file is None:
-            return None
-        index = self.map.layouts.index(layout)
-        return self._sides.setdefault(index, SideValues(self._folder, layout.side_file, self._cache))
+        if layout.side_file is not None and id(layout) not in self._sides:
+            self._sides[id(layout)] = SideValues(self._folder, layout.side_file, self._cache)
+        return self._sides.get(id(layout))
 
     def _license(self, layout: RowLayout | None) -> str:
         return self.options.license or (layout.license if layout else None) or self.map.license
