@@ -33,7 +33,6 @@ from sigma_data.corpus.record import decode, encode
 from sigma_data.corpus.shard import member_size
 from sigma_data.errors import BuildError
 from sigma_data.images.image_info import ImageInfo
-from sigma_data.images.image_warnings import IMAGE_WARNINGS
 from sigma_data.injection import VERSION, Request
 from sigma_data.injection.prompt import PROMPT_VERSION
 from sigma_data.injection.samples import inject_sample, requests_of, stays_plain
@@ -43,6 +42,10 @@ from sigma_data.storage.files import disk_error, with_temporary
 from sigma_data.storage.paths import literal
 
 _BATCH = 64
+_TEXT_RULES = frozenset((
+    "empty_instruction", "target_as_reference", "placeholder_without_picture", "unknown_token", "control_token",
+    "token_without_picture", "instruction_too_long", "over_budget", "unnamed_reference", "unread_placeholder",
+))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,11 @@ class _Injector:
     def __init__(self, task: InjectTask, cache: Cache) -> None:
         self._task = task
         self._decide = decider(task.settings, cache)
-        # Pixels are compared by the scan, and are not here; the rest of the rules holds for the new texts as well.
-        self._severities = {**task.severities, "target_equals_reference": Severity.OFF}
+        # The scan has looked at the images, which are not here; only what depends on texts is asked once more.
+        self._severities = {
+            code: task.severities.get(code, rule.severity) if code in _TEXT_RULES else Severity.OFF
+            for code, rule in RULES.items()
+        }
 
     def row(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row with its text injected, or rejected."""
@@ -158,7 +164,7 @@ class _Injector:
             }
         record = encode(sample, infos)
         columns = {name: value for name, value in examined_columns(found).items() if name != "images"}
-        warned = {finding.code for finding in found.warnings} | (set(row["warnings"]) & set(IMAGE_WARNINGS))
+        warned = {finding.code for finding in found.warnings} | (set(row["warnings"]) - _TEXT_RULES)
         return row | columns | {
             "size": row["size"] - member_size(row["json_size"]) + member_size(len(record)),
             "json": record,

@@ -23,7 +23,7 @@ images: {from: tree, folders: ["."]}
 injected: INJECTED
 family:
   by: family
-  map: {editing: editing, compositional: compositional, stylization: stylization, relation: relation}
+  map: {editing: editing, compositional: compositional, stylization: stylization, relation: relation, layout: layout}
   default: editing
 """
 

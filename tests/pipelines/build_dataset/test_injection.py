@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from support import corpora
+from support import corpora, image_files
 from support.captioned import captioned_source
 from support.model_server import Reply, caption_of, completion, model_server
 
@@ -21,6 +21,7 @@ from pipelines.build_dataset.config import BuildConfig
 from pipelines.inject.config import InjectionSettings
 from pipelines.inject.endpoint import EndpointError
 from sigma_data import open_corpus
+from sigma_data.corpus.checks import RULES
 from sigma_data.errors import ConfigError
 from sigma_data.sample import Family, Sample
 
@@ -202,3 +203,22 @@ def test_a_build_that_is_killed_while_it_asks_and_injects_ends_in_the_same_bytes
         assert len(server.requests) <= 40 + 2 * 8  # what came before a kill was kept
         corpora.build(tmp_path / "whole", source, **by("model", server.base_url))
     assert files(tmp_path / "out") == files(tmp_path / "whole")
+
+
+def test_only_rules_of_texts_are_asked_again_and_all_of_those(tmp_path: Path) -> None:
+    """A rule that looks at images would find none: what the scan found stands."""
+    from pipelines.build_dataset.injection import _TEXT_RULES
+
+    assert RULES.keys() >= _TEXT_RULES
+    source = captioned_source(tmp_path, [("layout", "a red car", 1), ("editing", "Add a scarf to the boy", 1)])
+    for place in (0, 1):  # one image twice the size of the other, and long: a warning of the scan
+        (tmp_path / "images" / f"001_{place}.png").write_bytes(
+            image_files.image_bytes("png", place, width=400, height=20)
+        )
+    corpora.build(tmp_path / "plain", source, checks={"extreme_aspect": "warning", "too_small": "warning"})
+    corpora.build(tmp_path / "out", source, checks={"extreme_aspect": "warning", "too_small": "warning"}, **by("rules"))
+    assert "depth" not in samples(tmp_path / "out")[0].turns[0].instruction
+    assert "<layout>" in samples(tmp_path / "out")[0].turns[0].instruction
+    warned = [open_corpus(tmp_path / name).manifest.sort("row")["warnings"].to_list() for name in ("plain", "out")]
+    assert warned[0] == warned[1]
+    assert "extreme_aspect" in warned[0][1]
