@@ -24,7 +24,7 @@ def quickstart(
 ) -> None:
     """Build, train and evaluate, all in minutes.
 
-    Builds a small corpus, trains and exports a tiny model, evaluates it before and after; run again to continue.
+    Builds a small corpus, post-trains and exports a tiny model, evaluates it before and after; run again to continue.
     """
     from pipelines.common.process_pool import default_workers
     from pipelines.quickstart.run import quickstart as run
@@ -50,13 +50,13 @@ def _table(result: dict[str, Any]) -> list[str]:
     """The main metric of each family before and after training, and the accuracy."""
     from sigma_data.text_format import aligned
 
-    rows = [("", "untrained", "trained")]
+    rows = [("", "base", "post-trained")]
     rows += [
-        (f"{family}, {of['untrained']['metric']}", _cell(of["untrained"]), _cell(of["trained"]))
+        (f"{family}, {of['base']['metric']}", _cell(of["base"]), _cell(of["trained"]))
         for family, of in result["families"].items()
     ]
     accuracy = result["accuracy"]
-    rows.append(("all, accuracy (higher is better)", f"{accuracy['untrained']:.3f}", f"{accuracy['trained']:.3f}"))
+    rows.append(("all, accuracy (higher is better)", f"{accuracy['base']:.3f}", f"{accuracy['trained']:.3f}"))
     return [
         "world-error and world-change: colour distance to the exact answer (lower is better), with 95 % intervals",
         *aligned(rows).splitlines(),

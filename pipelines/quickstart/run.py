@@ -1,4 +1,4 @@
-"""`sigma quickstart`: corpus, training, export and evaluation once, on the embedded world and the tiny model.
+"""`sigma quickstart`: corpus, post-training, export and evaluation once, on the embedded world.
 
 One stage after the other, each in a line. What is done already is read from the journal, without heavy imports.
 """

@@ -73,7 +73,7 @@ class Stages:
         self._options = options
         out = options.out
         self.corpus, self.run, self.model = out / "corpus", out / "run", out / "model"
-        self.untrained, self.trained, self.example = out / "untrained", out / "trained", out / "example"
+        self.base, self.trained, self.example = out / "base", out / "trained", out / "example"
 
     @cached_property
     def _file(self) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class Stages:
             Stage("validate", self.corpus / COMMIT, self._validate),
             Stage("train", self.run / "checkpoints", self._train, speaks=True),
             Stage("export", weights, self._export, stale=self.model),
-            Stage("untrained", self.untrained / REPORT, self._evaluate_untrained, stale=self.untrained),
+            Stage("base", self.base / REPORT, self._evaluate_base, stale=self.base),
             Stage("trained", self.trained / REPORT, self._evaluate_trained, stale=self.trained),
         ]
 
@@ -120,7 +120,7 @@ class Stages:
         """The results of all stages."""
         from pipelines.evaluate.report.report import REPORT
 
-        before, after = stages["untrained"], stages["trained"]
+        before, after = stages["base"], stages["trained"]
         return {
             "out": str(self._options.out),
             "corpus": str(self.corpus),
@@ -129,10 +129,10 @@ class Stages:
             "report": str(self.trained / REPORT),
             "example": self._example_command(after["example"]),
             "families": {
-                family: {"untrained": cell, "trained": after["families"].get(family)}
+                family: {"base": cell, "trained": after["families"].get(family)}
                 for family, cell in before["families"].items()
             },
-            "accuracy": {"untrained": before["accuracy"], "trained": after["accuracy"]},
+            "accuracy": {"base": before["accuracy"], "trained": after["accuracy"]},
             "stages": {name: {"told": result["told"], "seconds": result["seconds"]} for name, result in stages.items()},
         }
 
@@ -199,11 +199,11 @@ class Stages:
         size = sum(path.stat().st_size for path in self.model.iterdir())
         return {"told": f"{size / 1e6:,.1f} MB in the released layout"}
 
-    def _evaluate_untrained(self) -> StageResult:
-        return self._evaluate(self._config.model.path, self.untrained)
+    def _evaluate_base(self) -> StageResult:
+        return self._evaluate(self._config.model.path, self.base)
 
     def _evaluate_trained(self) -> StageResult:
-        return {**self._evaluate(str(self.model), self.trained, self.untrained), "example": self._lay_out_example()}
+        return {**self._evaluate(str(self.model), self.trained, self.base), "example": self._lay_out_example()}
 
     def _evaluate(self, model: str, out: Path, *compare: Path) -> StageResult:
         from pipelines.evaluate.runner import EvalOptions, evaluate

@@ -12,6 +12,7 @@ from support.places import TESTS
 
 from pipelines.quickstart.run import quickstart
 from pipelines.quickstart.stages import QuickstartOptions
+from sigma_data.errors import ConfigError
 
 OLD = TESTS / "old_version"
 MADE = ("--model", "tiny", "--steps", "2", "--limit", "4", "--batch", "2")
@@ -55,18 +56,11 @@ def test_an_evaluation_goes_on_with_what_is_missing(evaluation: Path) -> None:
     assert refused.returncode == 2 and "understanding (true there, false now)" in refused.stderr
 
 
-def test_a_finished_quickstart_tells_what_it_told(tmp_path: Path) -> None:
+def test_a_finished_quickstart_of_an_older_recipe_is_refused_by_name_and_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "quickstart"
-    shutil.copytree(OLD / "quickstart", out, ignore=shutil.ignore_patterns("result.json"))
-    for leaves in ("corpus/corpus.json", "model/ema.safetensors", "untrained/report.html", "trained/report.html"):
-        (out / leaves).parent.mkdir()
-        (out / leaves).touch()
-    (out / "run" / "checkpoints").mkdir(parents=True)
-    (out / "example").mkdir()
-    for name in json.loads((out / "quickstart.json").read_text())["stages"]["trained"]["example"]["pictures"]:
-        (out / "example" / name).touch()
-    before = json.loads((OLD / "quickstart" / "result.json").read_text())
-    now = quickstart(QuickstartOptions(out, samples=60, steps=4, limit=6))
-    assert now.keys() == before.keys()
-    for part in ("families", "accuracy", "stages"):
-        assert now[part] == before[part]
+    shutil.copytree(OLD / "quickstart", out)
+    before = (out / "quickstart.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"quickstart\.yaml \(82a919502b48cc29 there, \w+ now\)"):
+        quickstart(QuickstartOptions(out, samples=60, steps=4, limit=6))
+    assert (out / "quickstart.json").read_bytes() == before
+    assert [path.name for path in out.iterdir() if path.name != ".lock"] == ["quickstart.json"]

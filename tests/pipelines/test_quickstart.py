@@ -30,7 +30,7 @@ from sigma_data.errors import ConfigError, SigmaError
 
 pytestmark = pytest.mark.slow
 
-STAGES = ("corpus", "validate", "train", "export", "untrained", "trained")
+STAGES = ("corpus", "validate", "train", "export", "base", "trained")
 ASKED = {"samples": 60, "steps": 3, "limit": 2}
 WORDS = ("--samples", "60", "--steps", "3", "--limit", "2")
 
@@ -64,7 +64,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 def came_out(out: Path) -> dict[str, bytes]:
     """Every corpus file, weight and image. Indexes of the corpus hold the place it lies at."""
-    places = ("corpus", "model", "run/pictures", "untrained/generated", "trained/generated", "example")
+    places = ("corpus", "model", "run/pictures", "base/generated", "trained/generated", "example")
     files = {path for place in places for path in (out / place).rglob("*") if path.is_file()}
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in files if ".index" not in path.parts}
 
@@ -92,10 +92,10 @@ def test_it_tells_of_each_family_before_and_after_and_leaves_all_that_it_names(
     assert set(told["stages"]) == set(STAGES)
     assert told["families"]
     for of in told["families"].values():
-        assert of["untrained"]["metric"] == of["trained"]["metric"]
-        assert of["untrained"]["mean"] != of["trained"]["mean"]
+        assert of["base"]["metric"] == of["trained"]["metric"]
+        assert of["base"]["mean"] != of["trained"]["mean"]
     page = Path(told["report"]).read_text()
-    assert ">trained against untrained<" in page
+    assert ">trained against base<" in page
     assert (out / "model" / "ema.safetensors").stat().st_size > 2**20
     assert steps_saved(out / "run")[-1] == 3
 
@@ -120,7 +120,7 @@ def test_two_folders_hold_the_same_to_the_bit_and_two_kills_change_nothing(
     kill(process)
     assert steps_saved(out / "run")[-1] < 3, "the kill must have hit the training"
     process = start(out)
-    wait_for(process, lambda: (out / "untrained" / "settings.json").exists())
+    wait_for(process, lambda: (out / "base" / "settings.json").exists())
     kill(process)
     assert not (out / "trained" / "report.html").exists(), "the kill must have hit the evaluation"
     told = run(out)
@@ -143,7 +143,9 @@ def test_done_before_it_does_nothing_anew_and_needs_no_network_of_neurons(whole:
     told = again.stderr.splitlines()
     assert [line.split()[1] for line in told] == list(STAGES)
     assert all(line.endswith("done before") for line in told)
-    assert all(word in again.stdout for word in ("untrained", "accuracy", str(out / "trained" / "report.html")))
+    assert all(
+        word in again.stdout for word in ("base", "post-trained", "accuracy", str(out / "trained" / "report.html"))
+    )
 
 
 def test_json_is_all_that_is_printed(whole: tuple[Path, dict[str, Any]]) -> None:
@@ -173,7 +175,7 @@ def test_trained_anew_it_scores_the_new_weights_whatever_older_ones_left(
     shutil.rmtree(out / "run")
     weights = out / "model" / "ema.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")  # as other code would have trained them
-    for name in ("untrained", "trained"):
+    for name in ("base", "trained"):
         settings = out / name / "settings.json"
         settings.write_text(json.dumps({**json.loads(settings.read_text()), "weights": "others"}))
         shutil.copyfile(out / "example" / "image-1.png", next((out / name / "generated").rglob("*.png")))
@@ -218,7 +220,7 @@ def test_a_stage_that_is_made_again_and_stopped_in_its_midst_does_not_count_as_d
     with pytest.raises(KeyboardInterrupt):
         run(out)
     assert list(json.loads((out / JOURNAL).read_text())["stages"]) == ["corpus", "validate"]
-    assert not any((out / name).exists() for name in ("model", "untrained", "trained"))
+    assert not any((out / name).exists() for name in ("model", "base", "trained"))
 
 
 def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
