@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipelines.build_dataset.conditions import Conditions
 from pipelines.build_dataset.filters import Filters, Licenses
+from pipelines.build_dataset.made import Made
 from pipelines.build_dataset.prepare import PrepareSettings
 from pipelines.inject.config import InjectionSettings
 from sigma_data.corpus.check_limits import Limits, Severity
@@ -77,6 +78,8 @@ class BuildConfig(StrictModel):
     """Sizes of images that are taken."""
     conditions: Conditions = Conditions()
     """Edge maps and depth maps, computed for captions with their images."""
+    made: Made = Made()
+    """Samples made from others of the corpus."""
     exclude: tuple[str, ...] = ()
     """Files of `sigma fingerprints`: samples with one of these images, exactly or nearly, are filtered."""
     injection: InjectionSettings = InjectionSettings()

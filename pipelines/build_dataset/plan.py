@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.build_dataset.config import BuildConfig
+from pipelines.build_dataset.derive import with_made
 from pipelines.build_dataset.scan import FILTERED, OK, REJECTED, scan_schema
 from pipelines.build_dataset.selection import apply_quotas, drop_excluded, rejected
 from sigma_data.corpus.shard import BLOCK, END, member_size
@@ -97,10 +98,13 @@ def make_plan(
     rows = _add_components(rows, images, config)
     rows, over = apply_quotas(rows, config)
     out.append(over)
+    kept = len(rows)
+    rows = with_made(rows, scans, config)
+    made = len(rows) - kept
     rows = _ordered(rows, config)
     rows, shards = place(rows, config.shard_bytes, config.shard_samples)
     left_out = pl.concat([frame.select(out[0].columns) for frame in out]).sort("order")
-    return Plan(rows, left_out, shards, read)
+    return Plan(rows, left_out, shards, read, made)
 
 
 def _load(scans: Sequence[Path]) -> pl.DataFrame:

@@ -16,6 +16,7 @@ from pipelines.build_dataset.plan import Plan, Shard, Unstable, make_plan
 from pipelines.build_dataset.scan import ScanTask, crashed_fragment, is_whole, list_fragments, scan_fragment
 from pipelines.build_dataset.workspace import Workspace, refuse_overlap
 from pipelines.build_dataset.write import FinishTask, WriteTask, finish_shard, preallocate, write_fragment
+from pipelines.build_dataset.write_made import write_made
 from pipelines.common.process_pool import Crashed, ProcessPool
 from pipelines.common.progress import ProgressBar
 from pipelines.inject.ask import AskReport
@@ -113,6 +114,7 @@ def _build(
         # Offsets are known ahead, so a sample that does not fit its place needs a plan without it. Each turn takes
         # samples out, and so there is a last one.
         work.add_unstable(scans, unstable)
+    write_made(engine, plan, work)
     digests = finish_shards(engine, plan.shards, work)
     commit_corpus(work.out, config, plan, inputs, digests)
     work.done()
@@ -205,8 +207,8 @@ def _write(
     if created:
         work.forget_writes()  # a shard made anew has nothing in it yet
     places: dict[int, list[tuple[int, str, int]]] = {}
-    columns = plan.rows.select("fragment", "position", "shard", "offset").sort("fragment", "position")
-    for fragment, position, path, offset in columns.iter_rows():
+    columns = plan.rows.select("fragment", "position", "shard", "offset").drop_nulls("fragment")
+    for fragment, position, path, offset in columns.sort("fragment", "position").iter_rows():
         places.setdefault(fragment, []).append((position, path, offset))
     todo = [index for index in places if not work.written(index).exists()]
     tasks = [
@@ -223,8 +225,9 @@ def _write(
         for index in todo
     ]
     unstable: list[Unstable] = []
-    found = len(plan.rows) - sum(len(task.places) for task in tasks)
-    with ProgressBar("write", len(plan.rows), "samples", found=found) as progress:
+    read = len(plan.rows) - plan.made
+    found = read - sum(len(task.places) for task in tasks)
+    with ProgressBar("write", read, "samples", found=found) as progress:
 
         def done(index: int, result: Any) -> None:
             if isinstance(result, Crashed):

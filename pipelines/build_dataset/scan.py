@@ -133,10 +133,10 @@ def _row(position: int, record: Sample | Rejection, task: ScanTask, thumbnails: 
             "message": "; ".join(finding.message for finding in found.errors)[:2000],
             "thumbnail": _first_thumbnail(record) if wanted else None,
         }
-    return row | _good(found, reasons)
+    return row | good_row(found, reasons)
 
 
-def _good(found: Examination, reasons: dict[int, str]) -> dict[str, Any]:
+def good_row(found: Examination, reasons: dict[int, str]) -> dict[str, Any]:
     """A row of a sample that keeps every rule, its images as they will stand in the shard."""
     sample, infos = found.sample, found.infos
     record = encode(sample, infos)

@@ -61,8 +61,8 @@ class Workspace:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._release()
 
-    def written(self, fragment: int) -> Path:
-        """The marker that a fragment's samples are in place."""
+    def written(self, fragment: int | str) -> Path:
+        """The marker that the samples of a fragment, or of another task of writing, are in place."""
         return self._writes / str(fragment)
 
     def forget_writes(self) -> None:

@@ -6,6 +6,7 @@ writes them, no nulls where a value must be, ids that are keys of a shard.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -103,9 +104,19 @@ def examined_columns(found: Examination) -> dict[str, Any]:
         "turns": [{"instruction": t.instruction, "target": t.target, "response": t.response} for t in sample.turns],
         "attributes": list(found.attributes),
         "references": len(sample.references),
+        "made": _made_from(sample),
         "tokens": found.tokens,
         "images": _image_columns(sample, found.infos),
     }
+
+
+def _made_from(sample: Sample) -> str | None:
+    """The column `made` of a sample that says what it was made from."""
+    try:
+        made = json.loads(sample.provenance or "{}").get("made")
+        return f"{made['rule']}: {', '.join(made['from'])}" if made else None
+    except (ValueError, TypeError, KeyError, AttributeError):  # provenance of others need not be ours
+        return None
 
 
 def _image_columns(sample: Sample, infos: Mapping[int, ImageInfo]) -> list[dict[str, Any]]:

@@ -1,0 +1,213 @@
+"""Samples made from others of the corpus: one thing taken out of a composed image, the change of a pair applied again.
+
+Pure rules over records and what the scan found of their images; no image is read. A made sample has images of its
+parents alone and lies in their split.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import Field
+
+from sigma_data.images.fingerprint import hash_fraction, near, similar_colours
+from sigma_data.images.image_info import ImageInfo
+from sigma_data.injection.frames import draw_frame
+from sigma_data.injection.operations import Operation, operation_of, thing_of
+from sigma_data.injection.request import Reference
+from sigma_data.instruction import parse
+from sigma_data.sample import Family, Image, Sample, Source, Turn, sample_id
+from sigma_data.settings_base import StrictModel
+
+_LEAST_SIDE = 64
+"""A smaller image of a thing is no target."""
+_PAIRS = frozenset((Family.EDITING, Family.STYLIZATION))
+
+
+class Made(StrictModel):
+    """Samples made from others of the corpus. Off by default; a family's quota counts them as it counts others."""
+
+    selective: bool = False
+    """Composed images in reverse: the thing of one reference is to be taken out of the target."""
+    relation: bool = False
+    """Pairs of the same edit, if it holds for any image, as example and question."""
+    relations_an_edit: int = Field(200, ge=1)
+    """Most relation samples of the same edit in a split."""
+    relations_a_pair: int = Field(2, ge=2)
+    """Most relation samples that a pair is part of, as example or question."""
+
+    @property
+    def any(self) -> bool:
+        """Whether any sample is to be made."""
+        return self.selective or self.relation
+
+    def feeds(self, family: Family, references: int) -> bool:
+        """Whether samples of the family with so many references can be parents."""
+        reversed_ = self.selective and family is Family.COMPOSITIONAL and references >= 2
+        return reversed_ or (self.relation and family in _PAIRS and references == 1)
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A written sample that others may be made from, its images without bytes; `infos` as the scan found them."""
+
+    sample: Sample
+    split: str
+    component: str
+    infos: Mapping[int, ImageInfo]
+
+    def image(self, number: int) -> ImageInfo:
+        """What is known of an image."""
+        return self.infos[number]
+
+
+@dataclass(frozen=True)
+class MadeSample:
+    """A sample made from `parents`: `origins` has (index of the parent, image number there) of each image number."""
+
+    sample: Sample
+    parents: tuple[Parent, ...]
+    origins: Mapping[int, tuple[int, int]]
+
+
+def usable(sample: Sample) -> bool:
+    """Whether a sample may be a parent: one turn that makes an image, not made itself, no maps among its images."""
+    return (
+        len(sample.turns) == 1
+        and len(sample.targets) == 1
+        and '"made"' not in (sample.provenance or "")
+        and all(image.kind is None for image in sample.images)
+    )
+
+
+def made_samples(parents: Sequence[Parent], settings: Made, *, seed: int) -> Iterator[MadeSample]:
+    """All samples that the settings ask for, in a fixed order."""
+    if settings.selective:
+        for parent in parents:
+            if parent.sample.family is Family.COMPOSITIONAL:
+                yield from _reversed(parent)
+    if settings.relation:
+        yield from _relations([one for one in parents if one.sample.family in _PAIRS], settings, seed)
+
+
+def _reversed(parent: Parent) -> Iterator[MadeSample]:
+    """For each reference whose thing the instruction names: target -> reference."""
+    sample, target = parent.sample, parent.sample.targets[0]
+    turn, references = sample.turns[0], sample.references
+    things = {number: thing_of(turn.instruction, number, len(references)) for number in references}
+    if turn.caption is not None:  # words that the injection has replaced
+        things = {number: thing or thing_of(turn.caption, number, len(references)) for number, thing in things.items()}
+    counted = Counter((thing or "").lower() for thing in things.values())
+    for number, thing in things.items():
+        if thing is None or counted[thing.lower()] > 1:
+            continue
+        whole, part = parent.image(target), parent.image(number)
+        if min(part.width, part.height) < _LEAST_SIDE or _alike(whole, part):
+            continue
+        name, source = _named("selective", [sample], number)
+        frame = draw_frame("selective", [Reference(1)], name)
+        turns = (Turn(frame.around(thing), target=2),)
+        yield _made("selective", [parent], name, source, Family.SELECTIVE, turns, {1: (0, target), 2: (0, number)})
+
+
+def _relations(parents: Sequence[Parent], settings: Made, seed: int) -> Iterator[MadeSample]:
+    """Quadruples (A, A', B, B') of pairs of the same edit in one split, neighbours in a ring drawn by a hash."""
+    groups: dict[tuple[str, str], list[tuple[Parent, Operation]]] = defaultdict(list)
+    for parent in parents:
+        turn = parent.sample.turns[0]
+        texts = [turn.caption or "", *(parse(text).plain for text in (turn.instruction, *turn.alternatives))]
+        if (operation := operation_of(texts)) is not None:
+            groups[parent.split, operation.key].append((parent, operation))
+    for _, pairs in sorted(groups.items(), key=lambda entry: entry[0]):
+        pairs.sort(key=lambda pair: (hash_fraction("relation", seed, pair[0].sample.id), pair[0].sample.id))
+        yield from _ring(pairs, settings)
+
+
+def _ring(pairs: Sequence[tuple[Parent, Operation]], settings: Made) -> Iterator[MadeSample]:
+    uses: Counter[int] = Counter()
+    count = 0
+    for step in range(1, min(settings.relations_a_pair // 2, len(pairs) - 1) + 1):
+        for place in range(len(pairs)):
+            other = (place + step) % len(pairs)
+            if count == settings.relations_an_edit:
+                return
+            if max(uses[place], uses[other]) >= settings.relations_a_pair:
+                continue
+            if (made := _quadruple(pairs[place][0], *pairs[other])) is None:
+                continue
+            uses[place] += 1
+            uses[other] += 1
+            count += 1
+            yield made
+
+
+def _quadruple(example: Parent, asked: Parent, operation: Operation) -> MadeSample | None:
+    """The pair `asked` with another pair as its example; None where an image would show the answer."""
+    numbers = [(one.sample.references[0], one.sample.targets[0]) for one in (example, asked)]
+    (before, after), (start, end) = numbers
+    first = [example.image(before), example.image(after)]
+    second = [asked.image(start), asked.image(end)]
+    if any(_alike(one, other) for one in first for other in second):
+        return None
+    name, source = _named("relation", [example.sample, asked.sample], 0)
+    frame = draw_frame("relation", [Reference(number) for number in (1, 2, 3)], name)
+    instruction = frame.around(operation.text)
+    if operation.token != "style":
+        instruction = instruction.replace("<style>", f"<{operation.token}>" if operation.token else "")
+    turns = (Turn(instruction, target=4, caption=operation.text),)
+    origins = {1: (0, before), 2: (0, after), 3: (1, start), 4: (1, end)}
+    return _made("relation", [example, asked], name, source, Family.RELATION, turns, origins)
+
+
+def _alike(first: ImageInfo, second: ImageInfo) -> bool:
+    """Whether two images are the same, nearly the same, or of one size and the same colours all over."""
+    if first.sha256 == second.sha256 or near(first.signature, second.signature):
+        return True
+    same_size = (first.width, first.height) == (second.width, second.height)
+    return same_size and similar_colours(first.signature, second.signature)
+
+
+def _named(rule: str, samples: Sequence[Sample], number: int) -> tuple[str, Source]:
+    """Id and source of a made sample: they follow from the parents' ids alone."""
+    location = f"made/{rule}/{'+'.join(one.id for one in samples)}"
+    licenses = " AND ".join(sorted({one.source.license for one in samples}))
+    return sample_id("made", location, number), Source(samples[0].source.name, location, number, licenses)
+
+
+def _made(
+    rule: str,
+    parents: Sequence[Parent],
+    name: str,
+    source: Source,
+    family: Family,
+    turns: tuple[Turn, ...],
+    origins: Mapping[int, tuple[int, int]],
+) -> MadeSample:
+    images: list[Image] = []
+    for number, (place, there) in sorted(origins.items()):
+        image = next(one for one in parents[place].sample.images if one.number == there)
+        images.append(replace(image, number=number))
+    note: dict[str, Any] = {"made": {"rule": rule, "from": [one.sample.id for one in parents]}}
+    provenance = json.dumps(note, sort_keys=True, separators=(",", ":"))
+    sample = Sample(name, family, tuple(images), turns, source, provenance=provenance)
+    return MadeSample(sample, tuple(parents), origins)
+
+
+def info_of(image: Mapping[str, Any]) -> ImageInfo:
+    """An image as the scan's row describes it; `coarse` tells different bytes apart, as nothing else is known."""
+    return ImageInfo(
+        format=image["format"],
+        mode=image["mode"],
+        width=image["width"],
+        height=image["height"],
+        size=image["size"],
+        sha256=image["sha256"],
+        signature=image["signature"],
+        coarse=zlib.crc32(image["sha256"].encode()),
+        orientation=1,
+    )
