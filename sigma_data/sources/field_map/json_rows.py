@@ -21,7 +21,8 @@ from sigma_data.storage.files import LFS_MESSAGE, is_lfs_pointer
 
 MOST_ROW_BYTES = 2**24
 """Largest row that is read."""
-_READ_BYTES = 2**20
+_FIRST_BYTES, _READ_BYTES = 2**16, 2**20
+"""Bytes that are read at first, for a fragment is short, and from then on at a time."""
 _HEAD_BYTES = 4096
 _SPACE = b" \t\r\n"
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
@@ -138,7 +139,7 @@ def _elements(file: IO[bytes], place: int) -> Iterator[tuple[Any, int]]:
     """
     decoder = json.JSONDecoder()
     utf8 = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-    text, position, more, step = "", 0, True, _READ_BYTES
+    text, position, more, step = "", 0, True, _FIRST_BYTES
     while True:
         start = _BETWEEN.match(text, position).end()  # type: ignore[union-attr]
         place += start - position  # all of one byte
@@ -157,7 +158,7 @@ def _elements(file: IO[bytes], place: int) -> Iterator[tuple[Any, int]]:
                 if end < len(text) or not more:  # a number may go on in the next piece
                     yield _checked(value, text[position:end]), place
                     place += len(text[position:end].encode("utf-8", "surrogateescape"))
-                    position, step = end, _READ_BYTES
+                    position, step = end, min(step, _READ_BYTES)
                     continue
         if not fault and len(text) - position > MOST_ROW_BYTES:
             fault = f"an element has more than {MOST_ROW_BYTES:,} bytes"
