@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from pipelines.common.progress import ProgressBar
 from pipelines.inject.ask import AskReport, ask_all
 from pipelines.inject.cache import Cache
 from pipelines.inject.config import InjectionSettings, cache_file
-from pipelines.inject.decide import decider, model_note
+from pipelines.inject.decide import model_note, opened_decider
 from sigma_data.corpus.check_limits import Limits, Severity
 from sigma_data.corpus.checks import RULES, examine
 from sigma_data.corpus.manifest import examined_columns
@@ -35,7 +35,7 @@ from sigma_data.errors import BuildError
 from sigma_data.images.image_info import ImageInfo
 from sigma_data.injection import VERSION, Request
 from sigma_data.injection.prompt import PROMPT_VERSION
-from sigma_data.injection.samples import inject_sample, requests_of, stays_plain
+from sigma_data.injection.samples import Decision, inject_sample, requests_of, stays_plain
 from sigma_data.sample import Image, Rejection, Sample
 from sigma_data.sources import Fragment, open_source
 from sigma_data.storage.files import disk_error, with_temporary
@@ -100,8 +100,8 @@ def inject_scan(task: InjectTask) -> None:
     path, schema = Path(task.output), scan_schema()
 
     def write(temporary: Path) -> None:
-        with Cache(cache_file(task.settings.endpoint), read_only=True) as cache:
-            injector = _Injector(task, cache)
+        with opened_decider(task.settings) as decide:
+            injector = _Injector(task, decide)
             with pq.ParquetWriter(literal(temporary), schema, compression="zstd", compression_level=1) as writer:
                 for batch in _batches(Path(task.scan)):
                     rows = [injector.row(row) for row in batch.to_pylist()]
@@ -117,9 +117,9 @@ def inject_scan(task: InjectTask) -> None:
 class _Injector:
     """Decides rows of a scan file."""
 
-    def __init__(self, task: InjectTask, cache: Cache) -> None:
+    def __init__(self, task: InjectTask, decide: Callable[[Request], Decision]) -> None:
         self._task = task
-        self._decide = decider(task.settings, cache)
+        self._decide = decide
         # The scan has looked at the images, which are not here; only what depends on texts is asked once more.
         self._severities = {
             code: task.severities.get(code, rule.severity) if code in _TEXT_RULES else Severity.OFF

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from pipelines.inject.cache import Cache
-from pipelines.inject.config import TEMPERATURE, InjectionSettings
+from pipelines.inject.config import TEMPERATURE, InjectionSettings, cache_file
 from sigma_data.injection import Injection, Request
 from sigma_data.injection.prompt import PROMPT_VERSION, cache_key, numbered
 from sigma_data.injection.reply import read_reply
@@ -32,10 +33,18 @@ def key_of(asked: Request, settings: InjectionSettings) -> str:
     return cache_key(asked, model=settings.model.name, seed=settings.model.seed, temperature=TEMPERATURE)
 
 
-def decider(settings: InjectionSettings, cache: Cache | None) -> Callable[[Request], Decision]:
+@contextmanager
+def opened_decider(settings: InjectionSettings) -> Iterator[Callable[[Request], Decision]]:
+    """The function that decides a caption, with the cache open if a model's replies are in it."""
+    if settings.by != "model":
+        yield by_rules
+        return
+    with Cache(cache_file(settings.endpoint), read_only=True) as cache:
+        yield decider(settings, cache)
+
+
+def decider(settings: InjectionSettings, cache: Cache) -> Callable[[Request], Decision]:
     """The function that decides a caption; it makes no request."""
-    if settings.by != "model" or cache is None:
-        return by_rules
 
     def decide(request: Request) -> Decision:
         asked = question(request)

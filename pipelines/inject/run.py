@@ -14,7 +14,7 @@ from pipelines.common.progress import ProgressBar
 from pipelines.inject.ask import AskReport, Estimate, ask_all, estimate
 from pipelines.inject.cache import Cache
 from pipelines.inject.config import InjectionSettings, cache_file
-from pipelines.inject.decide import decider
+from pipelines.inject.decide import opened_decider
 from sigma_data.errors import ConfigError, SourceError
 from sigma_data.injection import Reference, Request
 from sigma_data.injection.samples import Decision
@@ -75,8 +75,7 @@ def inject_file(captions: Path, out: Path | None, settings: InjectionSettings) -
         with Cache(cache_file(settings.endpoint)) as cache, ProgressBar("ask", total, "captions") as progress:
             asked = ask_all(read_captions(captions), settings, cache, done=progress.add)
     result = InjectResult(0, Counter(), Counter(), Counter(), asked)
-    with Cache(cache_file(settings.endpoint), read_only=True) as cache:
-        decide = decider(settings, cache)
+    with opened_decider(settings) as decide:
         lines = ((request, decide(request)) for request in read_captions(captions))
         return _written(lines, out, result)
 

@@ -93,3 +93,10 @@ def test_a_line_that_is_none_is_named(captions: Path, line: str, message: str) -
     result = sigma(str(captions))
     assert result.exit_code != 0
     assert message in str(result.exception)
+
+
+def test_the_rules_do_not_look_at_the_cache_of_replies(captions: Path, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "injection.sqlite").write_bytes(b"not a database" * 100)
+    assert sigma(str(captions)).exit_code == 0
+    assert "cannot be used" in str(sigma(str(captions), "by=model", "--dry-run").exception)
