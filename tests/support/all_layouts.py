@@ -58,7 +58,7 @@ def _json_lists(root: Path, rows: int) -> None:
         put(root / f"omnigen2_lines/images/{n}_b.jpg", image_bytes("jpeg", _SHARED))
         put(root / f"omnigen2_lines/images/{n}_t.jpg", _image(4, 500 + n))
     put(root / "omnigen2_lines/train.jsonl", lines([
-        {"task_type": "ic", "instruction": f"Put the first thing into picture {n}", "output_image": f"images/{n}_t.jpg",
+        {"task_type": "ic", "instruction": f"Place the dog of <image_1> beside the cat of <image_2>, {n}", "output_image": f"images/{n}_t.jpg",
          "input_images": [f"images/{n}_a.jpg", f"images/{n}_b.jpg"] if n else []} for n in range(rows)
     ]) + '{"cut": "of')  # fmt: skip
 
