@@ -135,12 +135,13 @@ class Archive:
     def _is_compressed(self) -> bool:
         if self._compressed is None:
             head = self._opened().read_at(0, BLOCK)
-            late = len(self.file.parts) > 1 and not self.file.parts[0].location.endswith(("0", "a"))
+            first = self.file.parts[0].location
+            gzipped = head.startswith(b"\x1f\x8b")
+            if first != self.location and not first.endswith(("0", "a")) and not gzipped and not _is_tar(head):
+                raise ArchiveError("part_missing", f"{self.location}: its first part is missing: download it")
             if fault := _head_fault(head):
                 raise ArchiveError("missing_picture", f"{self.location}: {fault}")
-            self._compressed = head.startswith(b"\x1f\x8b")
-            if late and not self._compressed and not _is_tar(head):
-                raise ArchiveError("part_missing", f"{self.location}: its first part is missing: download it")
+            self._compressed = gzipped
         return self._compressed
 
     def _opened_index(self) -> ArchiveIndex:
