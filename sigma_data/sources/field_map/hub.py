@@ -78,7 +78,7 @@ class HubReader(MapReader):
                 f"{self.path}: the images of {self.map.corpus} are not in its rows; download the files and read them "
                 f"with {self.name}:DIR (see sigma sources {self.name})"
             )
-        return rows.fragments("", "")
+        return self._stamped(rows.fragments("", ""))
 
     def _rows(self, layout: RowLayout) -> RowFormat:
         if self._opened is None:

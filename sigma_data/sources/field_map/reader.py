@@ -6,7 +6,7 @@ import hashlib
 import posixpath
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NoReturn, cast
 
@@ -77,6 +77,8 @@ class MapReader(Reader):
         super().__init__(name, place, options)
         self.injected = self.map.injected
         self._shipped = None if scheme == "map" else scheme
+        read = self.map.model_dump_json(include={"version", "layouts"})
+        self._digest = hashlib.sha256(read.encode()).hexdigest()[:16]
         self._cache = ArchiveCache(self.options.cache, int(self.options.cache_gb * 1e9))
         inside = [glob for layout in self.map.layouts for glob in layout.rows if INSIDE in glob]
         folder = data_folder(self.path)
@@ -100,7 +102,7 @@ class MapReader(Reader):
     def fingerprint(self, fragment: Fragment) -> str:
         parts = fragments_of(fragment) or [fragment]
         found = {one.location: self._folder.fingerprint(one.location, one.stamp) for one in parts}
-        return " ".join(found.values())
+        return f"{' '.join(found.values())} {self._digest}"
 
     def fragments(self) -> list[Fragment]:
         found: list[Fragment] = []
@@ -125,7 +127,11 @@ class MapReader(Reader):
             found += self._folder.refused.values()
         if not found:
             self._refuse_nothing()
-        return found
+        return self._stamped(found)
+
+    def _stamped(self, fragments: list[Fragment]) -> list[Fragment]:
+        """The fragments with the map in their stamps: what a build made by another map is not used again."""
+        return [replace(one, stamp=f"{one.stamp}:{self._digest}") for one in fragments]
 
     def read(self, fragment: Fragment) -> Iterator[Sample | Rejection]:
         if fragment.refused is not None and fragment.part == REFUSED:

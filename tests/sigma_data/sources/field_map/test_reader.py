@@ -70,6 +70,17 @@ def test_a_map_of_ones_own_is_a_source(tmp_path: Path) -> None:
     assert last.images[0].data == image_bytes(seed=3)
 
 
+def test_another_map_of_the_same_files_is_noticed(tmp_path: Path) -> None:
+    spec = corpus(tmp_path)
+    before = [(one.stamp, open_source(spec).fingerprint(one)) for one in open_source(spec).fragments()]
+    same = [(one.stamp, open_source(spec).fingerprint(one)) for one in open_source(spec).fragments()]
+    (tmp_path / "mine.yaml").write_text(MAP.replace("[text, short]", "[short, text]"))
+    after = [(one.stamp, open_source(spec).fingerprint(one)) for one in open_source(spec).fragments()]
+    assert before == same
+    assert all(one[0] != other[0] and one[1] != other[1] for one, other in zip(before, after, strict=True))
+    assert [told(record) for record in records(spec)].count("editing") == 2
+
+
 def message(spec: str) -> str:
     with pytest.raises(SigmaError) as error:
         open_source(spec).fragments()
