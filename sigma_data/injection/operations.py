@@ -62,8 +62,8 @@ def normalized(text: str) -> str:
 def thing_of(text: str, image: int, references: int) -> str | None:
     """The words by which an instruction names the thing of one reference, e.g. "the red dog"; None if it does not.
 
-    Backgrounds, styles, poses and the like are no things. A person whose look the instruction changes is none either,
-    for what the target shows is then another.
+    Backgrounds, styles, poses and the like are no things, and "the object" does not say which. A person whose look the
+    instruction changes is none either, for what the target shows is then another.
     """
     words = _words()
     found = parse(text, references=references)
@@ -74,7 +74,7 @@ def thing_of(text: str, image: int, references: int) -> str | None:
     if phrase is None:
         return None
     parts = phrase.lower().split()
-    if len(parts) > _MOST_WORDS or parts[-1] in words["not_things"]:
+    if len(parts) > _MOST_WORDS or parts[-1] in words["not_things"] or set(parts[1:]) <= set(words["vague"]):
         return None
     spoken = set(re.findall(r"[a-z]+", text.lower()))
     if set(parts) & set(words["people"]) and (spoken - set(parts)) & set(words["look"]):

@@ -55,6 +55,8 @@ SCENE = "Place the red dog from the second image next to the cat in the first pi
         ),
         ("Dress the <id>man of <image_1> in the <clothing>coat of <image_2>, wearing a hat", 1, None),
         ("Dress the <id>man of <image_1> in the <clothing>coat of <image_2>, wearing a hat", 2, "the coat"),
+        ("Put the object of <image_1> next to the main subject in <image_2>", 1, None),
+        ("Put the object of <image_1> next to the main subject in <image_2>", 2, None),
         ("Use both pictures", 1, None),
     ],
 )
