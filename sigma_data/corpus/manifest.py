@@ -93,7 +93,19 @@ def sample_columns(sample: Sample) -> dict[str, Any]:
         "row": sample.source.row,
         "license": sample.source.license,
         "instruction": sample.turns[0].instruction if sample.turns else None,
+        "made": _made_of(sample.provenance),
     }
+
+
+def _made_of(provenance: str | None) -> str | None:
+    """Rule and parents of a sample made from others ("RULE: ids"), None of any other."""
+    if not provenance or '"made"' not in provenance:
+        return None
+    try:
+        note = json.loads(provenance)["made"]
+        return f"{note['rule']}: {' '.join(note['from'])}"
+    except (ValueError, KeyError, TypeError, RecursionError):  # a record of somebody else
+        return None
 
 
 def examined_columns(found: Examination) -> dict[str, Any]:
