@@ -171,6 +171,8 @@ def render(instruction: Instruction | Sequence[Part]) -> str:
 
 def canonical(text: str, *, references: int | None = None) -> str:
     """The same instruction in the canonical spelling, ordinary text untouched."""
+    if "<" not in text:
+        return text
     # Parts that come from `parse` always round-trip, so the check of `render` is not needed.
     return "".join(_spell(part) for part in parse(text, references=references).parts)
 

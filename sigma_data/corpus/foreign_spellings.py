@@ -22,6 +22,8 @@ _BODY = rf"(?:(?!{_ANGLE_OPEN}|{_ANGLE_CLOSE}|[\[\]{{}}［］【】〔〕｛｝]
 _BRACKETED = re.compile(
     rf"{_ANGLE_OPEN}(?P<angle>{_BODY}){_ANGLE_CLOSE}|{_OTHER_OPEN}(?P<other>{_BODY}){_OTHER_CLOSE}", re.IGNORECASE
 )
+_OPENS = re.compile(r"[<\[{&%\\＜﹤〈⟨‹《〈［【〔｛]")
+"""What every bracketed word begins with."""
 _NUMBERED = re.compile(
     r"(?:(?:input|reference|ref|source)[ _-]?)?(?:image|img|picture|pic|photo|图片|图像|图)[ _:.#-]*0*([0-9]{1,6})"
 )
@@ -57,6 +59,8 @@ def settle(text: str, images: int) -> str:
     angle brackets only in a text without angle ones, where they are not what an image is to show. Attribute
     tokens are settled in angle brackets. All other text stays to the letter.
     """
+    if not _OPENS.search(text):  # most texts
+        return text
     while (settled := _settle_once(text, images)) != text:  # an escape before what was settled belongs to it
         text = settled
     return text

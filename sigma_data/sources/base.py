@@ -38,7 +38,7 @@ class Fragment:
     refused: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: one is made of every row
 class Surveyed:
     """What a row (or one of the samples it gives) would become, as far as it can be told without its images.
 

@@ -146,8 +146,12 @@ class Stream:
 
     def readline(self, size: int = -1) -> bytes:
         """As `io.IOBase`. Raises LostError."""
-        with self._watched():
+        try:  # once a line: no context manager
             return self._file.readline(size)
+        except _BAD_CONTENT:
+            raise
+        except Exception as error:
+            raise LostError(f"{self._name}: {reason(error, self._name)}") from None
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """As `io.IOBase`. Raises LostError."""

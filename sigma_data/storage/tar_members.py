@@ -6,6 +6,7 @@ the other, and says of each member that cannot be given why.
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,12 @@ _ZERO = bytes(BLOCK)
 _MOST_EXTENSION = 2**20
 """Most bytes of a long name or of extended attributes (pax); real ones have a few hundred."""
 _LONG_NAME, _LONG_LINK = tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
+_PLAIN = re.compile(
+    rb"[^\0].{99}(?:[0-7]{7}[\0 ]){3}(?P<size>[0-7]{11})[\0 ][0-7]{11}[\0 ](?P<sum>[0-7]{6})[\0 ]{2}0.{172}"
+    rb"(?:[0-7]{7}[\0 ]|\0{8}){2}\0.{166}",
+    re.DOTALL,
+)
+"""The header of a regular file as nearly every tar has it: octal numbers of full width, no prefix of the name."""
 _FILES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 
 
@@ -137,6 +144,11 @@ def safe_name(name: str) -> str | None:
 
 
 def _header(head: bytes, position: int, seen: bool) -> tarfile.TarInfo:
+    plain = _PLAIN.fullmatch(head)
+    if plain is not None and sum(head) - sum(head[148:156]) + 8 * ord(" ") == int(plain["sum"], 8):
+        info = tarfile.TarInfo(head[:100].partition(b"\0")[0].decode("utf-8", "backslashreplace"))
+        info.size = int(plain["size"], 8)
+        return info
     try:
         info = tarfile.TarInfo.frombuf(head, "utf-8", "backslashreplace")
     except (tarfile.HeaderError, ValueError) as error:

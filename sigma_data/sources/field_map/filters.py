@@ -18,9 +18,14 @@ class Filtered(RowFault):
 def check_filters(layout: RowLayout, row: Row) -> None:
     """Raise Filtered if a filter of the layout leaves the row out."""
     for rule in layout.filters:
-        asked = all(spelled(look_up(row, name)) in _spelled_set(values) for name, values in rule.when.items())
-        if asked and (rule.unless is None or numbers(look_up(row, rule.unless)) is None):
+        if rule.when and not _asked(rule, row):
+            continue
+        if rule.unless is None or numbers(look_up(row, rule.unless)) is None:
             _check(rule, row)
+
+
+def _asked(rule: Filter, row: Row) -> bool:
+    return all(spelled(look_up(row, name)) in _spelled_set(values) for name, values in rule.when.items())
 
 
 @lru_cache(maxsize=256)
@@ -44,7 +49,9 @@ def _check(rule: Filter, row: Row) -> None:
 
 def _passes_scores(rule: Filter, field: str, value: Any) -> bool:
     """Whether the field holds scores, all good enough. Raises Filtered where one is too low."""
-    parts = [(f"{field}.{key}", look_up({field: value}, f"{field}.{key}")) for key in rule.keys] or [(field, value)]
+    parts = [(field, value)]
+    if rule.keys:
+        parts = [(f"{field}.{key}", look_up({field: value}, f"{field}.{key}")) for key in rule.keys]
     scores: list[tuple[str, list[float]]] = []
     whole = True
     for name, part in parts:
@@ -66,9 +73,9 @@ def _passes_scores(rule: Filter, field: str, value: Any) -> bool:
 
 def _check_value(rule: Filter, field: str, value: Any) -> None:
     word = spelled(value)
-    kept = {spelled(item) for item in rule.keep}
+    kept = _spelled_set(rule.keep)
     code = rule.code or "task_excluded"
-    if word in {spelled(item) for item in rule.drop} or (kept and word not in kept):
+    if word in _spelled_set(rule.drop) or (kept and word not in kept):
         raise Filtered(code, f"{field} is {str(value)[:80]!r}")
     if rule.matches is not None and not re.search(rule.matches, str(value)):
         raise Filtered(code, f"{field} is {str(value)[:80]!r}, which {rule.matches} is not found in")
@@ -85,4 +92,4 @@ def family_of(rule: Family | FamilyRule, row: Row) -> tuple[Family, bool]:
         for pattern, family in rule.wording.items():
             if re.search(pattern, value, re.IGNORECASE):
                 return family, True
-    return {spelled(name): family for name, family in rule.map.items()}.get(spelled(value), rule.default), False
+    return rule.spelled_map.get(spelled(value), rule.default), False

@@ -44,7 +44,7 @@ class Scope:
     folder: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: several are made of every row
 class FoundImage:
     """An image, the rule that found it, and where it lies in the source."""
 
@@ -125,19 +125,23 @@ def written_paths(path: str, images: ImagesMap) -> Iterator[tuple[str, str]]:
         raise RowFault("bad_fields", f"{path[:200]!r} has half of a surrogate pair")
     if "\0" in path:
         raise RowFault("unsafe_path", f"{path[:200]!r} leaves the source")
-    changed = [(path, "as written")]
-    changed += [
-        (path[len(one) :].lstrip("/"), f"strip_prefix {one}") for one in images.strip_prefix if path.startswith(one)
-    ]
-    for pattern, replacement in images.replace:
-        new, count = re.subn(pattern, replacement, path, count=1)
-        if count and new != path:
-            changed.append((new, f"replace {pattern}"))
-    for new, rule in changed:
+    for new, rule in _changed(path, images):
         if ".." in new and ".." in re.split(r"[/\\]", new):
             raise RowFault("unsafe_path", f"{path[:200]!r} leaves the source")
         if new and not _is_absolute(new) and not _is_absolute(clean := posixpath.normpath(new)):
             yield clean, rule
+
+
+def _changed(path: str, images: ImagesMap) -> Iterator[tuple[str, str]]:
+    """The path as written, then by each rule; the first is mostly right, and the rest not asked for."""
+    yield path, "as written"
+    for one in images.strip_prefix:
+        if path.startswith(one):
+            yield path[len(one) :].lstrip("/"), f"strip_prefix {one}"
+    for pattern, replacement in images.replace:
+        new, count = re.subn(pattern, replacement, path, count=1)
+        if count and new != path:
+            yield new, f"replace {pattern}"
 
 
 def _is_absolute(path: str) -> bool:
@@ -193,7 +197,7 @@ class TreeStore(ImageStore):
                 raise
             self._check_inside(path, location)
             number = os.open(path, _OPEN)
-        with open(number, "rb", buffering=0) as file:
+        try:
             if folder not in self._inside:
                 self._check_inside(folder, location)
                 if len(self._inside) >= _KEPT_FOLDERS:
@@ -204,7 +208,9 @@ class TreeStore(ImageStore):
                 raise FileNotFoundError
             if status.st_size > MOST_IMAGE_BYTES:  # asked first: a read sets aside what it is told to
                 raise RowFault("undecodable", f"{location} has more than {MOST_IMAGE_BYTES:,} bytes")
-            return file.readall()
+            return _content(number, status.st_size)
+        finally:
+            os.close(number)
 
     def exists(self, location: str, scope: Scope) -> bool:
         if self._root is None:
@@ -239,6 +245,18 @@ class TreeStore(ImageStore):
         if len(data) > MOST_IMAGE_BYTES:
             raise RowFault("undecodable", f"{location} has more than {MOST_IMAGE_BYTES:,} bytes")
         return data, location
+
+
+def _content(number: int, size: int) -> bytes:
+    """All of a file of `size` bytes, mostly by one read; files that grow or read in pieces are read to their end."""
+    data = os.read(number, size + 1)
+    if len(data) == size:
+        return data
+    pieces = [data]
+    while data:
+        data = os.read(number, size + 1)
+        pieces.append(data)
+    return b"".join(pieces)
 
 
 @lru_cache(maxsize=8)

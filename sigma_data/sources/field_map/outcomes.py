@@ -17,7 +17,7 @@ from sigma_data.sources.field_map.targets import target_key
 from sigma_data.sources.field_map.values import Row, RowFault
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: one is made of every row
 class Outcome:
     """What became of a row: a draft, or a fault. A row may have several drafts, and a draft several rows."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from sigma_data.corpus.foreign_spellings import settle
@@ -62,10 +63,11 @@ def sample_of(
         before = target
         target += turn.target is not None
         turns.append(_turn(turn, target if turn.target is not None else None, before, references, identity, phrasing))
-    provenance: dict[str, Any] = {"resolved": [one.rule for one in found]} if found else {}
+    provenance = _provenance(tuple(one.rule for one in found)) if found else None
     takes = [_taken(turn, number, draft, images, store, scope) for number, turn in enumerate(draft.turns)]
     if any(numbers != [number] for number, numbers in enumerate(takes[1:], references + 1) if numbers):
-        provenance["takes"] = takes
+        resolved = {"resolved": [one.rule for one in found]} if found else {}
+        provenance = json.dumps({**resolved, "takes": takes}, ensure_ascii=False)
     return Sample(
         id=identity,
         family=draft.family,
@@ -73,8 +75,14 @@ def sample_of(
         turns=tuple(turns),
         source=source,
         family_inferred=draft.family_inferred,
-        provenance=json.dumps(provenance, ensure_ascii=False) if provenance else None,
+        provenance=provenance,
     )
+
+
+@lru_cache(maxsize=256)
+def _provenance(rules: tuple[str, ...]) -> str:
+    """The provenance of a sample whose images were found by these rules: most rows have the same."""
+    return json.dumps({"resolved": rules}, ensure_ascii=False)
 
 
 def _taken(

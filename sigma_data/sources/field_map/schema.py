@@ -7,12 +7,14 @@ them that a row has. Globs are relative to the folder of the source; `**/` stand
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from sigma_data.sample import Family, ImageKind
 from sigma_data.settings_base import StrictModel
+from sigma_data.sources.field_map.values import spelled
 
 MOST_TURNS = 64
 """Turns that a dialogue may have."""
@@ -56,6 +58,11 @@ class ImageField(StrictModel):
 
     By default `empty` where images are bytes, else `missing`.
     """
+
+    @cached_property
+    def spelled_kinds(self) -> dict[str, ImageKind]:
+        """`kinds` by values as they are compared."""
+        return {spelled(name): kind for name, kind in self.kinds.items()}
 
 
 def _image_field(value: Any) -> Any:
@@ -161,6 +168,11 @@ class FamilyRule(StrictModel):
     """Families of values in which a regular expression is found (case does not matter)."""
     default: Family
     """Family of all other values."""
+
+    @cached_property
+    def spelled_map(self) -> dict[str, Family]:
+        """`map` by values as they are compared."""
+        return {spelled(name): family for name, family in self.map.items()}
 
 
 class Filter(StrictModel):

@@ -17,7 +17,7 @@ from sigma_data.sources.field_map.schema import Conversation, Fields, ImageField
 from sigma_data.sources.field_map.values import ABSENT, Row, RowFault, is_empty, look_up, spelled, texts
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: several are made of every row
 class DraftImage:
     """An image as a row names it: bytes, a path, a struct of both, or None.
 
@@ -35,7 +35,7 @@ class DraftImage:
     scope: Scope | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class DraftTurn:
     """A turn: phrasings of what is asked, the first of them the instruction, and the image or words to produce.
 
@@ -48,7 +48,7 @@ class DraftTurn:
     takes: tuple[DraftImage, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Draft:
     """A sample whose images are not read yet. `suffix` tells samples of one row apart."""
 
@@ -158,8 +158,8 @@ def _images(layout: RowLayout, field: ImageField, value: Any, row: Row) -> list[
     label = look_up(row, field.label) if field.label else None
     kind = field.kind
     if field.kind_by is not None:
-        named = {spelled(name): known for name, known in field.kinds.items()}
-        kind = named.get(spelled(look_up(row, field.kind_by)), kind)
+        kind = field.spelled_kinds.get(spelled(look_up(row, field.kind_by)), kind)
+    words = label.strip() if isinstance(label, str) and not is_empty(label) else None
     found = []
     for item in values:
         if not (item is None or isinstance(item, str | bytes) or _is_struct(item)):
@@ -173,7 +173,6 @@ def _images(layout: RowLayout, field: ImageField, value: Any, row: Row) -> list[
         if isinstance(item, str):
             for pattern, replacement in field.change:
                 item = re.sub(pattern, replacement, item)
-        words = label.strip() if isinstance(label, str) and not is_empty(label) else None
         found.append(DraftImage(item, field.field, lost, kind, words))
     return found
 

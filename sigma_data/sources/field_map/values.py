@@ -56,6 +56,8 @@ def look_up(row: Row, name: str) -> Any:
     """
     if name in row:
         return row[name]
+    if "." not in name and "|" not in name:
+        return ABSENT
     for one in name.split("|"):
         if (found := _look_up(row, one)) is not ABSENT:
             return found

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.image_files import image_bytes
 
+from sigma_data.corpus import foreign_spellings
 from sigma_data.corpus.check_limits import Limits
 from sigma_data.corpus.checks import examine
 from sigma_data.corpus.foreign_spellings import leftovers, settle
@@ -153,3 +156,11 @@ def test_what_is_settled_stays_settled_and_reads_back(text: str, images: int) ->
 )
 def test_text_without_brackets_is_untouched(text: str, images: int) -> None:
     assert settle(text, images) == text
+
+
+def test_every_bracket_that_opens_a_word_is_looked_for() -> None:
+    opens = re.compile(rf"{foreign_spellings._ANGLE_OPEN}|{foreign_spellings._OTHER_OPEN}", re.IGNORECASE)
+    begins = ["&lt;", "&amp;lt;", "&#60;", "&#x3C;", "%3C", "\\u003C", "\\<", "\\["]
+    for sign in [*map(chr, range(0x110000)), *begins]:
+        if opens.match(sign):
+            assert foreign_spellings._OPENS.search(sign), sign

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sigma_data.sources.field_map.images import Scope, TreeStore, written_paths
+from sigma_data.sources.field_map.images import Scope, TreeStore, _content, written_paths
 from sigma_data.sources.field_map.schema import ImagesMap
 from sigma_data.sources.field_map.values import RowFault
 from sigma_data.storage.data_folder import data_folder
@@ -103,3 +103,10 @@ def test_no_written_path_leads_out(path: str, prefix: str) -> None:
         assert not location.startswith(("/", "\\", "~", "C:\\", "C:/"))
         assert "\0" not in location
         assert ".." not in location.split("/")
+
+
+@pytest.mark.parametrize("told", [0, 3, 7, 8, 20])
+def test_a_file_is_read_to_its_end_whatever_its_size_was_said_to_be(tmp_path: Path, told: int) -> None:
+    (tmp_path / "a").write_bytes(b"12345678")
+    with (tmp_path / "a").open("rb") as file:
+        assert _content(file.fileno(), told) == b"12345678"
