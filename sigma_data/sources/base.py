@@ -6,6 +6,7 @@ the same order.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 import re
@@ -188,9 +189,10 @@ def open_source(spec: str) -> Reader:
     """
     scheme, colon, rest = spec.partition(":")
     if not colon or scheme not in names():
+        close = difflib.get_close_matches(scheme.lower(), names(), n=1) if colon else []
         raise ConfigError(
-            f"source {spec!r}: write one of {', '.join(n + ':' for n in names())} followed by a path, "
-            "as in release:data/sigma"
+            f"source {spec!r}: {f'did you mean {close[0]}:? ' if close else ''}write release:, webdataset:, world: or one "
+            "of the layouts that `sigma sources` lists, followed by a path, e.g. release:data/sigma"
         )
     path, query = split_options(rest)
     if not path:

@@ -130,7 +130,7 @@ def test_sgt_mixes_segmentation_and_understanding_two_to_one_and_learns_text() -
 
 def test_the_quickstart_needs_neither_gpu_nor_weights() -> None:
     settings = config("quickstart")
-    assert settings.model.path == "tiny"
+    assert settings.model.path == "tiny-base"
     assert settings.model.dtype == settings.model.master == "float32"
     assert not settings.parallel.compile
     assert not settings.freeze.und

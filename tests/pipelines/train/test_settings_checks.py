@@ -113,7 +113,7 @@ def test_what_a_machine_cannot_do_is_refused_with_the_reason(
     ("changes", "tokens", "told"),
     [
         ({"loss": {"image": 0}}, IMAGES, "loss.image=0 leaves the text loss, and no sample .* in words"),
-        ({"loss": {"text": 0}}, WORDS, "loss.text=0 leaves the picture loss, and no sample .* with an image"),
+        ({"loss": {"text": 0}}, WORDS, "loss.text=0 leaves the image loss, and no sample .* with an image"),
         ({"lora": {}}, WORDS, "loss.text reaches no trainable parameter .* lora.targets"),
         ({"lora": {}, "loss": {"image": 0}}, IMAGES | WORDS, "loss.text reaches no trainable"),
         ({"freeze": {"und": True, "patterns": ["lm_head"]}}, WORDS, "loss.text reaches no trainable parameter"),
