@@ -191,8 +191,8 @@ def open_source(spec: str) -> Reader:
     if not colon or scheme not in names():
         close = difflib.get_close_matches(scheme.lower(), names(), n=1) if colon else []
         raise ConfigError(
-            f"source {spec!r}: {f'did you mean {close[0]}:? ' if close else ''}write release:, webdataset:, world: or one "
-            "of the layouts that `sigma sources` lists, followed by a path, e.g. release:data/sigma"
+            f"source {spec!r}: {f'did you mean {close[0]}:? ' if close else ''}write release:, webdataset:, world: or "
+            "one of the layouts that `sigma sources` lists, followed by a path, e.g. release:data/sigma"
         )
     path, query = split_options(rest)
     if not path:
