@@ -33,6 +33,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_build_prints_the_sums_and_where_the_report_lies(tmp_path: Path) -> None:
     corpora.make_release(tmp_path / "release", 12)
     result = sigma("build-dataset", f"release:{tmp_path / 'release'}", "--out", str(tmp_path / "out"), "--workers", "1")
@@ -67,6 +68,7 @@ def test_validate_says_sound_or_exits_with_one_and_a_table(small_corpus: Path, t
     assert sigma("validate", str(tmp_path / "nowhere")).returncode == 2
 
 
+@pytest.mark.slow
 def test_inspect_shows_the_corpus_and_a_sample_in_words_and_as_a_picture(small_corpus: Path, tmp_path: Path) -> None:
     table = sigma("inspect", str(small_corpus))
     assert "editing" in table.stdout
@@ -81,6 +83,7 @@ def test_inspect_shows_the_corpus_and_a_sample_in_words_and_as_a_picture(small_c
     assert json.loads(sigma("inspect", str(small_corpus), seen["id"][:12], "--json").stdout)["id"] == seen["id"]
 
 
+@pytest.mark.slow
 def test_shard_and_export_say_what_they_wrote(small_corpus: Path, tmp_path: Path) -> None:
     part = sigma(
         "shard", str(small_corpus), "--out", str(tmp_path / "part"), "--family", "editing", "--workers", "1", "--json"

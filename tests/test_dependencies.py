@@ -10,6 +10,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+import pytest
 from support.places import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -64,6 +65,7 @@ def is_used(name: str, modules: frozenset[str] | set[str]) -> bool:
     return any(one == module or one.startswith(f"{module}.") for one in modules)
 
 
+@pytest.mark.slow
 def test_every_declared_package_is_imported_by_the_product() -> None:
     declared = PROJECT["dependencies"] + [
         one for extra, packages in EXTRAS.items() if extra != "dev" for one in packages
@@ -72,6 +74,7 @@ def test_every_declared_package_is_imported_by_the_product() -> None:
     assert unused <= set(NOT_YET)
 
 
+@pytest.mark.slow
 def test_every_package_of_the_dev_extra_is_used() -> None:
     used = product_imports() | imported([*(ROOT / "tests").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
     assert {name_of(one) for one in EXTRAS["dev"] if not is_used(name_of(one), used)} == TOOLS

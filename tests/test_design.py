@@ -35,6 +35,7 @@ def test_a_file_stays_readable_in_one_sitting(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
 
 
+@pytest.mark.slow
 def test_only_what_fills_batches_in_the_data_layer_imports_torch() -> None:
     # depth.py runs a model, if depth is asked for. resample.py resizes with torch, several times faster than Pillow; corpora are built without it (below).
     allowed = {"loader.py", "batch.py", "collate.py", "resample.py", "torch_compat.py", "depth.py"}
@@ -45,6 +46,7 @@ def test_only_what_fills_batches_in_the_data_layer_imports_torch() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_building_a_corpus_needs_no_torch() -> None:
     program = "import sys, pipelines.build_dataset.run; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
@@ -89,6 +91,7 @@ def circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
     return {frozenset(other for other in reach[node] if node in reach[other]) for node in graph if node in reach[node]}
 
 
+@pytest.mark.slow
 def test_no_two_modules_and_no_two_rooms_import_each_other_in_a_circle() -> None:
     modules = import_graph()
     assert circles(modules) == set()

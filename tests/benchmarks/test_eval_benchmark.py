@@ -31,6 +31,7 @@ def few(bench: ModuleType):
     return replace(bench.QUICK, pictures=3, steps=3)
 
 
+@pytest.mark.slow
 def test_all_ways_to_generate_give_the_same_pictures_and_a_slow_batch_misses_its_aim(
     bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -41,6 +42,7 @@ def test_all_ways_to_generate_give_the_same_pictures_and_a_slow_batch_misses_its
     assert "one by one as the release samples" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_way_that_makes_other_pictures_is_noticed(bench: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     real = bench.merging
     monkeypatch.setattr(bench, "merging", lambda *given, **named: [torch.zeros_like(x) for x in real(*given, **named)])
@@ -48,6 +50,7 @@ def test_a_way_that_makes_other_pictures_is_noticed(bench: ModuleType, monkeypat
         bench.batch(few(bench))
 
 
+@pytest.mark.slow
 def test_scores_are_timed_against_generating(
     bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,12 +28,14 @@ def train(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return train
 
 
+@pytest.mark.slow
 def test_both_layouts_take_the_same_steps(train: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     config = preset("tiny")
     train.layout(config, train.training_batch(config, samples=2, side=4), rounds=1)
     assert "losses of three steps agree" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_layout_that_computes_something_else_is_noticed(train: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     config = preset("tiny")
     monkeypatch.setattr(train, "_ours", lambda model, batch: train._usual(batch)(model, batch) * 1.1)
@@ -50,6 +52,7 @@ def test_both_ways_to_save_are_timed_and_a_slow_one_misses_its_target(
     assert train.checkpoint(megabytes=(1,), rounds=2)
 
 
+@pytest.mark.slow
 def test_the_gpu_section_measures_whole_steps_wherever_it_is_told_to(train: ModuleType) -> None:
     gpu, config = train.train_gpu, preset("tiny")
     batch = train.training_batch(config, samples=1, side=4)

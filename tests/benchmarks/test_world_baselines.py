@@ -45,6 +45,7 @@ def items(corpus: str) -> list[Item]:
     return WorldBenchmark(corpus).items()
 
 
+@pytest.mark.slow
 def test_answers_are_scored_as_the_benchmark_scores_their_images(
     bench: ModuleType, corpus: str, items: list[Item]
 ) -> None:
@@ -66,6 +67,7 @@ def test_the_mean_answer_is_of_the_training_split(bench: ModuleType, corpus: str
     assert np.abs(np.asarray(mean) - np.mean(answers, axis=0)).max() <= 0.5
 
 
+@pytest.mark.slow
 def test_the_round_trip_is_best_and_a_reference_handed_back_beats_grey_in_editing(
     bench: ModuleType, corpus: str, items: list[Item]
 ) -> None:

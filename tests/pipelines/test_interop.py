@@ -36,6 +36,7 @@ def expected(corpus: Corpus, split: str, family: str | None = None) -> dict[str,
     return {row["id"]: row for row in rows if row["split"] == split and family in (None, row["family"])}
 
 
+@pytest.mark.slow
 def test_webdataset_reads_every_sample_decoded(corpus: Corpus) -> None:
     import webdataset
 

@@ -32,6 +32,7 @@ def evaluation(tmp_path: Path) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_scored_and_reported_as_it_was(evaluation: Path) -> None:
     spec = f"world:{evaluation.parent / 'corpus'}"
     before = json.loads((OLD / "evaluate" / "scores" / "benchmark.json").read_text())
@@ -43,6 +44,7 @@ def test_an_evaluation_is_scored_and_reported_as_it_was(evaluation: Path) -> Non
     assert (evaluation / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_an_evaluation_goes_on_with_what_is_missing(evaluation: Path) -> None:
     spec = f"world:{evaluation.parent / 'corpus'}"
     kept = {path: path.stat().st_mtime_ns for path in (evaluation / "generated" / "batch-000000").iterdir()}

@@ -36,6 +36,7 @@ def run_main(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     return int(stop.value.code or 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_corpus_may_lie_in_a_folder_of_any_name(
     name: str, small_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -143,6 +144,7 @@ def test_environment_variables_are_not_expanded(home: Path) -> None:
     assert local_path("$HOME/${X}") == Path("$HOME/${X}")
 
 
+@pytest.mark.slow
 def test_commands_put_what_they_write_under_home_and_never_under_a_tilde(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -317,6 +317,7 @@ def test_data_added_to_a_component_goes_where_the_component_is(plan: Planner) ->
         assert after[name] == after[f"id{100 + number:06d}"] == before[name]
 
 
+@pytest.mark.slow
 def test_a_component_that_is_too_large_goes_to_the_largest_split(plan: Planner) -> None:
     shares = {"val": 45.0, "train": 55.0}
     for group in range(12):

@@ -194,6 +194,7 @@ def test_reports_come_in_the_order_of_the_text_with_repeats() -> None:
 # Round trips ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=500)
 @given(texts, st.sampled_from([None, 0, 1, 2, 5]))
 @example("<image<image_1>_1>", None)
@@ -207,6 +208,7 @@ def test_parts_read_back_as_they_are_written(text: str, pictures: int | None) ->
     assert again.control == instruction.control
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=500)
 @given(texts, st.sampled_from([None, 0, 1, 2, 5]), st.sampled_from([None, 1, 3]))
 def test_the_canonical_spelling_exists_for_any_text_and_is_final(
@@ -217,6 +219,7 @@ def test_the_canonical_spelling_exists_for_any_text_and_is_final(
     assert canonical(once, references=later) == once
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(texts)
 def test_nothing_but_tags_is_changed(text: str) -> None:
@@ -236,6 +239,7 @@ nasty_parts = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=500)
 @given(nasty_parts)
 @example([Text("<image_1>")])
@@ -294,6 +298,7 @@ tagged = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(
     tagged, st.lists(st.integers(1, 5), max_size=3), st.dictionaries(st.integers(-1, 8), st.integers(1, 9), max_size=3)
@@ -320,6 +325,7 @@ def test_renumber_changes_listed_numbers_only_and_all_at_once() -> None:
     )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(texts, st.permutations([1, 2, 3, 4]))
 def test_renumbering_back_gives_the_canonical_text(text: str, order: list[int]) -> None:

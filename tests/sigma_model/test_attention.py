@@ -179,6 +179,7 @@ def projections(count: int, keys: int | None = None, *, dtype: torch.dtype = tor
 # The rule -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @some_packs
 @given(packs, st.booleans())
 def test_the_dense_mask_is_the_formula(packed: list[Case], group_mask: bool) -> None:
@@ -225,6 +226,7 @@ def test_the_group_mask_hides_other_references_from_an_attribute_token_and_nothi
         assert len(rows) == 1 and changed == {(rows[0], column) for column in columns}
 
 
+@pytest.mark.slow
 @some_packs
 @given(st.lists(cases(max_turns=2, max_references=2), min_size=2, max_size=3), st.booleans())
 def test_samples_never_see_one_another(packed: list[Case], group_mask: bool) -> None:
@@ -239,6 +241,7 @@ def test_samples_never_see_one_another(packed: list[Case], group_mask: bool) -> 
 # Blocks ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @some_packs
 @given(packs, st.booleans(), st.sampled_from([1, 3, 4, 16, 128]))
 def test_block_tables_are_the_dense_mask_by_blocks(packed: list[Case], group_mask: bool, block: int) -> None:
@@ -249,6 +252,7 @@ def test_block_tables_are_the_dense_mask_by_blocks(packed: list[Case], group_mas
     assert np.array_equal(all_, expected[1].numpy())
 
 
+@pytest.mark.slow
 @some_packs
 @given(packs, st.booleans(), st.sampled_from([4, 16, 128]))
 def test_the_block_mask_is_the_dense_mask(packed: list[Case], group_mask: bool, block: int) -> None:
@@ -277,6 +281,7 @@ def large_batch() -> PackedBatch:
     return collate(items, SPECIALS, Widths(latent=1, patch=1, latent_grid=200, patch_grid=200))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group_mask", [True, False])
 @pytest.mark.parametrize("block", [16, 100, 128])
 def test_the_block_mask_is_the_dense_mask_where_blocks_are_full_empty_and_partial(block: int, group_mask: bool) -> None:
@@ -313,6 +318,7 @@ def test_sdpa_is_softmax_attention_under_the_dense_mask(packed: list[Case], grou
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=2e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(packs, st.booleans())
 def test_flex_is_softmax_attention_under_the_dense_mask(packed: list[Case], group_mask: bool) -> None:
@@ -323,6 +329,7 @@ def test_flex_is_softmax_attention_under_the_dense_mask(packed: list[Case], grou
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("backend", [Backend.SDPA, Backend.FLEX])
 @pytest.mark.parametrize("large", [False, True])

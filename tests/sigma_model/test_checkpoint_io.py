@@ -369,6 +369,7 @@ def test_a_damaged_header_is_refused(tmp_path: Path, header: bytes) -> None:
         load_model(tmp_path, config=config)
 
 
+@pytest.mark.slow
 def test_a_tensor_with_fewer_bytes_than_its_shape_needs_is_refused(tmp_path: Path, golden: dict[str, Tensor]) -> None:
     file = released(tmp_path / "model", golden) / "model.safetensors"
     content = file.read_bytes()

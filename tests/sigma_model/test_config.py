@@ -129,6 +129,7 @@ def test_a_tokenizer_too_large_for_the_embeddings_is_refused(tiny: Path) -> None
         load_for_inference(str(tiny))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [None, "model.safetensors.incomplete", "model-00001-of-00001.safetensors"])
 def test_a_directory_without_weights_is_no_random_network(tiny: Path, left: str | None) -> None:
     if left:

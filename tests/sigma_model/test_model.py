@@ -97,6 +97,7 @@ def test_patches_as_bytes_and_as_floats_are_seen_alike() -> None:
 # The group mask -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("backend", [Backend.SDPA, Backend.FLEX])
 @pytest.mark.parametrize("vision", [True, False])
@@ -198,6 +199,7 @@ def test_a_sample_s_output_does_not_depend_on_its_neighbours_in_the_pack() -> No
     assert start == batch.tokens
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_flex_and_sdpa_give_the_same_output() -> None:

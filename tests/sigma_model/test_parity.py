@@ -34,6 +34,7 @@ def test_every_array_of_the_reference_is_matched(parity: ModuleType, part: str) 
     assert not [difference for difference in found if not difference.passes]
 
 
+@pytest.mark.slow
 def test_every_array_of_the_fixtures_is_compared(parity: ModuleType) -> None:
     """But for the inputs, of which the rest follows, and noise and times, which are given."""
     names = {difference.name.split(" (")[0] for difference in parity.compare(GOLDEN)}
@@ -54,6 +55,7 @@ def run(parity: ModuleType, directory: Path, monkeypatch: pytest.MonkeyPatch) ->
     return int(parity.main())
 
 
+@pytest.mark.slow
 def test_the_command_passes_on_the_fixtures(
     parity: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,6 +63,7 @@ def test_the_command_passes_on_the_fixtures(
     assert ", 0 past tolerance" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tensor", "failing"),
     [("llm2vae.weight", "mse"), ("language_model.model.layers.2.self_attn.k_norm.weight", "ctx.full.k2")],
@@ -91,6 +94,7 @@ def test_a_norm_that_is_no_number_hides_nothing(
     assert run(parity, copy, monkeypatch) == 1
 
 
+@pytest.mark.slow
 def test_what_is_not_whole_is_one_sentence(
     parity: ModuleType, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,6 +106,7 @@ def test_what_is_not_whole_is_one_sentence(
     assert capsys.readouterr().out.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_layer_numbers_are_taken_from_the_names_of_the_arrays(
     parity: ModuleType, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

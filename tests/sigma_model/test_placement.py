@@ -40,6 +40,7 @@ def reference() -> bytes:
     return image_files.image_bytes("png", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device_map", ["cpu", "disk", "cpu,disk", "cpu:0,cpu", "cpu:0,disk,cpu"])
 def test_images_and_answers_are_the_same_to_the_bit_wherever_the_layers_lie(
     weights: str, reference: bytes, device_map: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from support.sequences import one_thread  # noqa: F401
 
 from sigma_data.images.decode import load as load_image
@@ -31,6 +32,7 @@ def test_the_tiny_base_takes_what_the_tiny_preset_takes() -> None:
         assert (preset_directory("tiny-base") / name).read_bytes() == (preset_directory("tiny") / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_the_tiny_base_gives_a_reference_back_where_random_weights_make_noise() -> None:
     family = Family.COMPOSITIONAL
     images = [draw_sample(seed=0, size=64, format="png", family=family, index=n).images[-1] for n in range(3)]

@@ -68,6 +68,7 @@ def test_latents_and_pictures_are_the_references(golden: Vae) -> None:
         assert (golden.decode([latent])[0] - decoded).abs().max() <= 1e-4
 
 
+@pytest.mark.slow
 def test_the_full_autoencoder_has_exactly_the_released_names_and_shapes() -> None:
     with torch.device("meta"):
         vae = Vae(VaeConfig())
@@ -221,6 +222,7 @@ def test_tiles_give_nearly_what_the_whole_gives_on_a_smooth_picture() -> None:
     assert torch.equal(tiled.encode([picture])[0], found), "tiling is deterministic"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(64, 68), (256, 64), (192, 320)])
 def test_no_call_of_the_network_sees_more_than_a_tile_however_large_the_picture(size: tuple[int, int]) -> None:
     vae = Vae.load(FILE, golden_config(), tile=64)
@@ -267,6 +269,7 @@ def test_tokens_that_do_not_divide_are_an_error() -> None:
         from_tokens(noise(5, 16), 2, 3, 2)
 
 
+@pytest.mark.slow
 def test_the_presets_autoencoder_gives_pictures_of_the_world_back_and_its_latents_are_standard() -> None:
     directory = preset_directory("tiny")
     config = preset("tiny")
@@ -292,6 +295,7 @@ def test_the_presets_autoencoder_gives_pictures_of_the_world_back_and_its_latent
     assert abs(spread.mean()) < 0.15 and 0.85 < spread.std() < 1.15
 
 
+@pytest.mark.slow
 def test_libraries_that_are_imported_with_it_say_nothing() -> None:
     """diffusers imports the quantisation libraries, which log what they miss; a command prints its own lines only."""
     code = "from sigma_model.config import VaeConfig; from sigma_model.vae import Vae; Vae(VaeConfig(ch=32))"

@@ -44,6 +44,7 @@ def maker(encoder: Tokenizer, **changes: object) -> Maker:
     return Maker(encoder, random.Random(0), torch.Generator().manual_seed(0), **changes)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group_mask", [True, False])
 def test_the_fast_network_computes_what_the_model_computes(
     encoder: Tokenizer, corpus: Corpus, *, group_mask: bool
@@ -119,6 +120,7 @@ def test_simple_tasks_ask_in_plain_words_for_one_thing_each(corpus: Corpus) -> N
     assert not any(part.bound for sample in drawn for part in sample.parts if isinstance(part, Words))
 
 
+@pytest.mark.slow
 def test_training_repeats_itself_to_the_bit_and_goes_on_from_a_checkpoint(
     encoder: Tokenizer, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

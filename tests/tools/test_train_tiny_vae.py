@@ -77,6 +77,7 @@ def test_a_mistake_ends_in_one_sentence(
     assert error.startswith("error: ") and said in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_standard_latents_decode_to_the_same_pictures() -> None:
     torch.manual_seed(0)
     vae = Vae(SMALL)

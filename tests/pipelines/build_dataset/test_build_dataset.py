@@ -51,6 +51,7 @@ def test_shards_and_manifest_are_byte_identical_for_any_number_of_workers(releas
     assert builds[0] == builds[1] == builds[2]
 
 
+@pytest.mark.slow
 def test_every_row_is_written_quarantined_or_a_counted_duplicate(release: Path, tmp_path: Path) -> None:
     result = corpora.build(tmp_path / "out", f"release:{release}")
     sums, quarantine = result.corpus.sums, result.corpus.quarantine
@@ -64,6 +65,7 @@ def test_every_row_is_written_quarantined_or_a_counted_duplicate(release: Path, 
     assert len(places) == 76
 
 
+@pytest.mark.slow
 def test_image_bytes_pass_through_untouched(release: Path, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
@@ -75,6 +77,7 @@ def test_image_bytes_pass_through_untouched(release: Path, tmp_path: Path) -> No
         assert all(image["reencoded"] is None for image in row["images"])
 
 
+@pytest.mark.slow
 def test_a_limit_on_the_long_side_reencodes_and_says_so(release: Path, tmp_path: Path) -> None:
     corpus = corpora.build(tmp_path / "out", f"release:{release}", max_side=64).corpus
     images = [image for row in corpus.manifest.iter_rows(named=True) for image in row["images"]]
@@ -83,6 +86,7 @@ def test_a_limit_on_the_long_side_reencodes_and_says_so(release: Path, tmp_path:
     assert not validate_corpus(corpus.path, deep=True, workers=0).problems
 
 
+@pytest.mark.slow
 def test_a_rerun_finds_the_corpus_complete_and_changes_nothing(release: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     corpora.build(out, f"release:{release}")
@@ -92,6 +96,7 @@ def test_a_rerun_finds_the_corpus_complete_and_changes_nothing(release: Path, tm
     assert everything(out) == before
 
 
+@pytest.mark.slow
 def test_another_configuration_in_the_same_place_is_refused_naming_what_differs(release: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     corpora.build(out, f"release:{release}")
@@ -102,6 +107,7 @@ def test_another_configuration_in_the_same_place_is_refused_naming_what_differs(
     assert corpora.build(out, f"release:{release}", seed=1, overwrite=True).fresh
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused_by_an_unfinished_build_too(release: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     corpora.build(out, f"release:{release}")
@@ -122,6 +128,7 @@ def test_a_folder_with_other_things_in_it_is_refused(release: Path, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.slow
 def test_sources_that_changed_since_the_commit_are_noticed(release: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(release, tmp_path / "release")
     corpora.build(tmp_path / "out", f"release:{copy}")
@@ -130,6 +137,7 @@ def test_sources_that_changed_since_the_commit_are_noticed(release: Path, tmp_pa
         corpora.build(tmp_path / "out", f"release:{copy}")
 
 
+@pytest.mark.slow
 def test_a_moved_source_and_another_name_of_the_folder_give_the_same_shards(release: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(release, tmp_path / "elsewhere")
     corpora.build(tmp_path / "a", f"release:{release}")
@@ -137,6 +145,7 @@ def test_a_moved_source_and_another_name_of_the_folder_give_the_same_shards(rele
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_data_added_behind_leaves_every_sample_in_its_split(release: Path, tmp_path: Path) -> None:
     shares = {"train": 50.0, "val": 25.0, "test": 25.0}
     before = corpora.build(tmp_path / "a", f"release:{release}", splits=shares).corpus.manifest
@@ -149,6 +158,7 @@ def test_data_added_behind_leaves_every_sample_in_its_split(release: Path, tmp_p
     assert all(splits[name] == split for name, split in before.select("id", "split").iter_rows())
 
 
+@pytest.mark.slow
 def test_pictures_shared_between_samples_never_straddle_splits(tmp_path: Path) -> None:
     rows = []
     for group in range(30):  # each group of three samples shares one reference, once re-encoded
@@ -218,6 +228,7 @@ def test_a_second_build_waits_for_nobody_and_says_so(release: Path, tmp_path: Pa
             corpora.build(out, f"release:{release}")
 
 
+@pytest.mark.slow
 def test_a_source_that_changes_between_the_passes_is_noticed(
     release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +267,7 @@ def test_remote_places_are_read_like_local_ones(release: Path) -> None:
     assert read[0] == read[1]
 
 
+@pytest.mark.slow
 def test_the_commit_names_every_file_of_the_corpus(release: Path, tmp_path: Path) -> None:
     corpora.build(tmp_path / "out", f"release:{release}")
     corpus = open_corpus(tmp_path / "out")

@@ -63,6 +63,7 @@ def test_a_condition_that_shows_nothing_and_a_broken_target_go_to_quarantine(tmp
     assert corpus.sums["written"] == 1 and adds_up(corpus.sums)
 
 
+@pytest.mark.slow
 def test_depth_maps_are_those_of_the_scan_in_the_shards_and_the_cache_is_gone(tmp_path: Path) -> None:
     model = write_depth_model(tmp_path / "dpt")
     spec = listed("depths", [caption(row) for row in range(4)])

@@ -44,6 +44,7 @@ def one_sentence(result: subprocess.CompletedProcess[str], words: str) -> bool:
     return result.returncode == 2 and last.startswith("sigma: ") and words in last and "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_the_rerun_continues(release: Path, tiny_disk: Path) -> None:
     result = sigma("build-dataset", f"release:{release}", "--out", str(tiny_disk / "out"))
     assert one_sentence(result, "the disk is full"), result.stderr
@@ -53,6 +54,7 @@ def test_a_full_disk_is_one_sentence_and_the_rerun_continues(release: Path, tiny
     assert sigma("validate", str(tiny_disk / "out"), "--deep").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_limit_on_file_sizes_is_one_sentence(release: Path, tmp_path: Path) -> None:
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
@@ -62,6 +64,7 @@ def test_a_limit_on_file_sizes_is_one_sentence(release: Path, tmp_path: Path) ->
     assert not (tmp_path / "out" / "corpus.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["/proc/nowhere/corpus", "{file}/corpus", "{file}"])
 def test_a_place_that_cannot_be_written_is_one_sentence(place: str, release: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")

@@ -108,6 +108,7 @@ def test_without_sources_there_is_nothing_to_survey() -> None:
         survey()
 
 
+@pytest.mark.slow
 def test_the_command_writes_nothing_and_speaks_json(omniedit: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = sigma("build-dataset", f"omniedit:{omniedit}", "--dry-run", "--json", "--out", str(out), "--rate", "5")

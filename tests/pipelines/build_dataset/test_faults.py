@@ -329,6 +329,7 @@ def assert_found(result: Validation, code: str, named: str) -> None:
     assert any(line.startswith(f"{code} ") and named in line for line in found), (code, named, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deep", [True, False], ids=["deep", "fast"])
 def test_a_sound_corpus_has_no_problems(small_corpus: Path, deep: bool) -> None:
     result = validate_corpus(small_corpus, deep=deep, workers=0)
@@ -336,6 +337,7 @@ def test_a_sound_corpus_has_no_problems(small_corpus: Path, deep: bool) -> None:
     assert result.samples == len(corpora.read_manifest(small_corpus)) == 37
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forged", [False, True], ids=["plain", "forged"])
 @pytest.mark.parametrize("fault", STRUCTURAL, ids=lambda fault: fault.__name__)
 def test_a_structural_fault_is_found_fast_and_deep(corpus: Path, fault: Callable[[Path], str], forged: bool) -> None:
@@ -376,6 +378,7 @@ def test_any_flipped_bit_of_any_shard_is_found_deep(twelve_samples: Path, tmp_pa
     assert check(corpus, deep=True).problems == []
 
 
+@pytest.mark.slow
 def test_a_cut_at_any_block_is_found_fast_though_the_commit_was_made_to_fit(corpus: Path) -> None:
     path = corpus / SHARD
     data = path.read_bytes()

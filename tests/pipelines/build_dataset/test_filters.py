@@ -144,6 +144,7 @@ def test_a_build_of_which_everything_is_filtered_says_why(releases: tuple[str, s
         corpora.build(tmp_path / "out", *releases, licenses={"allow": ["apache-2.0"]})
 
 
+@pytest.mark.slow
 def test_filters_are_the_same_bytes_for_any_number_of_workers(releases: tuple[str, str], tmp_path: Path) -> None:
     def build(workers: int) -> dict[str, tuple[int, str]]:
         out = tmp_path / str(workers)
@@ -200,6 +201,7 @@ def test_shares_fill_the_quota_with_what_there_is(quota: int, sources: dict[str,
     assert sum(found.values()) == min(quota, sum(there.values()))
 
 
+@pytest.mark.slow
 def test_shares_of_sources_hold_in_a_build(releases: tuple[str, str], tmp_path: Path) -> None:
     def sources(**settings: object) -> dict[str, int]:
         out = tmp_path / str(len(list(tmp_path.iterdir())))

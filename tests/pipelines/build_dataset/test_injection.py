@@ -71,6 +71,7 @@ def placing(request: dict[str, Any], number: int) -> Reply:
     return completion(json.dumps({"phrases": [], "instruction": f"{caption_of(request)} {places}"}))
 
 
+@pytest.mark.slow
 def test_rules_inject_what_they_can_and_the_plain_wording_stays_beside(tmp_path: Path) -> None:
     result = corpora.build(tmp_path / "out", captioned_source(tmp_path, ROWS), **by("rules"))
     found = samples(tmp_path / "out")
@@ -100,6 +101,7 @@ def test_without_injection_a_build_is_as_before(tmp_path: Path) -> None:
     ).digest()  # fmt: skip
 
 
+@pytest.mark.slow
 def test_sources_that_ship_their_tokens_stay_as_they_are(tmp_path: Path) -> None:
     source = captioned_source(tmp_path, [("editing", "Make the boy red", 1)], injected=True)
     corpora.build(tmp_path / "out", source, "world:12?size=64", **by("rules"))
@@ -108,6 +110,7 @@ def test_sources_that_ship_their_tokens_stay_as_they_are(tmp_path: Path) -> None
         assert sample.turns[0].caption is None
 
 
+@pytest.mark.slow
 def test_a_share_stays_plain_and_is_drawn_by_the_id_alone(tmp_path: Path) -> None:
     rows = [("editing", f"Add a scarf to the boy number {number}", 1) for number in range(40)]
     source = captioned_source(tmp_path, rows)
@@ -129,6 +132,7 @@ def test_samples_of_the_same_words_and_images_are_duplicates_whatever_their_fram
     assert (result.corpus.sums["written"], result.corpus.sums["duplicates"]) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_model_injects_and_a_second_build_asks_nothing_and_writes_the_same_bytes(tmp_path: Path) -> None:
     source = captioned_source(tmp_path, ROWS)
     with model_server(placing) as server:
@@ -150,6 +154,7 @@ def test_a_model_injects_and_a_second_build_asks_nothing_and_writes_the_same_byt
     assert b"127.0.0.1" not in b"".join(files(tmp_path / "a").values())
 
 
+@pytest.mark.slow
 def test_what_the_model_cannot_do_falls_back_on_the_rules(tmp_path: Path) -> None:
     source = captioned_source(tmp_path, ROWS)
     with model_server(lambda request, number: completion("no")) as server:
@@ -159,6 +164,7 @@ def test_what_the_model_cannot_do_falls_back_on_the_rules(tmp_path: Path) -> Non
     assert note(found[0]) == {"by": "rules", "version": 1, "outcome": "injected", "fallback": "not_json"}
 
 
+@pytest.mark.slow
 def test_a_refused_key_stops_the_build_and_running_again_goes_on(tmp_path: Path) -> None:
     source = captioned_source(tmp_path, ROWS)
     with model_server(lambda request, number: Reply(status=401)) as server, pytest.raises(EndpointError, match="401"):
@@ -205,6 +211,7 @@ def test_a_build_that_is_killed_while_it_asks_and_injects_ends_in_the_same_bytes
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_only_rules_of_texts_are_asked_again_and_all_of_those(tmp_path: Path) -> None:
     """A rule that looks at images would find none: what the scan found stands."""
     from pipelines.build_dataset.injection import _TEXT_RULES

@@ -65,6 +65,7 @@ def made_of(corpus: Corpus) -> list[tuple[Sample, dict[str, object]]]:
     return [(one, note) for one, note in notes if note]
 
 
+@pytest.mark.slow
 def test_a_corpus_with_made_samples_is_sound_and_adds_up(corpus: Corpus) -> None:
     sums = corpus.sums
     assert sums["read"] + sums["made"] == sums["written"] + sums["quarantined"] + sums["duplicates"] + sums["filtered"]
@@ -129,18 +130,21 @@ def test_without_the_setting_nothing_is_made_and_the_others_keep_their_splits(
     assert both["split"].equals(both["split_right"])
 
 
+@pytest.mark.slow
 def test_quotas_count_made_samples_behind_those_that_were_read(release: Path, tmp_path: Path) -> None:
     quotas = {"selective": 5, "compositional": 8}
     sums = corpora.build(tmp_path / "out", f"release:{release}", quotas=quotas, **SPLITS, **MADE).corpus.sums
     assert sums["families"]["selective"] == 5 and sums["families"]["compositional"] == 8
 
 
+@pytest.mark.slow
 def test_a_corpus_that_is_built_again_has_its_made_samples_once(corpus: Corpus, tmp_path: Path) -> None:
     again = corpora.build(tmp_path / "again", f"webdataset:{corpus.path}", **SPLITS, **MADE).corpus
     assert again.sums["made"] == 0 and again.sums["written"] == corpus.sums["written"]
     assert set(again.manifest["made"].drop_nulls()) == set(corpus.manifest["made"].drop_nulls())
 
 
+@pytest.mark.slow
 def test_a_pair_is_used_no_more_often_and_an_edit_no_more_than_the_settings_say(release: Path, tmp_path: Path) -> None:
     def relations(number: int, **made: int) -> int:
         settings = {"made": {"relation": True, **made}, "splits": {"train": 1}}
@@ -152,6 +156,7 @@ def test_a_pair_is_used_no_more_often_and_an_edit_no_more_than_the_settings_say(
     assert relations(3, relations_a_pair=4) == 32
 
 
+@pytest.mark.slow
 def test_three_workers_give_the_same_bytes(release: Path, corpus: Corpus, tmp_path: Path) -> None:
     corpora.build(tmp_path / "three", f"release:{release}", workers=3, shard_samples=7, **SPLITS, **MADE)
     assert corpora.files_below(tmp_path / "three") == corpora.files_below(corpus.path)
@@ -182,6 +187,7 @@ corpora.build(pathlib.Path({out!r}), {spec!r}, shard_samples=7, **{settings!r})
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "many"), [("copy", 0), ("copy", 61), ("marker", 1), ("rename", 3)])
 def test_a_build_that_is_killed_while_samples_are_made_ends_in_the_same_bytes(
     place: str, many: int, release: Path, corpus: Corpus, tmp_path: Path

@@ -47,6 +47,7 @@ def corpus(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return build(settings(data), tmp_path_factory.mktemp("out") / "corpus", workers=0).corpus
 
 
+@pytest.mark.slow
 def test_one_build_over_all_layouts_has_every_family_and_sums_that_add_up(corpus: Corpus) -> None:
     sums = corpus.sums
     assert corpora.adds_up(sums)

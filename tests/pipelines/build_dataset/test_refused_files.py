@@ -31,6 +31,7 @@ def drifting(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_row_of_a_refused_file_is_read_and_quarantined(tmp_path: Path) -> None:
     corpus = build(tmp_path / "corpus", f"release:{drifting(tmp_path / 'source')}").corpus
     assert (corpus.sums["read"], corpus.sums["written"]) == (36, 12)
@@ -56,6 +57,7 @@ def test_a_corpus_without_refused_files_does_not_speak_of_them(tmp_path: Path) -
     assert "could not be used" not in (tmp_path / "corpus" / REPORT).read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_strict_files_make_a_refused_file_an_error_before_anything_is_written(tmp_path: Path) -> None:
     source, out = drifting(tmp_path / "source"), tmp_path / "corpus"
     result = CliRunner().invoke(app, ["build-dataset", f"release:{source}", "--out", str(out), "--strict-files"])
@@ -65,6 +67,7 @@ def test_strict_files_make_a_refused_file_an_error_before_anything_is_written(tm
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_strict_files_see_what_only_reading_finds_and_what_a_finished_corpus_lacks(tmp_path: Path) -> None:
     first = build(tmp_path / "first", f"release:{make_release(tmp_path / 'source', 40)}", shard_samples=8)
     shard = sorted((tmp_path / "first" / "train").glob("*.tar"))[0]
@@ -80,6 +83,7 @@ def test_strict_files_see_what_only_reading_finds_and_what_a_finished_corpus_lac
     assert "a.tar" in str(result.exception)
 
 
+@pytest.mark.slow
 def test_json_output_names_refused_files(tmp_path: Path) -> None:
     source = drifting(tmp_path / "source")
     result = CliRunner().invoke(app, ["build-dataset", f"release:{source}", "--out", str(tmp_path / "c"), "--json"])
@@ -97,6 +101,7 @@ def test_a_fragment_that_kills_its_reader_counts_all_its_rows(tmp_path: Path, ro
     assert {row["code"] for row in found} == {"reader_crashed"}
 
 
+@pytest.mark.slow
 def test_a_file_of_one_source_refused_leaves_the_sums_of_the_other_right(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a" / "chunk_0.parquet", [release_row(index) for index in range(5)])
     (tmp_path / "a" / "chunk_1.parquet").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")

@@ -61,6 +61,7 @@ def test_a_foreign_corpus_json_is_not_overwritten(tmp_path: Path) -> None:
     assert files(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_overwriting_leaves_what_others_put_into_the_folder(tmp_path: Path) -> None:
     out = tmp_path / "out"
     corpora.build(out, WORLD)
@@ -91,6 +92,7 @@ def test_a_mistyped_source_does_not_claim_the_folder(release: Path, tmp_path: Pa
     assert corpora.build(tmp_path / "out", f"release:{release}").fresh
 
 
+@pytest.mark.slow
 def test_files_that_a_power_cut_emptied_count_as_not_there(release: Path, tmp_path: Path) -> None:
     import pipelines.build_dataset.run as run
 
@@ -112,6 +114,7 @@ def test_a_damaged_state_is_one_sentence_and_overwriting_helps(release: Path, tm
     assert corpora.build(tmp_path / "out", f"release:{release}", overwrite=True).fresh
 
 
+@pytest.mark.slow
 def test_pictures_that_reencoding_makes_illegal_are_rejected_not_committed(tmp_path: Path) -> None:
     with pytest.raises(SigmaError, match="too_small 12"):
         corpora.build(tmp_path / "all", WORLD, max_side=16)
@@ -136,6 +139,7 @@ def test_an_incomplete_or_unfinished_corpus_is_refused_as_a_source(small_corpus:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_splits_stay_through_a_folder_of_corpora_and_unknown_ones_are_named(small_corpus: Path, tmp_path: Path) -> None:
     shutil.copytree(small_corpus, tmp_path / "many" / "one")
     before = open_corpus(small_corpus).manifest
@@ -147,6 +151,7 @@ def test_splits_stay_through_a_folder_of_corpora_and_unknown_ones_are_named(smal
     assert fresh.fresh
 
 
+@pytest.mark.slow
 def test_a_component_that_grows_keeps_its_split(tmp_path: Path) -> None:
     def rows(start: int, stop: int) -> list[dict[str, object]]:
         made = [corpora.release_row(seed) for seed in range(start, stop)]

@@ -56,6 +56,7 @@ def hook_before_writing(monkeypatch: pytest.MonkeyPatch, *actions: object) -> No
     monkeypatch.setattr(run, "make_plan", planned)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_bytes_that_differ_when_read_again_cost_one_sample_with_the_true_reason(
     workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -76,6 +77,7 @@ def test_bytes_that_differ_when_read_again_cost_one_sample_with_the_true_reason(
     assert not (tmp_path / "out" / ".sigma").exists()
 
 
+@pytest.mark.slow
 def test_samples_that_differ_in_one_pass_after_another_are_each_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +95,7 @@ def test_samples_that_differ_in_one_pass_after_another_are_each_left_out(
     assert not validate_corpus(tmp_path / "out", deep=True, workers=0).problems
 
 
+@pytest.mark.slow
 def test_encoding_that_gives_other_bytes_each_time_costs_the_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +170,7 @@ def test_a_copied_or_touched_source_is_still_the_complete_corpus(tmp_path: Path)
     assert not corpora.build(tmp_path / "out", f"release:{release}").fresh
 
 
+@pytest.mark.slow
 def test_a_corrected_shard_of_equal_length_is_noticed_too(tmp_path: Path) -> None:
     release = source(tmp_path / "release")
     corpora.build(tmp_path / "first", f"release:{release}")

@@ -41,6 +41,7 @@ def with_text(seed: int) -> bytes:
     return image_files.encoded(image_files.smooth(seed), "png", pnginfo=info)
 
 
+@pytest.mark.slow
 def test_the_summary_and_json_count_warnings_by_code(tmp_path: Path) -> None:
     spec = source(tmp_path / "in", black(1), black(2), with_text(3), image_files.image_bytes("png", 4))
     corpus = corpora.build(tmp_path / "out", spec).corpus

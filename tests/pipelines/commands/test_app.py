@@ -90,6 +90,7 @@ def shell(tmp_path: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_completion_works_in_a_shell(shell: dict[str, str]) -> None:
     """Installed and sourced as a shell does; what the Tab key asks for is then asked for."""
     script = """

@@ -26,6 +26,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return eval_runs.save_model(tmp_path_factory.mktemp("model") / "mine")
 
 
+@pytest.mark.slow
 def test_a_metric_whose_weights_cannot_be_had_is_skipped_with_exit_code_0(
     world: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,6 +68,7 @@ def test_a_wrong_path_or_word_ends_with_a_sentence_and_exit_code_2(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_stages_one_by_one_compare_and_json(
     world: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

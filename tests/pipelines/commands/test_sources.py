@@ -20,6 +20,7 @@ def run(*arguments: str) -> str:
     return done.output
 
 
+@pytest.mark.slow
 def test_the_list_names_every_map_with_its_license_and_how_sure_it_is() -> None:
     listed = json.loads(run("--json"))
     assert [row["name"] for row in listed] == field_maps()

@@ -39,6 +39,7 @@ def holder(path: Path, kind: str = "alone") -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["alone", "worker"])
 def test_the_second_is_refused_by_name_and_a_killed_holder_leaves_the_folder_open(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "run" / LOCK

@@ -40,6 +40,7 @@ def run(engine: ProcessPool, function: Any, tasks: list[Any]) -> dict[int, Any]:
     return results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_every_task_is_done_once(workers: int) -> None:
     with ProcessPool(workers) as engine:
@@ -48,6 +49,7 @@ def test_every_task_is_done_once(workers: int) -> None:
         assert engine.peak_bytes > 2**20
 
 
+@pytest.mark.slow
 def test_errors_arrive_with_their_type_and_words() -> None:
     for workers in (0, 1):
         with ProcessPool(workers) as engine, pytest.raises(SourceError, match="task 7 is wrong"):
@@ -57,6 +59,7 @@ def test_errors_arrive_with_their_type_and_words() -> None:
         assert (raised.value.code, raised.value.offset) == ("cut", 512)
 
 
+@pytest.mark.slow
 def test_a_task_that_crashes_in_native_code_is_named_and_the_others_are_done() -> None:
     tasks = [(number, signal.SIGSEGV if number == 3 else 0) for number in range(8)]
     with ProcessPool(2) as engine:
@@ -65,6 +68,7 @@ def test_a_task_that_crashes_in_native_code_is_named_and_the_others_are_done() -
     assert results == {number: number for number in range(8) if number != 3}
 
 
+@pytest.mark.slow
 def test_a_worker_killed_for_memory_stops_the_run_with_a_sentence() -> None:
     with ProcessPool(2) as engine, pytest.raises(BuildError, match="memory ran out.*run the same command again"):
         run(engine, die, [(0, 0), (1, signal.SIGKILL), (2, 0)])

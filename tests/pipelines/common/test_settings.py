@@ -100,6 +100,7 @@ def test_unknown_settings_are_named_with_those_that_exist(tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "word"),
     [
@@ -141,6 +142,7 @@ def test_a_check_that_cannot_be_relaxed_says_so(code: str) -> None:
     assert load_settings(BuildConfig, None, [f"checks.{code}={RULES[code].severity}"]).checks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     ["seed: [1", "- a\n- b\n", "just words", "5", b"\xff\xfe\x00", "a: b: c", "\t- x", "seed: 2024-13-45",
@@ -162,6 +164,7 @@ def test_values_that_meet_no_section_are_one_sentence(tmp_path: Path, text: str)
     assert "checks" in sentence("checks.too_small=off", file=written(tmp_path, text))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(st.lists(st.one_of(st.text(max_size=12), st.builds("{}={}".format, st.text(max_size=8), st.text(max_size=8)))))
 def test_any_words_are_settings_or_one_sentence(overrides: list[str]) -> None:

@@ -60,6 +60,7 @@ def settings_of(out: Path) -> dict[str, Any]:
     return settings
 
 
+@pytest.mark.slow
 def test_the_split_named_is_asked_and_later_stages_go_by_it(
     world: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -80,6 +81,7 @@ def test_the_split_named_is_asked_and_later_stages_go_by_it(
     assert "has no sample in the split 'train'; splits with samples: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_numbers_are_recorded_as_they_are_computed_in(
     world: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,6 +97,7 @@ def test_numbers_are_recorded_as_they_are_computed_in(
     assert "dtype (bfloat16 there, float32 now)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_answer_in_words_has_no_more_tokens_than_asked(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -148,6 +151,7 @@ def test_answers_longer_than_the_model_takes_are_refused_before_anything_is_made
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_where_every_item_failed_nothing_is_scored_and_other_settings_are_taken_next(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,6 +168,7 @@ def test_where_every_item_failed_nothing_is_scored_and_other_settings_are_taken_
     assert json.loads(capsys.readouterr().out)["failed"] == {}
 
 
+@pytest.mark.slow
 def test_versions_that_made_images_are_recorded_and_kept(
     world: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +185,7 @@ def test_versions_that_made_images_are_recorded_and_kept(
     assert recorded == ["1.0", "1.0", "1.0, then 2.0", "1.0, then 2.0"]
 
 
+@pytest.mark.slow
 def test_later_stages_refuse_what_images_were_not_made_with_and_take_a_name(
     world: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,6 +206,7 @@ def test_later_stages_refuse_what_images_were_not_made_with_and_take_a_name(
     assert json.loads((out / "results.json").read_text())["runs"][0]["name"] == "renamed"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_shown_beside_it_is_said_before_anything_is_made(
     world: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -91,6 +91,7 @@ def test_every_missing_batch_is_in_exactly_one_share_and_no_share_is_empty(numbe
     assert max(sizes) - min(sizes) <= 1
 
 
+@pytest.mark.slow
 def test_one_and_three_shares_give_the_same_bytes(loaded: LoadedModel, items: list[Item], tmp_path: Path) -> None:
     run(loaded, items, tmp_path / "one")
     run(loaded, items, tmp_path / "three", world=3)
@@ -99,6 +100,7 @@ def test_one_and_three_shares_give_the_same_bytes(loaded: LoadedModel, items: li
     assert len([name for name in made if name.endswith(".png")]) == len(items)
 
 
+@pytest.mark.slow
 def test_after_an_interrupt_nothing_is_half_written_and_no_sample_of_a_finished_batch_is_made_twice(
     loaded: LoadedModel, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +120,7 @@ def test_after_an_interrupt_nothing_is_half_written_and_no_sample_of_a_finished_
     assert eval_runs.generated(tmp_path / "out") == eval_runs.generated(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_unfinished_is_removed_and_made_again(
     loaded: LoadedModel, items: list[Item], tmp_path: Path
 ) -> None:
@@ -275,6 +278,7 @@ def test_a_binding_to_an_image_that_only_a_later_turn_shows_is_left_out() -> Non
     assert late.before[0].bindings == ((0, 1),)
 
 
+@pytest.mark.slow
 @given(cases(), st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_a_sample_has_the_same_segments_and_mask_in_training_and_in_evaluation(one: Case, vision: bool) -> None:

@@ -36,6 +36,7 @@ def images(out: Path) -> dict[str, bytes]:
     return found
 
 
+@pytest.mark.slow
 def test_several_images_of_a_prompt_differ_and_the_first_is_the_one_made_alone(
     world: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,6 +58,7 @@ def test_several_images_of_a_prompt_differ_and_the_first_is_the_one_made_alone(
     assert "images_per_prompt (2 there, none now)" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_fixed_size_is_that_of_every_output(
     world: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,6 +75,7 @@ def test_a_fixed_size_is_that_of_every_output(
     assert "--size 96: write WIDTHxHEIGHT" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_version_before_goes_on(
     world: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

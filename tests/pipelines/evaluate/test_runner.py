@@ -74,6 +74,7 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "generate_images", refuse)
 
 
+@pytest.mark.slow
 def test_an_evaluation_leaves_settings_images_scores_and_a_report(whole: Path) -> None:
     names = {path.name for path in whole.iterdir()}
     assert {"settings.json", "generated", "scores", "results.json", "results.md", "report.html"} <= names
@@ -187,6 +188,7 @@ def test_other_settings_are_refused_by_name_and_nothing_changes(
     assert (copy().out / "settings.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_where_nothing_was_generated_settings_may_change(copy: Change) -> None:
     shutil.rmtree(copy().out / "generated")
     evaluate(copy(generation=replace(FEW, seed=1)))
@@ -225,6 +227,7 @@ def test_a_large_file_is_told_by_any_stretch_of_64_kilobytes(tmp_path: Path, mon
     assert len(digests) == 4
 
 
+@pytest.mark.slow
 def test_a_metric_added_later_is_scored_alone(
     copy: Change, never: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +293,7 @@ def test_a_folder_of_others_or_in_use_is_refused(options: EvalOptions, copy: Cha
             evaluate(copy())
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared_on_the_same_items(whole: Path, copy: Change, tmp_path: Path) -> None:
     other = replace(
         copy(), out=tmp_path / "other", name="released order", generation=replace(FEW, order=Order.TEXT_FIRST)
@@ -303,6 +307,7 @@ def test_two_runs_are_compared_on_the_same_items(whole: Path, copy: Change, tmp_
     assert "released order" in (tmp_path / "other" / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_failures_are_told_and_reported_and_stay_in_the_count(
     options: EvalOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,6 +332,7 @@ def test_failures_are_told_and_reported_and_stay_in_the_count(
     assert "not finite" in (tmp_path / "out" / "results.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_benchmark_that_has_changed_is_not_scored_with_old_images(
     options: EvalOptions, world: Path, model: Path, tmp_path: Path
 ) -> None:

@@ -56,6 +56,7 @@ def test_one_set_of_images_gives_one_file_whatever_it_lies_in(pictures: dict[str
     assert again.read_bytes() == (tmp_path / "folder.txt").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_fingerprints_of_a_corpus_are_those_of_its_manifest(tmp_path: Path) -> None:
     release = corpora.make_release(tmp_path / "release", 12)
     corpus = corpora.build(tmp_path / "corpus", f"release:{release}", splits={"train": 0.5, "test": 0.5}).corpus
@@ -117,6 +118,7 @@ def benchmark(release: Path, out: Path, rows: tuple[int, ...]) -> Path:
     return out / "prints.txt"
 
 
+@pytest.mark.slow
 def test_samples_with_a_benchmark_s_image_are_filtered_with_its_name(release: Path, tmp_path: Path) -> None:
     prints = benchmark(release, tmp_path / "benchmark", (3, 10))
     corpus = corpora.build(tmp_path / "out", f"release:{release}", exclude=[str(prints)]).corpus
@@ -128,6 +130,7 @@ def test_samples_with_a_benchmark_s_image_are_filtered_with_its_name(release: Pa
     assert not validate_corpus(corpus.path, deep=True, workers=0).problems
 
 
+@pytest.mark.slow
 def test_another_content_of_the_file_is_another_input(release: Path, tmp_path: Path) -> None:
     prints = benchmark(release, tmp_path / "benchmark", (3, 10))
 
@@ -143,6 +146,7 @@ def test_another_content_of_the_file_is_another_input(release: Path, tmp_path: P
     assert build(overwrite=True) == 3
 
 
+@pytest.mark.slow
 def test_the_commands_fit_together(release: Path, tmp_path: Path) -> None:
     done = sigma("fingerprints", str(release), "--out", str(tmp_path / "all.txt"))
     assert "different" in done.stdout

@@ -263,6 +263,7 @@ def test_a_budget_is_checked_before_a_request_with_its_worst_case(
         assert report.prompt_tokens + report.reply_tokens <= limit["max_tokens_total"]
 
 
+@pytest.mark.slow
 def test_no_more_requests_begin_in_a_minute_than_are_allowed(tmp_path: Path) -> None:
     start = time.monotonic()
     run(tmp_path, always(completion(GOOD)), "a cat", "a dog", "a hen", requests_per_minute=300)

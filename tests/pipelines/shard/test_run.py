@@ -24,6 +24,7 @@ def samples(path: Path) -> dict[str, object]:
     return {row["id"]: (row["split"], corpus.sample(row)) for row in corpus.manifest.iter_rows(named=True)}
 
 
+@pytest.mark.slow
 def test_resharding_keeps_every_sample_split_and_byte(small_corpus: Path, tmp_path: Path) -> None:
     counts = shard_anew(small_corpus, tmp_path / "out")
     assert samples(tmp_path / "out") == samples(small_corpus)
@@ -96,6 +97,7 @@ def test_a_damaged_corpus_is_not_copied(small_corpus: Path, tmp_path: Path) -> N
     assert not (tmp_path / "out" / "corpus.json").exists()
 
 
+@pytest.mark.slow
 def test_an_export_builds_back_into_the_same_samples(small_corpus: Path, tmp_path: Path) -> None:
     counts = export_release(small_corpus, tmp_path / "release", Selection())
     before = open_corpus(small_corpus).manifest
@@ -111,6 +113,7 @@ def splits_of(path: Path) -> dict[str, str]:
     return dict(open_corpus(path).manifest.select("content", "split").iter_rows())
 
 
+@pytest.mark.slow
 def test_an_export_has_a_folder_a_split_and_every_sample_keeps_its_split_on_the_way_back(
     small_corpus: Path, tmp_path: Path
 ) -> None:
@@ -140,6 +143,7 @@ def test_splits_of_an_export_are_drawn_anew_where_that_is_asked_for(small_corpus
         corpora.build(tmp_path / "other", source, splits={"train": 1, "held": 1})
 
 
+@pytest.mark.slow
 def test_an_export_is_laid_out_like_the_release_with_relative_paths(tmp_path: Path) -> None:
     import json
 

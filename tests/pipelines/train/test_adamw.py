@@ -109,6 +109,7 @@ def test_with_float32_all_through_it_is_torch_s_adamw() -> None:
     torch.testing.assert_close(flat(pair[1]), flat(pair[0]), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_small_steps_move_bfloat16_weights_as_far_as_float32_ones_on_average() -> None:
     """Steps of 2e-5 are below half of bfloat16's last bit for nearly all weights: to the nearest, they would stay."""
     wide = tiny_model(dtype=torch.bfloat16).float()

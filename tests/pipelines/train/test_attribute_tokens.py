@@ -236,6 +236,7 @@ def test_started_from_words_rows_are_the_means_of_their_words_whatever_learns(
     assert torch.equal(found, table)
 
 
+@pytest.mark.slow
 def test_rows_that_start_anew_and_are_never_kept_are_refused(corpus: Path, weights: Path, tmp_path: Path) -> None:
     settings = settings_of(tmp_path, corpus, model={"path": str(weights), "token_init": "words"}, freeze={"und": True})
     for act in (lambda: dry_run(TrainConfig.model_validate(settings)), lambda: run(settings)):
@@ -279,6 +280,7 @@ def test_a_dry_run_tells_how_alike_the_rows_are_and_warns_where_they_are_not_tra
     assert json.loads(json.dumps(found.as_dict()))["tokens"]["most"] == found.tokens.most
 
 
+@pytest.mark.slow
 def test_a_run_warns_at_its_start_of_tokens_that_cannot_be_told_apart(
     tmp_path: Path, corpus: Path, weights: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -96,6 +96,7 @@ def lora_run(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(tmp_path_factory.mktemp("runs") / "lora", lora=LORA)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "step", "file"),
     [
@@ -121,6 +122,7 @@ def test_weights_are_those_of_the_checkpoint_to_the_bit(
     assert [path.name for path in out.parent.iterdir()] == ["out"], "no litter"
 
 
+@pytest.mark.slow
 def test_an_export_loads_as_a_release_does_and_generates(run: Trained, tmp_path: Path) -> None:
     parts = load_for_inference(str(export_run(run.folder, tmp_path / "out")))
     assert parts.trained
@@ -132,6 +134,7 @@ def test_an_export_loads_as_a_release_does_and_generates(run: Trained, tmp_path:
     assert picture != untrained
 
 
+@pytest.mark.slow
 def test_an_export_says_where_the_attribute_tokens_are_and_plain_transformers_finds_them_there(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -152,6 +155,7 @@ def test_numbers_of_half_precision_are_the_weights_rounded_once(run: Trained, tm
     assert (out / "ema.safetensors").stat().st_size < 2.1 * sum(t.numel() for t in run.averages[7].values())
 
 
+@pytest.mark.slow
 def test_what_does_not_learn_is_taken_from_the_starting_weights_and_their_type_is_kept(tmp_path: Path) -> None:
     start = init_model(preset("tiny"), seed=8, dtype=torch.bfloat16)
     export_run(Trained(tmp_path / "before").folder, tmp_path / "start")  # for the other files
@@ -170,6 +174,7 @@ def test_what_does_not_learn_is_taken_from_the_starting_weights_and_their_type_i
     assert same(stored(wide), run.weights[7])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema", [True, False])
 def test_lora_is_merged_into_a_plain_model_that_computes_the_same(lora_run: Trained, tmp_path: Path, ema: bool) -> None:
     plain = stored(export_run(lora_run.folder, tmp_path / "out", ema=ema))
@@ -270,6 +275,7 @@ def test_nothing_appears_where_an_export_is_cut_off(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "options", "words"),
     [

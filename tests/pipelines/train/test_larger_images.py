@@ -52,6 +52,7 @@ def test_images_grow_with_the_grid_and_a_smaller_one_is_refused() -> None:
         old.with_grid(32)
 
 
+@pytest.mark.slow
 def test_a_run_past_the_grid_learns_from_larger_images_and_its_export_makes_them(tmp_path: Path) -> None:
     side = preset("tiny").vae_rule.max_size
     corpus = tmp_path / "corpus"

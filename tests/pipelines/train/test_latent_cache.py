@@ -111,6 +111,7 @@ def settings(out: Path, corpus: Path, room: int, **changes: Any) -> dict[str, An
     return settings_of(out, corpus, loader={"workers": 0, "latent_cache": room}, **changes)
 
 
+@pytest.mark.slow
 def test_two_epochs_learn_the_same_to_the_bit_and_encode_each_picture_once(
     tmp_path: Path, training_corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +151,7 @@ def test_two_ranks_with_a_cache_each_learn_the_same_to_the_bit(tmp_path: Path, t
     assert lines(tmp_path / "with") == lines(tmp_path / "without")
 
 
+@pytest.mark.slow
 def test_a_run_computes_with_the_threads_asked_for_and_leaves_the_process_as_it_was_whatever_it_came_to(
     tmp_path: Path, training_corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,7 @@ def test_a_machine_that_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch
         launch(config_of(tmp_path), Launch(nnodes=2, rdzv=f"127.0.0.1:{_free_port()}", wait_s=0.2))
 
 
+@pytest.mark.slow
 def test_machines_that_do_not_come_and_a_port_of_another_program_are_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

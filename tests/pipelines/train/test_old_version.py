@@ -33,6 +33,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_it_resumes_as_the_old_version_did(run: Path) -> None:
     result = train(load_settings(TrainConfig, run / "config.yaml", ["steps=5"]))
     assert (result["steps"], result["new"]) == (5, 2)

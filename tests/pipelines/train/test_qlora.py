@@ -77,6 +77,7 @@ def frozen(run: TrainingRun) -> dict[str, Tensor]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", LIBRARY)
 def test_gradients_pass_a_quantised_weight_as_they_pass_the_weight_it_stands_for(kind: str, dtype: torch.dtype) -> None:
@@ -240,6 +241,7 @@ def test_a_library_that_is_not_installed_is_named_with_the_extra(
     assert whole.memory["quantised weights"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LIBRARY)
 def test_the_dry_run_reckons_with_the_bytes_that_quantised_weights_take(
     kind: str, base: Path, tmp_path: Path, training_corpus: Path

@@ -32,6 +32,7 @@ def entries(out: Path) -> list[dict[str, Any]]:
 # One at a time --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_second_training_in_a_folder_is_refused_and_leaves_the_first_alone(
     tmp_path: Path, training_corpus: Path
 ) -> None:
@@ -49,6 +50,7 @@ def test_a_second_training_in_a_folder_is_refused_and_leaves_the_first_alone(
 # Records --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_start_that_trains_nothing_writes_nothing_and_other_settings_are_recorded_by_step(
     tmp_path: Path, training_corpus: Path
 ) -> None:
@@ -102,6 +104,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_after_a_full_disk_no_half_checkpoint_stays_and_with_room_the_same_command_goes_on(
     small_disk: Path, training_corpus: Path, capfd: pytest.CaptureFixture[str], asynchronous: bool
@@ -119,6 +122,7 @@ def test_after_a_full_disk_no_half_checkpoint_stays_and_with_room_the_same_comma
     assert steps_saved(out) == [1, 2] and [line["step"] for line in lines(out)] == [1, 2]
 
 
+@pytest.mark.slow
 def test_what_a_killed_save_left_behind_is_removed_when_the_run_goes_on(tmp_path: Path, training_corpus: Path) -> None:
     half = tmp_path / CHECKPOINTS / "step-00000900"
     half.mkdir(parents=True)
@@ -127,6 +131,7 @@ def test_what_a_killed_save_left_behind_is_removed_when_the_run_goes_on(tmp_path
     assert steps_saved(tmp_path) == [1] and not half.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "code"),
     [

@@ -48,6 +48,7 @@ def second(out: Path, corpus: Path, **model: Any) -> dict[str, torch.Tensor]:
     return training_runs.saved(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at", "weights"), [("", "auto"), ("@2", "auto"), ("", "raw")])
 def test_a_run_from_a_run_is_one_from_its_export_to_the_bit(
     first: Path, training_corpus: Path, tmp_path: Path, at: str, weights: str
@@ -60,6 +61,7 @@ def test_a_run_from_a_run_is_one_from_its_export_to_the_bit(
     assert recorded.from_weights == ("ema" if weights == "auto" else "raw")
 
 
+@pytest.mark.slow
 def test_a_run_from_a_run_goes_on_exports_and_moves_without_the_first(
     first: Path, training_corpus: Path, tmp_path: Path
 ) -> None:
@@ -113,6 +115,7 @@ def test_a_run_taken_for_a_model_is_told_how_to_make_one(first: Path, tmp_path: 
         export_run(first / part, tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_what_training_recommends_at_its_end_works(training_corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "a run"
     for ema, file in ((None, "model.safetensors"), ({"decay": 0.5}, "ema.safetensors")):
@@ -126,6 +129,7 @@ def test_what_training_recommends_at_its_end_works(training_corpus: Path, tmp_pa
         assert (tmp_path / file / file).exists()
 
 
+@pytest.mark.slow
 def test_a_run_whose_base_moved_is_exported_with_its_new_place_and_no_other_weights(
     first: Path, training_corpus: Path, tmp_path: Path
 ) -> None:

@@ -145,6 +145,7 @@ def after_packs(monkeypatch: pytest.MonkeyPatch, count: int, act: Callable[[], A
     monkeypatch.setattr(PackDataset, "load", watched)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_told_to_stop_a_run_saves_and_leaves_and_the_same_command_goes_on(
     number: signal.Signals, tmp_path: Path, training_corpus: Path, monkeypatch: pytest.MonkeyPatch
@@ -162,6 +163,7 @@ def test_told_to_stop_a_run_saves_and_leaves_and_the_same_command_goes_on(
     assert lines(tmp_path / "cut") == lines(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once_and_a_save_in_flight_is_whole(
     tmp_path: Path, training_corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,6 +185,7 @@ def test_a_second_ctrl_c_ends_at_once_and_a_save_in_flight_is_whole(
     assert slow == [1] and steps_saved(tmp_path) == [2]
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_is_started_again_says_so_and_does_nothing(
     tmp_path: Path, training_corpus: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -197,6 +200,7 @@ def test_a_finished_run_that_is_started_again_says_so_and_does_nothing(
     assert run({**settings, "steps": 3})["new"] == 1
 
 
+@pytest.mark.slow
 def test_other_data_settings_are_refused_and_the_run_that_lies_there_is_untouched(
     tmp_path: Path, training_corpus: Path
 ) -> None:
@@ -211,6 +215,7 @@ def put_together(out: Path, corpus: Path, group: ProcessGroup = ALONE, **changes
     return make_run(TrainConfig.model_validate(settings_of(out, corpus, **changes)), group)
 
 
+@pytest.mark.slow
 def test_epochs_are_counted_once_though_every_epoch_has_packs_of_its_own(tmp_path: Path, training_corpus: Path) -> None:
     planner = planned(index_of(training_corpus), budget=400)
     first = len(planner.plan(0))
@@ -249,6 +254,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
     monkeypatch.setattr(PackDataset, "load", spoilt)
 
 
+@pytest.mark.slow
 def test_a_batch_of_nan_is_skipped_counted_and_leaves_the_weights_alone(
     tmp_path: Path, training_corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +268,7 @@ def test_a_batch_of_nan_is_skipped_counted_and_leaves_the_weights_alone(
     assert all(bool(tensor.isfinite().all()) for tensor in saved(tmp_path).values())
 
 
+@pytest.mark.slow
 def test_ten_bad_steps_in_a_row_end_the_run_with_a_sentence(
     tmp_path: Path, training_corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -331,6 +338,7 @@ def test_lora_trains_its_own_parameters_alone_and_resumes_to_the_bit(
     assert all(tensor.any() for name, tensor in held.items() if name.endswith("lora_B.weight"))
 
 
+@pytest.mark.slow
 def test_low_rank_additions_need_no_mixed_path_and_go_beside_full_parameters_of_their_type_alone(
     tmp_path: Path, training_corpus: Path
 ) -> None:
@@ -348,6 +356,7 @@ def test_low_rank_additions_need_no_mixed_path_and_go_beside_full_parameters_of_
     assert run(wide)["skipped"] == 0
 
 
+@pytest.mark.slow
 def test_a_frozen_understanding_expert_stays_as_it_was(tmp_path: Path, training_corpus: Path) -> None:
     run(settings_of(tmp_path, training_corpus, freeze={"und": True}, steps=2))
     learnt = [name for name in saved(tmp_path) if name.startswith("model/")]
@@ -382,6 +391,7 @@ def test_a_vision_encoder_in_the_weights_is_left_out_where_none_is_wanted(
 # Figures --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_shares_of_time_and_rates_are_told_and_no_mfu_on_a_device_nobody_knows(
     tmp_path: Path, training_corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,6 +413,7 @@ def test_shares_of_time_and_rates_are_told_and_no_mfu_on_a_device_nobody_knows(
     assert sum(rates.values()) == pytest.approx(found[0]["tokens_per_second"])
 
 
+@pytest.mark.slow
 def test_the_optimiser_of_a_resumed_run_is_the_fused_one_with_its_count_of_steps(
     tmp_path: Path, training_corpus: Path
 ) -> None:

@@ -39,6 +39,7 @@ def losses(run_: TrainingRun) -> dict[str, float]:
     return run_.validation.losses(run_.parts.model, run_.parts.vae, run_.parts.tokenizer.attribute_ids)
 
 
+@pytest.mark.slow
 def test_losses_repeat_to_the_bit_and_depend_on_the_seed_alone(tmp_path: Path, training_corpus: Path) -> None:
     one = put_together(tmp_path, training_corpus)
     first = losses(one)
@@ -73,6 +74,7 @@ def test_held_out_images_are_encoded_once_where_latents_are_kept(
     assert kept == [plain, count, plain, count]
 
 
+@pytest.mark.slow
 def test_with_and_without_validation_a_run_learns_the_same_to_the_bit(tmp_path: Path, training_corpus: Path) -> None:
     for name, validation in (("with", EVERY), ("without", {"every": 0})):
         run(settings_of(tmp_path / name, training_corpus, validation=validation))
@@ -100,6 +102,7 @@ def test_two_ranks_find_the_losses_and_draw_the_pictures_of_one(tmp_path: Path, 
         assert one.read_bytes() == two.read_bytes()
 
 
+@pytest.mark.slow
 def test_pictures_show_references_answer_and_what_is_made_of_one_family_each(
     tmp_path: Path, training_corpus: Path
 ) -> None:
@@ -118,6 +121,7 @@ def test_pictures_show_references_answer_and_what_is_made_of_one_family_each(
     assert one.validation.images(one.parts, 2) == made
 
 
+@pytest.mark.slow
 def test_a_prompt_or_a_picture_that_cannot_be_used_costs_that_sample_alone(
     tmp_path: Path, training_corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,6 +146,7 @@ def test_a_prompt_or_a_picture_that_cannot_be_used_costs_that_sample_alone(
     assert len(found) >= 2 and not {usual[0], usual[1]} & set(found) and usual[2] in found
 
 
+@pytest.mark.slow
 def test_a_model_that_makes_no_numbers_makes_no_pictures_and_a_note(
     tmp_path: Path, training_corpus: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -174,6 +179,7 @@ def test_nothing_to_validate_on_is_said_and_stops_nothing(
     assert f"train: validation: {says}" in caplog.text
 
 
+@pytest.mark.slow
 def test_of_several_corpora_those_that_hold_something_out_are_validated_on(
     tmp_path: Path, training_corpus: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

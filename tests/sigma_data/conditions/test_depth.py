@@ -19,6 +19,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_depth_model(tmp_path_factory.mktemp("depth") / "dpt")
 
 
+@pytest.mark.slow
 def test_depth_has_the_size_of_the_image_all_levels_and_the_same_bytes_each_time(model: Path) -> None:
     image = smooth(2, 90, 61)
     first = depth_map(image, model)

@@ -73,6 +73,7 @@ def test_shards_packed_anew_are_told_with_the_command_that_mends_them(corpus: Pa
     assert f"sigma build-dataset webdataset:{corpus} --out NEW" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "prefix", "order"),
     [("pax", "./", "shuffled"), ("gnu", "", "shuffled"), ("ustar", "some folder/", "kept"), ("ustar", "", "kept")],

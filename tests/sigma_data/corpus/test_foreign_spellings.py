@@ -135,6 +135,7 @@ foreign = st.lists(
 ).map("".join)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=500)
 @given(foreign, st.integers(0, 4))
 @example("[image_1][image_2]", 2)

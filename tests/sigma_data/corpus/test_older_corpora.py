@@ -60,6 +60,7 @@ def test_the_build_of_an_older_corpus_is_complete(older: Path) -> None:
     assert not corpora.build(older, SOURCE, splits=SPLITS).fresh
 
 
+@pytest.mark.slow
 def test_a_new_build_differs_in_the_name_of_the_license_alone(older: Path, tmp_path: Path) -> None:
     new = corpora.build(tmp_path / "new", SOURCE, splits=SPLITS).corpus
     before, after = (pl.read_parquet(path / MANIFEST) for path in (older, new.path))

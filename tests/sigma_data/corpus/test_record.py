@@ -100,12 +100,14 @@ SAMPLE = Sample(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(samples(), st.lists(st.sampled_from(sorted(EXTENSIONS)), min_size=1, max_size=4))
 def test_a_sample_comes_back_as_it_was(sample: Sample, formats: list[str]) -> None:
     assert round_trip(sample, formats) == sample
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(samples())
 def test_the_record_is_one_line_of_sorted_json_and_leaves_out_only_provenance(sample: Sample) -> None:
@@ -120,6 +122,7 @@ def test_the_record_is_one_line_of_sorted_json_and_leaves_out_only_provenance(sa
     assert encode(decode(data, members(sample, facts_of(sample))), facts_of(sample)) == data
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(samples())
 def test_members_have_names_that_a_shard_takes_and_references_come_first(sample: Sample) -> None:

@@ -271,6 +271,7 @@ def test_a_member_larger_than_the_file_is_a_cut() -> None:
     assert fault_of(header("k.json", 8**11 - 1) + END).code == "cut"
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=5), st.integers(0, 3000))
 def test_any_bytes_are_members_or_a_fault(changes: list[tuple[int, int]], cut: int) -> None:

@@ -30,6 +30,7 @@ def test_the_public_names_are_there() -> None:
         _ = sigma_data.nothing
 
 
+@pytest.mark.slow
 def test_samples_by_row_and_by_id(corpus: Corpus) -> None:
     ids = corpus.manifest["id"].to_list()
     assert [sample.id for sample in corpus] == ids and len(corpus) == len(ids)
@@ -72,6 +73,7 @@ def test_an_unknown_split_names_the_known(corpus: Corpus) -> None:
         corpus.to_datasets(split="dev")
 
 
+@pytest.mark.slow
 def test_a_corpus_that_was_built_anew_is_not_taken_for_the_old_one(corpus: Corpus, tmp_path: Path) -> None:
     build(tmp_path / "corpus", "world:20?size=64", splits={"train": 1.0})
     rows = open_corpus(tmp_path / "corpus").to_datasets(split="train", streaming=True)

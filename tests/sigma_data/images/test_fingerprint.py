@@ -82,6 +82,7 @@ SIGNATURE_OF_RAMPS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "options", "scale"),
     [
@@ -199,6 +200,7 @@ def adversarial(seed: int, count: int) -> np.ndarray:
     return np.array(made, dtype=np.uint8).reshape(count, SIGNATURE_BYTES)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**32), st.integers(0, 40))
 def test_links_connect_exactly_what_near_connects(seed: int, count: int) -> None:
@@ -210,6 +212,7 @@ def test_links_connect_exactly_what_near_connects(seed: int, count: int) -> None
         assert near(signatures[left].tobytes(), signatures[right].tobytes())
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**32), st.integers(0, 30), st.integers(0, 30))
 def test_matches_are_the_first_known_image_that_is_near(seed: int, count: int, known: int) -> None:

@@ -146,6 +146,7 @@ LARGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LARGE)
 @pytest.mark.parametrize("behind", [False, True])
 def test_a_png_with_more_metadata_than_pillow_reads_is_a_picture(kind: str, behind: bool) -> None:
@@ -209,6 +210,7 @@ def test_a_png_with_large_metadata_that_is_cut_is_a_fault(place: int) -> None:
         probe(data[:place])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "data",
     [
@@ -275,6 +277,7 @@ def test_a_profile_that_would_be_false_of_rgb_pixels_is_dropped(data: bytes) -> 
     assert carried(data) is None
 
 
+@pytest.mark.slow
 def test_a_lab_picture_is_re_encoded_to_the_same_bytes_at_any_time() -> None:
     data = lab()
     facts = probe(data)

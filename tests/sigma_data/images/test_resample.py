@@ -235,6 +235,7 @@ def colours(pixels: np.ndarray) -> set[tuple[int, ...]]:
     return {tuple(colour) for colour in pixels.reshape(-1, 3).tolist()}
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 2**32), st.integers(1, 90), st.integers(1, 90), st.integers(1, 90), st.integers(1, 90),
     st.sampled_from(["png", "webp", "gif", "jpeg"]), st.integers(1, 8),

@@ -13,6 +13,7 @@ RULES = (VAE_RULE, VIT_RULE, VQA_RULE, ResizeRule(max_size=64, min_size=32, stri
 sides = st.one_of(st.integers(1, 5000), st.sampled_from([1, 7, 223, 224, 518, 980, 1023, 1024, 1025, 4096, 30_000]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 @settings(deadline=None, max_examples=200)
 @given(pictures=st.lists(st.tuples(sides, sides, st.integers(1, 9)), min_size=1, max_size=20))

@@ -228,6 +228,7 @@ _KINDS = st.sampled_from([None, "style", "canny", "background"])
 _LABELS = st.sampled_from([None, "dog", "red hat", "<id>", " "])
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(_CAPTIONS, st.lists(st.tuples(_KINDS, _LABELS), min_size=1, max_size=3), st.sampled_from(Family), st.booleans())
 def test_any_caption_keeps_the_contract_and_stays_when_injected_again(

@@ -89,6 +89,7 @@ def _placed(expected: list[tuple[int, int, Segment, int]]) -> Iterator[tuple[int
         yield sample, place, segment, index
 
 
+@pytest.mark.slow
 @some_batches
 @given(packs)
 def test_tags_positions_and_spans_are_those_of_the_layouts(drawn: tuple[list[Case], bool]) -> None:

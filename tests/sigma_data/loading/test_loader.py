@@ -87,6 +87,7 @@ def ranks(planner: Planner, count: int, world: int, **options: Any) -> list[str]
 # One stream -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_epoch_s_packs_are_the_plan_s_in_order_and_hold_all_its_samples(built: Path, planner: Planner) -> None:
     packs = list(loader(planner, epochs=2))
     expected = [(epoch, pack) for epoch in (0, 1) for pack in range(len(planner.plan(epoch)))]
@@ -99,12 +100,14 @@ def test_an_epoch_s_packs_are_the_plan_s_in_order_and_hold_all_its_samples(built
     assert [loaded.batch.tokens for loaded in packs] == fills
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [1, 2, 3, 4, 8])
 def test_ranks_together_read_the_same_stream(world: int, planner: Planner, stream: list[str]) -> None:
     count = len(stream) // world
     assert ranks(planner, count, world) == stream[: count * world]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "world", "options"),
     [
@@ -123,6 +126,7 @@ def test_workers_read_the_same_stream(
     assert ranks(planner, count, world, workers=workers, **options) == stream[: count * world]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_torch_s_own_data_loader_reads_the_same_stream(method: str, planner: Planner, stream: list[str]) -> None:
     plan = planner.plan(0)
@@ -140,6 +144,7 @@ def test_validation_ends_with_its_epochs_and_shares_out_every_pack(planner: Plan
     assert sorted(map(len, shares)) == sorted(len(stream[rank:length:4]) for rank in range(4))
 
 
+@pytest.mark.slow
 def test_several_corpora_are_read_side_by_side(built: Path, tmp_path: Path) -> None:
     build(tmp_path / "other", "world:12?size=64&seed=5")
     both = planned(index_of(built), index_of(tmp_path / "other"), shuffle=False)
@@ -188,6 +193,7 @@ def test_a_run_resumes_at_an_epoch_s_end_and_twice_in_a_row(planner: Planner, st
     assert stream[length].startswith("1/0 ")
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_other_workers(planner: Planner, stream: list[str]) -> None:
     first = resumed(planner, [2], [3], workers=1)
     one = loader(planner, workers=2, position=Position(0, 6))
@@ -306,6 +312,7 @@ def test_a_batch_crosses_between_processes_in_one_segment(planner: Planner) -> N
     packs.close()
 
 
+@pytest.mark.slow
 def test_remote_shards_are_read_through_the_cache(built: Path, tmp_path: Path, stream: list[str]) -> None:
     remote = planned(index_of(built.as_uri(), cache=tmp_path / "indexes"))
     settings = LoaderSettings(workers=2, cache=tmp_path / "shards", cache_bytes=2**30)
@@ -479,6 +486,7 @@ def stuck(planner: Planner) -> tuple[Stuck, str]:
     return dataset, f"sample {index.ids[dataset.row].decode()} in {index.uri}/{index.shards[index.shard[dataset.row]]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "by", "cause"),
     [
@@ -505,6 +513,7 @@ def test_a_killed_worker_is_an_error_that_names_the_sample_and_leaves_nothing(
     assert no_more_processes() and segments() == before
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_an_error_that_names_the_sample(planner: Planner) -> None:
     dataset, reading = stuck(planner)
     packs = iter(Loader(planner, dataset, settings=LoaderSettings(workers=1, timeout=1.5)))
@@ -546,6 +555,7 @@ def test_leaving_an_iterator_ends_its_workers(planner: Planner) -> None:
     assert kept.batch.positions.sum() >= 0  # still there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_do_not_outlive_a_killed_training(method: str, built: Path, tmp_path: Path) -> None:
     script = tmp_path / "training.py"

@@ -187,6 +187,7 @@ def test_processes_that_want_one_shard_fetch_it_once(
     assert (tmp_path / "log").read_text() == "d"
 
 
+@pytest.mark.slow
 def test_processes_that_fight_for_too_little_space_read_right_bytes_and_keep_the_limit(
     tmp_path: Path, origin: str
 ) -> None:

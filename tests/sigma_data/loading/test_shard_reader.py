@@ -52,6 +52,7 @@ def expected(corpus: Corpus) -> list[Sample]:
     return [corpus.sample(row) for row in corpus.manifest.iter_rows(named=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["folder", "file", "memory", "file through a cache", "memory through a cache"])
 def test_every_sample_is_the_one_that_was_built_wherever_it_lies(place: str, built: Path, tmp_path: Path) -> None:
     uri = str(built)

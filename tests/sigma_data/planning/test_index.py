@@ -69,6 +69,7 @@ def tiny() -> Tokenizer:
 # What it holds --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_says_where_every_byte_of_every_sample_lies(real: Path, tiny: Tokenizer) -> None:
     index, manifest = open_index(str(real), tiny), open_corpus(real).manifest
     assert len(index) == len(manifest) == 37

@@ -55,6 +55,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # What an epoch holds --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(
     some=st.lists(cases(), min_size=1, max_size=15),
@@ -93,6 +94,7 @@ def test_what_is_planned_is_packed_within_the_budget_and_what_is_not_is_named(
             assert len(shown) + len(left_out) == len(some)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(some=st.lists(cases(), min_size=1, max_size=8), vision=st.booleans(), seed=st.integers(0, 2**63 - 1))
 def test_what_is_dropped_is_what_the_lengths_count_and_the_answer_stays(
@@ -185,6 +187,7 @@ def test_the_plan_is_the_one_that_was_always_made(tmp_path: Path) -> None:
     assert golden(tmp_path) == GOLDEN, "plans have changed: raise _VERSION in plan.py, and resuming will refuse"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", ["0", "1"])
 def test_the_process_and_its_hash_seed_do_not_matter(seed: str, tmp_path: Path) -> None:
     code = (
@@ -197,6 +200,7 @@ def test_the_process_and_its_hash_seed_do_not_matter(seed: str, tmp_path: Path) 
     assert done.stdout.strip() == GOLDEN, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 7, 64])
 def test_how_the_work_is_cut_does_not_matter(chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("index_writer", "segment_table", "plan"):
@@ -235,6 +239,7 @@ def test_every_setting_is_in_the_digest_under_its_name(name: str, change: dict[s
 # Chance ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_dropout_has_its_rates(tmp_path: Path) -> None:
     planner = planner_of(mixed_corpus(tmp_path, scale=10), dropout={"text": 0.1, "latent": 0.3, "patch": 0.5})
     found = dropped_by_kind(planner, 0)

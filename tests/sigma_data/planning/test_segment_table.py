@@ -52,6 +52,7 @@ def check(some: list[Case], index: CorpusIndex, geometry: Geometry) -> None:
         assert table.total[row] == sum(segment.length for segment in segments)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(some=st.lists(enlarged(), min_size=1, max_size=12), chunk=st.integers(1, 20))
 def test_random_conversations_have_the_segments_of_their_layout(some: list[Case], chunk: int) -> None:

@@ -116,6 +116,7 @@ TURNS = st.builds(Turn, TEXTS, st.none() | st.integers(0, 12), st.none() | TEXTS
 
 
 class TestDraw:
+    @pytest.mark.slow
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(
         images=st.lists(st.sampled_from(TINY), max_size=12),
@@ -134,6 +135,7 @@ class TestDraw:
         assert (pixels[:, -8:] == 255).all()
         assert (pixels[-8:] == 255).all()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("references", range(1, 11))
     def test_every_reference_and_the_target_are_seen(self, references: int) -> None:
         shades = [f"#{20 * number:02x}{255 - 20 * number:02x}c8" for number in range(references + 1)]
@@ -142,6 +144,7 @@ class TestDraw:
         seen = {tuple(pixel) for pixel in np.asarray(canvas).reshape(-1, 3)[::3]}
         assert {tuple(int(shade[at : at + 2], 16) for at in (1, 3, 5)) for shade in shades} <= seen
 
+    @pytest.mark.slow
     def test_targets_are_framed_and_tokens_are_coloured(self) -> None:
         canvas = draw(make([plain(64, 48), plain(64, 48)], Turn("In <style>this look.", 2)))
         seen = {tuple(pixel) for pixel in np.asarray(canvas).reshape(-1, 3)}
@@ -152,6 +155,7 @@ class TestDraw:
         sample = make([plain(64, 48), plain(48, 64)], Turn("In <style>this look.", 2))
         assert draw(sample).tobytes() == draw(sample).tobytes()
 
+    @pytest.mark.slow
     def test_a_hundred_turns_end_with_a_note_instead_of_an_endless_canvas(self) -> None:
         turns = [Turn("word " * 900, response="word " * 900) for _ in range(100)]
         assert draw(make([plain(64, 48)], *turns)).height < 20_000

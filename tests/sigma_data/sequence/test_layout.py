@@ -314,6 +314,7 @@ def test_a_target_that_is_not_there_is_an_error_that_names_it() -> None:
 # For every sample -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @some_layouts
 @given(cases(), st.booleans())
 def test_every_picture_is_there_as_often_as_it_should(one: Case, vision: bool) -> None:
@@ -330,6 +331,7 @@ def test_every_picture_is_there_as_often_as_it_should(one: Case, vision: bool) -
             assert segments[index - 1].kind is LATENT and segments[index - 1].image == segment.image
 
 
+@pytest.mark.slow
 @some_layouts
 @given(cases())
 def test_turns_follow_one_another_and_each_ends_with_its_answer(one: Case) -> None:
@@ -342,6 +344,7 @@ def test_turns_follow_one_another_and_each_ends_with_its_answer(one: Case) -> No
         assert last.ids == (word_ids(turn.response) if turn.response is not None else ())
 
 
+@pytest.mark.slow
 @some_layouts
 @given(cases())
 def test_no_word_and_no_attribute_token_of_an_instruction_is_lost(one: Case) -> None:
@@ -356,6 +359,7 @@ def test_no_word_and_no_attribute_token_of_an_instruction_is_lost(one: Case) -> 
         assert marked == [token for token in expected if token >= attribute_id("style")]
 
 
+@pytest.mark.slow
 @some_layouts
 @given(cases())
 def test_groups_are_those_read_off_the_text(one: Case) -> None:
@@ -373,6 +377,7 @@ def test_groups_are_those_read_off_the_text(one: Case) -> None:
                 assert list(segment.attributes) == ids
 
 
+@pytest.mark.slow
 @some_layouts
 @given(cases(), st.booleans(), st.data())
 def test_positions_follow_the_rule_whatever_is_dropped(one: Case, vision: bool, data: st.DataObject) -> None:
@@ -392,6 +397,7 @@ def test_positions_follow_the_rule_whatever_is_dropped(one: Case, vision: bool, 
     assert one.layout(vision=vision, dropped=sorted(dropped)) == tuple(expected)
 
 
+@pytest.mark.slow
 @some_layouts
 @given(cases(), st.booleans())
 def test_lengths_are_what_the_batch_holds(one: Case, vision: bool) -> None:
@@ -404,6 +410,7 @@ def test_lengths_are_what_the_batch_holds(one: Case, vision: bool) -> None:
     assert batch.tokens == sum(segment.length for segment in segments) == torch.numel(batch.positions)
 
 
+@pytest.mark.slow
 @some_layouts
 @given(cases())
 def test_a_guidance_context_without_both_is_the_targets_alone(one: Case) -> None:

@@ -398,6 +398,7 @@ def test_the_digest_does_not_depend_on_what_decides_no_id() -> None:
     assert Tokenizer(other, vocab_size=2000, name="other").digest == Tokenizer(trained()).digest
 
 
+@pytest.mark.slow
 def test_another_process_has_the_same_digest() -> None:
     code = f"from sigma_data.sequence.tokenizer import Tokenizer; print(Tokenizer.load({str(TINY)!r}, 2000).digest)"
     environment = {**os.environ, "PYTHONHASHSEED": "5", "PYTHONPATH": str(ROOT)}

@@ -234,6 +234,7 @@ def test_where_nothing_is_said_the_family_is_inferred_and_marked(
 # Fragments ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 150), st.integers(1, 70)), min_size=1, max_size=4))
 def test_fragments_cover_every_row_once_in_order(

@@ -117,6 +117,7 @@ def test_the_former_spelling_of_license_is_read(scheme: str) -> None:
         assert open_source(f"{scheme}?{spelling}=mit").options.license == "mit"  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200)
 @given(st.one_of(st.text(max_size=30), st.text(max_size=20).map("release:x?".__add__)))
 def test_any_words_are_a_source_or_one_sentence(spec: str) -> None:

@@ -180,6 +180,7 @@ def test_a_header_that_claims_ten_gigabytes_takes_no_memory(place: Place, pack: 
     assert place.code("huge") in ("truncated", "too_large")
 
 
+@pytest.mark.slow
 def test_a_gzip_bomb_is_stopped_early_and_leaves_nothing_large(place: Place) -> None:
     bomb = io.BytesIO()
     with gzip.GzipFile(fileobj=bomb, mode="wb") as file:
@@ -259,6 +260,7 @@ def test_what_is_no_archive_is_told_in_one_line(place: Place, content: bytes, wo
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_random_damage_never_raises_another_error(place: Place) -> None:
     whole = tar(*((f"{n}.png", random.Random(n).randbytes(600)) for n in range(12)), ("x" * 150, b"long"))
     for seed in range(150):
@@ -359,6 +361,7 @@ def _read(folder: Path, names: Sequence[str]) -> list[int]:
     return [len(place.read(name)) for name in names]
 
 
+@pytest.mark.slow
 def test_processes_share_the_cache_and_one_of_them_unpacks(place: Place, tmp_path: Path) -> None:
     place.put("a.tar.gz", gzip.compress(tar(*((f"{n}.png", random.Random(n).randbytes(30_000)) for n in range(30)))), 3)
     names = [f"{n}.png" for n in range(30)]
@@ -375,6 +378,7 @@ def _unpack_slowly(folder: Path) -> None:
     _read(folder, ["0.png"])
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_nothing_that_counts(place: Place, tmp_path: Path) -> None:
     place.put("a.tar.gz", gzip.compress(tar(*((f"{n}.png", random.Random(n).randbytes(3000)) for n in range(1000)))))
     process = multiprocessing.get_context("spawn").Process(target=_unpack_slowly, args=(tmp_path,))

@@ -67,6 +67,7 @@ def untouched(scene: dict[str, Any]) -> bool:
     return bool(scene["style"]["kind"] == "flat" and scene["environment"] == "clear")
 
 
+@pytest.mark.slow
 def test_the_same_options_give_the_same_samples_in_another_process() -> None:
     program = (
         "import hashlib; from sigma_data.sources import open_source; r = open_source('world:24?size=64&seed=3');"
@@ -78,6 +79,7 @@ def test_the_same_options_give_the_same_samples_in_another_process() -> None:
     assert len(hashes) == 1
 
 
+@pytest.mark.slow
 def test_a_longer_corpus_begins_with_the_shorter_one() -> None:
     assert corpus("world:70?size=64")[:40] == corpus("world:40?size=64")
 
@@ -90,12 +92,14 @@ def test_a_sample_does_not_depend_on_its_fragment() -> None:
     assert [fragment.rows for fragment in reader.fragments()] == [32, 32, 6]
 
 
+@pytest.mark.slow
 def test_another_seed_size_or_name_gives_other_ids() -> None:
     specs = ("world:12?size=64", "world:12?size=64&seed=1", "world:12?size=80", "world:12?size=64&name=mine")
     ids = [sample.id for spec in specs for sample in corpus(spec)]
     assert len(set(ids)) == len(ids)
 
 
+@pytest.mark.slow
 def test_another_size_shows_the_same_scene() -> None:
     for small, large in zip(corpus("world:24?size=64"), corpus("world:24?size=256"), strict=True):
         assert small.truth == large.truth and small.turns == large.turns
@@ -104,6 +108,7 @@ def test_another_size_shows_the_same_scene() -> None:
             assert np.abs(pixels(small.images[-1].data) - np.asarray(shrunk)).mean() < 12
 
 
+@pytest.mark.slow
 def test_families_take_turns_evenly() -> None:
     assert set(Counter(sample.family for sample in corpus("world:60?size=64")).values()) == {10}
     two = Counter(sample.family for sample in corpus("world:10?size=64&families=layout,editing"))
@@ -114,6 +119,7 @@ def test_the_order_in_which_families_are_named_does_not_matter() -> None:
     assert corpus("world:6?size=64&families=layout,editing") == corpus("world:6?size=64&families=editing,layout")
 
 
+@pytest.mark.slow
 def test_without_attribute_tokens_samples_differ_in_nothing_but_these() -> None:
     tokens = 0
     for told, plain in zip(corpus("world:600?size=64"), corpus("world:600?size=64&attributes=no"), strict=True):
@@ -137,6 +143,7 @@ def test_attribute_tokens_are_there_unless_they_are_declined() -> None:
     assert (samples[0].id, samples[5].id) == ("b9efa9380a8b325010b8", "98d351689b262187f254")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "count"), [("size=64", 240), ("size=256", 36), ("size=1024", 6), ("size=64&attributes=no", 240)]
 )
@@ -175,6 +182,7 @@ def test_references_of_a_relation_are_exactly_three() -> None:
         assert len(sample.references) == 3
 
 
+@pytest.mark.slow
 def test_things_have_the_stated_colour_at_the_stated_place() -> None:
     looked = 0
     for sample in corpus("world:60?size=256"):
@@ -253,6 +261,7 @@ def test_things_of_a_scene_lie_inside_the_picture(family: Family, index: int) ->
         assert x1 - x0 > 0.05 and y1 - y0 > 0.02
 
 
+@pytest.mark.slow
 def test_samples_hardly_ever_share_a_picture() -> None:
     samples = corpus("world:600?size=64")
     owners = [number for number, sample in enumerate(samples) for _ in sample.images]

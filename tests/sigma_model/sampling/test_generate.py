@@ -58,6 +58,7 @@ def pixels(picture: Image.Image) -> bytes:
     return picture.tobytes()
 
 
+@pytest.mark.slow
 def test_the_same_request_gives_the_same_picture_and_another_seed_another(
     bundle: LoadedModel, pictures: list[bytes]
 ) -> None:
@@ -113,6 +114,7 @@ def load_with_hook(directory: Path, shown: list[int], *, vision: bool) -> Loaded
     return bundle
 
 
+@pytest.mark.slow
 def test_without_understanding_the_vision_encoder_is_not_asked(directory: Path, pictures: list[bytes]) -> None:
     shown: list[int] = []
     generate_images(load_with_hook(directory, shown, vision=False), [request_of(pictures)], FEW)
@@ -138,6 +140,7 @@ def test_the_file_says_how_it_was_made_without_paths(
     assert str(bundle.name) == about["model"]
 
 
+@pytest.mark.slow
 def test_a_run_can_be_repeated_from_what_the_file_says(
     bundle: LoadedModel, pictures: list[bytes], tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def test_every_turn_of_an_edit_is_an_item_that_sees_the_true_answers_before_it(t
     assert first.id.endswith("-1") and second.id.endswith("-2")
 
 
+@pytest.mark.slow
 def test_a_corpus_gives_the_samples_of_its_test_split_or_of_the_one_named(tmp_path: Path) -> None:
     corpora.make_release(tmp_path / "release", rows=36)
     corpora.build(tmp_path / "corpus", f"release:{tmp_path / 'release'}", splits={"train": 1.0, "test": 1.0})

@@ -79,6 +79,7 @@ def test_the_exact_answer_has_no_error_on_sixty_samples(family: str) -> None:
         assert set((exact.regions(output, off) | exact.change(off)).values()) == {0.0}, item.id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_exact_answer_has_every_attribute_and_leaks_nothing(families: Mapping[str, Asked], family: str) -> None:
     for value in measured(families[family], truth):
@@ -86,6 +87,7 @@ def test_the_exact_answer_has_every_attribute_and_leaks_nothing(families: Mappin
         assert value.get("world-leakage", 0.0) == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_tiny_autoencoder_costs_little(families: Mapping[str, Asked], family: str, tiny_vae: Answer) -> None:
     values = measured(families[family], tiny_vae)
@@ -95,6 +97,7 @@ def test_the_tiny_autoencoder_costs_little(families: Mapping[str, Asked], family
     assert average(values, "world-placement") < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_references_and_noise_score_clearly_worse_than_the_answer_through_the_autoencoder(
     families: Mapping[str, Asked], family: str, tiny_vae: Answer
@@ -112,6 +115,7 @@ def test_references_and_noise_score_clearly_worse_than_the_answer_through_the_au
     assert all(value["world-accuracy-copy"] == 0.0 for value in copied if "world-accuracy-copy" in value)
 
 
+@pytest.mark.slow
 def test_answers_of_other_items_score_like_guesses(families: Mapping[str, Asked]) -> None:
     asked = [one for some in families.values() for one in some]
     others = {item.id: other for (item, _), (other, _) in zip(asked, [*asked[1:], asked[0]], strict=True)}
@@ -182,6 +186,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_items_are_those_of_the_split_with_size_and_map(corpus: Path) -> None:
     rows = [row for row in corpora.read_manifest(corpus) if row["split"] == "test"]
     items = open_benchmark(f"world:{corpus}").items()
@@ -197,6 +202,7 @@ def test_the_items_are_those_of_the_split_with_size_and_map(corpus: Path) -> Non
             assert item.style == item.truth["sources"]["style"]
 
 
+@pytest.mark.slow
 def test_scores_come_with_definitions_and_failed_items_stay_in_the_summary(corpus: Path) -> None:
     benchmark = open_benchmark(f"world:{corpus}")
     items = benchmark.items()
@@ -231,6 +237,7 @@ def test_a_sample_of_another_source_or_version_is_refused() -> None:
         item_of(Sample(sample.id, sample.family, sample.images, sample.turns, sample.source, truth=truth))
 
 
+@pytest.mark.slow
 def test_a_corpus_without_attribute_tokens_asks_the_same_questions_in_other_words(tmp_path: Path) -> None:
     splits = {"train": 1.0, "test": 1.0}
     asked: list[list[Item]] = []
@@ -251,6 +258,7 @@ def test_a_corpus_without_attribute_tokens_asks_the_same_questions_in_other_word
     assert any(item.style for item in plain)
 
 
+@pytest.mark.slow
 def test_a_corpus_without_the_split_says_which_it_has(tmp_path: Path) -> None:
     corpora.build(tmp_path / "corpus", "world:6?size=64", splits={"train": 1.0})
     with pytest.raises(ConfigError, match="split 'test'; splits with samples: train"):

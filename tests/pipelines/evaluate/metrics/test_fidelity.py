@@ -140,6 +140,7 @@ class TestFid:
         assert fid.score_set(self.set_of(order)) == pytest.approx(0, abs=1e-5)
         assert fid.score_set(self.set_of(range(40, 52))) > 1
 
+    @pytest.mark.slow
     def test_batches_do_not_change_it_and_sets_do_not_mix(self) -> None:
         some, others = self.set_of(range(40, 52)), self.set_of(range(60, 72))
         fid = self.fid(batch=5)

@@ -33,6 +33,7 @@ def grams(models: dict[str, str], image: Image.Image) -> list[np.ndarray]:
     return found
 
 
+@pytest.mark.slow
 def test_it_is_the_mean_relative_distance_of_three_stages(models) -> None:
     outputs, styles = [drawn(n, (SIDE, SIDE)) for n in (1, 2, 3, 4)], [drawn(n, (SIDE, SIDE)) for n in (5, 6, 7, 8)]
     some = [made(1, encoded(out), references=(b"", encoded(style))) for out, style in zip(outputs, styles, strict=True)]

@@ -68,6 +68,7 @@ def results(count: int = 5) -> list[Result]:
     return [made(number, encoded(drawn(50 + number))) for number in range(count)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "vector"), [("CLIP-I", clip_vector), ("DINO", dino_vector)])
 def test_likeness_to_the_answer_is_100_times_the_cosine_of_embeddings(models, name, vector) -> None:
     some = results()
@@ -76,6 +77,7 @@ def test_likeness_to_the_answer_is_100_times_the_cosine_of_embeddings(models, na
     assert np.ptp(expected) > 0.1  # the tiny model tells images apart
 
 
+@pytest.mark.slow
 def test_style_is_the_cosine_with_the_style_reference(models) -> None:
     some = results()
     expected = [100 * clip_vector(models, one.image) @ clip_vector(models, one.item.references[1]) for one in some]
@@ -186,6 +188,7 @@ class TestExclusivity:
         expected = 100 * clip_vector(models, output) @ clip_vector(models, encoded(Image.fromarray(pixels)))
         assert metric("CLIP-ES", models).score([one]) == pytest.approx([expected], rel=1e-5)
 
+    @pytest.mark.slow
     def test_the_input_is_the_image_the_select_token_speaks_of(self, models) -> None:
         second = made(1, encoded(drawn(201)), instruction="as in <image_1>, <select>the cat of <image_2>")
         assert metric("CLIP-ES", models).score([second]) == pytest.approx([100], abs=1e-9)

@@ -116,6 +116,7 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused_not_filled_with_noise(model
         make_metrics([BACKBONE[key]], models | {key: str(place)}, "cpu", 4)
 
 
+@pytest.mark.slow
 def test_a_directory_of_another_model_or_of_none_is_refused(models, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no Dinov2Model"):
         make_metrics(["DINO"], models | {"dino": models["clip"]}, "cpu", 4)
@@ -143,6 +144,7 @@ def test_the_layer_that_intels_depth_checkpoints_lack_may_be_missing(models, tmp
     assert scores[0] == scores[1]  # random as it is, nothing depends on it
 
 
+@pytest.mark.slow
 def test_the_size_of_a_batch_changes_no_score(models) -> None:
     def results() -> list[Result]:
         known = {"references": [{}, {}, {"map": "depth"}]}

@@ -82,6 +82,7 @@ def tree(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if ".index" not in path.parts}
 
 
+@pytest.mark.slow
 def test_it_tells_what_is_there_what_an_epoch_is_and_what_it_takes_and_writes_nothing(copy: Path) -> None:
     before = tree(copy.parent)
     found = dry_run(settings(copy), ranks=2)
@@ -102,6 +103,7 @@ def test_it_tells_what_is_there_what_an_epoch_is_and_what_it_takes_and_writes_no
     assert json.loads(json.dumps(found.as_dict()))["epoch"]["packs"] == found.epoch.packs
 
 
+@pytest.mark.slow
 def test_the_14_b_model_is_looked_at_within_seconds_and_without_its_weights(corpus: Path, tmp_path: Path) -> None:
     model = released(tmp_path / "bagel")
     began = time.process_time()
@@ -125,6 +127,7 @@ def refused(config: TrainConfig, kind: type[SigmaError] = ConfigError, *, ranks:
     return sentence
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit_are_named(corpus: Path, tmp_path: Path) -> None:
     lacking = released(tmp_path / "lacking", lambda shapes: shapes.pop("llm2vae.weight"))
     assert "llm2vae.weight" in refused(settings(corpus, model={"path": str(lacking)}))
@@ -135,6 +138,7 @@ def test_weights_that_do_not_fit_are_named(corpus: Path, tmp_path: Path) -> None
     assert "cut short" in refused(settings(corpus, model={"path": str(misshaped)}))
 
 
+@pytest.mark.slow
 def test_a_directory_without_weights_is_no_reason_to_start_from_random_ones(corpus: Path, tmp_path: Path) -> None:
     model = released(tmp_path / "bagel")
     (model / "ema.safetensors").unlink()
@@ -142,6 +146,7 @@ def test_a_directory_without_weights_is_no_reason_to_start_from_random_ones(corp
     assert "no such directory of a model" in refused(settings(corpus, model={"path": str(tmp_path / "nowhere")}))
 
 
+@pytest.mark.slow
 def test_weights_with_a_vision_encoder_serve_a_run_without_one(corpus: Path, tmp_path: Path) -> None:
     model = released(tmp_path / "bagel")
     config = settings(corpus, model={"path": str(model), "vision": False}, data={"budget": 12_000})

@@ -76,6 +76,7 @@ FREEZES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpointing", ["none", "selective", "full"])
 @pytest.mark.parametrize("projection", [False, True])
 @pytest.mark.parametrize("name", FREEZES)
@@ -132,6 +133,7 @@ def test_freezing_the_understanding_expert_leaves_its_forward_pass_alone() -> No
     assert count(targets, frozen=frozen) == count(targets, frozen=FreezeSettings())
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(cases(max_turns=3, max_references=3), min_size=1, max_size=3), st.booleans())
 def test_visible_pairs_are_the_sum_of_the_dense_mask(packed: Sequence[Case], group_mask: bool) -> None:

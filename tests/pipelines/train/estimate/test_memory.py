@@ -185,6 +185,7 @@ def test_checkpointing_keeps_less_and_needs_one_layer_again() -> None:
     assert parts[2]["a layer computed again"] == pytest.approx(none / 28, rel=0.1)
 
 
+@pytest.mark.slow
 def test_planned_work_is_that_of_the_packs_when_they_are_read(tmp_path: Path) -> None:
     build(tmp_path / "corpus", "world:40?size=64")
     planner = planned(index_of(tmp_path / "corpus"), budget=2000)
@@ -199,6 +200,7 @@ def test_planned_work_is_that_of_the_packs_when_they_are_read(tmp_path: Path) ->
     assert tiny()[1].vae.stride == 8
 
 
+@pytest.mark.slow
 def test_a_latent_token_stands_for_all_pixels_under_it(tmp_path: Path) -> None:
     """BAGEL's covers two by two of the VAE's, 16 by 16 pixels."""
     build(tmp_path / "corpus", "world:12?size=64")
@@ -250,6 +252,7 @@ def test_the_table_shows_every_part_and_the_dictionary_is_json() -> None:
     assert json.loads(json.dumps(found.as_dict()))["steps"] == 10
 
 
+@pytest.mark.slow
 def test_a_model_without_vision_is_estimated_without_it() -> None:
     config = ModelConfig.model_validate(tiny_config(vision=False).model_dump())
     found = estimate(settings(), config, PLANNED, ranks=1)

@@ -100,6 +100,7 @@ print(sum(1 for fragment in reader.fragments() for _ in reader.read(fragment)))
 """
 
 
+@pytest.mark.slow
 def test_without_a_network_the_cache_of_datasets_is_read(tmp_path: Path) -> None:
     folder = data_set(tmp_path / "small_set")
     environment = os.environ | {

@@ -41,6 +41,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     st.lists(st.dictionaries(st.text(max_size=4), JSON, max_size=3), max_size=6),
@@ -88,6 +89,7 @@ def test_a_broken_array_is_read_up_to_the_break(tmp_path: Path, rest: bytes) -> 
     assert values(tmp_path / "a.json", b'[{"a": 1}, ' + rest) == [{"a": 1}, "bad_line"]
 
 
+@pytest.mark.slow
 def test_long_files_and_long_lines_take_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_rows, "MOST_ROW_BYTES", 2**20)
     monkeypatch.setattr(json_rows, "_READ_BYTES", 2**16)

@@ -24,6 +24,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(content=st.dictionaries(st.text(max_size=8), VALUES, max_size=8), indent=st.sampled_from([None, 0, 2]))
 def test_an_object_is_read_in_pieces_as_json_reads_it(content: dict[str, Any], indent: int | None) -> None:

@@ -25,6 +25,7 @@ def test_scores_are_finite_numbers_or_none_at_all(value: object, scores: list[fl
     assert numbers(value) == scores
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.text() | st.lists(st.floats() | st.none() | st.text()) | st.floats() | st.integers() | st.none())
 def test_whatever_stands_there_scores_are_finite_or_none(value: object) -> None:
