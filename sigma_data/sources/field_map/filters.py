@@ -17,15 +17,22 @@ class Filtered(RowFault):
 
 def check_filters(layout: RowLayout, row: Row) -> None:
     """Raise Filtered if a filter of the layout leaves the row out."""
+    words: dict[str, str] = {}
     for rule in layout.filters:
-        if rule.when and not _asked(rule, row):
+        if rule.when and not _asked(rule, row, words):
             continue
         if rule.unless is None or numbers(look_up(row, rule.unless)) is None:
             _check(rule, row)
 
 
-def _asked(rule: Filter, row: Row) -> bool:
-    return all(spelled(look_up(row, name)) in _spelled_set(values) for name, values in rule.when.items())
+def _asked(rule: Filter, row: Row, words: dict[str, str]) -> bool:
+    """Whether a rule is for this row; `words` keeps the row's values, for several rules look at the same."""
+    for name, values in rule.when.items():
+        if (word := words.get(name)) is None:
+            word = words[name] = spelled(look_up(row, name))
+        if word not in _spelled_set(values):
+            return False
+    return True
 
 
 @lru_cache(maxsize=256)

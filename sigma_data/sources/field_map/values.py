@@ -59,7 +59,9 @@ def look_up(row: Row, name: str) -> Any:
     if "." not in name and "|" not in name:
         return ABSENT
     for one in name.split("|"):
-        if (found := _look_up(row, one)) is not ABSENT:
+        if one in row:
+            return row[one]
+        if "." in one and (found := _look_up(row, one)) is not ABSENT:
             return found
     return ABSENT
 
