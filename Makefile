@@ -12,7 +12,7 @@ COMPILE := uv pip compile pyproject.toml --python-version 3.11 $(addprefix --ext
 .PHONY: help setup demo test test-fast lint format bench docs constraints clean
 
 help:
-	@echo "make demo         set up, then in some ten minutes: corpus, training, evaluation before and after, report"
+	@echo "make demo         set up, then in some 15 minutes: corpus, training, evaluation before and after, report"
 	@echo "make test         set up, run every test"
 	@echo "make test-fast    the tests that are not marked slow"
 	@echo "make lint         ruff and mypy"
