@@ -1,13 +1,14 @@
 """`world:COUNT`: synthetic samples drawn from a seed, with exact ground truth (`sigma_data.synthetic`).
 
-E.g. `world:3000?size=256&seed=0&families=editing,layout`. Sample i depends on the options and on i alone, so a longer
-corpus begins with the shorter one.
+E.g. `world:3000?size=256&seed=0&families=editing,layout`, or with shares `families=segmentation:2,understanding:1`.
+Sample i depends on the options and on i alone, so a longer corpus begins with the shorter one.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -20,6 +21,10 @@ from sigma_data.sources.base import Fragment, Reader, ReaderOptions, Surveyed
 FAMILIES: tuple[Family, ...] = (
     Family.COMPOSITIONAL, Family.SELECTIVE, Family.STYLIZATION, Family.RELATION, Family.EDITING, Family.LAYOUT,
 )  # fmt: skip
+"""The families that are drawn unless others are asked for."""
+
+_KNOWN: tuple[Family, ...] = (*FAMILIES, Family.SEGMENTATION, Family.UNDERSTANDING)
+_MOST_SHARES = 100
 
 FRAGMENT_ROWS = 32
 VERSION = 1
@@ -38,7 +43,8 @@ class WorldOptions(ReaderOptions):
     seed: int = Field(0, ge=0, lt=1 << 63)
     """Another seed is another corpus."""
     families: str = ",".join(FAMILIES)
-    """Families in alternation, separated by commas; their order does not matter."""
+    """Families in alternation, separated by commas, each with its share (`segmentation:2,understanding:1`), by default
+    1; any of the default, and segmentation and understanding. Their order does not matter."""
     format: Literal["png", "jpg", "webp"] = "png"
     """Encoding of the images; only PNG is lossless."""
     attributes: bool = True
@@ -47,13 +53,35 @@ class WorldOptions(ReaderOptions):
     @field_validator("families")
     @classmethod
     def _known(cls, value: str) -> str:
-        names = [name.strip() for name in value.split(",")]
-        for name in names:
-            if name not in FAMILIES:
-                raise ValueError(f"{name!r} is not one of {', '.join(FAMILIES)}")
-        if len(set(names)) != len(names):
-            raise ValueError("a family is named twice")
-        return ",".join(family for family in FAMILIES if family in names)
+        shares: dict[str, int] = {}
+        for entry in value.split(","):
+            name, colon, share = (word.strip() for word in entry.partition(":"))
+            if name not in _KNOWN:
+                raise ValueError(f"{name!r} is not one of {', '.join(_KNOWN)}")
+            if name in shares:
+                raise ValueError("a family is named twice")
+            if colon and not (share.isascii() and share.isdigit() and len(share) <= 3 and int(share)):
+                raise ValueError(f"the share of {name} is not a whole number of 1 or more: {share!r}")
+            shares[name] = int(share) if colon else 1
+        divisor = math.gcd(*shares.values())
+        shares = {family.value: shares[family] // divisor for family in _KNOWN if family in shares}
+        if sum(shares.values()) > _MOST_SHARES:
+            raise ValueError(f"the shares sum to {sum(shares.values())}, and {_MOST_SHARES} are the most")
+        return ",".join(name if share == 1 else f"{name}:{share}" for name, share in shares.items())
+
+
+def turns_of_families(shares: Mapping[Family, int]) -> tuple[Family, ...]:
+    """Families in the order in which samples take turns, each as often as its share, spread evenly.
+
+    The next is always the one that is furthest behind its share, of several the first: equal shares alternate.
+    """
+    total, taken = sum(shares.values()), dict.fromkeys(shares, 0)
+    order = []
+    for place in range(1, total + 1):
+        family = max(shares, key=lambda one: shares[one] * place - taken[one] * total)
+        taken[family] += 1
+        order.append(family)
+    return tuple(order)
 
 
 class WorldReader(Reader):
@@ -69,11 +97,11 @@ class WorldReader(Reader):
             raise ConfigError(f"source 'world:{path}': write how many samples to draw, e.g. world:3000")
         self.count = int(path)
         self.options = options
-        self.families = [Family(name) for name in options.families.split(",")]
+        named = (entry.partition(":") for entry in options.families.split(","))
+        self.families = turns_of_families({Family(name): int(share or 1) for name, _, share in named})
+        families = options.families.replace(",", "+")
         # Everything that a sample's images depend on except its index: never the count or the fragment.
-        self._drawn = (
-            f"seed={options.seed},size={options.size},format={options.format},families={'+'.join(self.families)}"
-        )
+        self._drawn = f"seed={options.seed},size={options.size},format={options.format},families={families}"
         self.location = self._drawn if options.attributes else f"{self._drawn},attributes=no"
 
     def fragments(self) -> list[Fragment]:
@@ -107,12 +135,16 @@ class WorldReader(Reader):
             seed=self.options.seed, size=self.options.size, format=self.options.format, family=family, index=index
         )
         instruction = drawn.instruction if self.options.attributes else _TOKEN.sub("", drawn.instruction)
-        last = len(drawn.images)
+        first, *later = drawn.responses or (None,)
+        target = None if drawn.responses else len(drawn.images)
         return Sample(
             id=sample_id(self.name, self._drawn, index),
             family=family,
             images=tuple(Image(number, data) for number, data in enumerate(drawn.images, start=1)),
-            turns=(Turn(instruction, target=last),),
+            turns=(
+                Turn(instruction, target=target, response=first),
+                *(Turn(asked, response=said) for asked, said in zip(drawn.later, later, strict=True)),
+            ),
             source=Source(self.name, self.location, index, self.options.license),
             truth=drawn.truth,
         )

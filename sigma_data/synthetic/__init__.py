@@ -1,5 +1,6 @@
-"""Synthetic samples of the six image families, drawn from a seed, with exact ground truth (the source `world:`).
+"""Samples of six image families, of segmentation and of understanding, drawn from a seed (the source `world:`).
 
+Their ground truth is exact.
 `draw_sample` is a pure function of (seed, size, format, family, index); the scene does not depend on
 size or format, so the same sample at another size shows the same scene.
 
@@ -15,6 +16,8 @@ The truth of a sample is JSON text:
 - `references`: for each reference its image number, role, `map` (outline, depth or null) and scene;
   what stands in one of these and not in `scene` must not leak into the target.
 - `sources`: attribute -> number of the image that it comes from.
+- `instances` (segmentation): the colour [r, g, b] of every object of `scene` in the colour map.
+- `questions` (understanding): kind and answer of every question; `scene` is null where there is no image.
 """
 
 from sigma_data.synthetic.sampling import FORMATS, Drawn, draw_sample

@@ -207,7 +207,8 @@ class Draft:
     """A sample before rendering.
 
     `instruction` names references by role in square brackets; `sources` says from which role each
-    attribute of the target comes; `change` is the edit, where the family has one.
+    attribute of the target comes; `change` is the edit, where the family has one. `target_map` "instances" makes the
+    target the colour map of its scene.
     """
 
     kind: str
@@ -216,3 +217,4 @@ class Draft:
     instruction: str
     sources: dict[str, str]
     change: dict[str, object] | None = None
+    target_map: str = ""

@@ -116,19 +116,32 @@ def _gradient(draw: ImageDraw.ImageDraw, side: int, top: RGB, bottom: RGB) -> No
             draw.rectangle((0, rows[0], side, rows[1]), fill=(tone[0], tone[1], tone[2]))
 
 
-def _place(image: Image.Image, thing: Thing, *, shadow: bool) -> None:
-    """Draw a thing onto the image through its own small canvas."""
-    size = image.width
+def silhouette(thing: Thing, size: int) -> tuple[Image.Image, tuple[int, int]]:
+    """How much of each pixel a thing covers (0 to 255), and the pixel (left, top) at which that image lies."""
     pieces = parts(thing)
     every = np.concatenate([piece.points for piece in pieces])
     low, high = np.floor(every.min(axis=0) * size) - 1, np.ceil(every.max(axis=0) * size) + 1
     left, top = int(low[0]), int(low[1])
-    width, height = int(high[0]) - left, int(high[1]) - top
+    scale = _oversampling(size)
+    alpha = Image.new("L", ((int(high[0]) - left) * scale, (int(high[1]) - top) * scale))
+    draw = ImageDraw.Draw(alpha)
+    for piece in pieces:
+        xy = _pixels(piece.points, size * scale, left * scale, top * scale)
+        draw.polygon(xy, fill=0 if piece.role == "hole" else 255)
+    return alpha.reduce(scale), (left, top)
+
+
+def _place(image: Image.Image, thing: Thing, *, shadow: bool) -> None:
+    """Draw a thing onto the image through its own small canvas."""
+    size = image.width
+    pieces = parts(thing)
+    alpha, (left, top) = silhouette(thing, size)
+    width, height = alpha.size
     scale = _oversampling(size)
     area = (width * scale, height * scale)
 
     edge = mix(thing.colour.rgb, INK, 62)
-    flat, alpha = Image.new("RGB", area, edge), Image.new("L", area)
+    flat = Image.new("RGB", area, edge)
     pattern = Image.new("L", area) if thing.texture.colour else None
     line = max(2, round(size * scale * 0.011 * min(1.0, thing.size * 4)))
     for piece in pieces:
@@ -140,13 +153,12 @@ def _place(image: Image.Image, thing: Thing, *, shadow: bool) -> None:
             ImageDraw.Draw(flat).polygon(xy, fill=fill)
         else:
             ImageDraw.Draw(flat).polygon(xy, fill=fill, outline=mix(fill, INK, 62), width=line)
-        ImageDraw.Draw(alpha).polygon(xy, fill=0 if hole else 255)
         if pattern:
             if piece.role == "body":
                 ImageDraw.Draw(pattern).polygon(xy, fill=255, outline=0, width=line)
             else:
                 ImageDraw.Draw(pattern).polygon(xy, fill=0)
-    flat, alpha = flat.reduce(scale), alpha.reduce(scale)
+    flat = flat.reduce(scale)
     if pattern:
         origin = (thing.x * size - left, thing.y * size - top)
         cloth = textures.paint(

@@ -278,7 +278,7 @@ def test_samples_hardly_ever_share_a_picture() -> None:
     [
         "world:", "world:0", "world:-3", "world:many", "world:3.5", "world:٣", "world:9?size=63", "world:9?size=1025",
         "world:9?seed=x", "world:9?families=layout,layouts", "world:9?families=", "world:9?families=layout,layout",
-        "world:9?format=gif", "world:9?colour=red", "world:9?families=segmentation",
+        "world:9?format=gif", "world:9?colour=red", "world:9?families=maps",
         "world:9?attributes=some", "world:9?attributes=",
     ],
 )  # fmt: skip
