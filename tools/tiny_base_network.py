@@ -1,7 +1,8 @@
 """`SigmaModel.forward` for many small samples on a CPU, and Muon for matrices of a few shapes: the same sums, sooner.
 
-Products are in bfloat16 (a CPU with AMX does them 7 times as fast as float32 ones), the rest in float32 inside compiled
-functions. The weights are the model's own, so what is trained here is the product's model.
+Products are in bfloat16 where the CPU multiplies it (one with AMX does so 7 times as fast as in float32, one without
+such instructions 25 times slower), the rest in float32 inside compiled functions. The weights are the model's own, so
+what is trained here is the product's model.
 """
 
 from __future__ import annotations
@@ -16,11 +17,17 @@ from torch import Tensor, nn
 
 from sigma_model.embed import rotary
 from sigma_model.model import SigmaModel
+from sigma_model.torch_compat import multiplies_bfloat16
 from tools.tiny_base_data import Group
 
 _EPSILON = 1e-6
 _FORBIDDEN = -1e4
 MOMENTUM = 0.95
+
+
+def product_dtype() -> torch.dtype:
+    """Of products: bfloat16 where the CPU multiplies it, which training does not notice, else float32."""
+    return torch.bfloat16 if multiplies_bfloat16(torch.device("cpu")) else torch.float32
 
 
 def _project(
@@ -62,10 +69,13 @@ def _finish(x: Tensor, attended: Tensor, out: Tensor, norm: Tensor, gate_up: Ten
 
 
 class Network:
-    """The forward pass over a model's weights. `dtype` is that of products; `compiled` False is slower to run only."""
+    """The forward pass over a model's weights.
 
-    def __init__(self, model: SigmaModel, *, dtype: torch.dtype = torch.bfloat16, compiled: bool = True) -> None:
-        self.model, self._dtype = model, dtype
+    `dtype` is that of products, None for what suits this CPU; `compiled` False is slower to run only.
+    """
+
+    def __init__(self, model: SigmaModel, *, dtype: torch.dtype | None = None, compiled: bool = True) -> None:
+        self.model, self._dtype = model, dtype or product_dtype()
         parts: list[Callable[..., Any]] = [_project, _attend, _finish]
         made = [torch.compile(part, dynamic=True) for part in parts] if compiled else parts
         self._project, self._attend, self._finish = made
@@ -216,8 +226,8 @@ class Muon:
 
 
 def _orthogonal(matrices: Tensor) -> Tensor:
-    """Newton-Schulz iterations of Muon (Jordan 2024) in bfloat16 on [n, rows, columns]."""
-    x = matrices.to(torch.bfloat16)
+    """Newton-Schulz iterations of Muon (Jordan 2024) on [n, rows, columns], in bfloat16 where the CPU multiplies it."""
+    x = matrices.to(product_dtype())
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT.contiguous()

@@ -4,6 +4,7 @@ What BAGEL is to SIGMA: a model that copies, edits and composes from references 
 without attribute tokens and without the group mask. Samples of a seed that no demo uses, and simple tasks beside them,
 are drawn once into `--data`; then one CPU thread trains, saving every few minutes. `--decay N` ends the training: the
 rates fall to zero over the last N steps. DIR/model is the average of the weights, bfloat16, in the released layout.
+`--start tiny-base` goes on from the shipped weights.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from torch import Tensor
 
 from sigma_data.sequence.tokenizer import TOKENIZER_FILES, Tokenizer
 from sigma_data.storage.files import write_atomic
-from sigma_model.checkpoint_io import export_model, init_model
-from sigma_model.config import VAE_FILE, ModelConfig, preset, preset_directory
+from sigma_model.checkpoint_io import export_model, init_model, load_model
+from sigma_model.config import PRESETS, VAE_FILE, ModelConfig, preset, preset_directory
+from sigma_model.model import SigmaModel
 from sigma_model.vae import Vae
 from tools.tiny_base_data import COPY, TASK, Corpus, Maker, draw, load
 from tools.tiny_base_network import Muon, Network
@@ -62,6 +64,8 @@ class Options:
     every: int = 500
     save_s: float = 300.0
     seed: int = 0
+    start: str = ""
+    """A preset with weights or a model directory to go on from; none is a random start."""
 
 
 SHARES = {"compositional": 1.6, "layout": 1.5, "selective": 1.2, "stylization": 1.0, "editing": 0.8, "relation": 0.6}
@@ -81,8 +85,7 @@ class Training:
 
     def __init__(self, options: Options, tokenizer: Tokenizer, corpus: Corpus, *, compiled: bool = True) -> None:
         self.options, self._tokenizer, self._corpus = options, tokenizer, corpus
-        self.model = init_model(config(), seed=options.seed, dtype=torch.float32, device="cpu").requires_grad_(True)
-        prepare(self.model)
+        self.model = _start(options).requires_grad_(True)
         self._network = Network(self.model, compiled=compiled)
         self._optimizer = Muon(self.model, (options.rate, options.outer_rate, 1e-3, 2e-3))
         self.averages = [one.detach().clone() for one in self._optimizer.parameters]
@@ -164,6 +167,15 @@ class Training:
         self.step = state["step"]
         self._rng.setstate(state["rng"])
         self._generator.set_state(state["generator"])
+
+
+def _start(options: Options) -> SigmaModel:
+    if not options.start:
+        model = init_model(config(), seed=options.seed, dtype=torch.float32, device="cpu")
+        prepare(model)
+        return model
+    where = preset_directory(options.start) if options.start in PRESETS else Path(options.start)
+    return load_model(where, dtype=torch.float32, config=config())
 
 
 def _save(training: Training, out: Path) -> None:

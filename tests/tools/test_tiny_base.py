@@ -14,7 +14,7 @@ from sigma_data.sample import Sample
 from sigma_data.sequence.layout import layout
 from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.sources import open_source
-from sigma_model.checkpoint_io import init_model
+from sigma_model.checkpoint_io import init_model, load_model
 from sigma_model.config import VAE_FILE, preset_directory
 from sigma_model.model import geometry, widths
 from sigma_model.vae import Vae, from_tokens
@@ -139,3 +139,10 @@ def test_training_repeats_itself_to_the_bit_and_goes_on_from_a_checkpoint(
     assert losses == again
     for mine, other in zip(whole.averages, second.averages, strict=True):
         assert torch.equal(mine, other)
+
+
+def test_training_goes_on_from_the_shipped_weights(encoder: Tokenizer, corpus: Corpus) -> None:
+    training = Training(Options(start="tiny-base"), encoder, corpus, compiled=False)
+    shipped = load_model(preset_directory("tiny-base"), dtype=torch.float32)
+    for name, one in training.model.state_dict().items():
+        assert torch.equal(one, shipped.state_dict()[name]), name

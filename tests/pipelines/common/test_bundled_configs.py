@@ -1,0 +1,29 @@
+"""A configuration by name: a file of the user's first, ours where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.common.bundled_configs import CONFIGS, config_file
+
+
+@pytest.mark.parametrize("name", ["quickstart", "configs/quickstart.yaml"])
+def test_a_name_means_ours_also_beside_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert config_file(Path(name)) == CONFIGS / "quickstart.yaml"
+    Path(name).mkdir(parents=True)
+    assert config_file(Path(name)) == CONFIGS / "quickstart.yaml"
+
+
+def test_a_file_of_that_name_comes_before_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("quickstart").write_text("steps: 3\n", "utf-8")
+    assert config_file(Path("quickstart")) == Path("quickstart")
+
+
+def test_another_path_is_left_alone(tmp_path: Path) -> None:
+    assert config_file(tmp_path / "quickstart.yaml") == tmp_path / "quickstart.yaml"
