@@ -26,6 +26,19 @@ _NUMBERED = re.compile(
     r"(?P<possessive>['’]s\b)?",
     re.IGNORECASE,
 )
+_NUMBERED_LIST = re.compile(
+    rf"\b{_IMAGE}s?\s*(?P<list>#?\d{{1,2}}(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+|\s*&\s*)#?\d{{1,2}}){{1,9}})\b"
+    r"(?=\s*(?:$|[,;:!?)]|\.(?!\d))|\s+(?:and|to|with|on|onto|into|in|together|as|is|are|wears?|next|by|while)\b)",
+    re.IGNORECASE,
+)
+"""Images 1 and 2: but not image 1 and 2 dogs."""
+_ONE_NUMBER = re.compile(r"#?\d{1,2}")
+_ELLIPSIS = re.compile(
+    rf"\b(?:of|from|in)\s+(?P<list>the\s+{_ORDINAL}(?:(?:\s*,\s*(?:and\s+)?|\s+and\s+|\s*&\s*)(?:the\s+)?{_ORDINAL})*)"
+    r"(?=\s*(?:$|[.,;:!?)])|\s+(?:and|to|with|on|onto|into|in|next)\b)",
+    re.IGNORECASE,
+)
+"""The man of the second: no noun, which stands elsewhere in the caption."""
 _SIDES = re.compile(rf"\bthe\s+(?P<side>other|left|right)\s+{_IMAGE}\b(?P<possessive>['’]s\b)?", re.IGNORECASE)
 _REFERENCE = re.compile(
     rf"\bthe\s+(?:reference|given|provided|supplied|attached)\s+{_IMAGE}\b(?P<possessive>['’]s\b)?", re.IGNORECASE
@@ -69,6 +82,7 @@ def find_anchors(caption: Caption, request: Request) -> list[Anchor]:
     """
     images = [one.image for one in request.references]
     found = [Anchor(token.start, token.end, token.image, "placeholder") for token in caption.tokens if token.image]
+    placeholders = {anchor.start: anchor for anchor in found}
     taken = quoted_spans(caption.text)
 
     def add(anchors: Sequence[Anchor]) -> None:
@@ -80,6 +94,9 @@ def find_anchors(caption: Caption, request: Request) -> list[Anchor]:
     for match in _ORDINALS.finditer(caption.text):
         if anchors := _ordinals(match, caption.text, images):
             add(anchors)
+    for match in _NUMBERED_LIST.finditer(caption.text):
+        if anchors := _numbers(match, images):
+            add(anchors)
     for match in _NUMBERED.finditer(caption.text):
         word = match["number"].lower()
         number = int(word) if word.isdigit() else _CARDINALS.index(word) + 1
@@ -89,13 +106,17 @@ def find_anchors(caption: Caption, request: Request) -> list[Anchor]:
         for match in _REFERENCE.finditer(caption.text):
             add([Anchor(*match.span(), meant(request.references).image, "reference", bool(match["possessive"]))])
         for match in _STYLE.finditer(caption.text):
-            add([Anchor(*match.span(), meant(request.references).image, "style")])
+            if not _placeholder_at(caption, match.end(), placeholders):
+                add([Anchor(*match.span(), meant(request.references).image, "style")])
+        if any(anchor.kind == "ordinal" for anchor in found):
+            for match in _ELLIPSIS.finditer(caption.text):
+                if anchors := _ordinals(match, caption.text, images):
+                    add(anchors)
     if len(images) == 2:
         for match in _SIDES.finditer(caption.text):
             image = images[_side(match["side"].lower(), found, match.start(), images)]
             add([Anchor(*match.span(), image, "ordinal", bool(match["possessive"]))])
     # A placeholder right behind an ordinal is the ordinal's own.
-    placeholders = {anchor.start: anchor for anchor in found if anchor.kind == "placeholder"}
     return sorted(
         (anchor for anchor in found if anchor.kind == "placeholder" or not _has_own(anchor, placeholders, caption)),
         key=lambda anchor: anchor.start,
@@ -148,24 +169,39 @@ def _stands_alone(caption: Caption, index: int) -> bool:
 def _ordinals(match: re.Match[str], text: str, images: Sequence[int]) -> list[Anchor]:
     singles = list(_ONE_ORDINAL.finditer(match["list"]))
     numbers = [_number(one[0].lower(), len(images)) for one in singles]
-    if match["noun"].lower() == "one" and (
+    noun = match.groupdict().get("noun") or ""
+    if noun.lower() == "one" and (
         len(images) < 2 or text[match.end() : match.end() + 20].lstrip().startswith("from the")
     ):
         return []
-    if match["noun"].lower().endswith("s") and len(singles) == 1:  # the first images
+    if noun.lower().endswith("s") and len(singles) == 1:  # the first images
         return []
     if not all(_is_ours(number, images) for number in numbers):
         return []
     offset = match.start("list")
+    possessive = bool(match.groupdict().get("possessive"))
     return [
         Anchor(
             offset + one.start(),
             match.end() if one is singles[-1] else offset + one.end(),
             images[number - 1],
             "ordinal",
-            bool(match["possessive"]) and one is singles[-1],
+            possessive and one is singles[-1],
         )
         for one, number in zip(singles, numbers, strict=True)
+    ]
+
+
+def _numbers(match: re.Match[str], images: Sequence[int]) -> list[Anchor]:
+    """The anchors of "images 1 and 2": a number each, the first with its noun."""
+    singles = list(_ONE_NUMBER.finditer(match["list"]))
+    numbers = [int(one[0].lstrip("#")) for one in singles]
+    if not all(_is_ours(number, images) for number in numbers):
+        return []
+    offset = match.start("list")
+    return [
+        Anchor(match.start() if place == 0 else offset + one.start(), offset + one.end(), images[number - 1], "ordinal")
+        for place, (one, number) in enumerate(zip(singles, numbers, strict=True))
     ]
 
 
@@ -192,5 +228,10 @@ def _side(side: str, found: Sequence[Anchor], start: int, images: Sequence[int])
 
 
 def _has_own(anchor: Anchor, placeholders: dict[int, Anchor], caption: Caption) -> bool:
-    own = placeholders.get(_SPACE.match(caption.text, anchor.end).end())  # type: ignore[union-attr]  # always matches
+    own = _placeholder_at(caption, anchor.end, placeholders)
     return own is not None and own.image == anchor.image
+
+
+def _placeholder_at(caption: Caption, end: int, placeholders: dict[int, Anchor]) -> Anchor | None:
+    """The placeholder right behind a place."""
+    return placeholders.get(_SPACE.match(caption.text, end).end())  # type: ignore[union-attr]  # always matches

@@ -12,11 +12,19 @@ from dataclasses import dataclass
 
 from sigma_data.injection.anchors import Anchor
 from sigma_data.injection.caption import Caption, is_participle
+from sigma_data.injection.guards import (
+    REACH,
+    Left,
+    becomes,
+    is_followed_by_verb,
+    is_head,
+    is_own_style,
+    is_part,
+    look_left,
+)
 from sigma_data.injection.lexicon import lexicon
-from sigma_data.injection.request import Request
+from sigma_data.injection.request import Reference, Request
 
-_REACH = 5
-"""Words that are walked left of a noun, in search of what says whether it is there (G1)."""
 _TIE = 8
 """Words that may stand between a noun and the image that is named behind it."""
 _MOST_OF_ONE = 2
@@ -35,22 +43,14 @@ class Candidate:
     image: int
 
 
-@dataclass(frozen=True)
-class _Left:
-    """What stands left of a noun: where its phrase begins, whether it is definite, and the word before the article."""
-
-    start: int
-    definite: bool
-    new: bool
-    before: str
-
-
 def candidates(caption: Caption, request: Request, anchors: Sequence[Anchor]) -> list[Candidate]:
     """The phrases that take a token, in order, each bound to an image; see the module's text."""
     single = len(request.references) == 1
     found = []
     for index in _nouns(caption):
-        one = _of_one(caption, request, index) if single else _of_several(caption, request, anchors, index)
+        one = _named_person(caption, request, anchors, index)
+        if one is None and _name_start(caption, index) is None:
+            one = _of_one(caption, request, index) if single else _of_several(caption, request, anchors, index)
         if one is not None and not any(one.start < anchor.end and anchor.start < one.end for anchor in anchors):
             found.append(one)
     found = _without_overlaps(found)
@@ -61,7 +61,8 @@ def _nouns(caption: Caption) -> Iterator[int]:
     """Indices of words that could be named: none in quotation marks, no owner (G3)."""
     for index, token in enumerate(caption.tokens):
         behind = caption.text[token.end : token.end + 3].lower()
-        if token.image or token.quoted or token.possessive or behind.startswith(("(", "'", "’", "/")):
+        plural = behind.startswith(("(", " (s", "'", "’", "/"))  # person(s), girls'
+        if token.image or token.quoted or token.possessive or plural:
             continue
         if not _is_verb(caption, index):
             yield index
@@ -90,18 +91,20 @@ def _of_one(caption: Caption, request: Request, index: int) -> Candidate | None:
     token = _attribute(caption, request, index)
     if token is None:
         return None
-    left = _look_left(caption, index)
-    if not left.definite or not _is_head(caption, index):
+    left = look_left(caption, index)
+    if not left.definite or not is_head(caption, index):
         return None
-    modifiers = {one.low for one in caption.tokens[max(index - _REACH, 0) : index] if one.start >= left.start}
+    modifiers = {one.low for one in caption.tokens[max(index - REACH, 0) : index] if one.start >= left.start}
     if modifiers & lexicon()["photo"] and token not in ("background", "lighting", "style"):
         return None  # a picture's frame
     word = caption.tokens[index].low
     if token == "background" and word in ("background", "backdrop") and left.before in (*PLACES, "from", "into"):
         return None  # G4: in the background is a place
-    if token == "style" and (word != "style" or left.before == "in" or _of_somebody(caption, index)):
+    if token == "style" and not is_own_style(caption, index, left):
         return None
-    if _becomes(caption, index, left):
+    if is_part(caption, index, left):
+        return None
+    if becomes(caption, index, left):
         return None
     return Candidate(left.start, caption.tokens[index].end, token, index, request.references[0].image)
 
@@ -109,22 +112,74 @@ def _of_one(caption: Caption, request: Request, index: int) -> Candidate | None:
 def _of_several(caption: Caption, request: Request, anchors: Sequence[Anchor], index: int) -> Candidate | None:
     """A noun of a caption with several references: taken where the text ties it to one of them."""
     anchor = _tied(caption, index, anchors)
-    left = _look_left(caption, index)
+    left = look_left(caption, index)
     owner = next((a for a in anchors if a.possessive and _begins_behind(caption, left, a)), None)
     image = owner.image if owner is not None else None if anchor is None else anchor.image
     token = _attribute(caption, request, index)
     if image is None:
         image = _labelled(caption, request, index)
-        if image is None or not _is_head(caption, index) or left.new:
+        if image is None or not (is_head(caption, index) or is_followed_by_verb(caption, index)) or left.new:
             return None
         token = token or "subject"
     elif token is None:
-        if not _is_thing(caption, index, left) or not _directly(caption, index, anchor):
+        if (
+            caption.text[caption.tokens[index].start].isupper()
+            or not _is_thing(caption, index, left)
+            or not _directly(caption, index, anchor)
+        ):
             return None
         token = "subject"
-    elif not _is_head(caption, index):
+    elif not is_head(caption, index) and not is_followed_by_verb(caption, index):
         return None
     return Candidate(left.start, caption.tokens[index].end, token, index, image)
+
+
+def _named_person(caption: Caption, request: Request, anchors: Sequence[Anchor], index: int) -> Candidate | None:
+    """A name in capitals behind "photo of", "hair of" ..., where a reference is known to show a person."""
+    start = _name_start(caption, index)
+    if start is None:
+        return None
+    name = caption.text[caption.tokens[start].start : caption.tokens[index].end]
+    people = [one for one in request.references if _shows_person(one, name)]
+    tied = None if len(request.references) == 1 else _tied(caption, index, anchors)
+    if tied is not None:
+        people = [one for one in people if one.image == tied.image]
+    if len(people) != 1:
+        return None
+    words, tokens, head = lexicon(), caption.tokens, start - 2
+    attribute = words.attribute(tokens[head].low)
+    if attribute not in ("clothing", "pose", "emotion") and tokens[head].low not in words["of_persons"]:
+        return None  # the streets of Paris; and in "the portrait of Ann" the portrait has the token
+    if len(request.references) == 1 and look_left(caption, head).new:
+        return None
+    return Candidate(tokens[start].start, tokens[index].end, "id", index, people[0].image)
+
+
+def _name_start(caption: Caption, index: int) -> int | None:
+    """The first of the words in capitals behind `of` whose last is at an index; None if that is not the end of such."""
+    tokens, text = caption.tokens, caption.text
+
+    def is_capital(at: int) -> bool:
+        return at < len(tokens) and not tokens[at].image and text[tokens[at].start].isupper()
+
+    if not is_capital(index) or text.isupper():
+        return None
+    if is_capital(index + 1) and not tokens[index + 1].breaks:
+        return None
+    start = index
+    while start and is_capital(start) and not tokens[start].breaks and index - start < REACH:
+        start -= 1
+    behind_of = start >= 1 and start < index and tokens[start].low == "of" and not tokens[start].breaks
+    return start + 1 if behind_of and not tokens[start + 1].breaks else None
+
+
+def _shows_person(reference: Reference, name: str) -> bool:
+    """Whether the kind or the label of a reference says that it shows a person, or this one."""
+    words = lexicon()
+    label = (reference.label or "").lower()
+    if reference.kind in ("person", "id", "face", "portrait") or label == name.lower():
+        return True
+    return any(words.attribute(word) == "id" for word in label.split())
 
 
 def _attribute(caption: Caption, request: Request, index: int) -> str | None:
@@ -137,67 +192,8 @@ def _attribute(caption: Caption, request: Request, index: int) -> str | None:
     token = token or words.attribute(word)
     if token != "place":
         return token
-    placed = _look_left(caption, index).before in PLACES
+    placed = look_left(caption, index).before in PLACES
     return "background" if placed or any(one.kind == "background" for one in request.references) else None
-
-
-def _look_left(caption: Caption, index: int) -> _Left:
-    """G1: walk left over at most five words of the phrase, to what says that the thing is there, or that it is new."""
-    words, tokens = lexicon(), caption.tokens
-    at, owned = index, 0  # `owned`: the first token behind an owner (the woman's red jacket)
-    while at > 0 and index - at < _REACH and not tokens[at].breaks:
-        previous = tokens[at - 1]
-        if previous.image or previous.quoted:
-            break
-        low, start = previous.low, tokens[owned or at].start
-        if previous.possessive:
-            owned = owned or at
-        elif low in words["definite"]:
-            before = tokens[at - 2].low if at >= 2 and not previous.breaks else ""
-            return _Left(start, definite=True, new=False, before=before)
-        elif low in words["indefinite"]:
-            return _Left(start, definite=False, new=True, before="")
-        elif low in words["stop"] or (low in words["verbs"] and not caption.clause_starts(at - 1)):
-            return _Left(start, definite=False, new=False, before=low)
-        elif caption.clause_starts(at - 1) and (low in words["edit_verbs"] or low in words["making_verbs"]):
-            # An imperative verb: what it changes is there, what it makes is not.
-            return _Left(start, definite=low in words["edit_verbs"], new=False, before=low)
-        at -= 1
-    # Nothing says what it is; a phrase that begins the clause is taken whole, of others only the noun.
-    whole = index - at < _REACH
-    return _Left(tokens[(owned or at) if whole else index].start, definite=False, new=False, before="")
-
-
-def _is_head(caption: Caption, index: int) -> bool:
-    """G2: the noun is the head of its compound. A car window and a flower vase are none of cars and flowers."""
-    words = lexicon()
-    after = caption.followed_by(index)
-    if after is None or after.image or after.quoted:
-        return True
-    if after.low in words["function"] or is_participle(after.low):
-        return True
-    if caption.first_verb() not in words["causing"]:
-        return False
-    if after.low in words["verbs"]:
-        return True
-    if words.attribute(after.low) is not None and after.low not in words["verbs_too"]:
-        return False
-    # Make the dog smile: a verb or an adjective, behind which nothing more of a noun follows.
-    behind = caption.followed_by(index + 1)
-    return behind is None or (behind.low in words["function"] and behind.low != "of") or bool(behind.image)
-
-
-def _becomes(caption: Caption, index: int, left: _Left) -> bool:
-    """Whether the noun is what a thing is exchanged for: replace the dog with the cat."""
-    words = lexicon()
-    if left.before not in words["becoming"]:
-        return False
-    at = index
-    while at > 0 and not caption.tokens[at].breaks:
-        at -= 1
-        if caption.clause_starts(at):
-            break
-    return caption.tokens[at].low in words["exchange_verbs"]
 
 
 def _tied(caption: Caption, index: int, anchors: Sequence[Anchor]) -> Anchor | None:
@@ -238,11 +234,17 @@ def _directly(caption: Caption, index: int, anchor: Anchor | None) -> bool:
     return [word.lower() for word in between if word.lower() != "the"] in (["of"], ["from"], ["in"], [])
 
 
-def _is_thing(caption: Caption, index: int, left: _Left) -> bool:
+def _is_thing(caption: Caption, index: int, left: Left) -> bool:
     """Whether an unlisted word is the noun of a definite phrase: the fallback of what is bound to an image."""
     words, word = lexicon(), caption.tokens[index].low
-    small = ("function", "stop", "definite", "indefinite", "no_things", "edit_verbs", "making_verbs")
-    if any(word in words[name] for name in small) or words.attribute(word) or word.isdigit() or is_participle(word):
+    small = ("function", "stop", "definite", "indefinite", "no_things", "edit_verbs", "making_verbs", "verbs")
+    if (
+        word.removesuffix("s") in words["verbs"]
+        or any(word in words[name] for name in small)
+        or words.attribute(word)
+        or word.isdigit()
+        or is_participle(word)
+    ):
         return False
     return left.definite and word.removesuffix("s") not in words["no_things"]
 
@@ -258,14 +260,8 @@ def _labelled(caption: Caption, request: Request, index: int) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
-def _begins_behind(caption: Caption, left: _Left, anchor: Anchor) -> bool:
+def _begins_behind(caption: Caption, left: Left, anchor: Anchor) -> bool:
     return caption.text[anchor.end : left.start].strip() == "" and left.start >= anchor.end
-
-
-def _of_somebody(caption: Caption, index: int) -> bool:
-    """Whether a style is that of an artist, say, and not that of the image."""
-    behind = [token.low for token in caption.tokens[index + 1 : index + 4]]
-    return behind[:1] == ["of"] and not (behind[1:2] == ["the"] and behind[-1] in lexicon()["photo"])
 
 
 def _next(caption: Caption, index: int) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sigma_data.sample import Family
 
-VERSION = 1
+VERSION = 2
 """Of the rules with their words and frames; raised when they give other instructions than before."""
 
 

@@ -23,7 +23,7 @@ from sigma_data.injection.caption import Caption, is_eastern, quoted_spans
 from sigma_data.injection.frames import Frame, draw_frame, framed_phrases, frames, variants
 from sigma_data.injection.lexicon import lexicon
 from sigma_data.injection.request import INJECTED, KEPT, Injection, Phrase, Reference, Request, refusal
-from sigma_data.injection.selective import is_selective, write_selective
+from sigma_data.injection.selective import is_selective, takes_out, write_selective
 from sigma_data.injection.writing import Edits, Placed, append, bindings_of, write
 from sigma_data.instruction import canonical, parse
 from sigma_data.sample import Family
@@ -60,7 +60,7 @@ def settled(request: Request) -> Injection | None:
     if len(request.caption) > MOST_CHARACTERS:
         return refusal(request, "too_long", f"the caption has {len(request.caption):,} characters")
     parsed = parse(request.caption, references=len(request.references))
-    if not parsed.plain:
+    if not any(character.isalnum() for character in parsed.plain):
         return refusal(request, "no_words", "the caption has no words")
     if problem := contract.tags(parsed, request):
         code = "token_in_text" if problem.code == "unknown_token" else problem.code
@@ -116,7 +116,8 @@ def _by_rules(request: Request) -> Injection:
     frame = frame_of(request) if len(missing) == len(request.references) else None
     if frame is not None:
         return _verified(request, frame.around(text), framed_phrases(frame))
-    if request.family is Family.SELECTIVE and len(request.references) == 1 and not is_eastern(text):
+    selective = request.family is Family.SELECTIVE and len(request.references) == 1
+    if selective and not is_eastern(text) and takes_out(caption):
         out, phrase = write_selective(caption, request)
         return _verified(request, out, () if phrase is None else (phrase,))
     if is_eastern(text):

@@ -15,9 +15,15 @@ _ROUTED = re.compile(rf"{_COURTESY}(?:extract|isolate|cut\s+out|segment\s+out)\b
 _VERB = re.compile(
     rf"{_COURTESY}(?:extract|isolate|cut\s+out|segment\s+out|crop\s+out|pick\s+out|single\s+out|take\s+out|retrieve"
     r"|separate|segment|select|crop|(?:show|keep|leave)\s+(?:me\s+)?(?:only|just|nothing\s+but)|(?:show|give)\s+me)\b"
-    r"(?!['’])(?:\s+(?:only|just))?\s+(?=\S)",
+    r"(?!['’])(?:\s+(?:only|just))?\s*:?\s+(?=\S)",
     re.IGNORECASE,
 )
+_SPLIT_VERB = re.compile(
+    rf"{_COURTESY}(?:cut|segment|crop|pick|single|take)\s+(?=(?:\S+\s+){{1,8}}?out(?:\s+of\b|\s*[.!]?\s*$))",
+    re.IGNORECASE,
+)
+"""Cut the dog out of the picture: the thing stands between the two parts of the verb."""
+_SPLIT_END = re.compile(r"\s+out(?:\s+of\b|\s*[.!]?\s*$)", re.IGNORECASE)
 _END = re.compile(
     r"\s*[.!?;,:](?=\s|$)|\s*[\n(（。，！？]|\s+(?:onto|as\s+an?|while|so\s+that|keeping|using|then|without)\b"
     r"|\s+(?:on|against|with|into|in)\s+an?\s+(?:\w+\s+){0,3}(?:background|backdrop|image|canvas|picture)\b"
@@ -38,15 +44,24 @@ def is_selective(text: str) -> bool:
     return _ROUTED.match(text) is not None
 
 
+def takes_out(caption: Caption) -> bool:
+    """Whether a caption of the selective family is a command to take something out, or the name of a thing."""
+    if _VERB.match(caption.text) or _SPLIT_VERB.match(caption.text):
+        return True
+    words, first = lexicon(), caption.first_verb()
+    return first in words["select_verbs"] or not (first in words["edit_verbs"] or first in words["making_verbs"])
+
+
 def write_selective(caption: Caption, request: Request) -> tuple[str, Phrase | None]:
     """The instruction and its phrase; None where the text is neither such a command nor a thing's name."""
     text, image = caption.text, request.references[0].image
-    verb = _VERB.match(text)
+    verb, ends = _VERB.match(text), (_END, _TIED, _PLACEHOLDER)
+    if verb is None and (verb := _SPLIT_VERB.match(text)) is not None:
+        ends = (_END, _SPLIT_END, _PLACEHOLDER)
     if verb is None:
         return _framed(caption, request)
     start = verb.end()
-    end = min((match.start() for match in (_END.search(text, start), _TIED.search(text, start),
-                                          _PLACEHOLDER.search(text, start)) if match), default=len(text))  # fmt: skip
+    end = min((match.start() for pattern in ends if (match := pattern.search(text, start))), default=len(text))
     phrase = text[start:end].rstrip()
     if not any(character.isalnum() for character in phrase):
         return _appended(text, image), None
@@ -69,8 +84,9 @@ def _framed(caption: Caption, request: Request) -> tuple[str, Phrase | None]:
     first = caption.first_verb()
     if _has_placeholder(text):
         return text, None
-    command = first in words["edit_verbs"] or first in words["making_verbs"] or first in words["select_verbs"]
-    if command or not any(character.isalnum() for character in text) or len(text) > 200:
+    if first in words["select_verbs"]:
+        return _appended(text, image, ""), None
+    if not any(character.isalnum() for character in text) or len(text) > 200:
         return _appended(text, image), None
     end = sentence_end(text)
     inner = text[:end]
@@ -84,7 +100,9 @@ def _has_placeholder(text: str) -> bool:
     return _PLACEHOLDER.search(text) is not None
 
 
-def _appended(text: str, image: int) -> str:
+def _appended(text: str, image: int, connector: str = " in") -> str:
+    if _has_placeholder(text):
+        return text
     edits = Edits(text)
-    edits.insert(sentence_end(text), f" in {placeholder(image)}")
+    edits.insert(sentence_end(text), f"{connector} {placeholder(image)}")
     return edits.result()

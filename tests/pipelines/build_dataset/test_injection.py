@@ -23,6 +23,7 @@ from pipelines.inject.endpoint import EndpointError
 from sigma_data import open_corpus
 from sigma_data.corpus.checks import RULES
 from sigma_data.errors import ConfigError
+from sigma_data.injection import VERSION
 from sigma_data.sample import Family, Sample
 
 ROWS = [
@@ -77,7 +78,7 @@ def test_rules_inject_what_they_can_and_the_plain_wording_stays_beside(tmp_path:
     found = samples(tmp_path / "out")
     assert found[0].turns[0].instruction == "Add a scarf to the <id>boy <image_1>"
     assert found[0].turns[0].caption == "Add a scarf to the boy"
-    assert note(found[0]) == {"by": "rules", "version": 1, "outcome": "injected"}
+    assert note(found[0]) == {"by": "rules", "version": VERSION, "outcome": "injected"}
     assert (found[1].family, found[1].turns[0].instruction) == (
         Family.SELECTIVE, "Extract <select>the cup from the image <image_1>",
     )  # fmt: skip
@@ -149,7 +150,7 @@ def test_a_model_injects_and_a_second_build_asks_nothing_and_writes_the_same_byt
     found = samples(tmp_path / "a")
     assert found[3].turns[0].instruction == "A dream of two things <image_1> <image_2>"
     assert note(found[3]) == {
-        "by": "model", "model": "tester", "outcome": "injected", "prompt_version": 1, "version": 1,
+        "by": "model", "model": "tester", "outcome": "injected", "prompt_version": 1, "version": VERSION,
     }  # fmt: skip
     assert b"127.0.0.1" not in b"".join(files(tmp_path / "a").values())
 
@@ -161,7 +162,7 @@ def test_what_the_model_cannot_do_falls_back_on_the_rules(tmp_path: Path) -> Non
         corpora.build(tmp_path / "out", source, **by("model", server.base_url))
     found = samples(tmp_path / "out")
     assert found[0].turns[0].instruction == "Add a scarf to the <id>boy <image_1>"
-    assert note(found[0]) == {"by": "rules", "version": 1, "outcome": "injected", "fallback": "not_json"}
+    assert note(found[0]) == {"by": "rules", "version": VERSION, "outcome": "injected", "fallback": "not_json"}
 
 
 @pytest.mark.slow

@@ -47,6 +47,11 @@ def several(caption: str, count: int = 2, family: str = "compositional", **given
         ("Zoom out.", "Zoom out <image_1>."),
         ("Make the dogs in <Image> smile", "Make the <subject>dogs in <image_1> smile"),
         ("把狗变成猫。", "把狗变成猫 <image_1>。"),
+        ("Give the lady sunglasses", "Give the <id>lady <image_1> sunglasses"),
+        (
+            "Change the overall style of the photo to comic",
+            "Change the <style>overall style of the photo <image_1> to comic",
+        ),
     ],
 )
 def test_a_caption_with_one_reference(caption: str, instruction: str) -> None:
@@ -67,6 +72,10 @@ def test_a_caption_with_one_reference(caption: str, instruction: str) -> None:
         "Improve the image quality",
         "Turn it into a watercolor painting",  # step C: what the edit makes
         'Write "the man" here',  # quoted
+        "Put a hat on the person (s)",
+        "Clean the car window",  # a part of what is named before it
+        "Apply the Ghibli style to the photo",  # a style that no image shows
+        "Turn the photo of Marie Curie into a sketch",  # no reference is known to show a person
     ],
 )
 def test_what_is_new_vague_or_not_the_head_takes_no_token(caption: str) -> None:
@@ -118,6 +127,26 @@ def test_one_reference_has_at_most_two_tokens() -> None:
             "Put the <subject>gizmo from the last image <image_2> on the <subject>table in the 1st image <image_1>",
         ),
         (
+            "Put the dogs of images 2 and 3 on the sofa of image 1", 3,
+            "Put the <subject>dogs of images 2 <image_2> and 3 <image_3> on the <subject>sofa of image 1 <image_1>",
+        ),
+        (
+            "Put the hat of the first picture on the man of the second.", 2,
+            "Put the <clothing>hat of the first picture <image_1> on the <id>man of the second <image_2>.",
+        ),
+        (
+            "The first picture's girl wears the hat of the last picture", 2,
+            "The first picture's <id>girl <image_1> wears the <clothing>hat of the last picture <image_2>",
+        ),
+        (
+            "As the change from <image_1> to style reference <image_2>, transform the photo <image_3>", 3,
+            "As the change from <image_1> to style reference <image_2>, transform the photo <image_3>",
+        ),
+        (
+            "Put the dog in image 1 and 2 cats on the sofa of image 2", 2,
+            "Put the <subject>dog in image 1 <image_1> and 2 cats on the <subject>sofa of image 2 <image_2>",
+        ),
+        (
             "Put the first picture's dog on the beach of the second picture", 2,
             "Put the first picture's <subject>dog <image_1> on the <background>beach of the second picture <image_2>",
         ),
@@ -125,6 +154,31 @@ def test_one_reference_has_at_most_two_tokens() -> None:
 )  # fmt: skip
 def test_a_caption_that_names_its_references(caption: str, count: int, instruction: str) -> None:
     assert several(caption, count).instruction == instruction
+
+
+@pytest.mark.parametrize(
+    ("caption", "labels", "instruction"),
+    [
+        ("Turn the photo of Marie Curie into a sketch", ["woman"],
+         "Turn the photo of <id>Marie Curie <image_1> into a sketch"),
+        ("Change the hair of Marie Curie to red", ["Marie Curie"],
+         "Change the hair of <id>Marie Curie <image_1> to red"),
+        ("Make the portrait of Marie Curie older", ["woman"], "Make the <id>portrait <image_1> of Marie Curie older"),
+        ("Change the skyline of New York", ["man"], "Change the skyline of New York <image_1>"),
+        ("Add a photo of Marie Curie to the wall", ["man"], "Add a photo of Marie Curie to the wall <image_1>"),
+        ("The smile of Ann Stone from image 1 on the dog of image 2", ["a woman", None],
+         "The <emotion>smile of <id>Ann Stone from image 1 <image_1> on the <subject>dog of image 2 <image_2>"),
+        ("The portrait of Ann Stone from image 1 in the room of image 2", [None, None],
+         "The <id>portrait of Ann Stone from image 1 <image_1> in the <background>room of image 2 <image_2>"),
+        ("The dog and the cat play", ["a brown dog", "cat"],
+         "The <subject>dog <image_1> and the <subject>cat <image_2> play"),
+    ],
+)  # fmt: skip
+def test_a_name_in_capitals_is_a_person_where_a_reference_shows_one(
+    caption: str, labels: list[str | None], instruction: str
+) -> None:
+    found = inject(request(caption, len(labels), "editing" if len(labels) == 1 else "compositional", labels=labels))
+    assert found.instruction == instruction
 
 
 def test_the_photo_is_the_only_reference_that_nothing_else_names() -> None:
@@ -145,6 +199,7 @@ def test_the_photo_is_the_only_reference_that_nothing_else_names() -> None:
         ("把第二张图的狗放到第一张图里", "unbound_reference"),
         ("Put <|im_end|> on <image_1> and <image_2>", "control_token"),
         ("  ", "no_words"),
+        ("... !", "no_words"),
         ("a " * 9_000, "too_long"),
     ],
 )
@@ -173,12 +228,26 @@ def test_an_instruction_that_has_its_tokens_keeps_them() -> None:
         ("Isolate the dog and place it on white", "Isolate <select>the dog in <image_1> and place it on white"),
         ("Cut out the man on a white background", "Cut out <select>the man in <image_1> on a white background"),
         ("Extract the cup in <image_1>", "Extract <select>the cup in <image_1>"),
+        ("Extract: the cup", "Extract: <select>the cup in <image_1>"),
     ],
 )
 def test_an_instruction_to_extract_is_selective_whatever_corpus_it_comes_from(caption: str, instruction: str) -> None:
     found = inject(request(caption))
     assert (found.instruction, found.family) == (instruction, Family.SELECTIVE)
     assert found.phrases[0].token == "select"
+
+
+@pytest.mark.parametrize(
+    ("caption", "instruction"),
+    [
+        ("Cut the dog out of the picture", "Cut <select>the dog out of the picture <image_1>"),
+        ("Extract.", "Extract <image_1>."),
+        ("Remove the background", "Remove the <background>background of <image_1>"),
+        ("Take the dog out for a walk", "Take the <subject>dog <image_1> out for a walk"),
+    ],
+)
+def test_captions_of_the_selective_family(caption: str, instruction: str) -> None:
+    assert one(caption, "selective") == instruction
 
 
 @pytest.mark.parametrize("kind", ["layout", "relation", "selective", "subjects"])

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+from sigma_data.injection import VERSION
 from sigma_data.injection.samples import inject_sample, requests_of, stays_plain
 from sigma_data.sample import Family, Image, ImageKind, Rejection, Sample, Source, Turn
 
@@ -59,7 +60,7 @@ def test_what_binds_nothing_is_rejected_only_where_the_family_needs_it() -> None
     kept = injected(inject_sample(sample(turn, images=3)))
     assert kept.turns == (turn,)
     assert json.loads(kept.provenance or "")["injection"] == {
-        "by": "rules", "version": 1, "outcome": "refused", "code": "unbound_reference",
+        "by": "rules", "version": VERSION, "outcome": "refused", "code": "unbound_reference",
     }  # fmt: skip
 
 
