@@ -47,7 +47,9 @@ def evaluate(
     context: typer.Context,
     benchmark: Annotated[
         str | None,
-        typer.Argument(help="sigma:, world:, geneval: or cv-bench: and a path, e.g. world:corpus.", show_default=False),
+        typer.Argument(
+            help="sigma:, world:, segmentation:, questions:, geneval: or cv-bench: and a path.", show_default=False
+        ),
     ] = None,
     out: Annotated[
         Path | None, path_option("--out", "-o", help="Folder of images, scores and report.", show_default=False)

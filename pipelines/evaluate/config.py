@@ -16,7 +16,7 @@ class EvalConfig(InferenceConfig):
     """A benchmark, a model, and how it answers."""
 
     benchmark: str
-    """`sigma:`, `world:`, `geneval:` or `cv-bench:` and a path."""
+    """`sigma:`, `world:`, `segmentation:`, `questions:`, `geneval:` or `cv-bench:` and a path."""
     out: LocalPath
     """Folder of images, scores and report."""
     name: str | None = None

@@ -39,7 +39,9 @@ from sigma_model.quantization import Quantization
 
 logger = logging.getLogger(__name__)
 
-USUAL_METRICS: Mapping[str, tuple[str, ...]] = {"sigma": NAMES, "world": (), "geneval": ("CLIP", "AES"), "cv-bench": ()}
+USUAL_METRICS: Mapping[str, tuple[str, ...]] = {
+    "sigma": NAMES, "world": (), "segmentation": (), "questions": (), "geneval": ("CLIP", "AES"), "cv-bench": (),
+}  # fmt: skip
 """The general metrics of a benchmark, where the user does not choose: those that its questions are scored with.
 
 The world's own are exact, and a benchmark that is answered with text has no images.

@@ -13,6 +13,8 @@ from sigma_data.errors import ConfigError
 _CLASSES = {
     "sigma": ("sigma", "SigmaBenchmark"),
     "world": ("world", "WorldBenchmark"),
+    "segmentation": ("segmentation", "SegmentationBenchmark"),
+    "questions": ("questions", "QuestionsBenchmark"),
     "geneval": ("geneval", "GenEval"),
     "cv-bench": ("cv_bench", "CvBench"),
 }

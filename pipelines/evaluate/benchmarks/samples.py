@@ -1,4 +1,4 @@
-"""From samples to items: one item a turn whose answer is an image, its references numbered as the model sees them."""
+"""From samples to items: one item a turn, its references numbered as the model sees them."""
 
 from __future__ import annotations
 
@@ -33,34 +33,44 @@ def corpus_samples(path: str, split: str) -> Iterator[Sample]:
 
 
 def items_of(sample: Sample) -> Iterator[Item]:
-    """The items of a sample; a turn answered with text gives none.
+    """The items of a sample whose answer is an image; a turn answered with text gives none.
 
     A later turn sees the references and then the true answers of earlier turns, which it comes after as in training.
     An image without bytes is b"" among the references. Raises ConfigError for a turn without any answer.
     """
+    return (item for index, item in _items(sample) if sample.turns[index].target is not None)
+
+
+def text_items_of(sample: Sample) -> Iterator[tuple[int, Item]]:
+    """The items of a sample whose answer is text, each with its turn's index; otherwise as `items_of`."""
+    return ((index, item) for index, item in _items(sample) if sample.turns[index].target is None)
+
+
+def _items(sample: Sample) -> Iterator[tuple[int, Item]]:
+    """An item a turn, with its index."""
     images = {image.number: image.data or b"" for image in sample.images}
     for index, turn in enumerate(sample.turns):
         if turn.target is None and turn.response is None:
             source = sample.source
             raise ConfigError(f"{source.location}, row {source.row}: has no answer, neither an image nor text")
-        if turn.target is None:
-            continue
         context = _context(sample, index)
         place = {number: position for position, number in enumerate(context, 1)}
         instruction = parse(turn.instruction)
         *before, last = (_renumbered(one, place) for one in sample.turns[: index + 1])
-        yield Item(
+        item = Item(
             id=sample.id if len(sample.turns) == 1 else f"{sample.id}-{index + 1}",
             family=sample.family.value,
             instruction=last.instruction,
             references=tuple(images[number] for number in context),
-            answer=images[turn.target] or None,
+            answer=None if turn.target is None else images[turn.target] or None,
+            answer_text=turn.response if turn.target is None else None,
             condition=_condition(sample.family, turn, instruction, context, place),
             style=_bound("style", turn, instruction, context, place),
             bindings=last.bindings,
             before=tuple(before),
             masks=frozenset(position for number, position in place.items() if number in sample.masks),
         )
+        yield index, item
 
 
 def _context(sample: Sample, turn: int) -> tuple[int, ...]:

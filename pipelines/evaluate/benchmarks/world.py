@@ -35,7 +35,7 @@ _FEWEST = 4
 _LEAST_COVER = 4.0
 """An object of which fewer cells than this are to be seen has no scores of its own."""
 
-_LOCATION = re.compile(r"seed=(?P<seed>\d+),size=(?P<size>\d+),format=\w+,families=[\w+]+(?:,attributes=no)?")
+_LOCATION = re.compile(r"seed=(?P<seed>\d+),size=(?P<size>\d+),format=\w+,families=[\w+:]+(?:,attributes=no)?")
 
 _VERSION = "1"
 _info = partial(MetricInfo, version=_VERSION)
@@ -83,6 +83,10 @@ BY_ATTRIBUTE = {
 }
 
 
+_ELSEWHERE = (Family.SEGMENTATION, Family.UNDERSTANDING)
+"""Families that have benchmarks of their own."""
+
+
 class WorldBenchmark(Benchmark):
     """`path`: a corpus built of `world:` alone, whose `split` has the questions."""
 
@@ -112,10 +116,17 @@ class WorldBenchmark(Benchmark):
     def items(self) -> list[Item]:
         items = []
         for sample in corpus_samples(self.path, self.split):
+            if sample.family in _ELSEWHERE:
+                continue
             try:
                 items.append(item_of(sample))
             except ConfigError as error:
                 raise ConfigError(f"benchmark world: {self.path}: {error}") from None
+        if not items:
+            raise ConfigError(
+                f"benchmark world: {self.path}: has colour maps and questions alone; ask segmentation:{self.path} or "
+                f"questions:{self.path}"
+            )
         return items
 
     def own_scores(self, results: Sequence[Result]) -> list[Score]:

@@ -10,13 +10,13 @@ from pipelines.evaluate.benchmarks import NAMES, open_benchmark
 from sigma_data.errors import ConfigError
 
 
-def test_the_four_benchmarks_exist() -> None:
-    assert NAMES == ("sigma", "world", "geneval", "cv-bench")
+def test_the_benchmarks_exist() -> None:
+    assert NAMES == ("sigma", "world", "segmentation", "questions", "geneval", "cv-bench")
 
 
 @pytest.mark.parametrize("spec", ["mmlu:x", "world", "world:", ":x", ""])
 def test_an_unknown_benchmark_names_those_that_exist(spec: str) -> None:
-    with pytest.raises(ConfigError, match="sigma:, world:, geneval:, cv-bench:"):
+    with pytest.raises(ConfigError, match="sigma:, world:, segmentation:, questions:, geneval:, cv-bench:"):
         open_benchmark(spec)
 
 
