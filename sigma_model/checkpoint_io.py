@@ -89,12 +89,7 @@ class Checkpoint:
         if table is not None and may_extend(shapes.get(_POSITIONS, ()), table):  # a larger grid than was released
             shapes[_POSITIONS], self._grid = tuple(table), math.isqrt(table[0])
         check_names(wanted, shapes, where=self.where)
-        for name, stored in self.tensors.items():
-            if stored.dtype not in DTYPES:
-                kinds = ", ".join(DTYPES)
-                raise ConfigError(f"{stored.path}: {name} is stored as {stored.dtype}: weights must be one of {kinds}")
-            if stored.end - stored.start != math.prod(stored.shape) * DTYPES[stored.dtype].itemsize:
-                raise ConfigError(f"{stored.path}: the header gives {name} a wrong number of bytes: download it again")
+        check_stored(self.tensors)
 
     def in_order(self) -> list[str]:
         """The names as the tensors lie in the files, so that reading never seeks back."""
@@ -118,26 +113,52 @@ class Checkpoint:
             table = extended_table(self.read(name, dtype=torch.float32), grid, where=self.where)
             self._grid = grid
             return table[slice(*rows) if rows is not None else slice(None)].to(device=device, dtype=dtype)
-        stored = self.tensors[name]
-        source = DTYPES[stored.dtype]
-        shape, start = list(stored.shape), stored.start
-        if rows is not None:
-            start += rows[0] * math.prod(shape[1:]) * source.itemsize
-            shape[0] = rows[1] - rows[0]
-        tensor = torch.empty(shape, dtype=dtype, device=device)
-        flat = tensor.view(-1)
-        with stored.path.open("rb", buffering=0) as file:
-            file.seek(start)
-            if source == dtype and tensor.device.type == "cpu":
-                _fill(file, flat)
-            else:
-                for part in _parts(flat, CHUNK // source.itemsize):
-                    piece = self._buffer[: part.numel() * source.itemsize].view(source)
-                    _fill(file, piece)
-                    part.copy_(piece)
+        tensor = read_stored(self.tensors[name], dtype=dtype, device=device, rows=rows, buffer=self._buffer)
         if tensor.ndim == 4:  # [D, 3, row, column], as `check` lets pass for the patch embedding alone
             tensor = tensor.permute(0, 2, 3, 1).flatten(1)
         return tensor
+
+
+def read_stored(
+    stored: StoredTensor,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    rows: tuple[int, int] | None = None,
+    buffer: Tensor | None = None,
+) -> Tensor:
+    """Read one tensor of a file, or its `rows` [first, last) alone. Raises ConfigError where the file has shrunk.
+
+    Memory: the result and `buffer`, which is `CHUNK` bytes of our own where none is given.
+    """
+    source = DTYPES[stored.dtype]
+    shape, start = list(stored.shape), stored.start
+    if rows is not None:
+        start += rows[0] * math.prod(shape[1:]) * source.itemsize
+        shape[0] = rows[1] - rows[0]
+    tensor = torch.empty(shape, dtype=dtype, device=device)
+    flat = tensor.view(-1)
+    with stored.path.open("rb", buffering=0) as file:
+        file.seek(start)
+        if source == dtype and tensor.device.type == "cpu":
+            _fill(file, flat)
+            return tensor
+        buffer = torch.empty(CHUNK, dtype=torch.uint8) if buffer is None else buffer
+        for part in _parts(flat, CHUNK // source.itemsize):
+            piece = buffer[: part.numel() * source.itemsize].view(source)
+            _fill(file, piece)
+            part.copy_(piece)
+    return tensor
+
+
+def check_stored(tensors: Mapping[str, StoredTensor]) -> None:
+    """Raise ConfigError unless every tensor is of floats and has the bytes that its shape asks for."""
+    for name, stored in tensors.items():
+        if stored.dtype not in DTYPES:
+            kinds = ", ".join(DTYPES)
+            raise ConfigError(f"{stored.path}: {name} is stored as {stored.dtype}: weights must be one of {kinds}")
+        if stored.end - stored.start != math.prod(stored.shape) * DTYPES[stored.dtype].itemsize:
+            raise ConfigError(f"{stored.path}: the header gives {name} a wrong number of bytes: download it again")
 
 
 def check_names(wanted: Mapping[str, Sequence[int]], found: Mapping[str, Sequence[int]], *, where: str) -> None:

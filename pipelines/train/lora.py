@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -23,39 +22,12 @@ from pipelines.train.token_rows import ROWS, TokenRows
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import dump_json, write_atomic
 from sigma_model.checkpoint_io import released_name, write_tensors
+from sigma_model.lora_linear import LoraLinear as LoraLinear
 from sigma_model.model import SigmaModel
 
 _LORA = re.compile(r"\.lora_[AB]\.weight$")
 _PEFT_PREFIX = "base_model.model."
 _EMBED = ROWS.rpartition(".")[0]
-
-
-class LoraLinear(nn.Linear):
-    """A linear layer with a LoRA adapter; `lora_A` [rank, in] and `lora_B` [out, rank] are float32."""
-
-    def __init__(self, base: nn.Linear, rank: int, alpha: float) -> None:
-        super().__init__(base.in_features, base.out_features, bias=base.bias is not None, device="meta")
-        self.weight, self.bias = base.weight, base.bias
-        self.rank, self.alpha = rank, alpha
-        self.lora_A = _empty_linear(base.in_features, rank, base.weight.device)
-        self.lora_B = _empty_linear(rank, base.out_features, base.weight.device)
-
-    def forward(self, input: Tensor) -> Tensor:
-        a, b = self.lora_A.weight.to(input.dtype), self.lora_B.weight.to(input.dtype)
-        return self.base(input) + F.linear(F.linear(input, a), b) * (self.alpha / self.rank)
-
-    def base(self, input: Tensor) -> Tensor:
-        """What the layer gives without its adapter."""
-        return super().forward(input)
-
-    def merge(self) -> nn.Linear:
-        """The plain linear layer that computes the same; takes over this one's weight and changes it."""
-        plain = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
-        with torch.no_grad():
-            update = self.lora_B.weight.float() @ self.lora_A.weight.float() * (self.alpha / self.rank)
-            self.weight.copy_(update.add_(self.weight))
-        plain.weight, plain.bias = self.weight, self.bias
-        return plain
 
 
 def add_lora(model: SigmaModel, settings: LoraSettings, *, seed: int) -> None:
@@ -164,12 +136,6 @@ def save_adapter(
         tensors[f"{_PEFT_PREFIX}{place}.token_adapter.trainable_tokens_delta"] = embed.rows
     write_tensors(directory / "adapter_model.safetensors", tensors, dtype=dtype)
     write_atomic(directory / "adapter_config.json", dump_json(settings))
-
-
-def _empty_linear(inputs: int, outputs: int, device: torch.device) -> nn.Linear:
-    """Without the numbers that PyTorch would draw from its global generator."""
-    made: nn.Linear = nn.Linear(inputs, outputs, bias=False, device="meta").to_empty(device=device)
-    return made
 
 
 def _layers(model: nn.Module) -> Iterator[tuple[str, LoraLinear]]:

@@ -1,0 +1,188 @@
+"""Prompts and images -> text states: Qwen2.5-VL by transformers, its last hidden state after the final norm."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from sigma_data.errors import ConfigError
+from sigma_model.omnigen2.prompts import IM_END, IMAGE_PAD, INFERENCE_TOKENS, Route, text_of
+from sigma_model.quiet_imports import quiet_imports
+
+IGNORED = -100
+"""Label of a token that is not to be learnt."""
+
+
+@dataclass(frozen=True)
+class MllmInputs:
+    """What Qwen2.5-VL takes: `ids`, `mask` and `kinds` [B, L] (1 at image tokens), and the patches of all images.
+
+    `kinds` are transformers' `mm_token_type_ids`: without them version 5 silently gives images positions of text.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    kinds: Tensor
+    pixels: Tensor | None = None
+    """[patches of all images, channels * frames * patch * patch]"""
+    grids: Tensor | None = None
+    """[images, 3]: frames, rows, columns in patches."""
+
+    def to(self, device: torch.device | str) -> MllmInputs:
+        """The same elsewhere."""
+        moved = (one if one is None else one.to(device) for one in (self.pixels, self.grids))
+        return MllmInputs(self.ids.to(device), self.mask.to(device), self.kinds.to(device), *moved)
+
+    def arguments(self, model: Any) -> dict[str, Any]:
+        """As keywords of transformers' model. Raises ConfigError where images come without their token kinds."""
+        if self.pixels is not None and self.kinds.shape != self.ids.shape:
+            raise ConfigError("images reach the language model without the kinds of its tokens")
+        found: dict[str, Any] = {"input_ids": self.ids, "attention_mask": self.mask}
+        if "mm_token_type_ids" in inspect.signature(model.forward).parameters:
+            found["mm_token_type_ids"] = self.kinds
+        if self.pixels is not None:
+            found |= {"pixel_values": self.pixels, "image_grid_thw": self.grids}
+        return found
+
+
+def hidden_states(mllm: Any, inputs: MllmInputs) -> Tensor:
+    """[B, L, F]; rows of padding are 0."""
+    model = mllm.model if hasattr(mllm, "lm_head") else mllm
+    states: Tensor = model(**inputs.arguments(model), use_cache=False).last_hidden_state
+    return states * inputs.mask[..., None].to(states.dtype)
+
+
+def text_states(mllm: Any, inputs: MllmInputs, *, keep_image_states: bool) -> list[Tensor]:
+    """The valid states [T, F] of each row, wherever the padding lies; those at image tokens only where kept."""
+    states = hidden_states(mllm, inputs)
+    valid = inputs.mask.bool()
+    if not keep_image_states:
+        valid = valid & (inputs.kinds == 0)
+    return [row[keep] for row, keep in zip(states, valid, strict=True)]
+
+
+def answer_loss(mllm: Any, inputs: MllmInputs, labels: Tensor) -> tuple[Tensor, int]:
+    """Sum of the cross entropy over labelled tokens [B, L], and how many there are.
+
+    A sum, for the mean is over all ranks and packs of a step. Only rows before a label go through the text head.
+    """
+    states = hidden_states(mllm, inputs)[:, :-1]
+    following = labels[:, 1:]
+    wanted = following != IGNORED
+    logits = mllm.lm_head(states[wanted]).float()
+    return F.cross_entropy(logits, following[wanted], reduction="sum"), int(wanted.sum())
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """An instruction with the images that the language model sees."""
+
+    instruction: str
+    images: tuple[Image.Image, ...] = ()
+
+
+class Conditioner:
+    """A language model with its tokenizer and image processor."""
+
+    def __init__(self, mllm: Any, tokenizer: Any, image_processor: Any) -> None:
+        self.mllm = mllm
+        self.tokenizer = tokenizer
+        self.image_processor = image_processor
+        self.image_token = int(mllm.config.image_token_id)
+        self.width = int(mllm.config.get_text_config().hidden_size)
+
+    @classmethod
+    def load(
+        cls, mllm: Path, processor: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    ) -> Conditioner:
+        """Read both directories. Raises ConfigError for files that do not fit a Qwen2.5-VL."""
+        with quiet_imports():
+            from transformers import AutoImageProcessor, AutoTokenizer
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(processor, local_files_only=True)
+            images = AutoImageProcessor.from_pretrained(processor, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(f"{processor}: is no processor of Qwen2.5-VL ({str(error).splitlines()[0]})") from None
+        return cls(load_mllm(mllm, dtype=dtype, device=device), tokenizer, images)
+
+    @torch.no_grad()
+    def encode(
+        self, prompts: Sequence[Prompt], route: Route, *, max_tokens: int = INFERENCE_TOKENS, trainable: bool = False
+    ) -> list[Tensor]:
+        """Text states [T, F] of each prompt. With `trainable` gradients flow into the language model."""
+        inputs = self.inputs(prompts, route, max_tokens=max_tokens).to(self.mllm.device)
+        with torch.set_grad_enabled(trainable):
+            return text_states(self.mllm, inputs, keep_image_states=route.keeps_image_states)
+
+    def inputs(self, prompts: Sequence[Prompt], route: Route, *, max_tokens: int = INFERENCE_TOKENS) -> MllmInputs:
+        """Prompts as the language model takes them, padded on the right.
+
+        An instruction that is too long loses its end and keeps the closing of its turn. Raises ConfigError for an empty
+        list.
+        """
+        if not prompts:
+            raise ConfigError("no prompts: at least one is needed")
+        shown = [prompt.images if route.shows_images else () for prompt in prompts]
+        flat = [image.convert("RGB") for images in shown for image in images]
+        pixels, grids, counts = self._patches(flat)
+        at = iter(counts)
+        rows = [
+            self._ids(text_of(prompt.instruction, len(images), route), [next(at) for _ in images], max_tokens)
+            for prompt, images in zip(prompts, shown, strict=True)
+        ]
+        length = max(map(len, rows))
+        filler = self.tokenizer.pad_token_id or 0
+        ids = torch.tensor([row + [filler] * (length - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
+        return MllmInputs(ids, mask, ((ids == self.image_token) & mask.bool()).long(), pixels, grids)
+
+    def _patches(self, images: Sequence[Image.Image]) -> tuple[Tensor | None, Tensor | None, list[int]]:
+        """Patches, grids, and the tokens of each image."""
+        if not images:
+            return None, None, []
+        found: Mapping[str, Tensor] = self.image_processor(images=list(images), return_tensors="pt")
+        grids = found["image_grid_thw"]
+        merged = int(self.image_processor.merge_size) ** 2
+        return found["pixel_values"], grids, [int(grid.prod()) // merged for grid in grids]
+
+    def _ids(self, text: str, image_tokens: Sequence[int], max_tokens: int) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        end = self.tokenizer.convert_tokens_to_ids(IM_END)
+        closing = len(ids) - (len(ids) - 1 - ids[::-1].index(end))  # the instruction's <|im_end|> and what follows
+        if len(ids) > max_tokens:
+            ids = ids[: max_tokens - closing] + ids[-closing:]
+        pad, counts, row = self.tokenizer.convert_tokens_to_ids(IMAGE_PAD), iter(image_tokens), []
+        for one in ids:
+            row += [self.image_token] * next(counts) if one == pad and image_tokens else [one]
+        return row
+
+
+def load_mllm(directory: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Any:
+    """Qwen2.5-VL from a directory, strictly: no tensor may be missing, left over or of another shape.
+
+    Raises ConfigError.
+    """
+    with quiet_imports():
+        from transformers import Qwen2_5_VLForConditionalGeneration
+    if not (directory / "config.json").is_file():
+        raise ConfigError(f"{directory}: has no config.json: it should hold a Qwen2.5-VL")
+    try:
+        mllm, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            directory, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"{directory}: cannot be read as Qwen2.5-VL ({str(error).splitlines()[0]})") from None
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if names := sorted(map(str, info.get(kind, ()))):
+            raise ConfigError(
+                f"{directory}: does not fit Qwen2.5-VL: {len(names)} {kind.replace('_', ' ')}, first {names[0]}"
+            )
+    return mllm.to(device).eval().requires_grad_(False)
