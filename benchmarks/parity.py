@@ -1,4 +1,7 @@
-"""Does this code compute what the reference computes? Checks any directory in the format of tests/golden.
+"""Does this code compute what the reference computes?
+
+Checks any directory in the format of tests/golden (BAGEL), or of tests/golden_omnigen2 (OmniGen2, told by its
+golden.json).
 
     python benchmarks/parity.py tests/golden
 
@@ -10,14 +13,15 @@ Sizes come from the directory's JSON files, layer numbers from the names of the 
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from differences import Difference, error_of, norms_of, same
+from parity_omnigen2 import PARTS as OMNIGEN2_PARTS
+from parity_omnigen2 import compare_omnigen2
 from reference import Delimiters, context, item, segments_of, sequence_order, training_batch, whole
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -38,29 +42,15 @@ from sigma_model.sampling.settings import Guidance, Rescale
 from sigma_model.sampling.text_decoder import decode_text
 from sigma_model.vae import Vae
 
-TOLERANCE = 1e-4
-NORM_TOLERANCE = 1e-3
-NORM_FLOOR = 1e-4
 PARTS = ("train.json", "inference.json", "vae.json", "resize.json")
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The largest error of one array, and how large it may be."""
-
-    name: str
-    error: float
-    tolerance: float
-
-    @property
-    def passes(self) -> bool:
-        """NaN does not pass."""
-        return self.error <= self.tolerance
 
 
 def compare(directory: Path) -> Iterator[Difference]:
     """Every array and figure of a directory."""
     torch.manual_seed(0)
+    if (directory / "golden.json").exists():
+        yield from compare_omnigen2(directory)
+        return
     if (directory / "train.json").exists():
         yield from compare_training(directory)
     if (directory / "inference.json").exists():
@@ -83,12 +73,12 @@ def compare_training(directory: Path) -> Iterator[Difference]:
         mine = mine[batch.tags.place[mine].argsort()]
         tags = type(batch.tags)(*(tag[mine] for tag in batch.tags))
         expected = arrays[f"mask.{number}"]
-        yield _same(f"mask.{number}", dense_mask(tags, group_mask=False), expected)
-        yield _same(f"mask.{number} (group mask, no attribute tokens)", dense_mask(tags, group_mask=True), expected)
-    yield _same("in.packed_position_ids", batch.positions[order], arrays["in.packed_position_ids"])
+        yield same(f"mask.{number}", dense_mask(tags, group_mask=False), expected)
+        yield same(f"mask.{number} (group mask, no attribute tokens)", dense_mask(tags, group_mask=True), expected)
+    yield same("in.packed_position_ids", batch.positions[order], arrays["in.packed_position_ids"])
     yield from _compare_inputs(batch, order, arrays)
     blocks = block_mask(batch.runs, batch.tags, group_mask=True).to_dense()[0, 0]
-    yield _same("block mask covers the dense mask", blocks, _by_blocks(dense_mask(batch.tags, group_mask=True)))
+    yield same("block mask covers the dense mask", blocks, _by_blocks(dense_mask(batch.tags, group_mask=True)))
 
     latents = model.clean_latents(batch, batch.known_latents)
     for freeze, norms in ((False, "grad_norms"), (True, "grad_norms_freeze_und")):
@@ -100,16 +90,16 @@ def compare_training(directory: Path) -> Iterator[Difference]:
         gradients = {released_name(name): p.grad for name, p in model.named_parameters()}
         if not freeze:
             hidden = torch.cat((out.und, out.gen))[order].detach()
-            yield _error("hidden", hidden, arrays["hidden"])
-            yield _error("mse", out.mse.detach(), arrays["mse"])
-            yield _error("ce", out.ce.detach(), arrays["ce"])
-            yield _error("loss", loss.detach().reshape(1), arrays["loss"])
+            yield error_of("hidden", hidden, arrays["hidden"])
+            yield error_of("mse", out.mse.detach(), arrays["mse"])
+            yield error_of("ce", out.ce.detach(), arrays["ce"])
+            yield error_of("loss", loss.detach().reshape(1), arrays["loss"])
             for name in arrays:
                 if name.startswith("grad."):
                     gradient = gradients[name.removeprefix("grad.")]
                     assert gradient is not None
-                    yield _error(name, gradient, arrays[name])
-        yield _compare_norms(norms, gradients, facts[norms])
+                    yield error_of(name, gradient, arrays[name])
+        yield norms_of(norms, gradients, facts[norms])
 
 
 def _compare_inputs(batch: PackedBatch, order: Tensor, arrays: Mapping[str, Tensor]) -> Iterator[Difference]:
@@ -117,20 +107,20 @@ def _compare_inputs(batch: PackedBatch, order: Tensor, arrays: Mapping[str, Tens
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order))  # place in the batch -> index in the reference's sequence
     by_text = rank[batch.text_slots].argsort()
-    yield _same("in.packed_text_ids", batch.text_ids[by_text], arrays["in.packed_text_ids"])
-    yield _same("in.packed_text_indexes", rank[batch.text_slots].sort().values, arrays["in.packed_text_indexes"])
-    yield _same("in.packed_vae_token_indexes", rank[batch.n_und :], arrays["in.packed_vae_token_indexes"])
-    yield _same("in.packed_vit_token_indexes", rank[batch.patch_slots], arrays["in.packed_vit_token_indexes"])
-    yield _error("in.packed_vit_tokens", batch.patches, arrays["in.packed_vit_tokens"])
-    yield _same("in.ce_loss_indexes", rank[batch.answer_slots], arrays["in.ce_loss_indexes"])
-    yield _same("in.packed_label_ids", batch.labels, arrays["in.packed_label_ids"])
-    yield _error("in.ce_loss_weights", batch.answer_weights, arrays["in.ce_loss_weights"])
+    yield same("in.packed_text_ids", batch.text_ids[by_text], arrays["in.packed_text_ids"])
+    yield same("in.packed_text_indexes", rank[batch.text_slots].sort().values, arrays["in.packed_text_indexes"])
+    yield same("in.packed_vae_token_indexes", rank[batch.n_und :], arrays["in.packed_vae_token_indexes"])
+    yield same("in.packed_vit_token_indexes", rank[batch.patch_slots], arrays["in.packed_vit_token_indexes"])
+    yield error_of("in.packed_vit_tokens", batch.patches, arrays["in.packed_vit_tokens"])
+    yield same("in.ce_loss_indexes", rank[batch.answer_slots], arrays["in.ce_loss_indexes"])
+    yield same("in.packed_label_ids", batch.labels, arrays["in.packed_label_ids"])
+    yield error_of("in.ce_loss_weights", batch.answer_weights, arrays["in.ce_loss_weights"])
     targets = rank[batch.n_und + batch.target_slots]
-    yield _same("in.mse_loss_indexes", targets, arrays["in.mse_loss_indexes"])
-    yield _same("in.packed_latent_position_ids", batch.latent_places, arrays["in.packed_latent_position_ids"])
-    yield _same("in.packed_vit_position_ids", batch.patch_places, arrays["in.packed_vit_position_ids"])
+    yield same("in.mse_loss_indexes", targets, arrays["in.mse_loss_indexes"])
+    yield same("in.packed_latent_position_ids", batch.latent_places, arrays["in.packed_latent_position_ids"])
+    yield same("in.packed_vit_position_ids", batch.patch_places, arrays["in.packed_vit_position_ids"])
     lengths = torch.tensor([rows * columns for rows, columns in batch.patch_grids])
-    yield _same("in.vit_token_seqlens", lengths, arrays["in.vit_token_seqlens"])
+    yield same("in.vit_token_seqlens", lengths, arrays["in.vit_token_seqlens"])
 
 
 def compare_inference(directory: Path) -> Iterator[Difference]:
@@ -145,7 +135,7 @@ def compare_inference(directory: Path) -> Iterator[Difference]:
         length = int(arrays[f"ctx.{stage}.len_rope"][0])
         segments = whole(facts["context_order"], arrays, model.config, length)
         end = torch.tensor([sum(s.length for s in segments), segments[-1].end])
-        yield _same(f"ctx.{stage}.len_rope", end, arrays[f"ctx.{stage}.len_rope"])
+        yield same(f"ctx.{stage}.len_rope", end, arrays[f"ctx.{stage}.len_rope"])
         cache = Cache(model.config.language, [length], dtype=torch.float32, device="cpu")
         prefill(
             model,
@@ -156,7 +146,7 @@ def compare_inference(directory: Path) -> Iterator[Difference]:
         for name, expected in arrays.items():
             if match := re.fullmatch(rf"ctx\.{stage}\.([kv])(\d+)", name):
                 kept = cache.keys if match[1] == "k" else cache.values
-                yield _error(name, kept[int(match[2])][:length], expected)
+                yield error_of(name, kept[int(match[2])][:length], expected)
 
     height, width = facts["target_shape_hw"]
     stride = training["latent"]["downsample"] * training["latent"]["latent_patch_size"]  # not of the VAE beside it
@@ -181,12 +171,12 @@ def compare_inference(directory: Path) -> Iterator[Difference]:
                 rescale_min=setting.get("cfg_renorm_min", 0.0),
             ),
         )
-        yield _error(f"out.{case}", found[0], arrays[f"out.{case}"])
+        yield error_of(f"out.{case}", found[0], arrays[f"out.{case}"])
     segments = segments_of(facts["text_context"], arrays, model.config)
     question = Context(segments, item(segments, arrays, model.config))
     greedy = arrays["text.greedy"]
     ids = decode_text(model, [question], delimiters, max_tokens=len(greedy) - 1)[0]
-    yield _same("text.greedy", torch.tensor([delimiters.bos, *ids]), greedy)
+    yield same("text.greedy", torch.tensor([delimiters.bos, *ids]), greedy)
 
 
 def compare_vae(directory: Path) -> Iterator[Difference]:
@@ -202,8 +192,8 @@ def compare_vae(directory: Path) -> Iterator[Difference]:
         shift_factor=facts["shift_factor"],
     )
     vae = Vae.load(directory / "ae.safetensors", config)
-    yield _error("vae z_mean_scaled", torch.stack(vae.encode(list(arrays["x"]))), arrays["z_mean_scaled"])
-    yield _error("vae decoded", torch.stack(vae.decode(list(arrays["z_mean_scaled"]))), arrays["decoded"])
+    yield error_of("vae z_mean_scaled", torch.stack(vae.encode(list(arrays["x"]))), arrays["z_mean_scaled"])
+    yield error_of("vae decoded", torch.stack(vae.decode(list(arrays["z_mean_scaled"]))), arrays["decoded"])
 
 
 def compare_resize(directory: Path) -> Iterator[Difference]:
@@ -225,44 +215,14 @@ def _by_blocks(mask: Tensor, block: int = 128) -> Tensor:
     return padded.reshape(blocks, block, blocks, block).any(3).any(1).int()
 
 
-def _same(name: str, found: Tensor, expected: Tensor) -> Difference:
-    if found.shape != expected.shape:
-        return Difference(f"{name}: shape {tuple(found.shape)}, not {tuple(expected.shape)}", float("inf"), 0.0)
-    return Difference(name, float((found.to(expected.dtype) != expected).sum()), 0.0)
-
-
-def _error(name: str, found: Tensor, expected: Tensor) -> Difference:
-    if found.shape != expected.shape:
-        return Difference(f"{name}: shape {tuple(found.shape)}, not {tuple(expected.shape)}", float("inf"), TOLERANCE)
-    return Difference(name, float((found.float() - expected.float()).abs().max()), TOLERANCE)
-
-
-def _compare_norms(name: str, gradients: Mapping[str, Tensor | None], expected: Mapping[str, float]) -> Difference:
-    """The largest relative error of a gradient norm; where zero is expected, the norm itself."""
-    worst, at = 0.0, ""
-    for parameter, norm in expected.items():
-        gradient = gradients[parameter]
-        found = float(gradient.norm()) if gradient is not None else 0.0
-        # A key's bias in softmax attention without rotation has no gradient: its norm is rounding alone.
-        error = abs(found - norm) / max(norm, NORM_FLOOR)
-        error = float("inf") if math.isnan(error) else error
-        if error > worst:
-            worst, at = error, parameter
-    if not expected:
-        return Difference(f"{name}: none listed", float("inf"), NORM_TOLERANCE)
-    missing = set(gradients) - set(expected)
-    extra = sum(float(g.norm()) for n in missing if (g := gradients[n]) is not None)
-    worst = float("inf") if extra > 0 else worst  # a gradient where the reference has none
-    return Difference(f"{name} ({len(expected)}; worst {at}; unlisted sum {extra:.2g})", worst, NORM_TOLERANCE)
-
-
 def main() -> int:
     """Print the table; 1 where something differs."""
     if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
         print("usage: python benchmarks/parity.py DIRECTORY")
         return 2
     directory = Path(sys.argv[1])
-    absent = [name for name in PARTS if not (directory / name).exists()]
+    parts = OMNIGEN2_PARTS if (directory / "golden.json").exists() else PARTS
+    absent = [name for name in parts if not (directory / name).exists()]
     try:
         found = list(compare(directory))
     except (SigmaError, OSError, ValueError, KeyError, SafetensorError) as error:

@@ -106,9 +106,10 @@ class Conditioner:
         """Read both directories. Raises ConfigError for files that do not fit a Qwen2.5-VL."""
         with quiet_imports():
             from transformers import AutoImageProcessor, AutoTokenizer
+        load_images: Any = AutoImageProcessor.from_pretrained
         try:
             tokenizer = AutoTokenizer.from_pretrained(processor, local_files_only=True)
-            images = AutoImageProcessor.from_pretrained(processor, local_files_only=True)
+            images = load_images(processor, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(f"{processor}: is no processor of Qwen2.5-VL ({str(error).splitlines()[0]})") from None
         return cls(load_mllm(mllm, dtype=dtype, device=device), tokenizer, images)
@@ -171,15 +172,22 @@ def load_mllm(directory: Path, *, dtype: torch.dtype = torch.float32, device: to
     Raises ConfigError.
     """
     with quiet_imports():
-        from transformers import Qwen2_5_VLForConditionalGeneration
+        import transformers
+    library: Any = transformers
+    logging = library.utils.logging
     if not (directory / "config.json").is_file():
         raise ConfigError(f"{directory}: has no config.json: it should hold a Qwen2.5-VL")
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
-        mllm, info = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        mllm, info = library.Qwen2_5_VLForConditionalGeneration.from_pretrained(
             directory, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{directory}: cannot be read as Qwen2.5-VL ({str(error).splitlines()[0]})") from None
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := sorted(map(str, info.get(kind, ()))):
             raise ConfigError(

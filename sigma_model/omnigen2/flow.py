@@ -45,7 +45,7 @@ def mixture(data: Tensor, noise: Tensor, time: Tensor | float) -> Tensor:
 
 
 def sampling_times(steps: int, height: int, width: int, *, dynamic: bool = True) -> list[float]:
-    """steps + 1 times from 0 to 1 for a latent of height x width; `dynamic` shifts them by sqrt(height width) / 40."""
+    """Steps + 1 times from 0 to 1 for a latent of height x width; `dynamic` shifts them by sqrt(height width) / 40."""
     if steps < 1:
         raise ValueError(f"{steps} steps: at least one is needed")
     factor = math.sqrt(height * width) / 40 if dynamic else 1.0

@@ -1,4 +1,6 @@
-"""LoRA adapters in OmniGen2's file format: `pytorch_lora_weights.safetensors`, names `transformer.<module>.lora_A.weight`.
+"""LoRA adapters in OmniGen2's file format.
+
+That is `pytorch_lora_weights.safetensors` with names as `transformer.<module>.lora_A.weight`.
 
 What others write without the prefix, and with an adapter's name (`lora_A.default.weight`), is read as well.
 """
@@ -65,7 +67,7 @@ def add_adapter(
 
 
 def load_adapter(model: Omnigen2Transformer, path: Path, *, alpha: float | None = None) -> None:
-    """Apply the adapter of a file, or of a directory that holds `pytorch_lora_weights.safetensors`, to a model.
+    """Apply the adapter of a file, or of a directory that holds such a file, to a model.
 
     `alpha` defaults to what the file's metadata says, else to the rank. Raises ConfigError for a file that is no adapter
     of this transformer: unknown layers, a side without the other, other shapes.
@@ -113,7 +115,7 @@ def save_adapter(model: Omnigen2Transformer, directory: Path, *, dtype: torch.dt
     layers = dict(adapted_layers(model))
     if not layers:
         raise ConfigError("the model has no LoRA adapter to be saved")
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for path, layer in layers.items():
         # The file has no place for alpha: B carries alpha / rank, so that whoever reads alpha = rank gets the same.
         b = layer.lora_B.weight.detach() * (layer.alpha / layer.rank)

@@ -172,7 +172,7 @@ def lay_out(layouts: Sequence[Layout], config: TransformerConfig, *, device: tor
 
 
 def _grid_positions(start: int, grid: Grid) -> Tensor:
-    """[rows * columns, 3]"""
+    """[rows * columns, 3]: (start, row, column)."""
     rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
     return torch.stack((torch.full_like(rows, start), rows, columns), dim=-1).view(-1, 3)
 
@@ -203,7 +203,4 @@ def latents_of(tokens: Tensor, layouts: Sequence[Layout], config: TransformerCon
     """Targets' tokens [N, features] -> a latent [z, h, w] for each sample."""
     counts = [layout.target[0] * layout.target[1] for layout in layouts]
     parts = tokens.split(counts)
-    return [
-        from_tokens(part, *layout.target, config.patch_size) for part, layout in zip(parts, layouts, strict=True)
-    ]
-
+    return [from_tokens(part, *layout.target, config.patch_size) for part, layout in zip(parts, layouts, strict=True)]

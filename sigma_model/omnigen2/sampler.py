@@ -186,9 +186,7 @@ class _Run:
         """Of each branch, whether its main layers ran when it was last asked."""
         return [branch.stack.computed[-1] for branch in (self._full, *self._negative) if branch.stack.computed]
 
-    def velocities(
-        self, step: int, latents: Sequence[Tensor], time: Tensor
-    ) -> tuple[list[Tensor], list[list[Tensor]]]:
+    def velocities(self, step: int, latents: Sequence[Tensor], time: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
         """Guided velocities, and those of the branches."""
         model, settings = self._model, self._settings
         targets = image_tokens(latents, model.config, latents[0])

@@ -116,8 +116,10 @@ class TaylorSeer:
         self.computed.append(computes)
         if not computes:
             distance = step - self._at
-            terms = [f * (distance**order / math.factorial(order)) for order, f in enumerate(self._factors)]
-            return sum(terms[1:], terms[0])
+            series = self._factors[0]
+            for order, factor in enumerate(self._factors[1:], 1):
+                series = series + factor * (distance**order / math.factorial(order))
+            return series
         out = self._model.stack(joint, time, frame)
         factors = [out]
         if step >= self.FIRST:
@@ -125,5 +127,3 @@ class TaylorSeer:
                 factors.append((factors[order] - self._factors[order]) / (step - self._at))
         self._factors, self._at = factors, step
         return out
-
-

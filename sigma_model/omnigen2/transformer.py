@@ -130,11 +130,11 @@ class Block(nn.Module):
             assert owner is not None
             scale, gate, mlp_scale, mlp_gate = (m.index_select(0, owner) for m in self.norm1.modulation(time))
             x = x + gate * self.norm2(self.attn(self.norm1(x, scale), turn, attend))
-            out: Tensor = x + mlp_gate * self.ffn_norm2(self.feed_forward(self.ffn_norm1(x) * mlp_scale))
-            return out
-        x = x + self.norm2(self.attn(self.norm1(x), turn, attend))
-        out = x + self.ffn_norm2(self.feed_forward(self.ffn_norm1(x)))
-        return out
+            brought: Tensor = mlp_gate * self.ffn_norm2(self.feed_forward(self.ffn_norm1(x) * mlp_scale))
+        else:
+            x = x + self.norm2(self.attn(self.norm1(x), turn, attend))
+            brought = self.ffn_norm2(self.feed_forward(self.ffn_norm1(x)))
+        return x + brought
 
 
 class TimestepEmbedder(nn.Module):
