@@ -12,6 +12,7 @@ import typer.core
 from pipelines.commands.build_dataset import build_dataset
 from pipelines.commands.checks import checks
 from pipelines.commands.command import Command
+from pipelines.commands.doctor import doctor
 from pipelines.commands.evaluate import evaluate
 from pipelines.commands.export import export
 from pipelines.commands.fingerprints import fingerprints
@@ -90,7 +91,7 @@ _GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     },
     "Model": {"train": train, "export": export, "generate": generate},
     "Evaluation": {"eval": evaluate},
-    "Tools": {"quickstart": quickstart, "plan": plan, "checks": checks},
+    "Tools": {"quickstart": quickstart, "doctor": doctor, "plan": plan, "checks": checks},
 }
 for _group, _commands in _GROUPS.items():
     for _name, _command in _commands.items():

@@ -188,7 +188,7 @@ def dry_run(config: TrainConfig, *, ranks: int = 1) -> DryRun:
     description = start_description(config)
     shape = training_config(description.config, config)
     vae = check_autoencoder(description, shape)
-    weights = _check_weights(config, description, shape)
+    weights = check_weights(config, description, shape)
     parameters = parameters_of(shape, config.freeze, config.lora)
     trainable = parameters.trainable
     rows = not trainable.isdisjoint((ROWS, TABLE))
@@ -249,7 +249,7 @@ def _check_ranks(config: TrainConfig, ranks: int) -> None:
         raise ConfigError(f"parallel.shard: {shard} does not divide {counted(ranks, 'rank')}: set it, or --ranks")
 
 
-def _check_weights(config: TrainConfig, description: ModelDescription, shape: ModelConfig) -> WeightFiles | None:
+def check_weights(config: TrainConfig, description: ModelDescription, shape: ModelConfig) -> WeightFiles | None:
     """The weights' names and shapes; None for a preset that has none. Raises ConfigError where they do not fit."""
     directory = description.directory
     if not has_weights(config, description):

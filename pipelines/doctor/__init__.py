@@ -1,0 +1,1 @@
+"""`sigma doctor`: what this machine, and the run that is meant for it, lack."""
