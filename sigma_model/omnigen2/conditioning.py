@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from sigma_data.errors import ConfigError
-from sigma_model.omnigen2.prompts import IM_END, IMAGE_PAD, INFERENCE_TOKENS, Route, text_of
+from sigma_data.images.decode import to_rgb
+from sigma_model.omnigen2.prompts import IM_END, INFERENCE_TOKENS, Route, text_of
 from sigma_model.quiet_imports import quiet_imports
 
 IGNORED = -100
@@ -131,39 +133,56 @@ class Conditioner:
         """
         if not prompts:
             raise ConfigError("no prompts: at least one is needed")
+        for prompt in prompts:
+            self.refuse_control(prompt.instruction)
         shown = [prompt.images if route.shows_images else () for prompt in prompts]
-        flat = [image.convert("RGB") for images in shown for image in images]
-        pixels, grids, counts = self._patches(flat)
+        pixels, grids, counts = self.patches([image for images in shown for image in images])
         at = iter(counts)
-        rows = [
-            self._ids(text_of(prompt.instruction, len(images), route), [next(at) for _ in images], max_tokens)
-            for prompt, images in zip(prompts, shown, strict=True)
-        ]
+        rows = []
+        for prompt, images in zip(prompts, shown, strict=True):
+            text = text_of(prompt.instruction, len(images), route)
+            rows.append(self.token_ids(text, iter([next(at) for _ in images]), max_tokens=max_tokens))
+        return self.padded(rows, pixels, grids)
+
+    def padded(self, rows: Sequence[Sequence[int]], pixels: Tensor | None, grids: Tensor | None) -> MllmInputs:
+        """Rows of ids, padded on the right to the longest."""
         length = max(map(len, rows))
         filler = self.tokenizer.pad_token_id or 0
-        ids = torch.tensor([row + [filler] * (length - len(row)) for row in rows])
+        ids = torch.tensor([[*row, *[filler] * (length - len(row))] for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
         return MllmInputs(ids, mask, ((ids == self.image_token) & mask.bool()).long(), pixels, grids)
 
-    def _patches(self, images: Sequence[Image.Image]) -> tuple[Tensor | None, Tensor | None, list[int]]:
-        """Patches, grids, and the tokens of each image."""
+    def patches(self, images: Sequence[Image.Image]) -> tuple[Tensor | None, Tensor | None, list[int]]:
+        """Patches and grids of images, and how many tokens each has."""
         if not images:
             return None, None, []
-        found: Mapping[str, Tensor] = self.image_processor(images=list(images), return_tensors="pt")
+        rgb = [image if image.mode == "RGB" else to_rgb(image) for image in images]
+        found: Mapping[str, Tensor] = self.image_processor(images=rgb, return_tensors="pt")
         grids = found["image_grid_thw"]
         merged = int(self.image_processor.merge_size) ** 2
         return found["pixel_values"], grids, [int(grid.prod()) // merged for grid in grids]
 
-    def _ids(self, text: str, image_tokens: Sequence[int], max_tokens: int) -> list[int]:
+    def token_ids(self, text: str, image_tokens: Iterator[int], *, max_tokens: int | None = None) -> list[int]:
+        """Ids of a text, each image's pad as often as `image_tokens` says.
+
+        Beyond `max_tokens`, images not counted, what stands before the last `<|im_end|>` is cut.
+        """
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        end = self.tokenizer.convert_tokens_to_ids(IM_END)
-        closing = len(ids) - (len(ids) - 1 - ids[::-1].index(end))  # the instruction's <|im_end|> and what follows
-        if len(ids) > max_tokens:
+        if max_tokens is not None and len(ids) > max_tokens:
+            closing = 1 + ids[::-1].index(self.tokenizer.convert_tokens_to_ids(IM_END))
             ids = ids[: max_tokens - closing] + ids[-closing:]
-        pad, counts, row = self.tokenizer.convert_tokens_to_ids(IMAGE_PAD), iter(image_tokens), []
+        row: list[int] = []
         for one in ids:
-            row += [self.image_token] * next(counts) if one == pad and image_tokens else [one]
+            row += [one] * next(image_tokens) if one == self.image_token else [one]
         return row
+
+    def refuse_control(self, text: str) -> None:
+        """Raise ConfigError where a user's text holds a control token of the tokenizer, which would act as one."""
+        found = next((one for one in self.tokenizer.all_special_tokens if one in text), None)
+        if found is None and (match := re.search(r"<\|\w+\|>", text)):
+            found = match[0]
+        if found is not None:
+            raise ConfigError(f"{found} in the prompt is a control token of the tokenizer: leave it out")
 
 
 def load_mllm(directory: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Any:

@@ -69,8 +69,8 @@ def add_adapter(
 def load_adapter(model: Omnigen2Transformer, path: Path, *, alpha: float | None = None) -> None:
     """Apply the adapter of a file, or of a directory that holds such a file, to a model.
 
-    `alpha` defaults to what the file's metadata says, else to the rank. Raises ConfigError for a file that is no adapter
-    of this transformer: unknown layers, a side without the other, other shapes.
+    `alpha` defaults to what the metadata of the file says, else to the rank. Raises ConfigError for a file that is no
+    adapter of this transformer: unknown layers, a side without the other, other shapes.
     """
     path = path / LORA_FILE if path.is_dir() else path
     if not path.is_file():

@@ -6,10 +6,12 @@ import importlib
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 
 from sigma_model.omnigen2.checkpoint import init_transformer
+from sigma_model.omnigen2.conditioning import Conditioner, load_mllm
 from sigma_model.omnigen2.config import TransformerConfig
 from sigma_model.omnigen2.pack import DiffusionSample
 from sigma_model.omnigen2.transformer import Omnigen2Transformer
@@ -70,3 +72,34 @@ def script(name: str) -> ModuleType:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     return importlib.import_module(name)
+
+
+def conditioner() -> Conditioner:
+    """The golden toy Qwen2.5-VL with a tokenizer of its 600 words and small images."""
+    return Conditioner(load_mllm(GOLDEN / "mllm"), toy_tokenizer(), toy_image_processor())
+
+
+def toy_tokenizer() -> Any:
+    """Bytes, and Qwen2.5-VL's control tokens at the ids of the toy."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {word: number for number, word in enumerate([*words, *(f"filler{n}" for n in range(580 - len(words)))])}
+    made = Tokenizer(models.BPE(vocab, merges=[]))
+    made.normalizer = normalizers.NFC()
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<|endoftext|>", eos_token="<|im_end|>")
+    kinds = ("object_ref_start", "object_ref_end", "box_start", "box_end", "quad_start")
+    control = ["endoftext", "im_start", "im_end", *kinds, "vision_start", "vision_end", "image_pad", "video_pad", "img"]
+    fast.add_special_tokens({"additional_special_tokens": [f"<|{one}|>" for one in control]})
+    assert fast.convert_tokens_to_ids("<|image_pad|>") == 590
+    return fast
+
+
+def toy_image_processor() -> Any:
+    """At most 4 x 4 patches an image, that is four tokens."""
+    from transformers import Qwen2VLImageProcessorPil
+
+    return Qwen2VLImageProcessorPil(size={"shortest_edge": 28 * 28, "longest_edge": 56 * 56})

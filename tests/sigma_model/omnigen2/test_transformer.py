@@ -24,6 +24,7 @@ samples = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15)
 @given(st.lists(samples, min_size=1, max_size=4))
 def test_packed_padded_on_either_side_and_one_by_one_are_the_same(found: list[DiffusionSample]) -> None:
