@@ -14,7 +14,6 @@ from sigma_data import open_corpus
 from sigma_data.errors import ConfigError
 from sigma_data.sample import Family
 
-
 pytestmark = pytest.mark.slow
 
 
