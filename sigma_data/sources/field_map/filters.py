@@ -62,7 +62,7 @@ def _passes_scores(rule: Filter, field: str, value: Any) -> bool:
     scores: list[tuple[str, list[float]]] = []
     whole = True
     for name, part in parts:
-        found = numbers(re.findall(rule.pattern, part) if rule.pattern and isinstance(part, str) else part)
+        found = numbers(_groups(rule.pattern, part) if rule.pattern and isinstance(part, str) else part)
         if found is None:
             whole = False
         else:
@@ -76,6 +76,13 @@ def _passes_scores(rule: Filter, field: str, value: Any) -> bool:
     if rule.sum_min is not None and whole and total < rule.sum_min:
         raise Filtered(rule.code or "low_score", f"{field} adds up to {total:g}, below {rule.sum_min:g}")
     return whole
+
+
+def _groups(pattern: str, text: str) -> list[str]:
+    """What the groups of a pattern find in a text, of all matches."""
+    return [
+        group for match in re.finditer(pattern, text) for group in match.groups() or (match[0],) if group is not None
+    ]
 
 
 def _check_value(rule: Filter, field: str, value: Any) -> None:

@@ -36,12 +36,13 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 class Scope:
     """Where the images of a rows' file lie: folders in which paths begin, globs of archives, all below the source.
 
-    `folder` is that of the rows' file.
+    `folder` is that of the rows' file. Among files of a tree names are looked for in `named_in`, if given.
     """
 
     folders: tuple[str, ...] = (".",)
     archives: tuple[str, ...] = ()
     folder: str = ""
+    named_in: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)  # not frozen: several are made of every row
@@ -227,7 +228,7 @@ class TreeStore(ImageStore):
         name = tail.rpartition("/")[2]
         places = [
             place
-            for folder in dict.fromkeys(posixpath.normpath(folder) for folder in scope.folders)
+            for folder in dict.fromkeys(posixpath.normpath(folder) for folder in scope.named_in or scope.folders)
             for place in _names_below(str(self._root), folder).get(name, ())
         ]
         return [place for place in dict.fromkeys(places) if f"/{place}".endswith(f"/{tail}")]

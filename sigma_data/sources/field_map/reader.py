@@ -24,6 +24,7 @@ from sigma_data.sources.field_map.load import load_map, load_shipped
 from sigma_data.sources.field_map.names import image_names, missing, value_names, wrong_keys
 from sigma_data.sources.field_map.outcomes import Judge, Outcome
 from sigma_data.sources.field_map.quadruples import Pair, fragments_of, group_fragment, quadruple, ring
+from sigma_data.sources.field_map.roots import Roots
 from sigma_data.sources.field_map.rows import RowFormat, literal_glob, matches
 from sigma_data.sources.field_map.samples import image_data, sample_of
 from sigma_data.sources.field_map.schema import FieldMap, Quadruples, RowLayout
@@ -86,6 +87,7 @@ class MapReader(Reader):
         self._stores: dict[int, ImageStore] = {}
         self._layouts: dict[str, RowLayout | None] = {}
         self._sides: dict[int, SideValues] = {}
+        self._roots: dict[str, Roots] = {}
 
     def _load(self, scheme: str, path: str) -> tuple[FieldMap, str, str]:
         """The map, the name of the source, where its files are. Raises ConfigError."""
@@ -262,10 +264,17 @@ class MapReader(Reader):
         fields = {name: text or "" for name, text in found.groupdict().items()} if found else {}
         names = {**fields, "folder": folder or ".", "parent": posixpath.dirname(folder) or "."}
         literal = {name: literal_glob(text) for name, text in names.items()}
+        folders = [posixpath.normpath(filled(one, names)) for one in layout.images.folders]
+        if layout.images.roots is not None:
+            folders = [
+                *self._roots.setdefault(layout.images.roots, Roots(self._folder, layout.images.roots)).of(location),
+                *folders,
+            ]
         scope = Scope(
-            tuple(posixpath.normpath(filled(one, names)) for one in layout.images.folders),
+            tuple(dict.fromkeys(folders)),
             tuple(filled(glob, literal).removeprefix("./") for glob in layout.images.archive),
             folder,
+            tuple(posixpath.normpath(filled(one, names)) for one in layout.images.named_in),
         )
         return _Place(layout, location, fields, names, scope)
 

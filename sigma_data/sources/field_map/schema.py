@@ -267,6 +267,10 @@ class ImagesMap(StrictModel):
     """Regular expressions and what takes the place of what they find, each tried by itself."""
     match: Literal["path", "tail2", "name"] = "path"
     """Whether an image may also be found by its folder's and its own name (tail2) or by its name, if there is one."""
+    roots: str | None = None
+    """Location of a list of lines `ROOT,JSON,...`: the folder in which the paths of a file of rows begin."""
+    named_in: Words = ()
+    """Folders among whose files `match` looks, where those of `folders` hold the images of other rows, too."""
     unique_target: bool = False
     """Whether rows that name one and the same target are all refused."""
 

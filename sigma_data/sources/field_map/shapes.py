@@ -71,9 +71,11 @@ def drafts(layout: RowLayout, row: Row) -> list[Draft]:
     if not references:  # text to image: a layout sample once a condition is computed
         family, inferred = Family.LAYOUT, False
     found = [Draft(family, references, (turn,), inferred)]
-    if layout.fields.reverse is not None and len(references) == 1 and look_up(row, layout.fields.reverse):
-        back = instructions_of(layout.fields.model_copy(update={"instruction": (layout.fields.reverse,)}), row)
-        found.append(Draft(family, (target,), (DraftTurn(back[:1], references[0]),), inferred, "#reverse"))
+    if layout.fields.reverse is not None and len(references) == 1:
+        said = look_up(row, layout.fields.reverse)
+        back = _stripped(layout.fields, texts(said, layout.fields.reverse)) if said is not ABSENT else []
+        if back:
+            found.append(Draft(family, (target,), (DraftTurn((back[0],), references[0]),), inferred, "#reverse"))
     return found
 
 

@@ -81,6 +81,8 @@ def test_a_subset_is_read_from_its_own_archive_by_the_tail_of_its_paths(tmp_path
         ("adjust_canny_part2", "results_adjust_canny_laion_part2/", "results_adjust_canny_laion_part2", "./"),
         ("hybrid_part6", "results_hybrid_part6/", "results_hybrid_part6", "results_compose_part6_fix/"),
         ("remove_part0", "results_remove_part0/", "results_remove_laion_part0", "results_remove/"),
+        ("hybrid_part7", "hybrid_part7/", "results_hybrid_part7_fix", "results_compose_part7_fix/"),
+        ("hybrid_part1", "results_hybrid_part1/", "results_hybrid_part1", "results_compose_part1/"),
     ]
     for subset in subsets:
         imgedit(root, *subset)
@@ -106,11 +108,41 @@ def test_scores_filter_and_rows_without_are_kept(tmp_path: Path) -> None:
     scores(root, {
         "results/0": "Brief reasoning: x\nScore 1: 4\nScore 2: 4\nObjects match: True",
         "results/1": "Score 1: 5 Score 2: 2 Objects match: False", "results/2": "no scores at all",
+        "results/3": "Score 1: 4 Score 2: None Objects match: True",  # half of a score is none
     })  # fmt: skip
     assert told(read("imgedit", root)) == ["editing", "(low_score)", "editing", "editing"]
     assert told(read("imgedit", root, filters="off")) == ["editing"] * 4
     scores(root, {"results/0": "Score 1: 1\nScore 2: 1"})
     assert told(read("imgedit", root))[0] == "(low_score)"  # changed, so it is read anew
+
+
+def test_bare_names_lie_in_the_folder_of_the_part(tmp_path: Path) -> None:
+    root = tmp_path / "c"
+    imgedit(root, "action_part3", "", "action_part3", "part3/", 1)
+    rows = [{"input_images": ["a.png"], "output_images": ["b.png"], "prompt": "wave"}]
+    pq.write_table(pa.Table.from_pylist(rows), root / "Parquet/action_part3.parquet")
+    images = {"part3/a.png": picture(1), "part3/b.png": picture(2), "other/a.png": picture(3)}
+    put_tar(root / "Singleturn/action_part3.tar", images, ".split.{:03}", 3)
+    (found,) = read("imgedit", root)
+    assert [image.data for image in sample(found).images] == [picture(1), picture(2)]
+
+
+def test_unpacked_archives_are_read_and_never_another_subsets_images(tmp_path: Path) -> None:
+    root = tmp_path / "c"
+    for name in ("replace_part0", "replace_part7"):
+        imgedit(root, name, f"results_{name}/", f"results_{name}", "results/", 1)
+    for part in (root / "Singleturn").iterdir():
+        part.unlink()
+    put(root / "Singleturn/results_replace_part0/results/0/original.png", picture(1))
+    put(root / "Singleturn/results_replace_part0/results/0/result.png", picture(2))
+    assert told(read("imgedit", root)) == ["editing", "missing_picture"]
+
+
+def test_scores_of_a_subset_under_another_name(tmp_path: Path) -> None:
+    root = tmp_path / "c"
+    imgedit(root, "hybrid_part1", "results_hybrid_part1/", "results_hybrid_part1", "results_compose_part1/", 1)
+    scores(root, {"results_compose_part1/0": "Score 1: 1 Score 2: 2"})
+    assert told(read("imgedit", root)) == ["(low_score)"]
 
 
 def test_a_broken_file_of_scores_stops_in_one_line(tmp_path: Path) -> None:
