@@ -35,7 +35,9 @@ _DROP, _NOISE = 1, 2  # what a number is drawn for
 
 
 class Dropout(StrictModel):
-    """How often a segment of each kind is left out, so that guidance can be learnt. SIGMA's values."""
+    """How often a segment of each kind is left out, so that guidance can be learnt. SIGMA's values.
+
+    Only images are guided, so samples that are answered in words alone keep all of theirs."""
 
     text: float = Field(0.1, ge=0, le=1)
     """The instruction."""
@@ -124,19 +126,29 @@ class SampleRandomness:
         return rates
 
     def drops(
-        self, name: Words, round: npt.NDArray[Any] | int, segment: npt.NDArray[Any], kind: npt.NDArray[Any]
+        self,
+        name: Words,
+        round: npt.NDArray[Any] | int,
+        segment: npt.NDArray[Any],
+        kind: npt.NDArray[Any],
+        words_only: npt.NDArray[np.bool_] | bool,
     ) -> npt.NDArray[np.bool_]:
-        """Whether segments are left out, by sample word, round, index in the complete layout, and kind."""
+        """Whether segments are left out, by sample word, round, index in the complete layout, and kind.
+
+        `words_only`: whether the sample is answered in words alone. A question without its image, or an answer without
+        its question, would only teach to guess.
+        """
         chance = units(mixed(self.seed, _DROP, round, name, segment))
-        drops: npt.NDArray[np.bool_] = chance < self.rates()[kind]
+        drops: npt.NDArray[np.bool_] = (chance < self.rates()[kind]) & ~np.asarray(words_only)
         return drops
 
     def dropped(self, index: CorpusIndex, row: int, round: int, geometry: Geometry) -> tuple[int, ...]:
         """Indices in the complete layout of the segments of a sample that are left out."""
-        references = geometry.kinds(text_only=bool(index.words_only[row]))
+        words_only = bool(index.words_only[row])
+        references = geometry.kinds(text_only=words_only)
         pieces = index.piece_kind[index.piece_first[row] : index.piece_first[row + 1]].tolist()
         kinds = np.array([kind for piece in pieces for kind in (references if piece == Kind.LATENT else (piece,))])
-        drops = self.drops(index.name(row), round, np.arange(len(kinds)), kinds)
+        drops = self.drops(index.name(row), round, np.arange(len(kinds)), kinds, words_only)
         return tuple(np.flatnonzero(drops).tolist())
 
     def noise_key(self, index: CorpusIndex, row: int, round: int, image: int) -> tuple[int, int]:
@@ -203,6 +215,8 @@ class Planner:
         fields = {"version": _VERSION, "tokenizer": tokenizer, "geometry": repr(self.geometry), **settings}
         # By number: their order counts, and a corpus may be moved. Its name counts where the mixture speaks of it.
         named = self.settings.mixture is not None and self.settings.mixture.by == "corpus"
+        if any(bool(index.words_only.any()) for index in self.indexes):
+            fields["dropout of questions"] = "never"  # until 0.2 they were dropped from like the others
         for number, (corpus, index) in enumerate(zip(self.settings.corpora, self.indexes, strict=True), 1):
             chosen = corpus.model_dump(mode="json", exclude={"path", "name"})
             chosen["families"] = corpus.families and sorted(corpus.families)
@@ -321,7 +335,7 @@ class Planner:
         nth = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
         segments = table.first[rows][owner] + nth
         kind = table.kind[segments]
-        stays = ~self.recipe.drops(index.names[rows][owner], rounds[owner], nth, kind)
+        stays = ~self.recipe.drops(index.names[rows][owner], rounds[owner], nth, kind, index.words_only[rows][owner])
         cells = owner[stays] * len(Kind) + kind[stays]
         weights = table.length[segments[stays]]
         return np.bincount(cells, weights, len(rows) * len(Kind)).astype(np.int64).reshape(len(rows), len(Kind))

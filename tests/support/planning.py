@@ -128,17 +128,17 @@ def packs_digest(planner: Planner, *epochs: int) -> str:
 
 
 def dropped_by_kind(planner: Planner, epoch: int) -> dict[Kind, float]:
-    """The share of segments of each kind that an epoch leaves out."""
+    """The share of segments of each kind that an epoch leaves out, of samples that are not answered in words alone."""
     draws = planner.plan(epoch).draws
     seen = np.zeros((2, len(Kind)))
     for row, number in zip(draws.row.tolist(), draws.round.tolist(), strict=True):
         index = planner.indexes[0]
+        if index.words_only[row]:
+            continue
         kinds = [
             kind
             for piece in index.piece_kind[index.piece_first[row] : index.piece_first[row + 1]].tolist()
-            for kind in (
-                planner.geometry.kinds(text_only=bool(index.words_only[row])) if piece == Kind.LATENT else (piece,)
-            )
+            for kind in (planner.geometry.kinds(text_only=False) if piece == Kind.LATENT else (piece,))
         ]
         dropped = planner.recipe.dropped(index, row, number, planner.geometry)
         for place, kind in enumerate(kinds):

@@ -18,7 +18,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from support import planning
 from support.places import TESTS
-from support.planning import BAGEL, dropped_by_kind, index_of, mixed_corpus, packs_digest, planner_of
+from support.planning import (
+    BAGEL,
+    dropped_by_kind,
+    families,
+    index_of,
+    mixed_corpus,
+    packs_digest,
+    planner_of,
+    row_of,
+    write_corpus,
+)
 from support.sequences import Case, case, cases, tiny_geometry
 
 from sigma_data.errors import ConfigError
@@ -26,7 +36,7 @@ from sigma_data.planning.plan import Planner, PlanSettings, SampleRandomness
 from sigma_data.sample import Family
 from sigma_data.sequence.layout import Kind, layout
 
-GOLDEN = "c49878ed08b48ecee4a20ecc9fdfb5543dbaa8ede581bf884d044eab93822f82"
+GOLDEN = "448e77377be00904849a5f7224bc2e98d41db80e4d08374023fab10f43599aab"
 GOLDEN_SETTINGS: dict[str, Any] = {"budget": 12_000, "window": 16, "seed": 5, "open_shards": 2}
 
 
@@ -246,17 +256,33 @@ def test_dropout_has_its_rates(tmp_path: Path) -> None:
     assert found[Kind.TEXT] == pytest.approx(0.1, abs=0.03)
     assert found[Kind.LATENT] == pytest.approx(0.3, abs=0.03)
     assert found[Kind.PATCH] == pytest.approx(0.5, abs=0.03)
-    assert found[Kind.TARGET] == found[Kind.ANSWER] == 0
+    assert found[Kind.TARGET] == 0
 
 
 def test_dropping_everything_leaves_what_carries_the_loss(corpus: Path) -> None:
     planner = planner_of(corpus, dropout={"text": 1, "latent": 1, "patch": 1})
-    assert {kind for kinds in planner.tokens(planner.plan(0).draws).values() for kind in kinds} == {
-        Kind.TARGET,
-        Kind.ANSWER,
-    }
+    tokens = planner.tokens(planner.plan(0).draws)
+    for family in (Family.COMPOSITIONAL, Family.EDITING):
+        assert set(tokens[family]) == {Kind.TARGET}
     kept = planner_of(corpus, dropout={"text": 0, "latent": 0, "patch": 0})
     assert set(dropped_by_kind(kept, 0).values()) == {0.0}
+
+
+def test_what_is_answered_in_words_alone_keeps_question_and_images(corpus: Path) -> None:
+    everything = planner_of(corpus, dropout={"text": 1, "latent": 1, "patch": 1})
+    nothing = planner_of(corpus, dropout={"text": 0, "latent": 0, "patch": 0})
+    asked = [planner.tokens(planner.plan(0).draws)[Family.UNDERSTANDING] for planner in (everything, nothing)]
+    assert asked[0] == asked[1] and {Kind.TEXT, Kind.PATCH, Kind.ANSWER} <= set(asked[0])
+    index = everything.indexes[0]
+    for row in np.flatnonzero(index.words_only).tolist():
+        assert everything.recipe.dropped(index, row, 0, BAGEL) == ()
+
+
+def test_only_plans_with_questions_say_how_these_are_dropped(corpus: Path, tmp_path: Path) -> None:
+    field = "dropout of questions"
+    assert planner_of(corpus).fields[field] == '"never"'
+    images = write_corpus(tmp_path / "images", [row_of(one, i) for i, one in enumerate(families({Family.EDITING: 5}))])
+    assert field not in planner_of(images).fields
 
 
 def test_a_sample_is_dropped_anew_in_every_round_and_its_noise_is_its_own(corpus: Path) -> None:
