@@ -37,7 +37,8 @@ _DROP, _NOISE = 1, 2  # what a number is drawn for
 class Dropout(StrictModel):
     """How often a segment of each kind is left out, so that guidance can be learnt. SIGMA's values.
 
-    Only images are guided, so samples that are answered in words alone keep all of theirs."""
+    Only images are guided, so samples that are answered in words alone keep all of theirs.
+    """
 
     text: float = Field(0.1, ge=0, le=1)
     """The instruction."""

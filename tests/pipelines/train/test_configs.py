@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from support.places import ROOT, TESTS
 
 from pipelines.common.settings import load_settings
@@ -19,7 +20,15 @@ from sigma_model.checkpoint_io import released_name
 from sigma_model.config import preset
 
 CONFIGS = ROOT / "configs"
-NAMES = ("quickstart", "sigma-bagel-7b", "sigma-bagel-7b-frozen", "sigma-lora", "sigma-qlora", "sgt-bagel")
+NAMES = (
+    "quickstart",
+    "quickstart-sgt",
+    "sigma-bagel-7b",
+    "sigma-bagel-7b-frozen",
+    "sigma-lora",
+    "sigma-qlora",
+    "sgt-bagel",
+)
 
 
 def config(name: str) -> TrainConfig:
@@ -124,8 +133,29 @@ def test_sgt_mixes_segmentation_and_understanding_two_to_one_and_learns_text() -
     shares = settings.data.mixture.shares
     assert shares[Family.SEGMENTATION] == 2 * shares[Family.UNDERSTANDING]
     assert set(shares) == {Family.SEGMENTATION, Family.UNDERSTANDING}
-    assert settings.loss.text > 0
-    assert not settings.freeze.und
+    assert settings.loss.image > 0 and settings.loss.text > 0
+    trainable = parameters_of(preset("bagel-7b-mot"), settings.freeze, None)
+    assert trainable.trainable == frozenset(trainable.shapes), "the whole model, vision encoder included"
+    assert (settings.optimizer.lr, settings.schedule.warmup, settings.steps) == (5e-6, 300, 2500)
+    assert set(vars(settings.data.dropout).values()) == {0.0}, "nothing is dropped"
+    corpus = yaml.safe_load((CONFIGS / "corpus-sgt.yaml").read_text())
+    assert [source["source"] for source in corpus["sources"]] == ["sam_sgt", "llava_onevision"]
+    assert corpus["quotas"]["segmentation"] == 2 * corpus["quotas"]["understanding"]
+
+
+def test_sgt_says_what_of_its_settings_is_not_known() -> None:
+    text = (CONFIGS / "sgt-bagel.yaml").read_text()
+    assert "not published" in text
+    for name in ("betas", "eps", "text", "decay", "budget", "timestep_shift"):
+        assert re.search(rf"^ *{name}: .*(not known|so guidance)", text, re.MULTILINE), name
+
+
+def test_the_quickstart_of_sgt_is_sgt_at_tiny_size() -> None:
+    small, large = config("quickstart-sgt"), config("sgt-bagel")
+    assert small.data.mixture == large.data.mixture
+    assert small.model.vision and small.freeze == large.freeze
+    assert small.model.dtype == small.model.master == "float32"
+    assert small.loss.text > 0 and small.loss.reweight_text == large.loss.reweight_text
 
 
 def test_the_quickstart_needs_neither_gpu_nor_weights() -> None:
