@@ -13,6 +13,7 @@ from pipelines.commands.build_dataset import build_dataset
 from pipelines.commands.checks import checks
 from pipelines.commands.command import Command
 from pipelines.commands.doctor import doctor
+from pipelines.commands.download import download
 from pipelines.commands.evaluate import evaluate
 from pipelines.commands.export import export
 from pipelines.commands.fingerprints import fingerprints
@@ -82,6 +83,7 @@ def _options(
 _GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Data": {
         "sources": sources,
+        "download": download,
         "build-dataset": build_dataset,
         "validate": validate,
         "shard": shard,

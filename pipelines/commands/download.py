@@ -1,0 +1,78 @@
+"""`sigma download`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.commands.options import Json, listed, path_option, print_json, print_result
+
+if TYPE_CHECKING:
+    from pipelines.download.catalog import Kind
+
+
+def download(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A name of the list, or a repository on the hub, OWNER/NAME.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, path_option("--out", "-o", help="The folder; by default models/NAME or data/NAME.")
+    ] = None,
+    dataset: Annotated[bool, typer.Option("--dataset", help="OWNER/NAME is a data set, not a model.")] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="Only these files: paths, folders or globs, e.g. '*.parquet'.", show_default=False),
+    ] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Not these files.", show_default=False)] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="A branch, tag or commit; by default main.", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show licenses and sizes; fetch nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch models and corpora from the hub.
+
+    Only the files that are needed, after showing license and size; a download that was stopped goes on within a file,
+    and every file is checked by the hash that the hub names. HF_ENDPOINT chooses a mirror, HF_TOKEN an account.
+    Without a name: the list.
+    """
+    from pipelines.download.catalog import catalog, find_entry
+
+    if name is None:
+        entries = catalog()
+        if as_json:
+            rows = [{"name": one.name, "kind": one.kind, "hub": list(one.repos), "what": one.what} for one in entries]
+            print_json(rows)
+        else:
+            from sigma_data.text_format import aligned
+
+            print_result(aligned([(one.name, one.kind, ", ".join(one.repos), one.what) for one in entries]) + "\n")
+        return
+    from pipelines.download.run import download as fetch
+    from pipelines.download.run import downloaded, plan_download
+
+    kind: Kind | None = "dataset" if dataset else None
+    plan = plan_download(
+        find_entry(name, kind), out, revision=revision, include=listed(include), exclude=listed(exclude)
+    )
+    if dry_run:
+        if as_json:
+            print_json(plan.as_dict())
+        else:
+            print_result(plan.show() + "\n")
+        return
+    if plan.missing and not yes:
+        sys.stderr.write(plan.show() + "\n")
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("license and size are to be agreed to: add it", param_hint="--yes")
+        typer.confirm("Download?", abort=True, err=True)
+    result = fetch(plan)
+    if as_json:
+        print_json(result)
+    else:
+        print_result(downloaded(plan, result))

@@ -1,0 +1,107 @@
+"""What can be downloaded by a name: models, SIGMA's release, backbones of metrics, the corpora of `sigma sources`."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sigma_data.errors import ConfigError
+
+Kind = Literal["model", "dataset"]
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_WEIGHTS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md", "LICENSE*")
+"""What a model's directory needs: pickled copies of weights and remote code stay on the hub."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Repositories under one name. `include`: globs of the files that are needed; none is all."""
+
+    name: str
+    kind: Kind
+    repos: tuple[str, ...]
+    what: str
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where it goes unless the user says otherwise: where the recipes and the README look for it."""
+        if self.kind == "model":
+            return Path("models") / self.repos[0].rpartition("/")[2]
+        return Path("data") / self.name
+
+
+_ENTRIES = (
+    Entry("bagel", "model", ("ByteDance-Seed/BAGEL-7B-MoT",), "BAGEL 7B MoT, what SIGMA and SGT start from", _WEIGHTS),
+    Entry("omnigen2", "model", ("OmniGen2/OmniGen2",), "OmniGen2", _WEIGHTS, ("*.bin", "*.py")),
+    Entry("sgt-bagel", "model", ("Two-hot/SGT-BAGEL",), "SGT's fine-tuned BAGEL", _WEIGHTS),
+    Entry("sgt-gen2", "model", ("Two-hot/SGT-Gen2",), "SGT's fine-tuned OmniGen2 (the rest is omnigen2's)", _WEIGHTS),
+    Entry("sigma-dataset", "dataset", ("Xiaoyan667/SIGMA-dataset",), "SIGMA's training data: `release:DIR`"),
+    Entry("sigma-benchmark", "dataset", ("Xiaoyan667/SIGMA-Benchmark",), "SIGMA-Benchmark: `sigma eval sigma:DIR`"),
+    Entry(
+        "cv-bench", "dataset", ("nyu-visionx/CV-Bench",), "CV-Bench: `sigma eval cv-bench:DIR`", ("*.parquet", "*.md")
+    ),
+    Entry("clip", "model", ("openai/clip-vit-large-patch14",), "backbone of CLIP metrics", _WEIGHTS),
+    Entry("dino", "model", ("facebook/dinov2-large",), "backbone of DINO metrics", _WEIGHTS),
+    Entry("depth", "model", ("Intel/dpt-large",), "depth: a metric, and conditions of a corpus", _WEIGHTS),
+    Entry("gram", "model", ("microsoft/resnet-50",), "backbone of the style metric", _WEIGHTS),
+    Entry(
+        "aesthetic",
+        "model",
+        ("trl-lib/ddpo-aesthetic-predictor",),
+        "aesthetic score",
+        ("*.safetensors", "*.json", "*.pth"),
+    ),
+)
+
+_NO_WEIGHTS = (
+    "SIGMA's release names a data set and a benchmark on the hub (sigma-dataset, sigma-benchmark), and no weights: "
+    "train them (`sigma train sigma-bagel-7b`), or give the hub name of weights, OWNER/NAME"
+)
+
+
+def catalog() -> list[Entry]:
+    """All names, models and benchmarks first. Corpora that are not on the hub are left out."""
+    return [*_ENTRIES, *(entry for entry in _corpora() if entry.repos)]
+
+
+def find_entry(name: str, kind: Kind | None = None) -> Entry:
+    """The entry of a name of the list, or of any repository, OWNER/NAME (`kind`: by default a model).
+
+    Raises ConfigError where there is none.
+    """
+    if _HUB_NAME.fullmatch(name):
+        include = _WEIGHTS if (kind or "model") == "model" else ()
+        return Entry(name.rpartition("/")[2], kind or "model", (name,), "", include)
+    if name.casefold() == "sigma":
+        raise ConfigError(_NO_WEIGHTS)
+    known = {entry.name: entry for entry in (*_ENTRIES, *_corpora())}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`sigma download` lists the names"
+        raise ConfigError(f"{name}: nothing of that name to download: {hint} Or give a hub name, OWNER/NAME")
+    entry = known[name]
+    if not entry.repos:
+        raise ConfigError(f"{name}: {entry.what} is not on the hub: `sigma sources {name}` says where it is to be had")
+    return entry
+
+
+def _corpora() -> list[Entry]:
+    from sigma_data.sources.base import field_maps
+    from sigma_data.sources.field_map.load import load_shipped
+
+    maps = [(name, load_shipped(name)) for name in field_maps()]
+    return [
+        Entry(
+            name,
+            "dataset",
+            tuple(one for one in found.hub if _HUB_NAME.fullmatch(one)),
+            f"{found.corpus}: {found.size}",
+        )
+        for name, found in maps
+    ]
