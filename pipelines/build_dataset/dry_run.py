@@ -16,7 +16,11 @@ from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.selection import share_quota
 from pipelines.common.process_pool import Crashed, ProcessPool
 from pipelines.common.progress import ProgressBar
+from pipelines.inject.budget import CHARACTERS_A_TOKEN, estimated_tokens
 from sigma_data.errors import ConfigError, SourceError
+from sigma_data.injection import Reference, Request
+from sigma_data.injection.prompt import messages
+from sigma_data.injection.rules import UNTOUCHED
 from sigma_data.sample import FAMILY_RULES, Family
 from sigma_data.sources import Fragment, Reader, open_source
 from sigma_data.storage.data_folder import data_folder
@@ -31,6 +35,21 @@ _UNKNOWN = ""
 
 Counts = Counter[tuple[str, str, str, bool]]
 """(family, license, code, filtered) -> rows; a code of "" is a sample."""
+_FRAMED = frozenset((Family.LAYOUT, Family.RELATION, *UNTOUCHED))
+"""Families whose captions no model is asked for."""
+
+
+@dataclass
+class Captions:
+    """Texts that a language model would be asked for: how many, and their characters."""
+
+    count: int = 0
+    characters: int = 0
+
+    def add(self, other: Captions) -> None:
+        """Count others, too."""
+        self.count += other.count
+        self.characters += other.characters
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,7 @@ class SourceSurvey:
     counts: Counts = field(default_factory=Counter)
     bytes: int | None = None
     problem: str | None = None
+    captions: Captions = field(default_factory=Captions)
 
     def total(self, *, filtered: bool | None = None, samples: bool | None = None) -> int:
         """Rows, of them those that are filtered (or not), that give samples (or not)."""
@@ -90,6 +110,24 @@ class DryRun:
         """What the scan reads and the build writes, at the rate of a worker times the workers."""
         return self.bytes()[0] / 1e6 / self.rate / max(1, self.workers) / 3600
 
+    def asked(self) -> dict[str, float] | None:
+        """What a model would be asked at most: captions, tokens, cost; None where none is asked.
+
+        Replies that the cache has are not taken off, for the captions themselves are known to a build alone.
+        """
+        settings = self.config.injection
+        if settings.by != "model":
+            return None
+        share = 1 - settings.plain_share
+        captions = round(share * sum(source.captions.count for source in self.sources))
+        words = share * sum(source.captions.characters for source in self.sources) / CHARACTERS_A_TOKEN
+        fixed = sum(estimated_tokens(one["content"]) for one in messages(Request(Family.EDITING, "", (Reference(1),))))
+        prompt, reply = round(captions * fixed + words), round(2 * words + 60 * captions)
+        reply = min(reply, captions * settings.model.max_tokens)
+        prices = settings.endpoint
+        cost = (prompt * prices.price_prompt + reply * prices.price_reply) / 1e6
+        return {"captions": captions, "prompt_tokens": prompt, "reply_tokens": reply, "cost": cost}
+
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
         lies, kept = self.bytes()
@@ -109,7 +147,7 @@ class DryRun:
                 for name, (samples, within) in self.families().items()
             },
             "bytes": lies, "corpus_bytes": kept, "hours": self.hours(), "workers": self.workers,
-            "megabytes_per_second": self.rate,
+            "megabytes_per_second": self.rate, "model": self.asked(),
         }  # fmt: skip
 
     def text(self) -> str:
@@ -137,6 +175,12 @@ class DryRun:
             pace = f"{counted(self.workers, 'worker')} at {self.rate:g} MB/s each (--rate; 27 measured on two cores)"
             lines += ["", f"disk: about {_size(kept)} of the {_size(lies)} that lie there"]
             lines += [f"time: about {_duration(self.hours())} with {pace}"]
+        if (asked := self.asked()) is not None:
+            cost = f", cost {asked['cost']:,.2f}" if asked["cost"] else ""
+            tokens = f"{asked['prompt_tokens']:,.0f} tokens of prompts and {asked['reply_tokens']:,.0f} of replies"
+            lines.append(
+                f"model: at most {asked['captions']:,.0f} captions, about {tokens}{cost}; cached replies are free"
+            )
         lines += ["", "Upper bounds: broken images, their sizes, duplicates and excluded images show in a build only."]
         return "\n".join(lines) + "\n"
 
@@ -204,15 +248,18 @@ def absent(reader: Reader, spec: str) -> str | None:
     return f"{spec}: {folder} is not there; download {what} ({layout.size}; {how})"
 
 
-def survey_fragment(task: tuple[int, BuildConfig, str, Fragment]) -> Counts:
-    """What the rows of a fragment would become, under the build's licenses too."""
+def survey_fragment(task: tuple[int, BuildConfig, str, Fragment]) -> tuple[Counts, Captions]:
+    """What the rows of a fragment would become, under the build's licenses too, and the captions of samples."""
     _, config, spec, fragment = task
     reader = _opened(spec)
     if type(reader).survey is Reader.survey:  # it would read every image
         terms = getattr(getattr(reader, "options", None), "license", "unknown")
         reason = config.licenses.reason(terms)
-        return Counter({(_UNKNOWN, terms, reason[0] if reason else "", reason is not None): fragment.rows or 1})
+        unknown = (_UNKNOWN, terms, reason[0] if reason else "", reason is not None)
+        return Counter({unknown: fragment.rows or 1}), Captions()
     counts: Counts = Counter()
+    captions = Captions()
+    asks = config.injection.by == "model" and not reader.injected
     computed = bool(config.conditions.shares)
     refused = cache(config.licenses.reason)
     for row in reader.survey(fragment):
@@ -225,7 +272,10 @@ def survey_fragment(task: tuple[int, BuildConfig, str, Fragment]) -> Counts:
         if not code and (reason := refused(row.license)):
             code, filtered = reason[0], True
         counts[family.value if family else _UNKNOWN, row.license, code, filtered] += 1
-    return counts
+        framed = family in _FRAMED or (row.labelled and row.references == 1 and family is Family.COMPOSITIONAL)
+        if asks and not code and not framed and row.references:
+            captions.add(Captions(len(row.texts), sum(map(len, row.texts))))
+    return counts, captions
 
 
 @lru_cache(maxsize=64)
@@ -241,8 +291,10 @@ def _survey(
 
         def done(index: int, result: Any) -> None:
             if isinstance(result, Crashed):
-                result = Counter({(_UNKNOWN, "unknown", "reader_crashed", False): tasks[index][3].rows or 1})
-            found[tasks[index][0]].counts.update(result)
+                crashed = (_UNKNOWN, "unknown", "reader_crashed", False)
+                result = Counter({crashed: tasks[index][3].rows or 1}), Captions()
+            found[tasks[index][0]].counts.update(result[0])
+            found[tasks[index][0]].captions.add(result[1])
             progress.add()
 
         engine.run(survey_fragment, tasks, done, what="surveying the sources")

@@ -44,7 +44,8 @@ class Surveyed:
     """What a row (or one of the samples it gives) would become, as far as it can be told without its images.
 
     `code` says why it gives no sample, None if it gives one; `filtered` tells a filter's reason from a fault's.
-    `references` is the number of reference images, if known.
+    `references` is the number of reference images, `texts` are the instructions with all phrasings, if known; images
+    with a label of their own are told by `labelled`.
     """
 
     family: Family | None
@@ -52,6 +53,8 @@ class Surveyed:
     code: str | None = None
     filtered: bool = False
     references: int | None = None
+    texts: tuple[str, ...] = ()
+    labelled: bool = False
 
 
 class ReaderOptions(StrictModel):

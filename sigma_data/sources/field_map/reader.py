@@ -28,6 +28,7 @@ from sigma_data.sources.field_map.roots import Roots
 from sigma_data.sources.field_map.rows import RowFormat, literal_glob, matches
 from sigma_data.sources.field_map.samples import image_data, sample_of
 from sigma_data.sources.field_map.schema import FieldMap, Quadruples, RowLayout
+from sigma_data.sources.field_map.shapes import Draft
 from sigma_data.sources.field_map.side_file import SideValues
 from sigma_data.sources.field_map.targets import repeated_targets
 from sigma_data.sources.field_map.values import RowFault
@@ -168,6 +169,8 @@ class MapReader(Reader):
                     draft.family if draft else outcome.family, self._license(place.layout),
                     fault.code if fault else None, isinstance(fault, Filtered),
                     references=len(draft.references) if draft else None,
+                    texts=_texts(draft) if draft else (),
+                    labelled=bool(draft and draft.references and draft.references[0].label),
                 )  # fmt: skip
 
     def _outcomes(self, fragment: Fragment, *, survey: bool) -> Iterator[tuple[_Place, Outcome]]:
@@ -290,6 +293,13 @@ class MapReader(Reader):
 
     def _license(self, layout: RowLayout | None) -> str:
         return self.options.license or (layout.license if layout else None) or self.map.license
+
+
+def _texts(draft: Draft) -> tuple[str, ...]:
+    """The instructions of a draft with all phrasings."""
+    if len(draft.turns) == 1:
+        return draft.turns[0].instructions
+    return tuple(text for turn in draft.turns for text in turn.instructions)
 
 
 def filled(template: str, names: dict[str, str]) -> str:

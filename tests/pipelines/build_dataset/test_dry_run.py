@@ -13,7 +13,11 @@ from support.commands import sigma
 
 from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.dry_run import DryRun, dry_run
+from pipelines.inject.ask import estimate
+from pipelines.inject.cache import Cache
 from sigma_data.errors import ConfigError, SourceError
+from sigma_data.injection import Reference, Request
+from sigma_data.sample import Family
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +74,26 @@ def test_captions_without_a_reference_count_where_a_condition_is_computed(tmp_pa
     source = f"bagel_t2i:{tmp_path}"
     assert survey(source).sources[0].counts["layout", "unknown", "no_reference", True] == 3
     assert survey(source, conditions={"shares": {"canny": 1}}).families() == {"layout": (3, 3)}
+
+
+def test_what_a_model_would_be_asked_and_cost_at_most(omniedit: Path, tmp_path: Path) -> None:
+    endpoint = {"price_prompt": 2.0, "price_reply": 8.0, "cache": str(tmp_path / "replies.sqlite")}
+    settings = {"by": "model", "model": {"name": "tester"}, "endpoint": endpoint}
+    told = survey(f"omniedit:{omniedit}", "world:12", injection=settings)
+    asked = told.asked()
+    assert asked is not None
+    requests = [Request(Family.EDITING, f"Turn it into thing {n}", (Reference(1),), key=str(n)) for n in range(6)]
+    with Cache(tmp_path / "replies.sqlite") as cache:
+        right = estimate(requests, BuildConfig.model_validate({"injection": settings}).injection, cache)
+    assert asked["captions"] == right.captions == 6
+    assert asked["prompt_tokens"] == pytest.approx(right.prompt_tokens, rel=0.05)
+    assert asked["reply_tokens"] == pytest.approx(right.reply_tokens, rel=0.05)
+    assert asked["cost"] == pytest.approx(right.cost, rel=0.05)
+    assert "model: at most 6 captions" in told.text()
+    half = survey(f"omniedit:{omniedit}", injection={**settings, "plain_share": 0.5}).asked()
+    assert half is not None
+    assert half["captions"] == 3
+    assert survey(f"omniedit:{omniedit}").asked() is None
 
 
 def test_sources_without_metadata_are_counted_by_rows(tmp_path: Path) -> None:
