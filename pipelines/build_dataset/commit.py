@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.build_dataset.config import NOT_RECORDED, BuildConfig
+from pipelines.build_dataset.image_words import NO_WORDS, ImageWords
 from pipelines.build_dataset.plan import Plan
 from sigma_data.corpus.corpus import CARD, COMMIT, MANIFEST, QUARANTINE, REPORT, WORK, file_digest
 from sigma_data.corpus.dataset_card import render_card
@@ -37,7 +38,7 @@ class Inputs:
     digest: str
 
     @classmethod
-    def of(cls, located: Sequence[tuple[str, Fragment]], excluded: KnownImages) -> Inputs:
+    def of(cls, located: Sequence[tuple[str, Fragment]], excluded: KnownImages, words: ImageWords = NO_WORDS) -> Inputs:
         """Fingerprints by content, see `DataFolder.fingerprint`: a correction may leave a file's size as it was."""
         readers = {spec: open_source(spec) for spec, _ in located}
         known: dict[tuple[str, str], str] = {}  # a file has many fragments
@@ -48,6 +49,7 @@ class Inputs:
                 known[key] = readers[spec].fingerprint(fragment)
             lines.append((*key, fragment.part, known[key]))
         lines += [("excluded", one.sha256, one.signature.hex(), one.name) for one in excluded.prints]
+        lines += [("words", words.digest, "", "")] if words.digest else []
         return cls(hashlib.sha256(repr(lines).encode()).hexdigest())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -34,8 +34,8 @@ _FIRST_SETTINGS = frozenset((
 ))  # fmt: skip
 
 
-NOT_RECORDED: dict[str, set[str]] = {"injection": {"endpoint"}}
-"""Settings that shape nothing and may name machines: they are not noted with a corpus."""
+NOT_RECORDED: dict[str, set[str]] = {"injection": {"endpoint"}, "made": {"words"}}
+"""Settings that name places of a machine are not noted with a corpus. What a file says counts among the inputs."""
 
 
 class BuildConfig(StrictModel):
@@ -154,8 +154,11 @@ class BuildConfig(StrictModel):
         the same corpus.
         """
         fields = BuildConfig.model_fields
-        default = {name for name in fields.keys() - _FIRST_SETTINGS if getattr(self, name) == fields[name].default}
-        text = f"{SCHEMA_VERSION}\x1f{BUILD_VERSION}\x1f{self.model_dump_json(exclude=default | {'injection'})}"
+        left_out: dict[str, Any] = {
+            name: True for name in fields.keys() - _FIRST_SETTINGS if getattr(self, name) == fields[name].default
+        }
+        left_out.setdefault("made", {"words"} | ({"dense"} if not self.made.dense else set()))
+        text = f"{SCHEMA_VERSION}\x1f{BUILD_VERSION}\x1f{self.model_dump_json(exclude=left_out | {'injection': True})}"
         if self.injection.by != "none":  # where a model is asked, and at what cost, shapes nothing
             text += f"\x1f{json.dumps(self.injection.shaping(), sort_keys=True)}"
         return hashlib.sha256(text.encode()).hexdigest()

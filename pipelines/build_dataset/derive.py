@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from pipelines.build_dataset.config import BuildConfig
+from pipelines.build_dataset.image_words import read_image_words
 from pipelines.build_dataset.made import MadeSample, Parent, info_of, made_samples, usable
 from pipelines.build_dataset.scan import good_row, read_scan, scan_schema
 from sigma_data.corpus.checks import examine
@@ -32,7 +33,7 @@ def with_made(rows: pl.DataFrame, scans: Sequence[Path], config: BuildConfig) ->
     parents = list(_parents(rows, scans, config))
     ids, contents = set(rows["id"]), set(rows["content"])
     made: list[dict[str, Any]] = []
-    for one in made_samples(parents, config.made, seed=config.seed):
+    for one in made_samples(parents, config.made, seed=config.seed, words=read_image_words(config.made.words)):
         row = _row(one, config)
         # The source, or a corpus that is built again, may have the sample already.
         if row is not None and row["id"] not in ids and row["content"] not in contents:

@@ -11,18 +11,21 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from pipelines.build_dataset.image_words import NO_WORDS, ImageWords
 from sigma_data.images.fingerprint import hash_fraction, near, similar_colours
 from sigma_data.images.image_info import ImageInfo
+from sigma_data.injection.dense import dense_instruction, parts_of
 from sigma_data.injection.frames import draw_frame
-from sigma_data.injection.operations import Operation, operation_of, thing_of
+from sigma_data.injection.operations import Operation, checked_thing, operation_of, thing_of
 from sigma_data.injection.request import Reference
 from sigma_data.instruction import parse
 from sigma_data.sample import Family, Image, Sample, Source, Turn, sample_id
 from sigma_data.settings_base import StrictModel
+from sigma_data.storage.path_settings import LocalPath
 
 _LEAST_SIDE = 64
 """A smaller image of a thing is no target."""
@@ -32,6 +35,11 @@ _PAIRS = frozenset((Family.EDITING, Family.STYLIZATION))
 class Made(StrictModel):
     """Samples made from others of the corpus. Off by default; a family's quota counts them as it counts others."""
 
+    dense: bool = False
+    """Edits of an image of one person, with tokens for the person, the clothes and the place that `words` name."""
+    words: LocalPath | None = None
+    """JSON lines `{"sha256": ..., "caption": ..., "thing": ...}` on reference images, e.g. from a captioning model:
+    the caption of an image, for `dense`, and what it shows, for `selective` where the instruction does not name it."""
     selective: bool = False
     """Composed images in reverse: the thing of one reference is to be taken out of the target."""
     relation: bool = False
@@ -44,12 +52,18 @@ class Made(StrictModel):
     @property
     def any(self) -> bool:
         """Whether any sample is to be made."""
-        return self.selective or self.relation
+        return self.selective or self.relation or self.dense
+
+    @model_validator(mode="after")
+    def _worded(self) -> Self:
+        if self.dense and self.words is None:
+            raise ValueError("made.dense takes its words from captions: name their file with made.words")
+        return self
 
     def feeds(self, family: Family, references: int) -> bool:
         """Whether samples of the family with so many references can be parents."""
         reversed_ = self.selective and family is Family.COMPOSITIONAL and references >= 2
-        return reversed_ or (self.relation and family in _PAIRS and references == 1)
+        return reversed_ or ((self.relation or self.dense) and family in _PAIRS and references == 1)
 
 
 @dataclass(frozen=True)
@@ -85,23 +99,48 @@ def usable(sample: Sample) -> bool:
     )
 
 
-def made_samples(parents: Sequence[Parent], settings: Made, *, seed: int) -> Iterator[MadeSample]:
+def made_samples(
+    parents: Sequence[Parent], settings: Made, *, seed: int, words: ImageWords = NO_WORDS
+) -> Iterator[MadeSample]:
     """All samples that the settings ask for, in a fixed order."""
     if settings.selective:
         for parent in parents:
             if parent.sample.family is Family.COMPOSITIONAL:
-                yield from _reversed(parent)
+                yield from _reversed(parent, words)
+    if settings.dense:
+        yield from (one for parent in parents if (one := _dense(parent, words)) is not None)
     if settings.relation:
         yield from _relations([one for one in parents if one.sample.family in _PAIRS], settings, seed)
 
 
-def _reversed(parent: Parent) -> Iterator[MadeSample]:
-    """For each reference whose thing the instruction names: target -> reference."""
+def _dense(parent: Parent, words: ImageWords) -> MadeSample | None:
+    """The edit of one image, asked with the parts that a caption of the image names."""
+    sample = parent.sample
+    if sample.family not in _PAIRS or len(sample.references) != 1:
+        return None
+    (reference,), (target,) = sample.references, sample.targets
+    caption = words.captions.get(parent.image(reference).sha256)
+    parts = parts_of(caption) if caption is not None else None
+    turn = sample.turns[0]
+    plain = turn.caption or parse(turn.instruction).plain
+    if parts is None or parse(plain, references=1).placeholders:
+        return None
+    name, source = _named("dense", [sample], 0)
+    turns = (Turn(dense_instruction(parts, plain, name), target=2, caption=plain),)
+    return _made("dense", [parent], name, source, sample.family, turns, {1: (0, reference), 2: (0, target)})
+
+
+def _reversed(parent: Parent, words: ImageWords) -> Iterator[MadeSample]:
+    """For each reference whose thing the instruction or others name: target -> reference."""
     sample, target = parent.sample, parent.sample.targets[0]
     turn, references = sample.turns[0], sample.references
     things = {number: thing_of(turn.instruction, number, len(references)) for number in references}
     if turn.caption is not None:  # words that the injection has replaced
         things = {number: thing or thing_of(turn.caption, number, len(references)) for number, thing in things.items()}
+    for number in references:
+        said = words.things.get(parent.image(number).sha256)
+        if things[number] is None and said is not None:
+            things[number] = checked_thing(said, turn.caption or turn.instruction)
     counted = Counter((thing or "").lower() for thing in things.values())
     for number, thing in things.items():
         if thing is None or counted[thing.lower()] > 1:

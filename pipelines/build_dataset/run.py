@@ -11,6 +11,7 @@ from typing import Any
 from pipelines.build_dataset.commit import Inputs, commit_corpus, sums_of
 from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.dry_run import absent
+from pipelines.build_dataset.image_words import read_image_words
 from pipelines.build_dataset.injection import inject_scans
 from pipelines.build_dataset.plan import Plan, Shard, Unstable, make_plan
 from pipelines.build_dataset.scan import ScanTask, crashed_fragment, is_whole, list_fragments, scan_fragment
@@ -69,6 +70,7 @@ def build(
     for spec, reader in zip(config.specs, readers, strict=True):
         if (folder := reader.folder()) is not None:
             refuse_overlap(out, folder, spec)
+    read_image_words(config.made.words)  # before hours of scanning
     excluded = read_fingerprints([local_path(path) for path in config.exclude])
     with ProcessPool(workers) as engine:
         located = _list(engine, config.specs)  # before the folder is touched: a typo must not claim it
@@ -90,7 +92,7 @@ def _build(
     *,
     strict_files: bool,
 ) -> BuildResult:
-    inputs = Inputs.of(located, excluded)
+    inputs = Inputs.of(located, excluded, read_image_words(config.made.words))
     if work.committed:
         corpus = open_corpus(work.out)
         if corpus.commit["inputs"] != inputs.digest:

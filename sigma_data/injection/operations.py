@@ -65,15 +65,24 @@ def thing_of(text: str, image: int, references: int) -> str | None:
     Backgrounds, styles, poses and the like are no things, and "the object" does not say which. A person whose look the
     instruction changes is none either, for what the target shows is then another.
     """
-    words = _words()
     found = parse(text, references=references)
     tokens = [name for name, group in zip(found.attributes, found.groups(), strict=True) if group == image]
     if tokens and not _THINGS & set(tokens):
         return None
     phrase = _by_token(text, image, references) or _by_name(text, image, references)
-    if phrase is None:
-        return None
+    return None if phrase is None else checked_thing(phrase, text)
+
+
+def checked_thing(phrase: str, text: str) -> str | None:
+    """A thing's name with its article, None where it cannot be asked for by it in the image that `text` made."""
+    words = _words()
     parts = phrase.lower().split()
+    if not parts:
+        return None
+    if not re.fullmatch(_DETERMINERS, parts[0]):
+        phrase, parts = f"the {phrase}", ["the", *parts]
+    elif parts[0] in ("a", "an"):
+        phrase, parts = f"the {phrase.split(maxsplit=1)[-1]}", ["the", *parts[1:]]
     if len(parts) > _MOST_WORDS or parts[-1] in words["not_things"] or set(parts[1:]) <= set(words["vague"]):
         return None
     spoken = set(re.findall(r"[a-z]+", text.lower()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -14,8 +15,10 @@ import pytest
 from support import corpora
 from support.image_files import image_bytes
 
+from pipelines.build_dataset.image_words import read_image_words
 from pipelines.validate.run import validate_corpus
 from sigma_data.corpus.corpus import Corpus, open_corpus
+from sigma_data.errors import ConfigError
 from sigma_data.images.fingerprint import near
 from sigma_data.instruction import parse
 from sigma_data.sample import Family, Sample
@@ -206,3 +209,52 @@ def test_a_build_that_is_killed_while_samples_are_made_ends_in_the_same_bytes(
 def test_the_made_samples_open_as_any_other(corpus: Corpus) -> None:
     one, _ = made_of(corpus)[0]
     assert open_corpus(corpus.path)[one.id] == one
+
+
+def words_file(path: Path, rows: list[dict[str, str]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_captions_of_references_make_dense_samples_and_name_things(tmp_path: Path) -> None:
+    portrait, thing, place = (image_bytes("jpeg", seed, width=96, height=80) for seed in (1, 2, 3))
+    sources = [
+        row("editing", [1, 7], "Make her smile"),
+        row("compositional", [2, 3, 9], "Put both together nicely"),
+    ]
+    corpora.write_parquet(tmp_path / "release/seedxedit_multi/chunk_0.parquet", sources)
+    digest = [hashlib.sha256(data).hexdigest() for data in (portrait, thing, place)]
+    words = words_file(tmp_path / "words.jsonl", [
+        {"sha256": digest[0], "caption": "A young woman in a red dress stands in a garden"},
+        {"sha256": digest[1], "thing": "small blue lamp on the left"},
+        {"sha256": digest[2], "thing": "background"},  # is none
+        {"sha256": "0" * 64, "caption": "of an image that is not there"},
+    ])  # fmt: skip
+    made = {"made": {"dense": True, "selective": True, "words": words}}
+    corpus = corpora.build(tmp_path / "out", f"release:{tmp_path / 'release'}", **made).corpus
+    found = {note["rule"]: one for one, note in made_of(corpus)}
+    assert set(found) == {"dense", "selective"}
+    assert parse(found["dense"].turns[0].instruction).attributes == ("id", "clothing", "background")
+    assert found["dense"].turns[0].caption == "Make her smile"
+    assert found["dense"].images[0].data == portrait
+    assert "<select>the small blue lamp on the left" in found["selective"].turns[0].instruction
+    assert found["selective"].images[1].data == thing
+    assert str(tmp_path) not in json.dumps(corpus.commit["config"]["made"])
+    words_file(tmp_path / "words.jsonl", [{"sha256": digest[0], "caption": "something else"}])
+    with pytest.raises(ConfigError, match=r"its sources have changed"):
+        corpora.build(tmp_path / "out", f"release:{tmp_path / 'release'}", **made)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"sha256": "x"}', '{"sha256": "' + "0" * 64 + '", "caption": 5}'])
+def test_a_file_of_words_that_cannot_be_used_is_one_line(tmp_path: Path, line: str) -> None:
+    (tmp_path / "words.jsonl").write_text(f"\n{line}\n")
+    with pytest.raises(ConfigError, match=r"words.jsonl, line 2"):
+        read_image_words(tmp_path / "words.jsonl")
+
+
+def test_words_that_read_as_tokens_are_not_taken(tmp_path: Path) -> None:
+    row = {"sha256": "0" * 64, "caption": "a <style> dog", "thing": "<image_1>"}
+    words_file(tmp_path / "words.jsonl", [row])
+    found = read_image_words(tmp_path / "words.jsonl")
+    assert not found.captions
+    assert not found.things
