@@ -26,8 +26,8 @@ from sigma_model.omnigen2.images import SizeRule, pixels
 from sigma_model.omnigen2.lora import load_adapter, merge_adapter
 from sigma_model.omnigen2.pack import DiffusionSample, image_tokens, layout_of
 from sigma_model.omnigen2.prompts import DEFAULT_NEGATIVE, chat_text, dropped_text, generation_text
-from sigma_model.omnigen2.sampler import Omnigen2Sampling, SamplingRequest, Solver, Step, sample
-from sigma_model.omnigen2.step_cache import StepCacheKind
+from sigma_model.omnigen2.sampler import SamplingRequest, Step, sample
+from sigma_model.omnigen2.settings import Omnigen2Sampling, Solver, StepCacheKind
 from sigma_model.omnigen2.transformer import Omnigen2Transformer, rotary, times_of
 
 PARTS = ("golden.json", "grad_norms.json", "lora", "mllm", "prompts.json", "released_keys.json", "resize.json")

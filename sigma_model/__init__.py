@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sigma_model.api import Model as Model
     from sigma_model.api import load as load
+    from sigma_model.omnigen2.settings import Omnigen2Generation as Omnigen2Generation
+    from sigma_model.omnigen2.settings import Omnigen2Sampling as Omnigen2Sampling
     from sigma_model.sampling.settings import Guidance as Guidance
     from sigma_model.sampling.settings import SamplingSettings as SamplingSettings
 
 _HOMES = {
     "Model": "sigma_model.api", "load": "sigma_model.api",
+    "Omnigen2Generation": "sigma_model.omnigen2.settings", "Omnigen2Sampling": "sigma_model.omnigen2.settings",
     "Guidance": "sigma_model.sampling.settings", "SamplingSettings": "sigma_model.sampling.settings",
 }  # fmt: skip
 __all__ = list(_HOMES)

@@ -14,6 +14,10 @@ from sigma_data.errors import ConfigError
 from sigma_data.storage.paths import model_path
 from sigma_model.dtypes import DType, Quantization
 from sigma_model.loading import LoadedModel, load_for_inference
+from sigma_model.omnigen2 import generate as omnigen2
+from sigma_model.omnigen2.files import is_omnigen2
+from sigma_model.omnigen2.loading import LoadedOmnigen2, load_omnigen2
+from sigma_model.omnigen2.settings import Omnigen2Generation
 from sigma_model.sampling.generate import Request, check_prompt, generate_images, generate_texts
 from sigma_model.sampling.settings import Order, SamplingSettings
 
@@ -23,9 +27,9 @@ Reference = bytes | str | PathLike[str] | Pillow.Image
 
 @dataclass(frozen=True)
 class Model:
-    """A loaded model. Made by `load`; `parts` are its network, VAE and tokenizer."""
+    """A loaded model of either backbone. Made by `load`; `parts` are its network, VAE and tokenizer."""
 
-    parts: LoadedModel
+    parts: LoadedModel | LoadedOmnigen2
 
     def generate(
         self,
@@ -34,7 +38,7 @@ class Model:
         *,
         size: tuple[int, int] | None = None,
         seed: int = 0,
-        settings: SamplingSettings | None = None,
+        settings: SamplingSettings | Omnigen2Generation | None = None,
         order: Order | str = Order.INTERLEAVED,
         progress: Callable[[int, int], None] | None = None,
     ) -> Pillow.Image:
@@ -43,10 +47,17 @@ class Model:
         `<image_N>` is the Nth of `images`. `size` is (width, height) in pixels, brought to the nearest that the model
         makes; by default that of the last image, or the largest square. The noise is drawn from `seed`: on one machine
         the same arguments give the same image to the bit, and the one that `sigma generate` gives. `settings` default
-        to SIGMA's 50 steps; `progress` is called with (step, steps). Raises SigmaError for a prompt or an image that
-        cannot be used, before anything is computed.
+        to SIGMA's 50 steps; an OmniGen2 model takes an `Omnigen2Generation`, its library's by default. `progress` is
+        called with (step, steps). Raises SigmaError for a prompt or an image that cannot be used, before anything is
+        computed.
         """
         request = self._request(prompt, images, size=size, seed=seed, order=order)
+        if isinstance(self.parts, LoadedOmnigen2):
+            if isinstance(settings, SamplingSettings):
+                raise ConfigError("settings: an OmniGen2 model takes an Omnigen2Generation")
+            return omnigen2.generate_images(self.parts, [request], settings, progress=progress)[0]
+        if isinstance(settings, Omnigen2Generation):
+            raise ConfigError("settings: this model is not an OmniGen2 and takes SamplingSettings")
         return generate_images(self.parts, [request], settings or SamplingSettings(), progress=progress)[0]
 
     def answer(
@@ -61,6 +72,8 @@ class Model:
     ) -> str:
         """A text for a prompt; at temperature 0 each token is the likeliest. Raises SigmaError as `generate` does."""
         request = self._request(prompt, images, size=None, seed=seed, order=Order.INTERLEAVED)
+        if isinstance(self.parts, LoadedOmnigen2):
+            return omnigen2.generate_texts(self.parts, [request], max_tokens=max_tokens, temperature=temperature)[0]
         return generate_texts(
             self.parts, [request], max_tokens=max_tokens, temperature=temperature, group_mask=group_mask
         )[0]
@@ -76,7 +89,8 @@ class Model:
     ) -> Request:
         if isinstance(images, str | bytes | PathLike | Pillow.Image):
             raise ConfigError("images: give a list of images, also for a single one")
-        check_prompt(prompt, len(images))
+        if isinstance(self.parts, LoadedModel):
+            check_prompt(prompt, len(images))
         return Request(
             prompt,
             tuple(_encoded(image) for image in images),
@@ -102,9 +116,18 @@ def load(
 
     Files that the directory lacks (SIGMA's release holds weights alone) are taken from `base`. `dtype` and `device`
     "auto" follow the machine. `device_map` spreads the layers over devices and `quantize` stores their weights in 4
-    or 8 bits, as `sigma generate` does. Without `vision` the vision encoder is left out. A preset without weights
-    is random, drawn from `seed`. Raises ConfigError for a directory that is not a whole model.
+    or 8 bits, as `sigma generate` does. Without `vision` the vision encoder is left out. A preset without weights is
+    random, drawn from `seed`. A directory of OmniGen2 or SGT-Gen2 is told by its files; it has no use for the last
+    four. Raises ConfigError for a directory that is not a whole model.
     """
+    where = Path(model_path(str(path)))
+    if is_omnigen2(where):
+        if device_map is not None or quantize is not None:
+            raise ConfigError("device_map and quantize are not for OmniGen2")
+        parts = load_omnigen2(
+            str(where), base=None if base is None else model_path(str(base)), dtype=DType(dtype), device=device
+        )
+        return Model(parts)
     return Model(
         load_for_inference(
             model_path(str(path)),

@@ -34,6 +34,8 @@ from pipelines.commands.options import (
     typed,
 )
 from sigma_model.dtypes import DType
+from sigma_model.omnigen2.prompts import Route
+from sigma_model.omnigen2.settings import Solver, StepCacheKind
 from sigma_model.sampling.settings import MAX_TOKENS, TEMPERATURE
 
 
@@ -76,6 +78,17 @@ def generate(
     device: Device = "auto",
     device_map: DeviceMap = None,
     quantize: Quantize = None,
+    negative: Annotated[str | None, typer.Option(help="OmniGen2: negative prompt.", show_default=False)] = None,
+    route: Annotated[
+        Route | None,
+        typer.Option(help="OmniGen2: where references go, as in its training (vae).", show_default=False),
+    ] = None,
+    solver: Annotated[Solver | None, typer.Option(help="OmniGen2: how steps are made.", show_default=False)] = None,
+    step_cache: Annotated[
+        StepCacheKind | None,
+        typer.Option(help="OmniGen2: leave layers out of some steps.", show_default=False),
+    ] = None,
+    adapter: Annotated[Path | None, path_option(help="OmniGen2: a LoRA file to merge.")] = None,
     as_json: Json = False,
 ) -> None:
     """Generate an image or text from a prompt.

@@ -11,10 +11,12 @@ from typing import Any
 
 from pipelines.common.progress import ProgressBar
 from pipelines.generate.config import GenerateConfig
+from pipelines.generate.omnigen2 import refuse_omnigen2_settings, run_omnigen2
 from sigma_data.errors import ConfigError
 from sigma_data.sequence.layout import Geometry
 from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.storage.files import disk_error
+from sigma_model.omnigen2.files import is_omnigen2
 from sigma_model.sampling.generate import (
     Request,
     check_prompt,
@@ -31,12 +33,17 @@ def run_generate(config: GenerateConfig) -> dict[str, Any]:
     """Generate; returns the files written, or the texts. Raises SigmaError."""
     settings = config.sampling
     references = read_images(config.images)
-    check_prompt(config.prompt, len(references))
+    omnigen2 = is_omnigen2(Path(config.model))
+    if not omnigen2:
+        check_prompt(config.prompt, len(references))
+        refuse_omnigen2_settings(config)
     files = _outputs(config)
     names = [str(path) for path in config.images]
     requests = [
         Request(config.prompt, references, names, config.size, config.seed + index) for index in range(config.count)
     ]
+    if omnigen2:
+        return run_omnigen2(config, requests, files)
 
     def check(tokenizer: Tokenizer, geometry: Geometry) -> None:
         lay_out(requests[0], tokenizer, geometry, answer=not config.text)  # they differ in their seeds alone

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sigma_data.errors import ConfigError
-from sigma_model.model_files import read_json
+from sigma_model.model_files import VAE_FILE, read_json
 from sigma_model.omnigen2.config import CLASS_NAME, CONFIG_FILE
 
 TRANSFORMER, MLLM, TEXT_ENCODER, PROCESSOR, VAE, SCHEDULER = (
@@ -72,7 +72,7 @@ def find_omnigen2(directory: Path, *, base: Path | None = None) -> Omnigen2Files
         transformer=transformer,
         mllm=part(TEXT_ENCODER, MLLM),
         processor=part(PROCESSOR, "mllm_processor"),
-        vae=part(VAE),
+        vae=part(VAE) or next((place for place in places if (place / VAE_FILE).is_file()), None),
         scheduler=part(SCHEDULER),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,15 +22,22 @@ TARGET_PIXELS = 1_048_576
 
 @dataclass(frozen=True)
 class SizeRule:
-    """At most `max_pixels` and no side above `max_side`, sides floored to 16; never enlarged (golden: resize.json)."""
+    """At most `max_pixels` and no side above `max_side`, sides floored to `stride`; never enlarged.
+
+    Golden: resize.json.
+    """
 
     max_pixels: int = TARGET_PIXELS
     max_side: int = 2048
+    stride: int = STRIDE
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) in pixels; a side is at least 16."""
+        """(width, height) in pixels; a side is at least one stride."""
         ratio = min(1.0, math.sqrt(self.max_pixels / (width * height)), self.max_side / max(width, height))
-        return _floored(int(width * ratio)), _floored(int(height * ratio))
+        new_width, new_height = (
+            max(self.stride, int(side * ratio) // self.stride * self.stride) for side in (width, height)
+        )
+        return new_width, new_height
 
 
 INFERENCE_RULE = SizeRule(max_side=1024)
@@ -40,10 +48,6 @@ _TRAINING_REFERENCE_PIXELS = (1_048_576, 1_048_576, 589_824, 262_144)
 def training_reference_rule(references: int) -> SizeRule:
     """Of each of so many references, as many as the model takes: five as four."""
     return SizeRule(max_pixels=_TRAINING_REFERENCE_PIXELS[min(max(references, 1), 4) - 1])
-
-
-def _floored(side: int) -> int:
-    return max(STRIDE, side // STRIDE * STRIDE)
 
 
 def open_image(data: bytes, name: str = "the image") -> Image.Image:
@@ -67,14 +71,16 @@ def pixels(image: Image.Image, rule: SizeRule | tuple[int, int], *, colour_map: 
 
 
 def output_sizes(
-    wanted: tuple[int, int] | None, references: list[tuple[int, int]], *, align: bool = True
+    wanted: tuple[int, int] | None, references: Sequence[tuple[int, int]], *, rule: SizeRule = INFERENCE_RULE
 ) -> tuple[tuple[int, int], tuple[int, int]]:
     """(size that is sampled, size that the image is stretched to), both (width, height) in pixels.
 
-    With one reference of resized size `references[0]`, and `align`, both are its size. Else `wanted` (by default the
-    largest square) is brought within the most pixels and floored to 16 to be sampled.
+    With one reference, whose resized size is `references[0]`, both are its size unless another is `wanted`. Else the
+    wanted size, by default the largest square, is brought within the most pixels of the `rule` and floored to its
+    stride to be sampled.
     """
-    if align and len(references) == 1 and wanted is None:
+    if len(references) == 1 and wanted is None:
         return references[0], references[0]
-    final = wanted or (1024, 1024)
-    return SizeRule(max_side=max(2048, *final)).size(*final), final
+    final = wanted or (rule.max_side, rule.max_side)
+    sampled = SizeRule(rule.max_pixels, max(2 * rule.max_side, *final), rule.stride).size(*final)
+    return sampled, final if wanted is not None else sampled

@@ -7,24 +7,12 @@ One cache a guidance branch: the branches' hidden states differ, and so do their
 from __future__ import annotations
 
 import math
-from enum import StrEnum
 from typing import Protocol
 
 from torch import Tensor
 
-from sigma_data.errors import ConfigError
+from sigma_model.omnigen2.settings import TEACACHE_THRESHOLD, StepCacheKind
 from sigma_model.omnigen2.transformer import Frame, ModulatedNorm, Omnigen2Transformer
-
-TEACACHE_THRESHOLD = 0.05
-
-
-class StepCacheKind(StrEnum):
-    """What reuses the main layers' results."""
-
-    TEACACHE = "teacache"
-    """Compute when the input of the first layer has moved enough since (arXiv 2411.19108)."""
-    TAYLORSEER = "taylorseer"
-    """Compute every third step, and continue by Taylor's series between (arXiv 2503.06923)."""
 
 
 class StepCache(Protocol):
@@ -39,10 +27,8 @@ class StepCache(Protocol):
 def step_cache(
     kind: StepCacheKind | None, model: Omnigen2Transformer, steps: int, *, threshold: float = TEACACHE_THRESHOLD
 ) -> StepCache:
-    """A fresh cache for one branch of a run of `steps` steps. Raises ConfigError for a negative threshold."""
+    """A fresh cache for one branch of a run of `steps` steps."""
     if kind is StepCacheKind.TEACACHE:
-        if not threshold >= 0:
-            raise ConfigError(f"a TeaCache threshold of {threshold}: it must be 0 or more")
         return TeaCache(model, steps, threshold)
     return TaylorSeer(model) if kind is StepCacheKind.TAYLORSEER else NoCache(model)
 

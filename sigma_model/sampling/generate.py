@@ -104,7 +104,7 @@ def generate_images(
     patch = bundle.model.config.latent.patch_size
     grids = [segments[-1].grid for segments in laid_out]
     latents = [from_tokens(one, *grid, patch) for one, grid in zip(tokens, grids, strict=True)]
-    return [_to_image(pixels) for pixels in bundle.vae.decode(latents)]
+    return [to_image(pixels) for pixels in bundle.vae.decode(latents)]
 
 
 def generate_texts(
@@ -151,9 +151,13 @@ def write_image(
     image: Pillow.Image, out: Path, bundle: LoadedModel, request: Request, settings: SamplingSettings
 ) -> None:
     """Write a PNG that says how it was made. Raises BuildError where the disk refuses."""
+    write_png(image, out, describe(bundle, request, settings, image.size))
+
+
+def write_png(image: Pillow.Image, out: Path, about: dict[str, Any]) -> None:
+    """Write a PNG with what is known `about` it. Raises BuildError where the disk refuses."""
     info = PngImagePlugin.PngInfo()
-    about = json.dumps(describe(bundle, request, settings, image.size))  # ASCII: a name may be no Unicode
-    info.add_itxt(METADATA_KEY, about)
+    info.add_itxt(METADATA_KEY, json.dumps(about))  # ASCII: a name may be no Unicode
 
     def save(temporary: Path) -> None:
         image.save(temporary, "PNG", pnginfo=info)
@@ -244,7 +248,7 @@ def _item(segments: Sequence[Segment], request: Request, bundle: LoadedModel) ->
     )
 
 
-def _to_image(pixels: Tensor) -> Pillow.Image:
+def to_image(pixels: Tensor) -> Pillow.Image:
     """[3, h, w] in [-1, 1] -> an image."""
     levels = (pixels.float().clamp(-1, 1) * 127.5 + 127.5).round().to(torch.uint8)
     return Pillow.fromarray(levels.permute(1, 2, 0).cpu().numpy())

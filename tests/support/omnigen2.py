@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
-from sigma_model.omnigen2.checkpoint import init_transformer
+from sigma_model.config import preset_directory
+from sigma_model.omnigen2.checkpoint import export_transformer, init_transformer
 from sigma_model.omnigen2.conditioning import Conditioner, load_mllm
 from sigma_model.omnigen2.config import TransformerConfig
 from sigma_model.omnigen2.pack import DiffusionSample
 from sigma_model.omnigen2.transformer import Omnigen2Transformer
+from sigma_model.omnigen2.vae_files import export_vae, load_vae
 from support.places import ROOT
 
 GOLDEN = ROOT / "tests" / "golden_omnigen2"
@@ -103,3 +107,18 @@ def toy_image_processor() -> Any:
     from transformers import Qwen2VLImageProcessorPil
 
     return Qwen2VLImageProcessorPil(size={"shortest_edge": 28 * 28, "longest_edge": 56 * 56})
+
+
+def directory(folder: Path) -> Path:
+    """A whole model in the released layout, its transformer random, with the golden toy language model."""
+    root = folder / "OmniGen2-toy"
+    config = CONFIG.model_copy(update={"in_channels": 8, "text_feat_dim": 32, "axes_lens": (512, 512, 512)})
+    export_transformer(model(config=config), root / "transformer")
+    shutil.copytree(GOLDEN / "mllm", root / "mllm")
+    toy_tokenizer().save_pretrained(root / "processor")
+    toy_image_processor().save_pretrained(root / "processor")
+    export_vae(load_vae(preset_directory("tiny")), root / "vae")
+    (root / "scheduler").mkdir()
+    (root / "scheduler" / "scheduler_config.json").write_text('{"dynamic_time_shift": true}')
+    (root / "model_index.json").write_text('{"_class_name": "OmniGen2Pipeline"}')
+    return root

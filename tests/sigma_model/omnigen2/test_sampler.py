@@ -8,8 +8,9 @@ from support import omnigen2
 
 from sigma_data.errors import ConfigError
 from sigma_model.omnigen2.flow import sampling_times
-from sigma_model.omnigen2.sampler import Omnigen2Sampling, SamplingRequest, Solver, Step, sample
-from sigma_model.omnigen2.step_cache import StepCacheKind, teacache_polynomial
+from sigma_model.omnigen2.sampler import SamplingRequest, Step, sample
+from sigma_model.omnigen2.settings import Omnigen2Sampling, Solver, StepCacheKind
+from sigma_model.omnigen2.step_cache import teacache_polynomial
 
 MODEL = omnigen2.model()
 

@@ -1,0 +1,101 @@
+"""An OmniGen2 directory as a whole: transformer, language model, autoencoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from sigma_data.errors import ConfigError
+from sigma_model.dtypes import DType
+from sigma_model.loading import choose_device
+from sigma_model.omnigen2.checkpoint import check_transformer, empty_transformer, fill_transformer
+from sigma_model.omnigen2.conditioning import Conditioner
+from sigma_model.omnigen2.config import CONFIG_FILE, TransformerConfig
+from sigma_model.omnigen2.files import find_omnigen2
+from sigma_model.omnigen2.images import INFERENCE_RULE, SizeRule
+from sigma_model.omnigen2.lora import load_adapter, merge_adapter
+from sigma_model.omnigen2.transformer import Omnigen2Transformer
+from sigma_model.omnigen2.vae_files import load_vae
+from sigma_model.vae import Vae
+
+_LARGE = 2_000_000_000
+"""Parameters above which a CPU, too, loads bfloat16."""
+
+
+@dataclass(frozen=True)
+class LoadedOmnigen2:
+    """All that one needs to run an OmniGen2."""
+
+    name: str
+    transformer: Omnigen2Transformer
+    conditioner: Conditioner
+    vae: Vae
+    dynamic_time_shift: bool = True
+    trained: bool = True
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer lies."""
+        return self.transformer.device
+
+    @property
+    def numbers(self) -> str:
+        """What it computes in."""
+        return str(self.transformer.dtype).removeprefix("torch.")
+
+    @property
+    def rule(self) -> SizeRule:
+        """Sizes of references: the released ones, or what the autoencoder and the tables of positions allow."""
+        config = self.transformer.config
+        stride = config.patch_size * self.vae.config.downsample
+        side = min(INFERENCE_RULE.max_side, min(config.axes_lens[1:]) * stride)
+        return SizeRule(min(INFERENCE_RULE.max_pixels, side**2), side, stride)
+
+
+def load_omnigen2(
+    where: str,
+    *,
+    base: str | None = None,
+    dtype: DType = DType.AUTO,
+    device: str = "auto",
+    adapter: str | None = None,
+) -> LoadedOmnigen2:
+    """Load a directory as released, or SGT-Gen2's with what it lacks from `base`. An `adapter` (LoRA) is merged.
+
+    Everything that can be known from headers is checked before weights are read. Raises ConfigError.
+    """
+    directory = Path(where)
+    files = find_omnigen2(directory, base=None if base is None else Path(base))
+    mllm, processor, vae_directory = (files.need(part) for part in ("mllm", "processor", "vae"))
+    config = TransformerConfig.from_file(files.transformer / CONFIG_FILE)
+    model = empty_transformer(config)
+    check_transformer(files.transformer, model)
+    place = choose_device(device)
+    large = sum(parameter.numel() for parameter in model.parameters()) > _LARGE
+    auto = torch.bfloat16 if place != "cpu" or large else torch.float32
+    numbers = auto if dtype is DType.AUTO else dtype.torch
+    vae = load_vae(vae_directory, device=place)
+    if vae.config.z_channels != config.in_channels:
+        raise ConfigError(
+            f"{vae_directory}: makes {vae.config.z_channels} channels, and the transformer takes {config.in_channels}: "
+            "use the autoencoder that belongs to it"
+        )
+    conditioner = Conditioner.load(mllm, processor, dtype=numbers, device=place)
+    if conditioner.width != config.text_feat_dim:
+        raise ConfigError(
+            f"{mllm}: its states are {conditioner.width} wide, and the transformer takes {config.text_feat_dim}: use "
+            "the language model that belongs to it"
+        )
+    fill_transformer(model, files.transformer, dtype=numbers, device=place)
+    if adapter is not None:
+        load_adapter(model, Path(adapter))
+        merge_adapter(model)
+    return LoadedOmnigen2(
+        name=directory.resolve().name,
+        transformer=model.eval().requires_grad_(False),
+        conditioner=conditioner,
+        vae=vae,
+        dynamic_time_shift=files.dynamic_time_shift,
+    )
