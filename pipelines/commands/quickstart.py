@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,11 +12,23 @@ import typer
 from pipelines.commands.options import Json, path_option, print_json, print_result
 
 
+class Recipe(StrEnum):
+    """What a quickstart trains."""
+
+    SIGMA = "sigma"
+    SGT = "sgt"
+
+
 def quickstart(
     out: Annotated[Path, path_option("--out", "-o", help="Folder of everything.")] = Path("quickstart"),
-    samples: Annotated[int, typer.Option(min=60, help="Samples to draw.")] = 2000,
+    recipe: Annotated[
+        Recipe, typer.Option(help="sigma: interleaved references; sgt: colour maps and questions together.")
+    ] = Recipe.SIGMA,
+    samples: Annotated[
+        int | None, typer.Option(min=60, help="Samples to draw; by default 2,000, of sgt 3,000.", show_default=False)
+    ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps; by default those of configs/quickstart.yaml.")
+        int | None, typer.Option(min=1, help="Training steps; by default those of the recipe's configuration.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many test items, families taking turns.")] = 120,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that draw; by default one per core.")] = None,
@@ -27,12 +40,14 @@ def quickstart(
     Builds a small corpus, post-trains and exports a tiny model, evaluates it before and after; run again to continue.
     """
     from pipelines.common.process_pool import default_workers
+    from pipelines.quickstart.run import RECIPES
     from pipelines.quickstart.run import quickstart as run
     from pipelines.quickstart.stages import QuickstartOptions
 
     result = run(
         QuickstartOptions(
-            out=out, samples=samples, limit=limit, steps=steps, workers=workers or default_workers(), nproc=nproc
+            out=out, samples=samples or RECIPES[recipe].samples, limit=limit, steps=steps,
+            workers=workers or default_workers(), nproc=nproc, recipe=recipe,
         )
     )  # fmt: skip
     if as_json:
@@ -43,7 +58,8 @@ def quickstart(
 
 def quickstart_summary(result: dict[str, Any]) -> str:
     """The result as a table, where to look, and what to do next."""
-    return "\n".join(["", *_table(result), "", *_places(result), "", *_next()]) + "\n"
+    following = _next_sgt() if _is_sgt(result) else _next()
+    return "\n".join(["", *_table(result), "", *_places(result), "", *following]) + "\n"
 
 
 def _table(result: dict[str, Any]) -> list[str]:
@@ -56,11 +72,18 @@ def _table(result: dict[str, Any]) -> list[str]:
         for family, of in result["families"].items()
     ]
     accuracy = result["accuracy"]
-    rows.append(("all, accuracy (higher is better)", f"{accuracy['base']:.3f}", f"{accuracy['trained']:.3f}"))
-    return [
-        "world-error and world-change: colour distance to the exact answer (lower is better), with 95 % intervals",
-        *aligned(rows).splitlines(),
-    ]
+    sgt = _is_sgt(result)
+    name = "mean of the kinds of questions" if sgt else "all, accuracy (higher is better)"
+    rows.append((name, f"{accuracy['base']:.3f}", f"{accuracy['trained']:.3f}"))
+    return [_SGT_METRICS if sgt else _METRICS, *aligned(rows).splitlines()]
+
+
+_METRICS = "world-error and world-change: colour distance to the exact answer (lower is better), with 95 % intervals"
+_SGT_METRICS = "overlap of instances, and exact answers by kind of question (higher is better), with 95 % intervals"
+
+
+def _is_sgt(result: dict[str, Any]) -> bool:
+    return result.get("recipe") == Recipe.SGT
 
 
 def _cell(cell: dict[str, Any] | None) -> str:
@@ -82,17 +105,38 @@ def _places(result: dict[str, Any]) -> list[str]:
         ("images", f"{run / 'images'}: what it generated during training (references, answer, generated)"),
         ("corpus", f"{Path(result['corpus']) / 'report.html'}: what it was trained on"),
     ]
+    if "answers" in result:
+        rows.insert(1, ("answers", f"{result['answers']}: both models' answers to every question"))
     if (run / "tensorboard").is_dir():
         rows.append(("curves", f"tensorboard --logdir {shlex.quote(str(run / 'tensorboard'))}"))
     return aligned([*rows, ("to play", result["example"])]).splitlines()
 
 
-def _next() -> list[str]:
-    """The same with real data. The paths are those that the configuration names."""
+def _shown(name: str) -> str:
+    """A configuration as a command would name it from here."""
     from pipelines.common.bundled_configs import CONFIGS
 
-    config = CONFIGS / "sigma-bagel-7b.yaml"
-    shown = shlex.quote(str(config.relative_to(Path.cwd()) if config.is_relative_to(Path.cwd()) else config))
+    config = CONFIGS / name
+    return shlex.quote(str(config.relative_to(Path.cwd()) if config.is_relative_to(Path.cwd()) else config))
+
+
+def _next_sgt() -> list[str]:
+    """The same with real data."""
+    shown = _shown("sgt-bagel.yaml")
+    return [
+        "With real data, SAM-SGT and LLaVA-OneVision in data and the model's files in models/BAGEL-7B-MoT:",
+        "  sigma build-dataset --config corpus-sgt data=data --out data/sgt",
+        f"  sigma train {shown} --dry-run --ranks 8",
+        f"  sigma train {shown} --nproc 8",
+        "  sigma export runs/sgt-bagel --out runs/model",
+        "  sigma eval segmentation:data/sgt --model runs/model --out runs/maps",
+        "  sigma eval cv-bench:data/CV-Bench --model runs/model --out runs/cv-bench",
+    ]
+
+
+def _next() -> list[str]:
+    """The same with real data. The paths are those that the configuration names."""
+    shown = _shown("sigma-bagel-7b.yaml")
     return [
         "With real data, the release in data/SIGMA-dataset and the model's files in models/BAGEL-7B-MoT:",
         "  sigma build-dataset release:data/SIGMA-dataset --out data/corpus",

@@ -17,10 +17,13 @@ from typing import Any
 
 from pipelines.common.console import shows_progress, warnings_only
 from pipelines.quickstart.journal import Journal
+from pipelines.quickstart.sgt_stages import SgtStages
 from pipelines.quickstart.stages import QuickstartOptions, Stages
 from sigma_data.storage.files import disk_error
 
 logger = logging.getLogger(__name__)
+
+RECIPES: dict[str, type[Stages]] = {stages.recipe: stages for stages in (Stages, SgtStages)}
 
 
 def quickstart(options: QuickstartOptions) -> dict[str, Any]:
@@ -28,7 +31,7 @@ def quickstart(options: QuickstartOptions) -> dict[str, Any]:
 
     Raises SigmaError for what a user can mend, KeyboardInterrupt if it is interrupted.
     """
-    work = Stages(options)
+    work = RECIPES[options.recipe](options)
     with _sigterm_interrupts(), Journal(options.out, work.settings()) as journal:
         stages = work.stages()
         for number, stage in enumerate(stages, 1):

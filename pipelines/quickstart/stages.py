@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 
@@ -37,7 +37,10 @@ EXAMPLE = "stylization"
 
 @dataclass(frozen=True)
 class QuickstartOptions:
-    """Options of a quickstart. `steps` None is the configuration's; `workers` build the corpus, `nproc` evaluate."""
+    """Options of a quickstart. `steps` None is the configuration's; `workers` build the corpus, `nproc` evaluate.
+
+    `recipe` is sigma or sgt.
+    """
 
     out: Path
     samples: int
@@ -45,6 +48,7 @@ class QuickstartOptions:
     steps: int | None = None
     workers: int = 1
     nproc: int = 1
+    recipe: str = "sigma"
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,15 @@ class Stage:
 
 
 class Stages:
-    """The stages and where each of them lies."""
+    """The stages of a recipe, SIGMA's, and where each of them lies."""
+
+    recipe: ClassVar[str] = "sigma"
+    samples: ClassVar[int] = 2000
+    """How many samples are drawn unless the user says otherwise."""
+    config_file: ClassVar[Path] = CONFIG
+    source: ClassVar[str] = f"world:{{}}?size={SIZE}"
+    example_of: ClassVar[str] = "world"
+    """The benchmark whose question is laid out to play with."""
 
     def __init__(self, options: QuickstartOptions) -> None:
         self._options = options
@@ -79,9 +91,9 @@ class Stages:
     def _file(self) -> dict[str, Any]:
         """The configuration as it stands in its file; checked only where it is needed, for that takes seconds."""
         try:
-            settings: dict[str, Any] = yaml.safe_load(CONFIG.read_text("utf-8"))
+            settings: dict[str, Any] = yaml.safe_load(self.config_file.read_text("utf-8"))
         except OSError as error:
-            raise ConfigError(f"{CONFIG}: cannot be read ({error.strerror}): install sigma anew") from None
+            raise ConfigError(f"{self.config_file}: cannot be read ({error.strerror}): install sigma anew") from None
         return settings
 
     @property
@@ -96,7 +108,7 @@ class Stages:
             "--samples": self._options.samples,
             "--steps": self._steps,
             "--limit": self._options.limit,
-            CONFIG.name: digest,
+            self.config_file.name: digest,
         }
 
     def stages(self) -> list[Stage]:
@@ -141,7 +153,7 @@ class Stages:
         from pipelines.build_dataset.run import build
         from pipelines.common.console import warnings_only
 
-        config = BuildConfig(sources=(f"world:{self._options.samples}?size={SIZE}",), splits=SPLITS)
+        config = BuildConfig(sources=(self.source.format(self._options.samples),), splits=SPLITS)
         with warnings_only():
             sums = build(config, self.corpus, workers=self._options.workers).corpus.sums
         counts = ", ".join(f"{count:,} {name}" for name, count in sums["splits"].items())
@@ -173,9 +185,14 @@ class Stages:
             for section in ("checkpoint", "validation")
         }
         corpora = [{**corpus, "path": str(self.corpus)} for corpus in file["data"]["corpora"]]
+        given: dict[str, Any] = {**often, **self._changes()}
         return load_settings(
-            TrainConfig, CONFIG, (), out=str(self.run), steps=steps, data={"corpora": corpora}, **often
+            TrainConfig, self.config_file, (), out=str(self.run), steps=steps, data={"corpora": corpora}, **given
         )
+
+    def _changes(self) -> dict[str, Any]:
+        """What else of the configuration depends on the folder."""
+        return {}
 
     def _train(self) -> StageResult:
         from pipelines.train.launch import Launch, launch
@@ -242,7 +259,7 @@ class Stages:
         from pipelines.evaluate.benchmarks import open_benchmark
         from sigma_data.images.decode import probe
 
-        items = open_benchmark(f"world:{self.corpus}").items()
+        items = open_benchmark(f"{self.example_of}:{self.corpus}").items()
         item = next((item for item in items if item.family == EXAMPLE), items[0])
         images = {f"image-{n}.{probe(data).extension}": data for n, data in enumerate(item.references, 1)}
         try:
