@@ -29,6 +29,8 @@ _ORPHANS = 30.0
 """Seconds that workers of a killed holder, which have the lock with it, may take to notice."""
 _BEAT, _FRESH = 10.0, 60.0
 """Seconds between signs of life where the record alone is the lock, and after which it counts as left behind."""
+_TRIES, _PAUSE = 10, 0.02
+"""How often the folder is made if it goes again before the file in it is open, and the seconds between."""
 
 
 class FolderLock:
@@ -64,13 +66,7 @@ class FolderLock:
     def _take(self) -> IO[str]:
         deadline = time.monotonic() + _ORPHANS
         while True:
-            try:
-                self._make_folders()
-                file = self._path.open("a+", encoding="utf-8")
-            except FileNotFoundError:  # its last holder has just removed the folder
-                if time.monotonic() > deadline:
-                    raise
-                continue
+            file = self._open()
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 ours = _same(file, self._path)  # else its last holder has removed it
@@ -89,6 +85,18 @@ class FolderLock:
                 self._record(file)
                 return file
             file.close()
+
+    def _open(self) -> IO[str]:
+        """The file, in its folder. Raises FileNotFoundError where no folder can be made, such as in /proc."""
+        for tried in range(1, _TRIES + 1):
+            try:
+                self._make_folders()
+                return self._path.open("a+", encoding="utf-8")
+            except FileNotFoundError:  # its last holder may just have removed the folder
+                if tried == _TRIES:
+                    raise
+                time.sleep(_PAUSE)
+        raise AssertionError("the last try returns or raises")
 
     def _take_record(self, file: IO[str]) -> IO[str]:
         """Take a folder of a file system without locks."""

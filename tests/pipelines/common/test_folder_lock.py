@@ -99,3 +99,28 @@ def test_a_record_of_a_killed_process_of_this_machine_is_no_lock(
     path.write_text(json.dumps({"host": socket.gethostname(), "pid": gone.pid}))
     without_locks(monkeypatch)
     FolderLock(path, "training").release()
+
+
+@pytest.mark.parametrize("lost", [1, 3])
+def test_a_folder_that_its_last_holder_removes_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    make, made = FolderLock._make_folders, []
+
+    def make_and_lose(lock: FolderLock) -> None:
+        make(lock)
+        made.append(lock)
+        if len(made) <= lost:
+            (tmp_path / "run").rmdir()
+
+    monkeypatch.setattr(FolderLock, "_make_folders", make_and_lose)
+    FolderLock(tmp_path / "run" / LOCK, "training").release()
+    assert len(made) == lost + 1 and not (tmp_path / "run").exists()
+
+
+def test_where_no_folder_can_be_made_a_few_short_tries_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(folder_lock.time, "sleep", pauses.append)
+    with pytest.raises(FileNotFoundError):
+        FolderLock(Path("/proc/nowhere/corpus") / LOCK, "build")
+    assert 0 < len(pauses) < 50 and sum(pauses) < 1
