@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +72,6 @@ CONDITION_FAULTS = {
 """Code -> what is wrong with a condition map."""
 
 
-@lru_cache(maxsize=4)
 def condition_faults(kind: ImageKind | None, data: bytes | None) -> Mapping[str, str]:
     """Code -> what is wrong with an image of this kind; nothing of other kinds, or without bytes. Raises ImageFault."""
     if not data:

@@ -89,6 +89,15 @@ class RuleContext:
         """Estimated sequence length."""
         return count_tokens(self.sample, self.infos)
 
+    @cached_property
+    def image_faults(self) -> dict[int, dict[str, str]]:
+        """Image number -> code -> what is wrong with the image, of those that can be decoded."""
+        return {
+            image.number: {**image_warnings(self.infos[image.number]), **condition_faults(image.kind, image.data)}
+            for image in self.sample.images
+            if image.number in self.infos
+        }
+
     def placeholders(self) -> Iterator[tuple[str, int, int]]:
         """(where, turn index, image number) of every placeholder."""
         for where, turn, instruction in self.texts:
@@ -354,11 +363,9 @@ def _unread_placeholder(context: RuleContext) -> Iterator[str]:
 
 def _image_rule(code: str, summary: str, severity: Severity = Severity.WARNING) -> None:
     def rule(context: RuleContext) -> Iterator[str]:
-        for image in context.sample.images:
-            info = context.infos.get(image.number)
-            found = {} if info is None else {**image_warnings(info), **condition_faults(image.kind, image.data)}
-            if message := found.get(code):
-                yield f"image {image.number} {message}"
+        for number, faults in context.image_faults.items():
+            if message := faults.get(code):
+                yield f"image {number} {message}"
 
     rule.__doc__ = summary
     _rule(code, severity=severity)(rule)

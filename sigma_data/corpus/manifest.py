@@ -98,12 +98,12 @@ def sample_columns(sample: Sample) -> dict[str, Any]:
 
 
 def _made_of(provenance: str | None) -> str | None:
-    """Rule and parents of a sample made from others ("RULE: ids"), None of any other."""
+    """Rule and parents of a sample made from others ("RULE: ID, ID"), None of any other."""
     if not provenance or '"made"' not in provenance:
         return None
     try:
         note = json.loads(provenance)["made"]
-        return f"{note['rule']}: {' '.join(note['from'])}"
+        return f"{note['rule']}: {', '.join(note['from'])}"
     except (ValueError, KeyError, TypeError, RecursionError):  # a record of somebody else
         return None
 
@@ -116,19 +116,9 @@ def examined_columns(found: Examination) -> dict[str, Any]:
         "turns": [{"instruction": t.instruction, "target": t.target, "response": t.response} for t in sample.turns],
         "attributes": list(found.attributes),
         "references": len(sample.references),
-        "made": _made_from(sample),
         "tokens": found.tokens,
         "images": _image_columns(sample, found.infos),
     }
-
-
-def _made_from(sample: Sample) -> str | None:
-    """The column `made` of a sample that says what it was made from."""
-    try:
-        made = json.loads(sample.provenance or "{}").get("made")
-        return f"{made['rule']}: {', '.join(made['from'])}" if made else None
-    except (ValueError, TypeError, KeyError, AttributeError):  # provenance of others need not be ours
-        return None
 
 
 def _image_columns(sample: Sample, infos: Mapping[int, ImageInfo]) -> list[dict[str, Any]]:

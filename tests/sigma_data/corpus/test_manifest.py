@@ -15,8 +15,10 @@ from sigma_data.sample import Family, Sample, Source
     [
         (None, None),
         (json.dumps({"resolved": ["bytes"]}), None),
-        (json.dumps({"made": {"rule": "reversed", "from": ["a", "b"]}}), "reversed: a b"),
+        (json.dumps({"made": {"rule": "reversed", "from": ["a", "b"]}}), "reversed: a, b"),
         (json.dumps({"made": "somehow"}), None),
+        (json.dumps({"made": {"rule": "reversed"}}), None),
+        (json.dumps(["made"]), None),
         ('{"made"', None),
     ],
 )
