@@ -11,7 +11,7 @@ from contextlib import contextmanager
 def quiet_imports() -> Iterator[None]:
     """Within it, nothing up to the level of a warning is logged.
 
-    diffusers imports every quantisation library that is installed; those log the kernels they do not find here.
+    Libraries for quantisation log the kernels that they do not find on this machine.
     """
     before = logging.root.manager.disable
     logging.disable(max(before, logging.WARNING))

@@ -9,15 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sigma_data.errors import ConfigError
 from sigma_data.loading.batch import unit_range
+from sigma_model.autoencoder import Autoencoder
 from sigma_model.config import VaeConfig
-from sigma_model.quiet_imports import quiet_imports
 from sigma_model.vae_state_dict_adapter import is_pointwise, released_to_diffusers
 
 TILE = 1024
@@ -32,23 +31,15 @@ class Vae(nn.Module):
 
     def __init__(self, config: VaeConfig, *, tile: int = TILE) -> None:
         super().__init__()
-        with quiet_imports():
-            from diffusers import AutoencoderKL
-
         if tile % config.downsample or tile < 4 * config.downsample:
             raise ConfigError(f"tile {tile}: must be a multiple of {config.downsample}, and at least four times that")
         self.config = config
         self.tile = tile
-        levels = len(config.mult)
-        self.autoencoder: Any = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            block_out_channels=tuple(config.ch * multiple for multiple in config.mult),
-            layers_per_block=config.num_res_blocks,
-            latent_channels=config.z_channels,
-            norm_num_groups=_groups(config),
-            use_quant_conv=False,
-            use_post_quant_conv=False,
+        self.autoencoder = Autoencoder(
+            [config.ch * multiple for multiple in config.mult],
+            depth=config.num_res_blocks,
+            latent=config.z_channels,
+            groups=_groups(config),
         )
         self.eval().requires_grad_(False)
 

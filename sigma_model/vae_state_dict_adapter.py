@@ -1,4 +1,4 @@
-"""The names of the autoencoder's tensors: as released (FLUX, BAGEL) and as diffusers has them.
+"""The names of the autoencoder's tensors: as released (FLUX, BAGEL) and as our network, like diffusers, has them.
 
 One table of modules gives both directions. Two things differ beside the names: the release counts the
 decoder's levels from the image inwards, diffusers from the latent outwards; and the attention's

@@ -168,6 +168,7 @@ def standardise(vae: Vae, pictures: Sequence[Pixels]) -> VaeConfig:
     means = torch.cat([vae.autoencoder.encoder(to_pixels([one]))[0, :channels].flatten(1) for one in pictures], dim=1)
     deviation = means.std(dim=1)  # [z]
     last, first = vae.autoencoder.encoder.conv_out, vae.autoencoder.decoder.conv_in
+    assert last.bias is not None
     last.weight[:channels] /= deviation[:, None, None, None]
     last.bias[:channels] /= deviation
     last.bias[channels:] -= 2 * deviation.log()  # the log variances speak of the same noise in the new scale

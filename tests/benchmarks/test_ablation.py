@@ -35,7 +35,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 class InPlace:
-    """Stands in for Popen and runs `sigma` in this process: three times torch and diffusers take half a minute."""
+    """Stands in for Popen and runs `sigma` in this process: three times torch and a model take half a minute."""
 
     def __init__(self, command: list[str], **_: Any) -> None:
         assert command[:3] == [sys.executable, "-m", "cli"]

@@ -22,6 +22,7 @@ from sigma_data.errors import ConfigError
 from sigma_data.loading.batch import unit_range
 from sigma_data.sample import Sample
 from sigma_data.sources import open_source
+from sigma_model.autoencoder import Autoencoder
 from sigma_model.config import ModelConfig, VaeConfig, header_shapes, preset, preset_directory
 from sigma_model.vae import TILE, Vae, from_tokens, to_tokens
 
@@ -296,8 +297,42 @@ def test_the_presets_autoencoder_gives_pictures_of_the_world_back_and_its_latent
 
 
 @pytest.mark.slow
-def test_libraries_that_are_imported_with_it_say_nothing() -> None:
-    """diffusers imports the quantisation libraries, which log what they miss; a command prints its own lines only."""
-    code = "from sigma_model.config import VaeConfig; from sigma_model.vae import Vae; Vae(VaeConfig(ch=32))"
+@pytest.mark.parametrize(("dtype", "groups"), [(torch.float32, 8), (torch.bfloat16, 16)])
+def test_the_network_is_diffusers_autoencoder_to_the_bit(dtype: torch.dtype, groups: int) -> None:
+    """Names, random weights, and both directions; importing the original takes seconds that no command should."""
+    from diffusers import AutoencoderKL
+
+    widths, inputs = (16, 32, 32), {"latent": 4, "depth": 1, "groups": groups}
+    torch.manual_seed(0)
+    ours = Autoencoder(widths, **inputs).to(dtype).eval()
+    torch.manual_seed(0)
+    theirs = (
+        AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            block_out_channels=widths,
+            layers_per_block=1,
+            latent_channels=4,
+            norm_num_groups=groups,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        )
+        .to(dtype)
+        .eval()
+    )
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert all(torch.equal(one, theirs.state_dict()[name]) for name, one in ours.state_dict().items())
+    for height, width in ((32, 32), (24, 40)):
+        moments = [net.encoder(noise(2, 3, height, width).to(dtype)) for net in (ours, theirs)]
+        assert torch.equal(*moments)
+        assert torch.equal(ours.decoder(moments[0][:, :4]), theirs.decoder(moments[1][:, :4]))
+
+
+@pytest.mark.slow
+def test_with_it_no_library_for_quantisation_is_imported_and_nothing_said() -> None:
+    code = (
+        "import sys; from sigma_model.config import VaeConfig; from sigma_model.vae import Vae; Vae(VaeConfig(ch=32)); "
+        "sys.exit(', '.join({'diffusers', 'transformers', 'torchao', 'bitsandbytes', 'peft'} & set(sys.modules)) or 0)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

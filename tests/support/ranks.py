@@ -34,7 +34,6 @@ _PRELOAD = [
     "torch.distributed.checkpoint",
     "torch.distributed.fsdp",
     "pipelines.train.trainer",
-    "diffusers.models.autoencoders.autoencoder_kl",
     "transformers.models.qwen2.tokenization_qwen2",
     "hypothesis",
     "pytest",

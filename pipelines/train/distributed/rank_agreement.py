@@ -30,7 +30,7 @@ from sigma_data.planning.settings_diff import flat, shown
 from sigma_data.version import sigma_version
 from sigma_model.config import PRESETS
 
-_LIBRARIES = ("torch", "numpy", "pillow", "transformers", "tokenizers", "safetensors", "diffusers", "pyarrow")
+_LIBRARIES = ("torch", "numpy", "pillow", "transformers", "tokenizers", "safetensors", "pyarrow")
 _VARIABLES = (
     "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG", "ATEN_CPU_CAPABILITY",
     "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE", "MKL_CBWR", "NCCL_ALGO", "NCCL_PROTO",
