@@ -92,11 +92,8 @@ class RuleContext:
     @cached_property
     def image_faults(self) -> dict[int, dict[str, str]]:
         """Image number -> code -> what is wrong with the image, of those that can be decoded."""
-        return {
-            image.number: {**image_warnings(self.infos[image.number]), **condition_faults(image.kind, image.data)}
-            for image in self.sample.images
-            if image.number in self.infos
-        }
+        images = [image for image in self.sample.images if image.number in self.infos]
+        return {i.number: {**image_warnings(self.infos[i.number]), **condition_faults(i.kind, i.data)} for i in images}
 
     def placeholders(self) -> Iterator[tuple[str, int, int]]:
         """(where, turn index, image number) of every placeholder."""
