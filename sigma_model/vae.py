@@ -39,7 +39,7 @@ class Vae(nn.Module):
             [config.ch * multiple for multiple in config.mult],
             depth=config.num_res_blocks,
             latent=config.z_channels,
-            groups=_groups(config),
+            groups=norm_groups(config),
         )
         self.eval().requires_grad_(False)
 
@@ -208,7 +208,7 @@ def _same_names(path: Path, expected: set[str], found: set[str]) -> None:
             )
 
 
-def _groups(config: VaeConfig) -> int:
+def norm_groups(config: VaeConfig) -> int:
     """Groups of the norms: FLUX's 32, or for narrow models the most that divide every width and 32.
 
     With 32 channels in 32 groups a norm erases each channel's mean, and with it the colour of a plain image:

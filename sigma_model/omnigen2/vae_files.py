@@ -16,7 +16,7 @@ from sigma_model.model_files import VAE_FILE, header_shapes, read_json, stored_t
 from sigma_model.omnigen2.checkpoint import check_fit
 from sigma_model.omnigen2.config import CONFIG_FILE
 from sigma_model.omnigen2.files import WEIGHTS, transformer_weights
-from sigma_model.vae import Vae
+from sigma_model.vae import Vae, norm_groups
 
 _FIXED = {
     "_class_name": "AutoencoderKL", "act_fn": "silu", "in_channels": 3, "out_channels": 3, "use_quant_conv": False,
@@ -64,7 +64,7 @@ def export_vae(vae: Vae, directory: Path) -> None:
         "up_block_types": ["UpDecoderBlock2D"] * levels,
         "layers_per_block": config.num_res_blocks,
         "latent_channels": config.z_channels,
-        "norm_num_groups": vae.autoencoder.config.norm_num_groups,
+        "norm_num_groups": norm_groups(config),
         "scaling_factor": config.scale_factor,
         "shift_factor": config.shift_factor,
     }

@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def facts_of(config: TrainConfig, **more: object) -> dict[str, str]:
     return facts | {name: str(value) for name, value in more.items()}
 
 
+@cache
 def code_digest() -> str:
     """The first 12 digits of SHA-256 over the source of this package."""
     digest = hashlib.sha256()

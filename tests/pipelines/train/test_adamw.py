@@ -10,7 +10,7 @@ import pytest
 import torch
 from support import ranks
 from support.sequences import case, generator, one_thread, pack, tiny_model  # noqa: F401
-from support.training_runs import build_corpus, run, same, saved, settings_of
+from support.training_runs import run, same, saved, settings_of
 from torch import Tensor
 
 from pipelines.train.adamw import pack_first, pack_second, to_bfloat16, unpack_first, unpack_second
@@ -129,15 +129,19 @@ def test_small_steps_move_bfloat16_weights_as_far_as_float32_ones_on_average() -
     assert gone[1] == pytest.approx(1, abs=0.25), gone
 
 
+@pytest.fixture(scope="module")
+def float32_losses() -> list[float]:
+    model = tiny_model()
+    return train(model, make_optimizer(model, settings()), 60)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "given"), [(torch.float32, LEAN), (torch.bfloat16, {}), (torch.bfloat16, LEAN)])
-def test_losses_fall_as_with_float32(dtype: torch.dtype, given: dict[str, Any]) -> None:
-    steps = 60
-    wide, lean = tiny_model(), tiny_model(dtype=dtype)
-    want = train(wide, make_optimizer(wide, settings()), steps)
-    found = train(lean, make_optimizer(lean, settings(**given)), steps)
-    falls = [losses[0] - sum(losses[-12:]) / 12 for losses in (want, found)]
-    assert falls[0] > 0.5 * want[0]
+def test_losses_fall_as_with_float32(dtype: torch.dtype, given: dict[str, Any], float32_losses: list[float]) -> None:
+    lean = tiny_model(dtype=dtype)
+    found = train(lean, make_optimizer(lean, settings(**given)), len(float32_losses))
+    falls = [losses[0] - sum(losses[-12:]) / 12 for losses in (float32_losses, found)]
+    assert falls[0] > 0.5 * float32_losses[0]
     assert falls[1] == pytest.approx(falls[0], rel=0.05)
 
 
@@ -176,11 +180,6 @@ def test_three_ranks_take_the_steps_of_one_to_the_bit(given: dict[str, Any]) -> 
     assert same(one, ranks.run(stepped, 3, given, torch.bfloat16)[0])
 
 
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_corpus(tmp_path_factory.mktemp("lean"))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "master"),
@@ -188,15 +187,17 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=["8bit", "8bit offloaded bfloat16", "bfloat16"],
 )
 def test_a_run_in_fewer_bits_goes_on_to_the_bit(
-    tmp_path: Path, corpus: Path, optimizer: dict[str, Any], master: str
+    tmp_path: Path, training_corpus: Path, optimizer: dict[str, Any], master: str
 ) -> None:
     model = {"master": master, "dtype": master}
-    given = settings_of(tmp_path, corpus, model=model, optimizer=optimizer, checkpoint={"every": 3, "keep": 5})
+    given = settings_of(
+        tmp_path, training_corpus, steps=4, model=model, optimizer=optimizer, checkpoint={"every": 2, "keep": 5}
+    )
     run(given)
     last = saved(tmp_path)
     assert any(tensor.dtype == torch.uint8 for tensor in last.values()) == (optimizer != {})
     assert all(tensor.dtype == torch.float32 for name, tensor in last.items() if name.startswith("ema/")), "bits enough"
-    shutil.rmtree(tmp_path / "checkpoints" / "step-00000006")
+    shutil.rmtree(tmp_path / "checkpoints" / "step-00000004")
     run(given)
     assert same(saved(tmp_path), last)
 

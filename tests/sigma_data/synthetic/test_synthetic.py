@@ -122,7 +122,7 @@ def test_the_order_in_which_families_are_named_does_not_matter() -> None:
 @pytest.mark.slow
 def test_without_attribute_tokens_samples_differ_in_nothing_but_these() -> None:
     tokens = 0
-    for told, plain in zip(corpus("world:600?size=64"), corpus("world:600?size=64&attributes=no"), strict=True):
+    for told, plain in zip(corpus("world:150?size=64"), corpus("world:150?size=64&attributes=no"), strict=True):
         assert plain == replace(told, turns=plain.turns, source=plain.source)
         assert plain.source == replace(told.source, location=f"{told.source.location},attributes=no")
         text, parts = plain.turns[0].instruction, parse(told.turns[0].instruction).parts
@@ -131,7 +131,7 @@ def test_without_attribute_tokens_samples_differ_in_nothing_but_these() -> None:
         assert text == " ".join(words.split())
         assert not text[0].islower()
         assert plain.turns == (replace(told.turns[0], instruction=text),)
-    assert tokens > 600
+    assert tokens > 150
 
 
 def test_attribute_tokens_are_there_unless_they_are_declined() -> None:
@@ -145,7 +145,7 @@ def test_attribute_tokens_are_there_unless_they_are_declined() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "count"), [("size=64", 240), ("size=256", 36), ("size=1024", 6), ("size=64&attributes=no", 240)]
+    ("options", "count"), [("size=64", 240), ("size=256", 36), ("size=1024", 6), ("size=64&attributes=no", 60)]
 )
 def test_every_sample_passes_every_check(options: str, count: int) -> None:
     size = int(options.partition("&")[0].removeprefix("size="))

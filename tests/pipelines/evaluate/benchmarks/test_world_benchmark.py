@@ -244,7 +244,7 @@ def test_a_corpus_without_attribute_tokens_asks_the_same_questions_in_other_word
     manifests = []
     for words in ("", "&attributes=no"):
         out = tmp_path / f"corpus{words}"
-        corpora.build(out, f"world:60?size=64{words}", splits=splits)
+        corpora.build(out, f"world:30?size=64{words}", splits=splits)
         manifests.append([(row["id"], row["split"], row["component"]) for row in corpora.read_manifest(out)])
         asked.append(open_benchmark(f"world:{out}").items())
     assert manifests[0] == manifests[1]
