@@ -152,7 +152,7 @@ MAPS = Path(__file__).parent / "maps"
 """The folder of the field maps that come with sigma."""
 
 
-_SHARED = ("base", "parquet", "spec")
+_SHARED = ("base", "parquet", "row_groups", "spec")
 """Modules that hold what layouts share."""
 
 

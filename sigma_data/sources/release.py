@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -32,7 +31,15 @@ from sigma_data.sources.parquet import (
     open_parquet,
     plain,
     size_of,
-    stream_rows,
+)
+from sigma_data.sources.row_groups import (
+    Group,
+    group_fragments,
+    group_values,
+    groups_of,
+    is_group_fragment,
+    lost_rows,
+    refused_fragment,
 )
 from sigma_data.storage.data_folder import data_folder
 
@@ -40,7 +47,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-_FRAGMENT_ROWS = 32
 _MAX_IMAGE_BYTES = 2**28
 """Largest file that a row may name by its path."""
 _EMBED = "embed the images first (push_to_hub of datasets does it, docs/corpus-format.md says how without it)"
@@ -115,19 +121,9 @@ class ReleaseReader(Reader):
                 raise SourceError(f"{self.path}: {fault}")
             try:
                 with self._folder.open(location) as stream:
-                    groups = group_rows(_open(stream, size_of(stamp)))
-            except Refused as error:  # all its rows count as read
-                found.append(Fragment(location, "file", stamp, error.rows or 1, refused=f"{error.code}: {error}"))
-                continue
-            if not groups:  # an empty file
-                found.append(Fragment(location, "groups 0:0 from row 0", stamp, rows=0))
-            start = first_row = row = 0
-            for index, rows in enumerate(groups):
-                row += rows
-                if row - first_row >= _FRAGMENT_ROWS or index == len(groups) - 1:
-                    part = f"groups {start}:{index + 1} from row {first_row}"
-                    found.append(Fragment(location, part, stamp, rows=row - first_row))
-                    start, first_row = index + 1, row
+                    found += group_fragments(location, stamp, group_rows(_open(stream, size_of(stamp))))
+            except Refused as error:
+                found.append(refused_fragment(location, stamp, error))
         if not found:
             others = ((location, archive_of(location)) for location, _ in self._folder.files(""))
             hint = next((f", but {location}: it {fault}" for location, fault in others if fault), "")
@@ -135,41 +131,24 @@ class ReleaseReader(Reader):
         return found
 
     def read(self, fragment: Fragment) -> Iterator[Sample | Rejection]:
-        span = re.fullmatch(r"groups (\d+):(\d+) from row (\d+)", fragment.part)
-        if span is None and fragment.part != "file":
+        if not is_group_fragment(fragment):
             return
         try:
             with self._folder.open(fragment.location) as stream:
                 file = _open(stream, size_of(fragment.stamp))
-                groups = group_rows(file)
-                if span is None or int(span[2]) > len(groups):
-                    raise Refused("unreadable_file", "the file changed since its row groups were listed", fragment.rows)
-                row = int(span[3])
-                for group in range(int(span[1]), int(span[2])):
-                    yield from self._read_group(file, group, fragment.location, row, groups[group])
-                    row += groups[group]
+                for group in groups_of(fragment, file):
+                    yield from self._read_group(file, group, fragment.location)
         except Refused as error:
-            rows = error.rows if span is None else fragment.rows
-            for _ in range(rows or 1):
+            for _ in range(lost_rows(fragment, error)):
                 yield Rejection(self.name, fragment.location, None, error.code, str(error))
 
-    def _read_group(
-        self, file: pq.ParquetFile, group: int, location: str, row: int, rows: int
-    ) -> Iterator[Sample | Rejection]:
-        end = row + rows
-        reason = "it ends early"
-        try:
-            columns = [name for name in file.schema_arrow.names if name in _COLUMNS]
-            for batch, index in islice(stream_rows(file, group, columns), rows):
-                yield self._record(location, row, batch, index)
-                row += 1
-        except SourceError:  # the storage failed, not the file
-            raise
-        except Exception as error:  # pyarrow raises whatever broken pages make it raise
-            reason = one_line(error)
-        for lost in range(row, end):
-            message = f"row group {group} cannot be read ({reason})"
-            yield Rejection(self.name, location, lost, "unreadable_rows", message)
+    def _read_group(self, file: pq.ParquetFile, group: Group, location: str) -> Iterator[Sample | Rejection]:
+        columns = [name for name in file.schema_arrow.names if name in _COLUMNS]
+        for value in group_values(file, group, columns):
+            if len(value) == 2:
+                yield Rejection(self.name, location, value[0], "unreadable_rows", value[1])
+            else:
+                yield self._record(location, *value)
 
     def _record(self, location: str, row: int, batch: pa.RecordBatch, index: int) -> Sample | Rejection:
         try:  # one row at a time, so that only one row's images are copied into Python

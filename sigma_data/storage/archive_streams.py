@@ -7,6 +7,7 @@ import io
 import zlib
 
 from sigma_data.storage.archive_cache import Room
+from sigma_data.storage.random_access import RandomAccess
 from sigma_data.storage.split_files import JoinedFile
 
 CHUNK = 2**20
@@ -64,30 +65,17 @@ class UnpackedGzip:
         return True
 
 
-class Slice(io.RawIOBase):
+class Slice(RandomAccess):
     """A range of a file as a file."""
 
     def __init__(self, file: io.RawIOBase, offset: int, size: int) -> None:
+        super().__init__()
         self._file, self._offset, self._size = file, offset, size
-        self._position = 0
 
-    def readable(self) -> bool:
-        return True
+    @property
+    def size(self) -> int:
+        return self._size
 
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        self._file.seek(self._offset + self._position)
-        data = self._file.read(max(0, min(len(view), self._size - self._position))) or b""
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
+    def read_at(self, offset: int, size: int) -> bytes:
+        self._file.seek(self._offset + offset)
+        return self._file.read(max(0, min(size, self._size - offset))) or b""

@@ -16,6 +16,7 @@ from typing import IO
 
 from sigma_data.errors import SourceError
 from sigma_data.storage.data_folder import DataFolder
+from sigma_data.storage.random_access import RandomAccess
 
 _PART = re.compile(r"(?P<name>.+?)(?P<mark>[._-](?:part|split|chunk|piece)[._-]?|\.)(?P<number>\d{1,9}|[a-z]{2,8})")
 """A part's name: the file's own, a mark, a number (10, 010) or letters (ab). Letters need a mark other than a dot."""
@@ -68,15 +69,15 @@ def find_split_files(
     return [_split_file(location, parts) for location, parts in found.items()]
 
 
-class JoinedFile(io.RawIOBase):
+class JoinedFile(RandomAccess):
     """The parts of a file as one seekable file; nothing is copied. Reading raises what the folder's files raise."""
 
     def __init__(self, folder: DataFolder, parts: tuple[Part, ...]) -> None:
+        super().__init__()
         self._folder = folder
         self._parts = tuple(part if part.size >= 0 else _measured(folder, part) for part in parts)
         self._ends = list(accumulate(part.size for part in self._parts))
         self._open: dict[int, IO[bytes]] = {}
-        self._position = 0
 
     @property
     def size(self) -> int:
@@ -84,7 +85,6 @@ class JoinedFile(io.RawIOBase):
         return self._ends[-1] if self._ends else 0
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Up to `size` bytes from `offset`, fewer only at the end."""
         if offset < 0 or size <= 0 or offset >= self.size:
             return b""
         size = min(size, self.size - offset)  # asked first: a read sets aside as much memory as it is told
@@ -101,29 +101,6 @@ class JoinedFile(io.RawIOBase):
             pieces.append(self._read_part(index, offset + got, size - got))
             got += len(pieces[-1])
         return b"".join(pieces)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: object) -> int:
-        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        data = self.read_at(self._position, len(view))
-        view[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
-        if start + offset < 0:
-            raise ValueError("a position before the start of the file")
-        self._position = start + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
 
     def close(self) -> None:
         while self._open:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
-from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
-from sigma_data.errors import SourceError
 from sigma_data.sources.base import Fragment
 from sigma_data.sources.field_map.rows import NumberedRow, RowFormat
 from sigma_data.sources.field_map.values import RowFault
@@ -20,15 +17,12 @@ from sigma_data.sources.parquet import (
     open_parquet,
     plain,
     size_of,
-    stream_rows,
 )
+from sigma_data.sources.row_groups import Group, group_fragments, group_values, groups_of, lost_rows, refused_fragment
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-_FRAGMENT_ROWS = 32
-"""Least rows of a fragment: images lie in the rows, and a row group is read as a whole."""
 
 
 class ParquetRows(RowFormat):
@@ -37,34 +31,18 @@ class ParquetRows(RowFormat):
     def fragments(self, location: str, stamp: str) -> list[Fragment]:
         try:
             with self.folder.open(location) as stream:
-                groups = group_rows(open_parquet(stream, size_of(stamp)))
+                return group_fragments(location, stamp, group_rows(open_parquet(stream, size_of(stamp))))
         except Refused as error:
-            return [Fragment(location, "file", stamp, error.rows or 1, refused=f"{error.code}: {error}")]
-        found: list[Fragment] = []
-        start = first_row = row = 0
-        for index, rows in enumerate(groups):
-            row += rows
-            if row - first_row >= _FRAGMENT_ROWS or index == len(groups) - 1:
-                found.append(
-                    Fragment(location, f"groups {start}:{index + 1} from row {first_row}", stamp, row - first_row)
-                )
-                start, first_row = index + 1, row
-        return found or [Fragment(location, "groups 0:0 from row 0", stamp, 0)]
+            return [refused_fragment(location, stamp, error)]
 
     def read(self, fragment: Fragment, fields: Collection[str] | None = None) -> Iterator[NumberedRow]:
-        span = re.fullmatch(r"groups (\d+):(\d+) from row (\d+)", fragment.part)
-        row = int(span[3]) if span else 0
         try:
             with self.folder.open(fragment.location) as stream:
                 file = open_parquet(stream, size_of(fragment.stamp))
-                groups = group_rows(file)
-                if span is None or int(span[2]) > len(groups):
-                    raise Refused("unreadable_file", "the file changed since its row groups were listed", fragment.rows)
-                for group in range(int(span[1]), int(span[2])):
-                    yield from _group(file, group, row, groups[group], fields)
-                    row += groups[group]
+                for group in groups_of(fragment, file):
+                    yield from _group(file, group, fields)
         except Refused as error:
-            for _ in range((error.rows if span is None else fragment.rows) or 1):
+            for _ in range(lost_rows(fragment, error)):
                 yield None, RowFault(error.code, str(error))
 
     def keys(self, location: str) -> list[str]:
@@ -109,29 +87,21 @@ def _is_simple(kind: pa.DataType) -> bool:
     return bare(kind) == kind and any(test(kind) for test in tests)
 
 
-def _group(
-    file: pq.ParquetFile, group: int, row: int, rows: int, fields: Collection[str] | None
-) -> Iterator[NumberedRow]:
-    end = row + rows
-    reason = "it ends early"
+def _group(file: pq.ParquetFile, group: Group, fields: Collection[str] | None) -> Iterator[NumberedRow]:
     simple = all(_is_simple(field.type) for field in file.schema_arrow)
     whole: list[dict[str, Any]] | None = None
     unread = dict.fromkeys(file.schema_arrow.names, b"")  # what is not asked for counts as an image that is there
     columns = [name for name in file.schema_arrow.names if fields is None or name in fields]
-    try:
-        for batch, index in islice(stream_rows(file, group, columns), rows):
-            if index == 0:
-                whole = _plain_rows(batch) if simple else None
-            try:
-                found = whole[index] if whole is not None else _plain_row(batch, index)
-            except ValueError as error:
-                yield row, RowFault("unreadable_rows", f"the row cannot be read ({one_line(error)})")
-            else:
-                yield row, unread | found
-            row += 1
-    except SourceError:  # the storage failed, not the file
-        raise
-    except Exception as error:  # pyarrow raises whatever broken pages make it raise
-        reason = one_line(error)
-    for lost in range(row, end):
-        yield lost, RowFault("unreadable_rows", f"row group {group} cannot be read ({reason})")
+    for value in group_values(file, group, columns):
+        if len(value) == 2:
+            yield value[0], RowFault("unreadable_rows", value[1])
+            continue
+        row, batch, index = value
+        if index == 0:
+            whole = _plain_rows(batch) if simple else None
+        try:
+            found = whole[index] if whole is not None else _plain_row(batch, index)
+        except ValueError as error:
+            yield row, RowFault("unreadable_rows", f"the row cannot be read ({one_line(error)})")
+        else:
+            yield row, unread | found
