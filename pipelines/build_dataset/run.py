@@ -169,11 +169,8 @@ def _scan(engine: ProcessPool, config: BuildConfig, located: Sequence[Located], 
     tasks = [
         ScanTask(
             *located[index],
-            limits=config.limits,
             severities=dict(config.checks),
-            max_side=config.max_side,
             output=str(paths[index]),
-            store=config.store,
             preparation=config.preparation,
         )
         for index in todo
@@ -219,8 +216,6 @@ def _write(
             scan=str(scans[index]),
             places=places[index],
             folder=str(work.partial),
-            max_side=config.max_side,
-            store=config.store,
             preparation=config.preparation,
             marker=str(work.written(index)),
         )

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from pipelines.build_dataset.prepare import PrepareSettings, prepared
 from pipelines.common.batched import batched
-from sigma_data.corpus.check_limits import Limits, Severity
+from sigma_data.corpus.check_limits import Severity
 from sigma_data.corpus.checks import Examination, examine
 from sigma_data.corpus.manifest import examined_columns, manifest_schema, sample_columns
 from sigma_data.corpus.record import encode, member_names
@@ -69,11 +69,8 @@ class ScanTask:
 
     spec: str
     fragment: Fragment
-    limits: Limits
     severities: dict[str, Severity]
-    max_side: int | None
     output: str
-    store: Store = "auto"
     preparation: PrepareSettings = field(default_factory=PrepareSettings)
 
 
@@ -114,13 +111,14 @@ def _prober(max_pixels: int) -> ProbeCache:
 def _row(position: int, record: Sample | Rejection, task: ScanTask, thumbnails: Counter[str]) -> dict[str, Any]:
     if isinstance(record, Rejection):
         return _rejection_row(position, record)
-    prober = _prober(task.limits.max_pixels)
-    found = examine(record, task.limits, severities=task.severities, prober=prober)
+    settings = task.preparation
+    prober = _prober(settings.limits.max_pixels)
+    found = examine(record, settings.limits, severities=task.severities, prober=prober)
     reasons: dict[int, str] = {}
     if not found.errors:
-        sample, reasons = stored(record, found.infos, task.max_side, task.store)
+        sample, reasons = stored(record, found.infos, settings.max_side, settings.store)
         if sample is not record:  # what stands in the shard must keep the rules too
-            found = examine(sample, task.limits, severities=task.severities, prober=prober)
+            found = examine(sample, settings.limits, severities=task.severities, prober=prober)
     row = {**sample_columns(record), "position": position, "old_split": record.split}
     if found.errors:
         first = found.errors[0]

@@ -23,7 +23,6 @@ from sigma_data.corpus.corpus import file_digest
 from sigma_data.corpus.shard import ShardFault, block, read_members
 from sigma_data.errors import BuildError, SourceError
 from sigma_data.images.decode import ImageFault, probe, reencode
-from sigma_data.images.reader_differences import Store
 from sigma_data.sample import Rejection, Sample
 from sigma_data.sources import Fragment, open_source
 from sigma_data.storage.files import disk_error, write_atomic
@@ -42,8 +41,6 @@ class WriteTask:
     scan: str
     places: Sequence[tuple[int, str, int]]
     folder: str
-    max_side: int | None
-    store: Store
     preparation: PrepareSettings
     marker: str
 
@@ -181,8 +178,8 @@ def _sample_block(sample: Sample, row: dict[str, Any], task: WriteTask) -> bytes
             changed = reencode(
                 content,
                 probe(content, max_pixels=sys.maxsize),
-                max_side=task.max_side,
-                store=task.store,
+                max_side=task.preparation.max_side,
+                store=task.preparation.store,
                 mask=image["number"] in sample.masks,
             )
             content = changed[0] if changed else content

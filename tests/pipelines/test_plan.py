@@ -17,7 +17,6 @@ import pytest
 from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.plan import Plan, make_plan
 from pipelines.build_dataset.scan import ScanTask, scan_fragment, scan_schema
-from sigma_data.corpus.check_limits import Limits
 from sigma_data.corpus.shard import BLOCK, END, member_size
 from sigma_data.errors import ConfigError
 from sigma_data.images.fingerprint import SIGNATURE_BYTES, near
@@ -413,7 +412,7 @@ def test_scans_of_a_real_source_are_planned(tmp_path: Path) -> None:
     spec = "world:14?size=64"
     for index, fragment in enumerate(open_source(spec).fragments()):
         path = tmp_path / f"{index}.parquet"
-        scan_fragment(ScanTask(spec, fragment, Limits(), {}, None, str(path)))
+        scan_fragment(ScanTask(spec, fragment, {}, str(path)))
         scans.append(path)
     config = BuildConfig(splits=HALVES, shard_samples=2)
     made = make_plan([*scans, *scans], config)

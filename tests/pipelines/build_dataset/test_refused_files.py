@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from cli import app
 from pipelines.build_dataset.scan import ScanTask, crashed_fragment, read_scan
 from pipelines.commands.build_dataset import build_summary
-from sigma_data.corpus.check_limits import Limits
 from sigma_data.corpus.corpus import REPORT
 from sigma_data.corpus.refused_files import refused_files
 from sigma_data.errors import SourceError
@@ -94,7 +93,7 @@ def test_json_output_names_refused_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("rows", "counted"), [(32, 32), (None, 1)])
 def test_a_fragment_that_kills_its_reader_counts_all_its_rows(tmp_path: Path, rows: int | None, counted: int) -> None:
     fragment = Fragment("chunk_0.parquet", "groups 0:3 from row 0", "1:1", rows)
-    task = ScanTask("release:x", fragment, Limits(), {}, None, str(tmp_path / "scan.parquet"))
+    task = ScanTask("release:x", fragment, {}, str(tmp_path / "scan.parquet"))
     crashed_fragment(task, "SIGSEGV")
     found = read_scan(tmp_path / "scan.parquet", ["position", "code"]).to_pylist()
     assert [row["position"] for row in found] == list(range(counted))
