@@ -16,6 +16,7 @@ from differences import Difference, error_of, norms_of, same
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from sigma_model.attention import Backend
 from sigma_model.omnigen2.checkpoint import check_fit, empty_transformer, load_transformer
@@ -304,6 +305,8 @@ def compare_mllm(golden: Golden) -> Iterator[Difference]:
 def compare_prompts(golden: Golden) -> Iterator[Difference]:
     """The text of every template, exact; ids where the directory has a tokenizer."""
     facts = json.loads((golden.directory / "prompts.json").read_text())
+    words = golden.directory / "processor"
+    tokenizer = AutoTokenizer.from_pretrained(words, local_files_only=True) if words.is_dir() else None
     yield _equal("default negative prompt", DEFAULT_NEGATIVE, facts["default_negative"])
     for number, case in enumerate(facts["cases"]):
         kind, user = case["kind"], case["user"]
@@ -315,6 +318,9 @@ def compare_prompts(golden: Golden) -> Iterator[Difference]:
             images = int(match[1]) if (match := re.fullmatch(r"chat_(\d+)_images", kind)) else 1
             found = chat_text(user, images)
         yield _equal(f"prompt {number} ({kind})", found, case["text"])
+        if tokenizer is not None:
+            ids = tokenizer(found, add_special_tokens=False)["input_ids"]
+            yield _equal(f"prompt {number} ({kind}) ids", ids, case["ids"])
 
 
 def compare_released(directory: Path) -> Difference:
@@ -328,5 +334,5 @@ def compare_released(directory: Path) -> Difference:
     return Difference(f"released names and shapes ({len(ours)})", float(wrong), 0.0)
 
 
-def _equal(name: str, found: str, wanted: str) -> Difference:
+def _equal(name: str, found: object, wanted: object) -> Difference:
     return Difference(name, float(found != wanted), 0.0)

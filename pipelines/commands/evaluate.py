@@ -9,6 +9,7 @@ import typer
 
 from pipelines.commands.options import (
     DEFAULTS,
+    Adapter,
     Base,
     Config,
     Device,
@@ -22,11 +23,15 @@ from pipelines.commands.options import (
     Layout,
     MaxTokens,
     ModelPath,
+    Negative,
     PrintConfig,
     Quantize,
+    ReferenceRoute,
     RescaleMin,
     Seed,
+    StepCache,
     Steps,
+    StepSolver,
     Temperature,
     TextScale,
     TimestepShift,
@@ -92,6 +97,11 @@ def evaluate(
     understanding: Understanding = True,
     max_tokens: MaxTokens = MAX_TOKENS,
     temperature: Temperature = TEMPERATURE,
+    negative: Negative = None,
+    route: ReferenceRoute = None,
+    solver: StepSolver = None,
+    step_cache: StepCache = None,
+    adapter: Adapter = None,
     batch: Annotated[int, typer.Option(min=1, help="Items computed together.")] = BATCH,
     nproc: Annotated[
         int | None, typer.Option(min=1, help="Processes that generate; by default one per GPU, or one.")

@@ -9,6 +9,7 @@ import typer
 
 from pipelines.commands.options import (
     DEFAULTS,
+    Adapter,
     Base,
     Device,
     DeviceMap,
@@ -20,10 +21,14 @@ from pipelines.commands.options import (
     Json,
     MaxTokens,
     ModelPath,
+    Negative,
     Quantize,
+    ReferenceRoute,
     RescaleMin,
     Seed,
+    StepCache,
     Steps,
+    StepSolver,
     Temperature,
     TextScale,
     TimestepShift,
@@ -34,8 +39,6 @@ from pipelines.commands.options import (
     typed,
 )
 from sigma_model.dtypes import DType
-from sigma_model.omnigen2.prompts import Route
-from sigma_model.omnigen2.settings import Solver, StepCacheKind
 from sigma_model.sampling.settings import MAX_TOKENS, TEMPERATURE
 
 
@@ -78,17 +81,11 @@ def generate(
     device: Device = "auto",
     device_map: DeviceMap = None,
     quantize: Quantize = None,
-    negative: Annotated[str | None, typer.Option(help="OmniGen2: negative prompt.", show_default=False)] = None,
-    route: Annotated[
-        Route | None,
-        typer.Option(help="OmniGen2: where references go, as in its training (vae).", show_default=False),
-    ] = None,
-    solver: Annotated[Solver | None, typer.Option(help="OmniGen2: how steps are made.", show_default=False)] = None,
-    step_cache: Annotated[
-        StepCacheKind | None,
-        typer.Option(help="OmniGen2: leave layers out of some steps.", show_default=False),
-    ] = None,
-    adapter: Annotated[Path | None, path_option(help="OmniGen2: a LoRA file to merge.")] = None,
+    negative: Negative = None,
+    route: ReferenceRoute = None,
+    solver: StepSolver = None,
+    step_cache: StepCache = None,
+    adapter: Adapter = None,
     as_json: Json = False,
 ) -> None:
     """Generate an image or text from a prompt.

@@ -15,6 +15,8 @@ import typer
 
 from sigma_data.storage.paths import local_path, model_path
 from sigma_model.dtypes import DType, Quantization
+from sigma_model.omnigen2.prompts import Route
+from sigma_model.omnigen2.settings import Solver, StepCacheKind
 from sigma_model.sampling.settings import Order, Rescale, SamplingSettings
 
 if TYPE_CHECKING:
@@ -98,6 +100,18 @@ GroupMask = Annotated[
 Understanding = Annotated[
     bool, typer.Option("--understanding/--no-understanding", help="Show references to the vision encoder, too.")
 ]
+Negative = Annotated[str | None, typer.Option(help="OmniGen2: negative prompt.", show_default=False)]
+ReferenceRoute = Annotated[
+    Route | None,
+    typer.Option("--route", help="OmniGen2: where references go, as in its training (vae).", show_default=False),
+]
+StepSolver = Annotated[
+    Solver | None, typer.Option("--solver", help="OmniGen2: how steps are made (euler).", show_default=False)
+]
+StepCache = Annotated[
+    StepCacheKind | None, typer.Option(help="OmniGen2: leave layers out of some steps.", show_default=False)
+]
+Adapter = Annotated[Path | None, path_option(help="OmniGen2: a LoRA file to merge.")]
 Layout = Annotated[Order, typer.Option(help="References at their placeholders, as in training, or after all text.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Longest text answer, in tokens.")]
 Temperature = Annotated[float, typer.Option(min=0, help="Sampling temperature of a text answer; 0 is greedy.")]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator
 
 from sigma_data.errors import ConfigError
 from sigma_data.settings_base import StrictModel
-from sigma_data.storage.path_settings import ModelPath
+from sigma_data.storage.path_settings import LocalPath, ModelPath
 from sigma_model.dtypes import DType, Quantization
+from sigma_model.omnigen2.files import is_omnigen2
+from sigma_model.omnigen2.prompts import Route
+from sigma_model.omnigen2.settings import Solver, StepCacheKind
 from sigma_model.sampling.settings import MAX_TOKENS, TEMPERATURE, Guidance, Rescale, SamplingSettings
 
 if TYPE_CHECKING:
@@ -61,6 +65,22 @@ class InferenceConfig(StrictModel):
     """Longest text answer."""
     temperature: float = TEMPERATURE
     """Of a text answer; 0 is greedy."""
+
+    negative: str | None = None
+    """OmniGen2's negative prompt; by default empty, as in its library."""
+    route: Route | None = None
+    """Where OmniGen2's references go; by default `vae`, as in its training."""
+    solver: Solver | None = None
+    """OmniGen2's sampler; by default `euler`."""
+    step_cache: StepCacheKind | None = None
+    """What leaves OmniGen2's layers out of some steps; by default nothing."""
+    adapter: LocalPath | None = None
+    """OmniGen2's LoRA file, or a directory with `pytorch_lora_weights.safetensors`; it is merged."""
+
+    @property
+    def omnigen2(self) -> bool:
+        """Whether the model is an OmniGen2, told by the files of its directory."""
+        return self.model is not None and is_omnigen2(Path(self.model))
 
     @property
     def sampling(self) -> SamplingSettings:

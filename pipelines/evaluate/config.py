@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from pipelines.common.inference_config import InferenceConfig
+from pipelines.common.omnigen2_settings import omnigen2_settings, refuse_omnigen2_settings
 from pipelines.evaluate.defaults import BATCH, MAX_TOKENS, Stage
 from pipelines.evaluate.generate import Generation
 from pipelines.evaluate.runner import EvalOptions
@@ -44,6 +45,8 @@ class EvalConfig(InferenceConfig):
         """What the pipeline takes. Raises ConfigError for sampler settings that make no sense."""
         from pipelines.train.launch import default_nproc
 
+        if not self.omnigen2:
+            refuse_omnigen2_settings(self)
         generation = Generation(
             seed=self.seed,
             batch=self.batch,
@@ -52,12 +55,14 @@ class EvalConfig(InferenceConfig):
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             understanding=self.understanding,
+            omnigen2=omnigen2_settings(self) if self.omnigen2 else None,
         )
         return EvalOptions(
             benchmark=self.benchmark, out=self.out, model=self.model, base=self.base, name=self.name,
             split=self.split, limit=self.limit, size=self.size, images=self.images_per_prompt,
             metrics=self.metrics, models=self.metric_model, generation=generation,
             nproc=self.nproc or (default_nproc() if self.device_map is None else 1), device=self.device,
-            dtype=self.dtype, device_map=self.device_map, quantization=self.quantize, compare=self.compare,
+            dtype=self.dtype, device_map=self.device_map, quantization=self.quantize, adapter=self.adapter,
+            compare=self.compare,
             stage=self.stage,
         )  # fmt: skip

@@ -22,6 +22,9 @@ from pipelines.evaluate.item import Item, Result
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.storage.files import disk_error, dump_json
 from sigma_model.loading import LoadedModel
+from sigma_model.omnigen2 import generate as omnigen2
+from sigma_model.omnigen2.loading import LoadedOmnigen2
+from sigma_model.omnigen2.settings import Omnigen2Generation
 from sigma_model.sampling.generate import Request, generate_images, generate_texts, lay_out
 from sigma_model.sampling.settings import TEMPERATURE, Order, SamplingSettings
 
@@ -33,7 +36,8 @@ _INDEX = "batch.json"
 class Generation:
     """How items are answered; all of it is recorded with the results.
 
-    `text`: with text instead of images. `understanding`: references go to the vision encoder, too.
+    `text`: with text instead of images. `understanding`: references go to the vision encoder, too. `omnigen2` says what
+    an OmniGen2 model is asked with, instead of `settings`.
     """
 
     seed: int = 0
@@ -44,6 +48,7 @@ class Generation:
     max_tokens: int = MAX_TOKENS
     temperature: float = TEMPERATURE
     understanding: bool = True
+    omnigen2: Omnigen2Generation | None = None
 
 
 def batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
@@ -68,7 +73,7 @@ def shares(missing: Mapping[int, Sequence[Item]], world: int) -> list[dict[int, 
 
 
 def generate(
-    loaded: LoadedModel,
+    loaded: LoadedModel | LoadedOmnigen2,
     share: Mapping[int, Sequence[Item]],
     folder: Path,
     generation: Generation,
@@ -131,14 +136,14 @@ def _folder(folder: Path, number: int) -> Path:
     return folder / GENERATED / f"batch-{number:06d}"
 
 
-def _answers(loaded: LoadedModel, items: Sequence[Item], generation: Generation) -> list[Result]:
+def _answers(loaded: LoadedModel | LoadedOmnigen2, items: Sequence[Item], generation: Generation) -> list[Result]:
     """A result an item. One that cannot be answered does not stop the others."""
     failures: dict[str, str] = {}
     requests: list[tuple[Item, Request]] = []
     for item in items:
         request = _request(item, generation)
         try:
-            lay_out(request, loaded.tokenizer, loaded.geometry, answer=not generation.text)
+            _check(loaded, request, generation)
             requests.append((item, request))
         except SigmaError as error:
             failures[item.id] = str(error)
@@ -154,13 +159,15 @@ def _answers(loaded: LoadedModel, items: Sequence[Item], generation: Generation)
 
 
 def _run(
-    loaded: LoadedModel, requests: Sequence[tuple[Item, Request]], generation: Generation
+    loaded: LoadedModel | LoadedOmnigen2, requests: Sequence[tuple[Item, Request]], generation: Generation
 ) -> list[Pillow.Image | str | SigmaError]:
     """All at once; where that fails, one by one, so that the one at fault is found and the others are kept."""
     only = [request for _, request in requests]
     if not only:
         return []
     try:
+        if isinstance(loaded, LoadedOmnigen2):
+            return [*_of_omnigen2(loaded, only, generation)]
         if generation.text:
             return [
                 *generate_texts(
@@ -176,6 +183,24 @@ def _run(
         if len(requests) == 1:
             return [error]
         return [outcome for one in requests for outcome in _run(loaded, [one], generation)]
+
+
+def _check(loaded: LoadedModel | LoadedOmnigen2, request: Request, generation: Generation) -> None:
+    """Raises SigmaError for what cannot be answered, before anything is computed."""
+    if isinstance(loaded, LoadedModel):
+        lay_out(request, loaded.tokenizer, loaded.geometry, answer=not generation.text)
+    elif not generation.text:
+        omnigen2.check_request(request)
+
+
+def _of_omnigen2(
+    loaded: LoadedOmnigen2, requests: Sequence[Request], generation: Generation
+) -> Sequence[Pillow.Image | str]:
+    if generation.text:
+        return omnigen2.generate_texts(
+            loaded, requests, max_tokens=generation.max_tokens, temperature=generation.temperature
+        )
+    return omnigen2.generate_images(loaded, requests, generation.omnigen2)
 
 
 def _request(item: Item, generation: Generation) -> Request:

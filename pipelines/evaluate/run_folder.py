@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def write(out: Path, settings: Mapping[str, Any]) -> None:
 def flat(generation: Generation) -> dict[str, Any]:
     """Everything that says how items are answered, by the names of the command's options."""
     settings, guidance = generation.settings, generation.settings.guidance
-    return {
+    found = {
         "layout": generation.order.value,
         "seed": generation.seed,
         "batch": generation.batch,
@@ -124,6 +124,23 @@ def flat(generation: Generation) -> dict[str, Any]:
         "temperature": generation.temperature if generation.text else None,
         "understanding": generation.understanding,
     }
+    if generation.omnigen2 is None:
+        return found
+    sampling = generation.omnigen2.sampling
+    return (
+        found
+        | dict.fromkeys(("group_mask", "timestep_shift", "rescale", "rescale_min", "understanding"))
+        | {
+            "steps": sampling.steps,
+            "text_scale": sampling.text_scale,
+            "image_scale": sampling.image_scale,
+            "interval": list(sampling.interval),
+            "solver": sampling.solver.value,
+            "step_cache": None if sampling.cache is None else sampling.cache.value,
+            "negative": generation.omnigen2.negative,
+            "route": generation.omnigen2.route.value,
+        }
+    )
 
 
 def flat_questions(questions: QuestionSet) -> dict[str, Any]:
@@ -158,9 +175,14 @@ def digest_of_model(description: ModelDescription) -> str:
 
     Of files larger than 64 MB, 1,024 stretches spread evenly are read: other weights differ everywhere.
     """
-    state = hashlib.sha256(description.config.model_dump_json().encode())
     tokenizer = (find_file(name, *description.places) for name in TOKENIZER_FILES)
     files = [*weight_files(description.directory), find_file(VAE_FILE, *description.places), *tokenizer]
+    return digest_of_files(files, description.config.model_dump_json())
+
+
+def digest_of_files(files: Iterable[Path], text: str = "") -> str:
+    """The same over a text and files, of which some may not be there."""
+    state = hashlib.sha256(text.encode())
     for path in files:
         if path.exists():
             _add_file(state, path)

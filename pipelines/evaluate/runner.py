@@ -25,16 +25,16 @@ from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics import weights
 from pipelines.evaluate.metrics.registry import NAMES, backbones, make_metrics
 from pipelines.evaluate.metrics.registry import names as metric_names
+from pipelines.evaluate.model_facts import model_facts
 from pipelines.evaluate.questions import QuestionSet
 from pipelines.evaluate.questions import limited as limited
 from pipelines.evaluate.report.report import REPORT, write_report
 from sigma_data.errors import ConfigError
-from sigma_data.sequence.layout import Kind
 from sigma_data.storage.files import disk_error
 from sigma_data.storage.paths import local_path
 from sigma_data.version import sigma_version
-from sigma_model.config import weight_files
-from sigma_model.loading import DType, choose_device, choose_dtype, describe_model, load_for_inference, shown_dtype
+from sigma_model.loading import DType, LoadedModel, choose_device, load_for_inference, shown_dtype
+from sigma_model.omnigen2.loading import LoadedOmnigen2, load_omnigen2
 from sigma_model.quantization import Quantization
 
 logger = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ class EvalOptions:
     dtype: DType = DType.AUTO
     device_map: str | None = None
     quantization: Quantization | None = None
+    adapter: Path | None = None
     compare: tuple[Path, ...] = ()
     stage: Stage | None = None
 
@@ -215,11 +216,13 @@ def _check_recorded(spec: str, settings: Mapping[str, Any], options: EvalOptions
         requested["dtype"] = shown_dtype(dtype, options.quantization)
     usual = run_folder.flat(Generation(text=settings["words"]))
     now = run_folder.flat(replace(options.generation, text=settings["words"]))
-    requested |= {name: value for name, value in now.items() if value != usual[name]}
+    requested |= {name: value for name, value in now.items() if value != usual.get(name)}
     if options.model is not None or options.base is not None:
-        description = describe_model(options.model or settings["model"], base=options.base or settings["base"])
-        if run_folder.digest_of_model(description) != settings["weights"]:  # it may have been moved
-            requested["model"] = str(description.directory.resolve())
+        facts = model_facts(
+            options.model or settings["model"], base=options.base or settings["base"], adapter=options.adapter
+        )
+        if facts.digest != settings["weights"]:  # it may have been moved
+            requested["model"] = str(facts.directory.resolve())
             if requested["model"] == settings["model"]:
                 raise ConfigError(f"{options.out}: was made with other weights, or another --base, than lie there now")
     for name, value in requested.items():
@@ -263,35 +266,34 @@ def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: Ev
         raise ConfigError("name the model to evaluate with --model, a directory or a preset (tiny-base)")
     generation.settings.check()
     device = choose_device(options.device)
-    description = describe_model(options.model, base=options.base)
-    most = description.geometry.max_tokens
+    facts = model_facts(options.model, base=options.base, adapter=options.adapter)
+    most = facts.max_tokens
     if generation.text and generation.max_tokens >= most:
         raise ConfigError(
             f"--max-tokens {generation.max_tokens:,}: leaves no room for a question, as the model takes {most:,} "
             "tokens for both: give fewer"
         )
     if options.size is not None:
-        width, height = description.geometry.fit(Kind.TARGET, options.size)[0]
+        width, height = facts.fit(options.size)
         if (width, height) != options.size:
             logger.info("sigma: the model does not make the requested size, so images are %dx%d", width, height)
     items = options.questions.items(benchmark)
-    digest = run_folder.digest_of_model(description)
     before = run_folder.read(options.out) if (options.out / run_folder.SETTINGS).exists() else {}
-    kept = before["name"] if before.get("weights") == digest else None  # a name belongs to one model
+    kept = before["name"] if before.get("weights") == facts.digest else None  # a name belongs to one model
     settings = {
-        "name": options.name or kept or description.directory.resolve().name,
+        "name": options.name or kept or facts.directory.resolve().name,
         "benchmark": spec,
         "version": benchmark.version,
         **run_folder.flat_questions(options.questions),
         "split": benchmark.split,
         "items": run_folder.digest_of_items(items),
-        "model": str(description.directory.resolve()),
+        "model": str(facts.directory.resolve()),
         "base": options.base,
-        "weights": digest,
-        "trained": bool(weight_files(description.directory)),
+        "weights": facts.digest,
+        "trained": facts.trained,
         **run_folder.flat(generation),
         "device": device.partition(":")[0],
-        "dtype": shown_dtype(choose_dtype(options.dtype, description.config, device), options.quantization),
+        "dtype": shown_dtype(facts.dtype(options.dtype, device), options.quantization),
         "torch": version("torch"),
         "sigma": sigma_version(),
     }
@@ -332,15 +334,22 @@ def _share(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        loaded = load_for_inference(
-            options.model,
-            base=options.base,
-            device=device,
-            dtype=options.dtype,
-            device_map=options.device_map,
-            quantization=options.quantization,
-            vision=generation.understanding,
-        )
+        loaded: LoadedModel | LoadedOmnigen2
+        if generation.omnigen2 is not None:
+            adapter = None if options.adapter is None else str(options.adapter)
+            loaded = load_omnigen2(
+                options.model, base=options.base, device=device, dtype=options.dtype, adapter=adapter
+            )
+        else:
+            loaded = load_for_inference(
+                options.model,
+                base=options.base,
+                device=device,
+                dtype=options.dtype,
+                device_map=options.device_map,
+                quantization=options.quantization,
+                vision=generation.understanding,
+            )
         generate(loaded, share, options.out, generation, progress=progress)
     finally:
         torch.set_num_threads(threads)

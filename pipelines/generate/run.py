@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.common.omnigen2_settings import refuse_omnigen2_settings
 from pipelines.common.progress import ProgressBar
 from pipelines.generate.config import GenerateConfig
-from pipelines.generate.omnigen2 import refuse_omnigen2_settings, run_omnigen2
+from pipelines.generate.omnigen2 import run_omnigen2
 from sigma_data.errors import ConfigError
 from sigma_data.sequence.layout import Geometry
 from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.storage.files import disk_error
-from sigma_model.omnigen2.files import is_omnigen2
 from sigma_model.sampling.generate import (
     Request,
     check_prompt,
@@ -33,8 +33,7 @@ def run_generate(config: GenerateConfig) -> dict[str, Any]:
     """Generate; returns the files written, or the texts. Raises SigmaError."""
     settings = config.sampling
     references = read_images(config.images)
-    omnigen2 = is_omnigen2(Path(config.model))
-    if not omnigen2:
+    if not config.omnigen2:
         check_prompt(config.prompt, len(references))
         refuse_omnigen2_settings(config)
     files = _outputs(config)
@@ -42,7 +41,7 @@ def run_generate(config: GenerateConfig) -> dict[str, Any]:
     requests = [
         Request(config.prompt, references, names, config.size, config.seed + index) for index in range(config.count)
     ]
-    if omnigen2:
+    if config.omnigen2:
         return run_omnigen2(config, requests, files)
 
     def check(tokenizer: Tokenizer, geometry: Geometry) -> None:

@@ -73,9 +73,7 @@ def load_omnigen2(
     model = empty_transformer(config)
     check_transformer(files.transformer, model)
     place = choose_device(device)
-    large = sum(parameter.numel() for parameter in model.parameters()) > _LARGE
-    auto = torch.bfloat16 if place != "cpu" or large else torch.float32
-    numbers = auto if dtype is DType.AUTO else dtype.torch
+    numbers = choose_omnigen2_dtype(dtype, files.transformer / CONFIG_FILE, place)
     vae = load_vae(vae_directory, device=place)
     if vae.config.z_channels != config.in_channels:
         raise ConfigError(
@@ -99,3 +97,12 @@ def load_omnigen2(
         vae=vae,
         dynamic_time_shift=files.dynamic_time_shift,
     )
+
+
+def choose_omnigen2_dtype(dtype: DType, config: Path, device: str) -> torch.dtype:
+    """What a transformer of this `config.json` computes in on this device; `auto` is decided here."""
+    if dtype is not DType.AUTO:
+        return dtype.torch
+    model = empty_transformer(TransformerConfig.from_file(config))
+    large = sum(parameter.numel() for parameter in model.parameters()) > _LARGE
+    return torch.bfloat16 if device != "cpu" or large else torch.float32

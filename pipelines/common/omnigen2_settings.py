@@ -1,0 +1,37 @@
+"""Settings of generating and evaluating that one backbone alone has, and OmniGen2's own defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pipelines.common.inference_config import InferenceConfig
+from sigma_data.errors import ConfigError
+from sigma_model.omnigen2.settings import Omnigen2Generation, Omnigen2Sampling
+
+_BAGEL_ONLY = ("timestep_shift", "rescale", "rescale_min", "group_mask", "understanding", "device_map", "quantize")
+_OMNIGEN2_ONLY = ("negative", "route", "solver", "step_cache", "adapter")
+_SAMPLING = ("steps", "text_scale", "image_scale", "interval", "solver")
+
+
+def omnigen2_settings(config: InferenceConfig) -> Omnigen2Generation:
+    """What was set, over OmniGen2's defaults. Raises ConfigError for what has no meaning with OmniGen2."""
+    refuse(config, _BAGEL_ONLY, "has no meaning with an OmniGen2 model: leave it out")
+    given = {name: getattr(config, name) for name in _SAMPLING if name in config.model_fields_set}
+    given = {name: value for name, value in given.items() if value is not None}
+    sampling = replace(Omnigen2Sampling(cache=config.step_cache), **given)
+    sampling.check()
+    settings = Omnigen2Generation(sampling, config.negative or "")
+    return settings if config.route is None else replace(settings, route=config.route)
+
+
+def refuse_omnigen2_settings(config: InferenceConfig) -> None:
+    """Raise ConfigError where another model is asked for what OmniGen2 alone has."""
+    refuse(config, _OMNIGEN2_ONLY, "is for OmniGen2 models alone: leave it out")
+
+
+def refuse(config: InferenceConfig, names: Sequence[str], reason: str) -> None:
+    """Raise ConfigError where one of these settings is not as it is by default."""
+    for name in names:
+        if getattr(config, name) != type(config).model_fields[name].default:
+            raise ConfigError(f"--{name.replace('_', '-')} {reason}")
