@@ -131,7 +131,10 @@ class Workspace:
         if not self.out.exists() or (self.root / "config.json").is_file():
             return False
         inside = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
-        return bool({path.name for path in self.out.iterdir()} - {WORK} or inside - {"lock"})
+        ours = {
+            name for name in inside if name == "lock" or name.startswith(".config.json.")
+        }  # killed before its first
+        return bool({path.name for path in self.out.iterdir()} - {WORK} or inside - ours)
 
     def _compare(self) -> None:
         """Refuse a folder that was begun or finished with another configuration."""

@@ -128,10 +128,11 @@ def reshard(
             return counts
         _refuse_sizes(corpus, rows)
         work.enter_plan(config.digest())
-        for shard in shards:
-            if not (work.out / shard.path).exists():
-                preallocate(work.partial / shard.path, shard.size)
-        _copy(engine, corpus, rows, work)
+        # A shard gets its name when it is whole: what an interrupted run has finished is not copied again.
+        missing = [shard for shard in shards if not (work.out / shard.path).exists()]
+        for shard in missing:
+            preallocate(work.partial / shard.path, shard.size)
+        _copy(engine, corpus, rows.filter(pl.col("shard").is_in([shard.path for shard in missing])), work)
         digests = finish_shards(engine, shards, work)
         write_corpus_files(
             out,
