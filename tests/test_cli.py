@@ -84,6 +84,18 @@ def test_inspect_shows_the_corpus_and_a_sample_in_words_and_as_a_picture(small_c
 
 
 @pytest.mark.slow
+def test_inspect_draws_a_sample_of_each_family(small_corpus: Path, tmp_path: Path) -> None:
+    seen = sigma("inspect", str(small_corpus), "--out", str(tmp_path / "sheet.png"))
+    assert seen.returncode == 0, seen.stderr
+    assert "drawn into" in seen.stdout
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width == 1280
+        assert sheet.height > 300
+    wrong = sigma("inspect", str(small_corpus), "--out", str(tmp_path / "sheet.jpg"))
+    assert wrong.returncode == 2
+
+
+@pytest.mark.slow
 def test_shard_and_export_say_what_they_wrote(small_corpus: Path, tmp_path: Path) -> None:
     part = sigma(
         "shard", str(small_corpus), "--out", str(tmp_path / "part"), "--family", "editing", "--workers", "1", "--json"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+from PIL import Image
 
 from sigma_data.corpus.corpus import Corpus, open_corpus
 from sigma_data.errors import ConfigError
@@ -27,10 +28,16 @@ class CorpusView:
 
     corpus: Corpus
     families: list[dict[str, Any]]
+    drawing: Path | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
-        return {"corpus": str(self.corpus.path), **self.corpus.sums, "by_family": self.families}
+        return {
+            "corpus": str(self.corpus.path),
+            **self.corpus.sums,
+            "by_family": self.families,
+            "picture": str(self.drawing) if self.drawing else None,
+        }
 
     def show(self) -> None:
         """Print the table."""
@@ -61,6 +68,8 @@ class CorpusView:
             f"{sums['quarantined']:,} quarantined + {sums['duplicates']:,} duplicates",
             highlight=False,
         )
+        if self.drawing:
+            console.print(f"drawn into {self.drawing}", highlight=False)
 
 
 @dataclass(frozen=True)
@@ -93,8 +102,8 @@ class SampleView:
             console.print(f"drawn into {self.drawing}", highlight=False)
 
 
-def inspect_corpus(path: Path) -> CorpusView:
-    """Counts and sizes by family. Raises CorpusError."""
+def inspect_corpus(path: Path, drawing: Path | None = None) -> CorpusView:
+    """Counts and sizes by family; if asked, the first sample of each is drawn. Raises CorpusError, ConfigError."""
     corpus = open_corpus(path)
     rows = corpus.manifest
     families = []
@@ -116,7 +125,12 @@ def inspect_corpus(path: Path) -> CorpusView:
             "tokens_median": part["tokens"].median(),
             "bytes": part["size"].sum(),
         })  # fmt: skip
-    return CorpusView(corpus, families)
+    if drawing is not None:
+        from sigma_data.report.draw import draw_sheet
+
+        first = [rows.filter(pl.col("family") == row["family"]).row(0, named=True) for row in families]
+        _save(lambda: draw_sheet([corpus.sample(row) for row in first]), drawing)
+    return CorpusView(corpus, families, drawing)
 
 
 def inspect_sample(path: Path, name: str, drawing: Path | None = None) -> SampleView:
@@ -130,18 +144,23 @@ def inspect_sample(path: Path, name: str, drawing: Path | None = None) -> Sample
     if drawing is not None:
         from sigma_data.report.draw import draw
 
-        if drawing.suffix.lower() != ".png":
-            raise ConfigError(f"{drawing}: the drawing is a PNG; choose a name that ends in .png")
-        image = draw(sample)
-        try:
-            with_temporary(drawing, lambda temporary: image.save(temporary, "PNG"))
-        except OSError as error:
-            raise disk_error(error, drawing) from None
+        _save(lambda: draw(sample), drawing)
     infos: dict[int, ImageInfo] = {}
     for given in sample.images:
         with contextlib.suppress(ImageFault):  # it is shown as it is, even where it cannot be decoded
             infos[given.number] = probe(given.data, max_pixels=PILLOW_MAX_PIXELS)
     return SampleView(sample, infos, row, drawing)
+
+
+def _save(drawn: Callable[[], Image.Image], place: Path) -> None:
+    """Write a drawing as PNG. Raises ConfigError."""
+    if place.suffix.lower() != ".png":
+        raise ConfigError(f"{place}: the drawing is a PNG; choose a name that ends in .png")
+    image = drawn()
+    try:
+        with_temporary(place, lambda temporary: image.save(temporary, "PNG", optimize=True))
+    except OSError as error:
+        raise disk_error(error, place) from None
 
 
 def _find(manifest: pl.DataFrame, name: str) -> dict[str, Any]:
