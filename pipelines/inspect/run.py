@@ -126,7 +126,7 @@ def inspect_corpus(path: Path, drawing: Path | None = None) -> CorpusView:
             "bytes": part["size"].sum(),
         })  # fmt: skip
     if drawing is not None:
-        from sigma_data.report.draw import draw_sheet
+        from sigma_data.report.sheet import draw_sheet
 
         first = [rows.filter(pl.col("family") == row["family"]).row(0, named=True) for row in families]
         _save(lambda: draw_sheet([corpus.sample(row) for row in first]), drawing)

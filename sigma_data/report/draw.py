@@ -58,21 +58,6 @@ def draw(sample: Sample, *, width: int = 1280) -> Image.Image:
     return canvas
 
 
-def draw_sheet(samples: Sequence[Sample], *, width: int = 1280) -> Image.Image:
-    """Samples in two columns, each put where the shorter one ends. Never raises for what a sample holds."""
-    drawn = [draw(sample, width=width // 2) for sample in samples]
-    heights = [0, 0]
-    places = []
-    for image in drawn:
-        column = heights.index(min(heights))
-        places.append((column * (width // 2), heights[column]))
-        heights[column] += image.height
-    sheet = Image.new("RGB", (width, max(1, *heights)), PAPER)
-    for image, place in zip(drawn, places, strict=True):
-        sheet.paste(image, place)
-    return sheet
-
-
 @lru_cache(maxsize=16)
 def _font(size: int) -> Font:
     return ImageFont.load_default(size=size)
