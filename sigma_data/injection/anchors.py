@@ -47,6 +47,8 @@ _STYLE = re.compile(
     r"\b(?:(?<=the )(?:reference|given|provided|supplied|attached)\s+style|style\s+(?:reference|image))\b(?!['’])",
     re.IGNORECASE,
 )
+_AS = re.compile(r"\bas\s+(?:(?:the|a|its)\s+)?$", re.IGNORECASE)
+"""The first image as the style reference: it speaks of the image before."""
 _PHOTO = re.compile(
     r"\b(?:the|this|that|my)\s+(?:(?:whole|entire|original|input|source|given|provided|uploaded|reference|current)\s+)?"
     r"(?:photo|image|picture|photograph|pic)\b(?!['’]s|\()",
@@ -106,7 +108,9 @@ def find_anchors(caption: Caption, request: Request) -> list[Anchor]:
         for match in _REFERENCE.finditer(caption.text):
             add([Anchor(*match.span(), meant(request.references).image, "reference", bool(match["possessive"]))])
         for match in _STYLE.finditer(caption.text):
-            if not _placeholder_at(caption, match.end(), placeholders):
+            if not _placeholder_at(caption, match.end(), placeholders) and not _AS.search(
+                caption.text[: match.start()]
+            ):
                 add([Anchor(*match.span(), meant(request.references).image, "style")])
         if any(anchor.kind == "ordinal" for anchor in found):
             for match in _ELLIPSIS.finditer(caption.text):

@@ -102,6 +102,8 @@ def _of_one(caption: Caption, request: Request, index: int) -> Candidate | None:
         return None  # G4: in the background is a place
     if token == "style" and not is_own_style(caption, index, left):
         return None
+    if word in ("camera", "viewer") and left.before in ("at", "to", "toward", "towards", "into", "for"):
+        return None  # looks at the camera, which no image shows
     if is_part(caption, index, left):
         return None
     if becomes(caption, index, left):

@@ -161,6 +161,19 @@ def _placed(caption: Caption, request: Request, anchors: Sequence[Anchor], place
 
 def _of_one(caption: Caption, request: Request, anchors: Sequence[Anchor], placed: Sequence[Placed]) -> Injection:
     """A caption with a single reference, which can always be named: behind a phrase, `the image`, or at the end."""
+    found = _of_one_in_place(caption, request, anchors, placed)
+    if found.code not in ("words_changed", "binding", "not_idempotent"):
+        return found
+    edits = Edits(caption.text)  # its words run into each other: `the car.Make it blue`
+    if contract.unnamed(parse(caption.text), request):
+        append(edits, request.references[0].image)
+    plain = _finished(request, caption, edits, ())
+    return found if plain.refused else plain
+
+
+def _of_one_in_place(
+    caption: Caption, request: Request, anchors: Sequence[Anchor], placed: Sequence[Placed]
+) -> Injection:
     image = request.references[0].image
     photos = photo_anchors(caption, image, anchors)
     if placed and not anchors:

@@ -47,6 +47,9 @@ def several(caption: str, count: int = 2, family: str = "compositional", **given
         ("Zoom out.", "Zoom out <image_1>."),
         ("Make the dogs in <Image> smile", "Make the <subject>dogs in <image_1> smile"),
         ("把狗变成猫。", "把狗变成猫 <image_1>。"),
+        ("Make the dog look at the camera", "Make the <subject>dog <image_1> look at the camera"),
+        ("Put the same hat on the dog", "Put the same hat on the <subject>dog <image_1>"),
+        ("Change the color of the car.Make it blue", "Change the color of the car.Make it blue <image_1>"),
         ("Give the lady sunglasses", "Give the <id>lady <image_1> sunglasses"),
         (
             "Change the overall style of the photo to comic",
@@ -141,6 +144,10 @@ def test_one_reference_has_at_most_two_tokens() -> None:
         (
             "As the change from <image_1> to style reference <image_2>, transform the photo <image_3>", 3,
             "As the change from <image_1> to style reference <image_2>, transform the photo <image_3>",
+        ),
+        (
+            "Stylize the second image using the first image as style reference", 2,
+            "Stylize the second image <image_2> using the first image <image_1> as style reference",
         ),
         (
             "Put the dog in image 1 and 2 cats on the sofa of image 2", 2,
