@@ -23,8 +23,6 @@ OURS = {"cli", "sigma_data", "sigma_model", "pipelines", "benchmarks", "tools", 
 MODULES = {"pillow": "PIL", "pyyaml": "yaml"}
 THROUGH = {"tensorboard": "torch.utils.tensorboard", "s3fs": "fsspec"}
 """Packages that are used through another one."""
-NOT_YET = {"webdataset": "tars that others wrote"}
-"""Declared for a feature under way."""
 ASKED_FOR = {"wandb", "dreamsim"}
 """Imported where a user asks for them, with a message that says how to install them; no extra has them."""
 TOOLS = {"mypy", "ruff", "pytest-xdist", "types-pyyaml"}
@@ -71,7 +69,7 @@ def test_every_declared_package_is_imported_by_the_product() -> None:
         one for extra, packages in EXTRAS.items() if extra != "dev" for one in packages
     ]
     unused = {name_of(one) for one in declared if not is_used(name_of(one), product_imports())}
-    assert unused <= set(NOT_YET)
+    assert unused == set()
 
 
 @pytest.mark.slow

@@ -171,6 +171,16 @@ class Corpus:
 
         return to_datasets(self.path, self.commit, split=split, streaming=streaming)
 
+    def to_webdataset(self, *, split: str = "train", **options: Any) -> Any:
+        """A split as a `webdataset.WebDataset` of `Sample`s, read in the order of the shards.
+
+        `options` are WebDataset's own (`shardshuffle`, `nodesplitter`, ...); shuffling and batching follow as its
+        stages do. Digests are not checked: `sigma validate --deep` does. Raises ConfigError if there is no such split.
+        """
+        from sigma_data.corpus.to_webdataset import to_webdataset
+
+        return to_webdataset(self.path, self.commit, split=split, **options)
+
     def read(self, shard: str, offset: int, size: int) -> bytes:
         """Bytes of a shard by range, as the manifest gives them."""
         with (self.path / shard).open("rb") as file:

@@ -80,3 +80,14 @@ def test_a_corpus_that_was_built_anew_is_not_taken_for_the_old_one(corpus: Corpu
     build(tmp_path / "corpus", "world:30?size=64", splits={"train": 1.0}, overwrite=True)
     with pytest.raises(ConfigError, match="was built anew"):
         next(iter(rows))
+
+
+@pytest.mark.slow
+def test_webdataset_reads_every_sample_of_a_split(corpus: Corpus) -> None:
+    rows = [
+        row["id"] for row in corpus.manifest.sort("shard", "offset").iter_rows(named=True) if row["split"] == "test"
+    ]
+    found = {sample.id: sample for sample in corpus.to_webdataset(split="test")}
+    assert sorted(found) == sorted(rows) and all(found[name] == corpus[name] for name in rows)
+    with pytest.raises(ConfigError, match="has no split 'dev': it has "):
+        corpus.to_webdataset(split="dev")
