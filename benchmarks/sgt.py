@@ -2,7 +2,8 @@
 
 Trains the recipe of configs/quickstart-sgt.yaml twice a seed, on colour maps and questions (2 : 1) and on the same
 questions alone, with as many steps and the same questions a step; asks both held-out questions about unseen scenes, and
-prints accuracy by kind with 95 % intervals, the paired difference, and IoU of the colour maps over the steps.
+prints accuracy by kind with 95 % intervals, the paired difference, IoU of the colour maps over the steps, and for
+comparison what needs no training.
 A seed draws the vision encoder, the order of the data and the noise. Intervals resample conversations, of the mean over
 seeds, so they are of the choice of questions; the figures of every seed stand beside them.
 Run it again to go on where it was stopped.
@@ -14,21 +15,29 @@ import argparse
 import hashlib
 import json
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import numpy as np
+import torch
 import yaml
+from PIL import Image
 
 from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.run import build
 from pipelines.common.bundled_configs import CONFIGS
 from pipelines.common.settings import load_settings
 from pipelines.evaluate.aggregate import SEED, Estimate, RunScores, bootstrap
-from pipelines.evaluate.benchmarks.questions import EXACT
+from pipelines.evaluate.benchmarks import open_benchmark
+from pipelines.evaluate.benchmarks.questions import EXACT, plain
 from pipelines.evaluate.benchmarks.segmentation import HUNGARIAN
 from pipelines.evaluate.generate import Generation
+from pipelines.evaluate.metrics.instance_maps import Answer, measure
+from pipelines.evaluate.questions import limited
 from pipelines.evaluate.report.report import REPORT
 from pipelines.evaluate.report.tables import figure, interval
 from pipelines.evaluate.runner import EvalOptions, Evaluation, evaluate
@@ -39,11 +48,13 @@ from pipelines.train.config import TrainConfig
 from pipelines.train.export import export_run
 from pipelines.train.launch import Launch, launch
 from sigma_data.errors import SigmaError
+from sigma_data.images.decode import load
 from sigma_data.sample import Family
 from sigma_data.synthetic.families.understanding import KINDS
-from sigma_model.config import WEIGHT_FILES
+from sigma_model.config import WEIGHT_FILES, preset, preset_directory
 from sigma_model.new_vision import add_vision
 from sigma_model.sampling.settings import Guidance, SamplingSettings
+from sigma_model.vae import Vae
 
 CONFIG = CONFIGS / "quickstart-sgt.yaml"
 SIZE = 64
@@ -199,6 +210,40 @@ def course(work: Experiment, maps: Mapping[int, Sequence[RunScores]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def bounds(work: Experiment) -> str:
+    """What needs no training: the commonest answer of a kind, a map that is black or the image, and the best a VAE can.
+
+    Answers are counted in what is trained on.
+    """
+    seen: dict[str, Counter[str]] = defaultdict(Counter)
+    for item in open_benchmark(f"questions:{work.corpus}", split="train").items():
+        seen[item.family][plain(item.answer_text or "")] += 1
+    items = open_benchmark(f"questions:{work.unseen}").items()
+    common = {kind: answers.most_common(1)[0][0] for kind, answers in seen.items()}
+    right = [float(plain(item.answer_text or "") == common.get(item.family)) for item in items]
+    kinds = {
+        kind: [one for one, item in zip(right, items, strict=True) if kind in (ALL, item.family)]
+        for kind in (*KINDS, ALL)
+    }
+    vae = Vae.load(preset_directory("tiny") / "ae.safetensors", preset("tiny").vae)
+    maps: dict[str, list[float]] = defaultdict(list)
+    for item in limited(open_benchmark(f"segmentation:{work.unseen}").items(), work.maps):
+        image, answer = load(item.references[0]), load(item.answer)
+        pixels = torch.from_numpy(np.asarray(answer).copy()).permute(2, 0, 1).float() / 127.5 - 1
+        with torch.no_grad():
+            [decoded] = vae.decode(vae.encode([pixels]))
+        again = ((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+        right_map = Answer.of(answer)
+        for name, output in (
+            ("black", Image.new("RGB", answer.size)), ("the image itself", image),
+            ("the answer through the VAE", Image.fromarray(again)),
+        ):  # fmt: skip
+            maps[name].append(measure(output, right_map)["hungarian"])
+    answers = ", ".join(f"{kind} {figure(fmean(some))}" for kind, some in kinds.items() if some)
+    overlaps = ", ".join(f"{name} {figure(fmean(some))}" for name, some in maps.items())
+    return f"The commonest answer: {answers}. IoU of {overlaps}."
+
+
 def run(work: Experiment, workers: int) -> str:
     """Do what is left to do; returns the tables."""
     digest = hashlib.sha256(json.dumps(yaml.safe_load(CONFIG.read_text("utf-8")), sort_keys=True).encode()).hexdigest()
@@ -214,7 +259,8 @@ def run(work: Experiment, workers: int) -> str:
             for step in work.looks:
                 maps[step].append(asked(work, JOINT, seed, "segmentation", step))
             sys.stderr.write(f"after {seed + 1} of {work.seeds} seeds:\n{table(answers)}\n\n")
-        return f"{table(answers)}\n\nIoU of {work.maps} colour maps of unseen scenes:\n\n{course(work, maps)}"
+        title = f"IoU of {work.maps} colour maps of unseen scenes:"
+        return "\n\n".join((table(answers), title, course(work, maps), bounds(work)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,10 +23,12 @@ _VERSION = "1"
 _info = partial(MetricInfo, version=_VERSION)
 _INSTANCES = (
     "An output is brought to the answer's size by nearest neighbour; its instances are its clusters of colours,"
-    " whatever these are: of pixels like their four neighbours the most frequent colour takes all within 64 (Euclidean"
+    " whatever these are: of pixels like their four neighbours the most frequent colour takes all within 110 (Euclidean"
     " RGB; half of the least distance of the answer's own colours where that is less) of their mean, then the next,"
-    " while there are 0.2 % of all pixels and four; every pixel goes to the nearest mean, and the cluster within that"
-    " distance of black, if any, is background."
+    " while there are 0.2 % of all pixels and four; every pixel goes to the nearest mean. A blended edge goes to the"
+    " others: a cluster of which less than a quarter lies in the middle of 3 x 3 pixels of it, and whose mean is within"
+    " half of that distance of the line between two others, or one and black. The cluster within that distance of"
+    " black, if any, is background."
 )
 
 HUNGARIAN = _info(name="segmentation-iou", better="up", definition=(

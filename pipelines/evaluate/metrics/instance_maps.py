@@ -21,11 +21,13 @@ Labels = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
-RADIUS = 64.0
+RADIUS = 110.0
 """Colours nearer than this (Euclidean, of 0..255 a channel) are one; less where the answer's own are closer."""
 LEAST = 0.002
 """Share of the image's pixels that a cluster needs, at least `FEWEST` pixels."""
 FEWEST = 4
+CORE, SOLID = 3, 0.25
+"""An instance fills squares of so many pixels a side, in the middle of which at least this share of its pixels lie."""
 EDGE = 0.008
 """Tolerance of a boundary in diagonals of the image, at least one pixel (DAVIS, Perazzi et al. 2016)."""
 _MOST_COLOURS = 512
@@ -98,10 +100,12 @@ def measure(output: Image.Image, answer: Answer) -> dict[str, float]:
 def clusters(pixels: Floats, radius: float) -> Labels:
     """Labels [H, W] of an output [H, W, 3] by its own colours.
 
-    Only pixels like their four neighbours found a cluster, so that blended edges do not. The most frequent colour (in
-    cells of 8 steps) takes all such pixels within `radius` of their mean, then the next of what is left, as long as
-    there are enough; then every pixel goes to the nearest mean. The cluster within `radius` of black, if any, is the
-    background.
+    Only pixels like their four neighbours found a cluster. The most frequent colour (in cells of 8 steps) takes all
+    such pixels within `radius` of their mean, then the next of what is left, as long as there are enough; then every
+    pixel goes to the nearest mean. A cluster is an edge where two colours blend, and its pixels go to the nearest of
+    the others, if it is thin (fewer than `SOLID` of its pixels lie in the middle of a square of `CORE` x `CORE` of
+    them) and its mean within half of `radius` of the line between two others. The cluster within `radius` of black, if
+    any, is the background.
     """
     flat = pixels.reshape(-1, 3)
     founders = flat[_calm(pixels, radius).reshape(-1)]
@@ -117,12 +121,39 @@ def clusters(pixels: Floats, radius: float) -> Labels:
         if near.sum() >= least:
             means.append(founders[near].mean(axis=0))
         founders = founders[~near]
-    if not means:
-        return np.zeros(pixels.shape[:2], dtype=np.int64)
     # The darkest first: it is the background, unless it is not dark.
     centres = sorted(means, key=lambda mean: float(np.linalg.norm(mean)))
+    nearest = _nearest(flat, centres).reshape(pixels.shape[:2])
+    thin = [_thin(nearest == number) for number in range(len(centres))]
+    solid = [centre for centre, is_thin in zip(centres, thin, strict=True) if not is_thin]
+    centres = [
+        centre
+        for centre, is_thin in zip(centres, thin, strict=True)
+        if not (is_thin and _between(centre, [np.zeros(3), *solid], radius / 2))
+    ]
+    if not centres:
+        return np.zeros(pixels.shape[:2], dtype=np.int64)
     first = 0 if np.linalg.norm(centres[0]) <= radius else 1
     return _without_gaps(_nearest(flat, centres) + first).reshape(pixels.shape[:2])
+
+
+def _thin(mask: Mask) -> bool:
+    """Whether few of its pixels lie in the middle of a square of `CORE` x `CORE` of them."""
+    if min(mask.shape) < CORE:
+        return False
+    squares = np.lib.stride_tricks.sliding_window_view(mask, (CORE, CORE))
+    return bool(squares.all(axis=(2, 3)).sum() < SOLID * mask.sum())
+
+
+def _between(colour: Floats, ends: Sequence[Floats], tolerance: float) -> bool:
+    """Whether a colour lies within the tolerance of the line between two of the ends."""
+    for number, one in enumerate(ends):
+        for other in ends[:number]:
+            along = other - one
+            share = min(1.0, max(0.0, float((colour - one) @ along) / max(1e-9, float(along @ along))))
+            if float(np.linalg.norm(colour - one - share * along)) <= tolerance:
+                return True
+    return False
 
 
 def _without_gaps(labels: Labels) -> Labels:

@@ -118,7 +118,7 @@ def test_a_corpus_without_such_samples_is_refused(corpus: Path, tmp_path: Path) 
 def test_definitions_state_a_version_and_numbers_that_the_code_has() -> None:
     for metric in (*SegmentationBenchmark.metrics, EXACT):
         assert metric.version == "1" and len(metric.definition) > 60
-    from pipelines.evaluate.metrics.instance_maps import EDGE, FEWEST, LEAST, RADIUS
+    from pipelines.evaluate.metrics.instance_maps import CORE, EDGE, FEWEST, LEAST, RADIUS, SOLID
 
-    assert (RADIUS, LEAST, FEWEST, EDGE) == (64, 0.002, 4, 0.008)
+    assert (RADIUS, LEAST, FEWEST, CORE, SOLID, EDGE) == (110, 0.002, 4, 3, 0.25, 0.008)
     assert QuestionsBenchmark.answers == "text" and SegmentationBenchmark.answers == "image"

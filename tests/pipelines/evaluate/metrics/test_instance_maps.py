@@ -6,6 +6,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -26,9 +27,12 @@ from pipelines.evaluate.metrics.instance_maps import (
     measure,
     pixel_iou,
 )
+from sigma_data.synthetic.draw import render
 from sigma_data.synthetic.families.crowds import crowd
 from sigma_data.synthetic.instances import COLOURS, instance_map
 from sigma_data.synthetic.rng import KeyedRng
+from sigma_model.config import preset, preset_directory
+from sigma_model.vae import Vae
 
 few = hypothesis_settings(max_examples=60, deadline=None, derandomize=True)
 labelled = arrays.arrays(np.int64, (7, 9), elements=st.integers(0, 3))
@@ -81,10 +85,31 @@ def test_colours_that_only_drift_cost_nothing(index: int) -> None:
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_blended_edges_are_no_instances(index: int) -> None:
+@pytest.mark.parametrize("blur", [0.5, 1, 1.5, 2])
+def test_blended_edges_are_no_instances(index: int, blur: float) -> None:
     answer = scene(index, 128)
-    found = score(answer.filter(ImageFilter.GaussianBlur(1)), answer)
-    assert found["count"] == 0 and found["hungarian"] > 0.85 and found["boundary"] > 0.85
+    found = score(answer.filter(ImageFilter.GaussianBlur(blur)), answer)
+    assert found["count"] == 0 and found["hungarian"] > 0.84 and found["boundary"] > 0.9
+
+
+@pytest.mark.slow
+def test_what_an_autoencoder_makes_of_a_map_is_the_map_and_its_image_is_not() -> None:
+    vae = Vae.load(preset_directory("tiny") / "ae.safetensors", preset("tiny").vae)
+    scores = []
+    for index in range(12):
+        answer = scene(index, least=1)
+        pixels = torch.from_numpy(np.asarray(answer).copy()).permute(2, 0, 1).float() / 127.5 - 1
+        with torch.no_grad():
+            [decoded] = vae.decode(vae.encode([pixels]))
+        made = ((decoded.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+        scores.append(score(Image.fromarray(made), answer))
+    assert np.mean([one["hungarian"] for one in scores]) > 0.85
+    assert np.mean([one["count"] for one in scores]) < 0.1
+    copies = []
+    for index in range(12):
+        things = crowd(KeyedRng("instances", index)).scene
+        copies.append(score(render(things, 64), instance_map(things.things, 64))["hungarian"])
+    assert np.mean(copies) < 0.35
 
 
 @pytest.mark.parametrize("index", range(4))
