@@ -165,10 +165,12 @@ def _of_one(caption: Caption, request: Request, anchors: Sequence[Anchor], place
     if found.code not in ("words_changed", "binding", "not_idempotent"):
         return found
     edits = Edits(caption.text)  # its words run into each other: `the car.Make it blue`
+    for one in placed:
+        edits.insert(one.start, f"<{one.token}>")
     if contract.unnamed(parse(caption.text), request):
         append(edits, request.references[0].image)
-    plain = _finished(request, caption, edits, ())
-    return found if plain.refused else plain
+    at_end = _finished(request, caption, edits, placed)
+    return found if at_end.refused else at_end
 
 
 def _of_one_in_place(

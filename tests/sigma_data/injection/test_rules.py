@@ -49,7 +49,7 @@ def several(caption: str, count: int = 2, family: str = "compositional", **given
         ("把狗变成猫。", "把狗变成猫 <image_1>。"),
         ("Make the dog look at the camera", "Make the <subject>dog <image_1> look at the camera"),
         ("Put the same hat on the dog", "Put the same hat on the <subject>dog <image_1>"),
-        ("Change the color of the car.Make it blue", "Change the color of the car.Make it blue <image_1>"),
+        ("Change the color of the car.Make it blue", "Change the color of the <subject>car.Make it blue <image_1>"),
         ("Give the lady sunglasses", "Give the <id>lady <image_1> sunglasses"),
         (
             "Change the overall style of the photo to comic",
