@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.distributed.sharded_tensor import held_rows, local_part
@@ -47,7 +47,7 @@ def load_weights_sharded(
 
     # An attribute projection, which files may lack, is not in their order, and stays zero then.
     order = [ours[name] for name in stored.in_order() if name in ours]
-    _materialize(model, group, dtype, trainable, order, read)
+    materialize(model, group, dtype, trainable, order, read)
 
 
 def init_weights_sharded(
@@ -64,12 +64,12 @@ def init_weights_sharded(
     def draw(name: str, part: Tensor, rows: tuple[int, int]) -> None:
         part.copy_(fresh_tensor(model.config, name, shapes[name], seed=seed)[rows[0] : rows[1]])
 
-    _materialize(model, group, dtype, trainable, order, draw)
+    materialize(model, group, dtype, trainable, order, draw)
 
 
 @torch.no_grad()
-def _materialize(
-    model: SigmaModel,
+def materialize(
+    model: nn.Module,
     group: ProcessGroup,
     dtype: torch.dtype,
     trainable: torch.dtype | None,

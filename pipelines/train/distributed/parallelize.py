@@ -19,22 +19,23 @@ from torch.utils.checkpoint import checkpoint
 from pipelines.train.config import ParallelSettings
 from pipelines.train.distributed.process_group import ProcessGroup
 from sigma_model.model import SigmaModel
+from sigma_model.omnigen2.transformer import Omnigen2Transformer
 
 
-def parallelize(model: SigmaModel, group: ProcessGroup, settings: ParallelSettings, *, dtype: torch.dtype) -> None:
+def parallelize(model: nn.Module, group: ProcessGroup, settings: ParallelSettings, *, dtype: torch.dtype) -> None:
     """Make a model ready for these ranks, in place; names of parameters stay what they are.
 
     `dtype` is what layers compute in; gradients are reduced in float32 and summed over ranks. Without a mesh a model
     computes in the type of its parameters (see `mixed` of `start_process_group`). The trainable parameters
     must be chosen before, and all be of one type.
     """
-    layers: list[nn.Module] = [*model.backbone.layers, *(model.vision.layers if model.vision is not None else ())]
+    layers, compiled = layers_of(model)
     every = {"none": 0, "selective": 2, "full": 1}[settings.checkpointing]
     for number, layer in enumerate(layers):
         # The forward method alone is replaced: FSDP's hooks stay outside, and parameters keep their names.
         if every and number % every == 0:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
-        if settings.compile and number < len(model.backbone.layers):
+        if settings.compile and number < compiled:
             layer.forward = torch.compile(layer.forward)
     if group.mesh is None:
         return
@@ -44,6 +45,16 @@ def parallelize(model: SigmaModel, group: ProcessGroup, settings: ParallelSettin
         unit = fully_shard(module, mesh=group.mesh, mp_policy=policy, offload_policy=offload)
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+
+
+def layers_of(model: nn.Module) -> tuple[list[nn.Module], int]:
+    """The layers of a model, which are sharded and computed again one by one, and how many of the first to compile."""
+    if isinstance(model, Omnigen2Transformer):
+        refiners = (*model.context_refiner, *model.noise_refiner, *model.ref_image_refiner)
+        return [*model.layers, *refiners], len(model.layers)
+    assert isinstance(model, SigmaModel)
+    vision = model.vision.layers if model.vision is not None else ()
+    return [*model.backbone.layers, *vision], len(model.backbone.layers)
 
 
 @contextmanager
