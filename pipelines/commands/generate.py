@@ -38,6 +38,7 @@ from pipelines.commands.options import (
     print_result,
     typed,
 )
+from pipelines.evaluate.defaults import BATCH
 from sigma_model.dtypes import DType
 from sigma_model.sampling.settings import MAX_TOKENS, TEMPERATURE
 
@@ -45,16 +46,24 @@ from sigma_model.sampling.settings import MAX_TOKENS, TEMPERATURE
 def generate(
     context: typer.Context,
     prompt: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="What to make, e.g. 'Put <subject> the cup <image_1> into the style of <style> <image_2>'.",
             show_default=False,
         ),
-    ],
+    ] = None,
     images: Annotated[
         list[Path] | None, path_option("--image", "-i", help="A reference: the first is <image_1>, and so on.")
     ] = None,
-    out: Annotated[Path, path_option("--out", "-o", help="The PNG to write.")] = Path("out.png"),
+    source: Annotated[
+        Path | None,
+        path_option(
+            "--from", help="Many prompts: JSON lines, the release's parquet, or a corpus (docs/generation.md)."
+        ),
+    ] = None,
+    out: Annotated[
+        Path, path_option("--out", "-o", help="The PNG to write; with --from the folder, by default `generated`.")
+    ] = Path("out.png"),
     model: ModelPath = "tiny",
     base: Base = None,
     seed: Seed = 0,
@@ -81,18 +90,41 @@ def generate(
     device: Device = "auto",
     device_map: DeviceMap = None,
     quantize: Quantize = None,
+<<<<<<< HEAD
     negative: Negative = None,
     route: ReferenceRoute = None,
     solver: StepSolver = None,
     step_cache: StepCache = None,
     adapter: Adapter = None,
+=======
+    split: Annotated[str | None, typer.Option(help="Of a corpus with --from.", show_default="test")] = None,
+    start: Annotated[int, typer.Option(min=0, help="Prompts of --from to leave out first.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Prompts of --from at most.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Prompts of --from that are answered together.")] = BATCH,
+    nproc: Annotated[int, typer.Option(min=1, help="Processes for --from, each with a model of its own.")] = 1,
+>>>>>>> 62a1779 (sigma generate --from: many prompts into a folder, resumable, with a contact sheet)
     as_json: Json = False,
 ) -> None:
     """Generate an image or text from a prompt.
 
-    With references, images that the prompt names as <image_1>, <image_2> and so on.
+    With references, images that the prompt names as <image_1>, <image_2> and so on. With --from many prompts are
+    answered into a folder: run it again to go on, failures are listed and tried again.
     """
     from pipelines.common.settings import load_settings
+
+    if source is not None:
+        from pipelines.generate.batch import BatchConfig, batch_summary, run_batch
+
+        _refuse(context, ("prompt", "images", "count"), "with --from prompts and images come from the source")
+        answered = run_batch(load_settings(BatchConfig, None, (), typed={}, **typed(context, BatchConfig)))
+        if as_json:
+            print_json(answered)
+        else:
+            print_result(batch_summary(answered))
+        return
+    _refuse(context, ("split", "start", "limit", "batch", "nproc"), "belongs to --from")
+    if prompt is None:
+        raise typer.BadParameter("write what to make, or give a file of prompts with --from", param_hint="PROMPT")
     from pipelines.generate.config import GenerateConfig
     from pipelines.generate.run import run_generate
 
@@ -102,3 +134,11 @@ def generate(
         print_json(result)
     else:
         print_result("".join(f"{line}\n" for line in result.get("files") or result["texts"]))
+
+
+def _refuse(context: typer.Context, names: tuple[str, ...], why: str) -> None:
+    """Raises typer.BadParameter where one of these was given."""
+    for name in names:
+        origin = context.get_parameter_source(name)
+        if origin is not None and origin.name == "COMMANDLINE" and context.params[name]:
+            raise typer.BadParameter(why, param_hint="PROMPT" if name == "prompt" else f"--{name.removesuffix('s')}")

@@ -1,0 +1,309 @@
+"""Batch inference: every prompt of a source answered into a folder, by several processes, resumable.
+
+An answer appears by rename, so a run that was killed goes on with what is missing; failures are tried again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipelines.common.folder_lock import LOCK, FolderLock, refuse_other_settings
+from pipelines.common.inference_config import InferenceConfig
+from pipelines.common.process_pool import run_ranks
+from pipelines.common.progress import ProgressBar
+from pipelines.evaluate.defaults import BATCH
+from pipelines.evaluate.item import Item
+from pipelines.evaluate.run_folder import digest_of_model
+from pipelines.generate.prompts import read_prompts
+from pipelines.generate.sheet import write_sheet
+from sigma_data.errors import ConfigError, SigmaError
+from sigma_data.storage.files import disk_error, dump_json, write_atomic
+from sigma_data.storage.path_settings import LocalPath, ModelPath
+from sigma_model.config import weight_files
+from sigma_model.loading import LoadedModel, choose_device, describe_model, load_for_inference
+from sigma_model.sampling.generate import Request, generate_images, generate_texts, lay_out, write_image
+
+logger = logging.getLogger(__name__)
+
+SETTINGS, RESULTS, ANSWERS = "settings.json", "results.jsonl", "answers"
+_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+class BatchConfig(InferenceConfig):
+    """Which prompts are answered, by what, and where to."""
+
+    source: LocalPath
+    """JSON lines, the release's parquet, or a corpus."""
+    out: LocalPath = Path("generated")
+    model: ModelPath = "tiny"
+    split: str | None = None
+    """Of a corpus; test by default."""
+    start: int = 0
+    """Prompts to leave out first."""
+    limit: int | None = None
+    """Prompts at most."""
+    batch: int = BATCH
+    """Prompts that are answered together."""
+    nproc: int = 1
+    text: bool = False
+    """Answer with text instead of images."""
+
+    def prompts(self) -> Iterator[tuple[int, Item]]:
+        """The items, each with its index in the source. Raises ConfigError."""
+        return read_prompts(self.source, text=self.text, split=self.split, start=self.start, limit=self.limit)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt of the source, without its images. `digest` names all that is asked: text, images, size."""
+
+    index: int
+    id: str
+    prompt: str
+    references: int
+    digest: str
+
+    @classmethod
+    def of(cls, index: int, item: Item) -> Asked:
+        """What `item` asks."""
+        digest = hashlib.sha256(json.dumps([item.instruction, item.size, item.bindings]).encode())
+        for data in (*(turn.instruction.encode() for turn in item.before), *item.references):
+            digest.update(hashlib.sha256(data).digest())
+        return cls(index, item.id, item.instruction, len(item.references), digest.hexdigest()[:8])
+
+    def file(self, *, text: bool) -> str:
+        """Where its answer lies in the folder; what is asked otherwise lies elsewhere."""
+        name = _NAME.sub("_", self.id)[:80].strip("._") or "item"
+        return f"{ANSWERS}/{self.index:06d}-{name}-{self.digest}{'.txt' if text else '.png'}"
+
+
+def run_batch(config: BatchConfig) -> dict[str, Any]:
+    """Answer what is missing; returns the counts, for `batch_summary`. Raises SigmaError.
+
+    One item that cannot be answered stops no other: it is listed with the reason.
+    """
+    config.sampling  # noqa: B018  # raises for values that make no sense
+    description = describe_model(config.model, base=config.base, vision=config.understanding)
+    asked = [Asked.of(index, item) for index, item in config.prompts()]
+    if not asked:
+        raise ConfigError(f"--from {config.source}: has no prompt there: look at --start, --limit and --split")
+    settings = config.model_dump(mode="json", exclude={"source", "out", "model", "base", "nproc", "start", "limit"})
+    settings |= {"weights": digest_of_model(description), "source": str(config.source)}
+    out = config.out
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out} is a file: choose a folder with --out")
+    try:
+        lock = FolderLock(out / LOCK, "generation")
+    except OSError as error:
+        raise disk_error(error, out) from None
+    try:
+        _enter(out, settings)
+        to_do = [one for one in asked if not (out / one.file(text=config.text)).is_file()]
+        failures = _generate(config, asked, to_do)
+        rows = _rows(config, asked, failures)
+        try:
+            write_atomic(out / RESULTS, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+            sheet = write_sheet(out, f"{config.source.name}: {len(rows):,} prompts", rows)
+        except OSError as error:
+            raise disk_error(error, out) from None
+    finally:
+        lock.release()
+    if len(failures) == len(asked):
+        index, reason = next(iter(failures.items()))
+        raise ConfigError(f"{config.source}: no prompt could be answered; the first, number {index}: {reason}")
+    return {
+        "out": str(out),
+        "prompts": len(asked),
+        "answered": len(asked) - len(failures),
+        "before": len(asked) - len(to_do),
+        "failed": {str(index): reason for index, reason in sorted(failures.items())},
+        "results": str(out / RESULTS),
+        "sheet": str(sheet),
+        "trained": bool(weight_files(description.directory)),
+    }
+
+
+def batch_summary(result: dict[str, Any]) -> str:
+    """The counts, the first failures, where to look."""
+    lines = [f"{result['out']}: {result['answered']:,} of {result['prompts']:,} prompts answered; {result['sheet']}"]
+    lines += [f"  failed: number {index}: {reason}" for index, reason in [*result["failed"].items()][:5]]
+    if len(result["failed"]) > 5:
+        lines.append(f"  and {len(result['failed']) - 5:,} more, in {result['results']}")
+    return "\n".join([*lines, ""])
+
+
+def _enter(out: Path, settings: dict[str, Any]) -> None:
+    """Record the settings. Raises ConfigError where something was made there with others."""
+    path = out / SETTINGS
+    try:
+        if path.exists():
+            there = json.loads(path.read_text("utf-8"))
+            differ = [name for name in settings if there.get(name) != settings[name]]
+            refuse_other_settings(out, [f"{name} ({there.get(name)} there, {settings[name]} now)" for name in differ])
+        elif {one.name for one in out.iterdir()} - {LOCK}:
+            raise ConfigError(f"{out} is not empty, and nothing was generated there: choose another --out")
+        write_atomic(path, dump_json(settings))
+    except OSError as error:
+        raise disk_error(error, out) from None
+    except (ValueError, AttributeError):
+        raise ConfigError(f"{path}: cannot be read: choose another --out") from None
+
+
+def _generate(config: BatchConfig, asked: Sequence[Asked], to_do: Sequence[Asked]) -> dict[int, str]:
+    """Answer what is missing; returns index -> reason for what failed."""
+    # Batches are cut by the place in the source: an image's last bits depend on what it is computed with.
+    numbers = sorted({one.index // config.batch for one in to_do})
+    shares = [frozenset(numbers[rank :: config.nproc]) for rank in range(min(config.nproc, len(numbers)))]
+    with ProgressBar("generate", len(asked), "prompts", found=len(asked) - len(to_do)) as shown:
+        if numbers:
+            run_ranks(partial(_share, config), shares, shown.add)
+    missing = [one for one in to_do if not (config.out / one.file(text=config.text)).is_file()]
+    return {one.index: _reason(config.out, one) for one in missing}
+
+
+def _share(config: BatchConfig, rank: int, share: frozenset[int], progress: Callable[[int], None]) -> None:
+    """What a rank does: it reads the source once, and keeps what is its own."""
+    import torch
+
+    device = choose_device(config.device)
+    if device == "cuda" and config.device_map is None:
+        device = f"cuda:{rank % torch.cuda.device_count()}"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums are rounded by how they are split over threads
+    try:
+        model = load_for_inference(
+            config.model,
+            base=config.base,
+            dtype=config.dtype,
+            device=device,
+            vision=config.understanding,
+            device_map=config.device_map,
+            quantization=config.quantize,
+        )
+        if rank == 0 and not model.trained:
+            logger.info("sigma: %s has no trained weights, so this is noise", model.name)
+        for some in _batches(config, share):
+            progress(_answer(config, model, some))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _batches(config: BatchConfig, share: frozenset[int]) -> Iterator[list[tuple[int, Item]]]:
+    """The batches of a share, whole, also where a part was answered before."""
+    some: list[tuple[int, Item]] = []
+    for index, item in config.prompts():
+        number = index // config.batch
+        if some and some[0][0] // config.batch != number:
+            yield some
+            some = []
+        if number in share:
+            some.append((index, item))
+    if some:
+        yield some
+
+
+def _answer(config: BatchConfig, model: LoadedModel, items: Sequence[tuple[int, Item]]) -> int:
+    """Answer a batch and write what is new; returns how many that are. What fails leaves its reason instead."""
+    requests: list[tuple[Asked, Request]] = []
+    for index, item in items:
+        one = Asked.of(index, item)
+        request = _request(config, item)
+        try:
+            lay_out(request, model.tokenizer, model.geometry, answer=not config.text)
+            requests.append((one, request))
+        except SigmaError as error:
+            _fail(config.out, one, str(error))
+    count = 0
+    for (one, request), made in zip(requests, _run(config, model, [request for _, request in requests]), strict=True):
+        path = config.out / one.file(text=config.text)
+        if isinstance(made, SigmaError):
+            _fail(config.out, one, str(made))
+            continue
+        count += not path.is_file()
+        try:
+            path.parent.mkdir(exist_ok=True)
+            _failure(config.out, one).unlink(missing_ok=True)
+            if isinstance(made, str):
+                write_atomic(path, made)
+        except OSError as error:
+            raise disk_error(error, path) from None
+        if not isinstance(made, str):
+            write_image(made, path, model, request, config.sampling)
+    return count
+
+
+def _run(config: BatchConfig, model: LoadedModel, requests: Sequence[Request]) -> list[Any]:
+    """All at once; where that fails one by one, so that only the one at fault is lost."""
+    if not requests:
+        return []
+    try:
+        if config.text:
+            return [
+                *generate_texts(
+                    model,
+                    requests,
+                    max_tokens=config.max_tokens,
+                    temperature=config.temperature,
+                    group_mask=config.group_mask,
+                )
+            ]
+        return [*generate_images(model, requests, config.sampling)]
+    except SigmaError as error:
+        if len(requests) == 1:
+            return [error]
+        return [made for request in requests for made in _run(config, model, [request])]
+
+
+def _request(config: BatchConfig, item: Item) -> Request:
+    return Request(
+        item.instruction,
+        item.references,
+        names=item.truth.get("files") or [f"reference {number}" for number in range(1, len(item.references) + 1)],
+        size=config.size or item.size,
+        seed=config.seed,
+        name=item.id,
+        bindings=item.bindings,
+        before=item.before,
+        masks=item.masks,
+    )
+
+
+def _rows(config: BatchConfig, asked: Sequence[Asked], failures: dict[int, str]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for one in asked:
+        file = one.file(text=config.text)
+        row: dict[str, Any] = {"index": one.index, "id": one.id, "prompt": one.prompt, "references": one.references}
+        if one.index in failures:
+            row["failure"] = failures[one.index]
+        elif config.text:
+            row["text"] = (config.out / file).read_text("utf-8")
+        else:
+            row["file"] = file
+        rows.append(row)
+    return rows
+
+
+def _failure(out: Path, one: Asked) -> Path:
+    return out / ANSWERS / f"{one.index:06d}.failed"
+
+
+def _fail(out: Path, one: Asked, reason: str) -> None:
+    path = _failure(out, one)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, reason)
+    except OSError as error:
+        raise disk_error(error, path) from None
+
+
+def _reason(out: Path, one: Asked) -> str:
+    path = _failure(out, one)
+    return path.read_text("utf-8") if path.is_file() else "no answer was written"

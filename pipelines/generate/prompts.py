@@ -1,0 +1,97 @@
+"""Prompts of a file, a folder or a corpus, one after the other: never more than one with its images in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pipelines.common.inference_config import parse_size
+from pipelines.evaluate.benchmarks.samples import corpus_samples, is_corpus, items_of, text_items_of
+from pipelines.evaluate.item import Item
+from sigma_data.errors import ConfigError
+from sigma_data.sample import Rejection, Sample
+from sigma_data.sources import open_source, source_spec
+
+LINES = (".jsonl", ".ndjson")
+_KEYS = {"id", "prompt", "images", "size"}
+
+
+def read_prompts(
+    path: Path, *, text: bool, split: str | None = None, start: int = 0, limit: int | None = None
+) -> Iterator[tuple[int, Item]]:
+    """The items of a source, each with its index there, from `start` on, `limit` of them.
+
+    `path` is a file of JSON lines ({"prompt": ..., "images": [...]}, also "id" and "size"; paths are relative to the
+    file), the release's parquet, or a corpus, whose `split` (test) is asked. `text`: what is asked for text there.
+    Raises ConfigError where it is none of these or a line is wrong.
+    """
+    if not path.exists():
+        raise ConfigError(f"--from {path}: no such file or folder")
+    if path.suffix.lower() in LINES:
+        items: Iterator[Item] = _lines(path)
+    elif is_corpus(str(path)):
+        items = _of_samples(corpus_samples(str(path), split or "test"), text=text)
+    elif path.is_dir() or path.suffix.lower() == ".parquet":
+        items = _of_samples(_release(path), text=text)
+    else:
+        raise ConfigError(f"--from {path}: give JSON lines (.jsonl), the release's parquet, or a corpus")
+    if split is not None and not is_corpus(str(path)):
+        raise ConfigError(f"--from {path}: is not a corpus and has no splits: leave --split out")
+    stop = None if limit is None else start + limit
+    return ((index, item) for index, item in islice(enumerate(items), start, stop))
+
+
+def _of_samples(samples: Iterator[Sample], *, text: bool) -> Iterator[Item]:
+    for sample in samples:
+        yield from (item for _, item in text_items_of(sample)) if text else items_of(sample)
+
+
+def _release(path: Path) -> Iterator[Sample]:
+    reader = open_source(source_spec("release", str(path)))
+    for fragment in reader.fragments():
+        for record in reader.read(fragment):
+            if isinstance(record, Rejection):
+                row = "" if record.row is None else f", row {record.row}"
+                raise ConfigError(
+                    f"--from {record.location}{row}: {record.message}; build a corpus of it, and use that"
+                )
+            yield record
+
+
+def _lines(path: Path) -> Iterator[Item]:
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield _item(path, number, line)
+
+
+def _item(path: Path, number: int, line: str) -> Item:
+    """A line as an item; an image that cannot be read is b"", which fails that item alone."""
+    where = f"{path}, line {number}"
+    try:
+        row: dict[str, Any] = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where}: is no JSON ({error}): write one object a line") from None
+    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+        raise ConfigError(f'{where}: has no prompt: write {{"prompt": "...", "images": ["a.png"]}}')
+    if unknown := sorted(row.keys() - _KEYS):
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; there are {', '.join(sorted(_KEYS))}")
+    names = row.get("images") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{where}: images are a list of paths")
+    try:
+        size = parse_size(row["size"]) if row.get("size") is not None else None
+    except ValueError as error:
+        raise ConfigError(f"{where}: size: {error}") from None
+    references = tuple(_bytes(path.parent / Path(name).expanduser()) for name in names)
+    return Item(str(row.get("id", number)), "", row["prompt"], references, size=size, truth={"files": names})
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

@@ -1,0 +1,175 @@
+"""Many prompts into a folder: what is read, resuming, failures, the same bytes for any number of processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from support.commands import sigma
+
+from pipelines.generate.batch import BatchConfig, run_batch
+from pipelines.generate.prompts import read_prompts
+from sigma_data.errors import ConfigError
+
+ROWS: list[dict[str, Any]] = [
+    {"prompt": "a red cup", "size": "32x32"},
+    {"id": "a/b c", "prompt": "put <subject> it <image_1> there", "images": ["red.png"]},
+    {"id": "gone", "prompt": "as <image_1>", "images": ["gone.png"]},
+    {"id": "four", "prompt": "bold & plain 3 < 4", "size": "32x64"},
+]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    Image.new("RGB", (32, 32), (200, 30, 30)).save(tmp_path / "red.png")
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in ROWS) + "\n", "utf-8")
+    return path
+
+
+def config(source: Path, out: Path, **changes: Any) -> BatchConfig:
+    return BatchConfig(source=source, out=out, **{"model": "tiny-base", "steps": 2, "batch": 2, **changes})
+
+
+def answers(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (out / "answers").glob("*.png")}
+
+
+@pytest.mark.slow
+def test_every_prompt_is_answered_or_listed_and_a_second_run_changes_nothing(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run_batch(config(source, out))
+    assert result["failed"].keys() == {"2"}, result["failed"]
+    assert (result["prompts"], result["answered"], result["before"]) == (4, 3, 0)
+    assert result["failed"].keys() == {"2"}
+    assert "gone.png" in result["failed"]["2"]
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text("utf-8").splitlines()]
+    assert [row["index"] for row in rows] == [0, 1, 2, 3]
+    assert [row.get("file") is None for row in rows] == [False, False, True, False]
+    with Image.open(out / rows[3]["file"]) as image:
+        assert image.size == (32, 64)
+        assert json.loads(image.text["sigma"])["prompt"] == ROWS[3]["prompt"]  # type: ignore[attr-defined]
+    page = (out / "index.html").read_text("utf-8")
+    assert "1 failed" in page
+    assert "bold &amp; plain 3 &lt; 4" in page
+    assert "3 < 4" not in page
+    before = answers(out)
+    times = {path: path.stat().st_mtime_ns for path in (out / "answers").glob("*.png") if "000003" not in path.name}
+    (out / "answers" / Path(rows[3]["file"]).name).unlink()
+    again = run_batch(config(source, out))
+    assert (again["answered"], again["before"]) == (3, 2)
+    assert answers(out) == before
+    assert {path: path.stat().st_mtime_ns for path in times}.keys() == times.keys()
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_bytes_as_one_and_parts_those_of_the_whole(source: Path, tmp_path: Path) -> None:
+    run_batch(config(source, tmp_path / "one"))
+    run_batch(config(source, tmp_path / "two", nproc=2))
+    assert answers(tmp_path / "one") == answers(tmp_path / "two")
+    run_batch(config(source, tmp_path / "parts", limit=2))
+    run_batch(config(source, tmp_path / "parts", start=2))
+    assert answers(tmp_path / "one") == answers(tmp_path / "parts")
+
+
+@pytest.mark.slow
+def test_a_prompt_that_was_changed_is_answered_anew_and_other_settings_are_refused(
+    source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run_batch(config(source, out, limit=1))
+    source.write_text(source.read_text("utf-8").replace("a red cup", "a blue cup"), "utf-8")
+    assert run_batch(config(source, out, limit=1))["before"] == 0
+    with pytest.raises(ConfigError, match=r"steps \(2 there, 3 now\)"):
+        run_batch(config(source, out, limit=1, steps=3))
+
+
+@pytest.mark.slow
+def test_a_corpus_is_asked_by_split_and_for_text(small_corpus: Path, tmp_path: Path) -> None:
+    result = run_batch(config(small_corpus, tmp_path / "images", split="train", limit=2, size=(32, 32)))
+    assert result["answered"] == 2
+    with pytest.raises(ConfigError, match="splits with samples"):
+        run_batch(config(small_corpus, tmp_path / "none", split="nosuch"))
+    lines = tmp_path / "ask.jsonl"
+    lines.write_text('{"prompt": "What is it?"}\n', "utf-8")
+    words = run_batch(config(lines, tmp_path / "words", text=True, max_tokens=4, model="tiny"))
+    (row,) = [json.loads(line) for line in Path(words["results"]).read_text("utf-8").splitlines()]
+    assert isinstance(row["text"], str)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "line 1: is no JSON"),
+        ('["a"]', "has no prompt"),
+        ('{"images": []}', "has no prompt"),
+        ('{"prompt": "a", "image": "b"}', "unknown key 'image'"),
+        ('{"prompt": "a", "images": "b"}', "a list of paths"),
+        ('{"prompt": "a", "size": "64"}', "size: write WIDTHxHEIGHT"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(line, "utf-8")
+    with pytest.raises(ConfigError, match=said):
+        list(read_prompts(path, text=False))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("none.jsonl", {}, "no such file"),
+        ("red.png", {}, "give JSON lines"),
+        ("prompts.jsonl", {"split": "test"}, "has no splits"),
+        ("prompts.jsonl", {"start": 9}, "has no prompt there"),
+    ],
+)
+def test_a_source_that_cannot_be_asked(source: Path, name: str, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        run_batch(config(source.parent / name, source.parent / "out", **changes))
+    assert not (source.parent / "out").exists()
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("x")
+    with pytest.raises(ConfigError, match="not empty"):
+        run_batch(config(source, tmp_path / "out"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("a", "--from", "p.jsonl"), "come from the source"),
+        (("--from", "p.jsonl", "--image", "a.png"), "come from the source"),
+        (("a", "--limit", "3"), "belongs to --from"),
+        ((), "give a file of prompts with --from"),
+    ],
+)
+def test_options_that_do_not_go_together(words: tuple[str, ...], said: str) -> None:
+    found = sigma("generate", *words)
+    assert found.returncode == 2
+    assert said in found.stderr
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--from", source, "--model", "tiny-base", "--steps", "2", "--batch", "1"]
+    command = [sys.executable, "-m", "cli", "generate", *map(str, options), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
+    while process.poll() is None and not list((out / "answers").glob("*.png")):
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run_batch(config(source, out, batch=1))
+    run_batch(config(source, tmp_path / "whole", batch=1))
+    assert answers(out) == answers(tmp_path / "whole")
