@@ -90,19 +90,16 @@ def generate(
     device: Device = "auto",
     device_map: DeviceMap = None,
     quantize: Quantize = None,
-<<<<<<< HEAD
     negative: Negative = None,
     route: ReferenceRoute = None,
     solver: StepSolver = None,
     step_cache: StepCache = None,
     adapter: Adapter = None,
-=======
     split: Annotated[str | None, typer.Option(help="Of a corpus with --from.", show_default="test")] = None,
     start: Annotated[int, typer.Option(min=0, help="Prompts of --from to leave out first.")] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Prompts of --from at most.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Prompts of --from that are answered together.")] = BATCH,
     nproc: Annotated[int, typer.Option(min=1, help="Processes for --from, each with a model of its own.")] = 1,
->>>>>>> 62a1779 (sigma generate --from: many prompts into a folder, resumable, with a contact sheet)
     as_json: Json = False,
 ) -> None:
     """Generate an image or text from a prompt.

@@ -17,19 +17,20 @@ from typing import Any
 
 from pipelines.common.folder_lock import LOCK, FolderLock, refuse_other_settings
 from pipelines.common.inference_config import InferenceConfig
+from pipelines.common.omnigen2_settings import omnigen2_settings, refuse_omnigen2_settings
 from pipelines.common.process_pool import run_ranks
 from pipelines.common.progress import ProgressBar
 from pipelines.evaluate.defaults import BATCH
 from pipelines.evaluate.item import Item
-from pipelines.evaluate.run_folder import digest_of_model
+from pipelines.evaluate.model_facts import model_facts
+from pipelines.generate.answerer import Answerer, load_answerer
 from pipelines.generate.prompts import read_prompts
 from pipelines.generate.sheet import write_sheet
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
 from sigma_data.storage.path_settings import LocalPath, ModelPath
-from sigma_model.config import weight_files
-from sigma_model.loading import LoadedModel, choose_device, describe_model, load_for_inference
-from sigma_model.sampling.generate import Request, generate_images, generate_texts, lay_out, write_image
+from sigma_model.loading import choose_device
+from sigma_model.sampling.generate import Request
 
 logger = logging.getLogger(__name__)
 
@@ -90,13 +91,19 @@ def run_batch(config: BatchConfig) -> dict[str, Any]:
 
     One item that cannot be answered stops no other: it is listed with the reason.
     """
-    config.sampling  # noqa: B018  # raises for values that make no sense
-    description = describe_model(config.model, base=config.base, vision=config.understanding)
+    if config.omnigen2:
+        omnigen2_settings(config)  # raises for values that make no sense, as the other does
+    else:
+        refuse_omnigen2_settings(config)
+        config.sampling  # noqa: B018
+    facts = model_facts(config.model, base=config.base, adapter=config.adapter)
     asked = [Asked.of(index, item) for index, item in config.prompts()]
     if not asked:
         raise ConfigError(f"--from {config.source}: has no prompt there: look at --start, --limit and --split")
-    settings = config.model_dump(mode="json", exclude={"source", "out", "model", "base", "nproc", "start", "limit"})
-    settings |= {"weights": digest_of_model(description), "source": str(config.source)}
+    settings = config.model_dump(
+        mode="json", exclude={"source", "out", "model", "base", "adapter", "nproc", "start", "limit"}
+    )
+    settings |= {"weights": facts.digest, "source": str(config.source)}
     out = config.out
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file: choose a folder with --out")
@@ -127,7 +134,7 @@ def run_batch(config: BatchConfig) -> dict[str, Any]:
         "failed": {str(index): reason for index, reason in sorted(failures.items())},
         "results": str(out / RESULTS),
         "sheet": str(sheet),
-        "trained": bool(weight_files(description.directory)),
+        "trained": facts.trained,
     }
 
 
@@ -179,15 +186,7 @@ def _share(config: BatchConfig, rank: int, share: frozenset[int], progress: Call
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums are rounded by how they are split over threads
     try:
-        model = load_for_inference(
-            config.model,
-            base=config.base,
-            dtype=config.dtype,
-            device=device,
-            vision=config.understanding,
-            device_map=config.device_map,
-            quantization=config.quantize,
-        )
+        model = load_answerer(config, text=config.text, device=device)
         if rank == 0 and not model.trained:
             logger.info("sigma: %s has no trained weights, so this is noise", model.name)
         for some in _batches(config, share):
@@ -210,14 +209,14 @@ def _batches(config: BatchConfig, share: frozenset[int]) -> Iterator[list[tuple[
         yield some
 
 
-def _answer(config: BatchConfig, model: LoadedModel, items: Sequence[tuple[int, Item]]) -> int:
+def _answer(config: BatchConfig, model: Answerer, items: Sequence[tuple[int, Item]]) -> int:
     """Answer a batch and write what is new; returns how many that are. What fails leaves its reason instead."""
     requests: list[tuple[Asked, Request]] = []
     for index, item in items:
         one = Asked.of(index, item)
         request = _request(config, item)
         try:
-            lay_out(request, model.tokenizer, model.geometry, answer=not config.text)
+            model.check(request)
             requests.append((one, request))
         except SigmaError as error:
             _fail(config.out, one, str(error))
@@ -236,26 +235,16 @@ def _answer(config: BatchConfig, model: LoadedModel, items: Sequence[tuple[int, 
         except OSError as error:
             raise disk_error(error, path) from None
         if not isinstance(made, str):
-            write_image(made, path, model, request, config.sampling)
+            model.write(made, path, request)
     return count
 
 
-def _run(config: BatchConfig, model: LoadedModel, requests: Sequence[Request]) -> list[Any]:
+def _run(config: BatchConfig, model: Answerer, requests: Sequence[Request]) -> list[Any]:
     """All at once; where that fails one by one, so that only the one at fault is lost."""
     if not requests:
         return []
     try:
-        if config.text:
-            return [
-                *generate_texts(
-                    model,
-                    requests,
-                    max_tokens=config.max_tokens,
-                    temperature=config.temperature,
-                    group_mask=config.group_mask,
-                )
-            ]
-        return [*generate_images(model, requests, config.sampling)]
+        return [*(model.texts(requests) if config.text else model.images(requests))]
     except SigmaError as error:
         if len(requests) == 1:
             return [error]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from support import omnigen2
 from support.commands import sigma
 
 from pipelines.generate.batch import BatchConfig, run_batch
@@ -173,3 +174,12 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_bytes(source: Path, tmp_pat
     run_batch(config(source, out, batch=1))
     run_batch(config(source, tmp_path / "whole", batch=1))
     assert answers(out) == answers(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_an_omnigen2_directory_is_asked_too(source: Path, tmp_path: Path) -> None:
+    model = omnigen2.directory(tmp_path / "gen2")
+    result = run_batch(config(source, tmp_path / "out", model=str(model), limit=2, size=(32, 32)))
+    assert result["answered"] == 2, result["failed"]
+    with pytest.raises(ConfigError, match="negative"):
+        run_batch(config(source, tmp_path / "other", negative="blurred"))
