@@ -22,7 +22,6 @@ from sigma_data.text_format import format_bytes
 DISTRIBUTION = "sigma-multimodal"
 TESTED = {
     "datasets": "5.2.0",
-    "diffusers": "0.42.1",
     "numpy": "2.4.6",
     "pillow": "12.3.0",
     "polars": "2.1.0",
@@ -110,8 +109,8 @@ def check_packages(installed: dict[str, str | None], least: dict[str, str]) -> l
         advice = "works as a rule; if something fails, install with -c constraints.txt of the repository"
         findings.append(warn("packages", f"another major version: {', '.join(untested)}", advice))
     if not findings:
-        named = ", ".join(f"{name} {installed[name]}" for name in ("torch", "transformers", "diffusers", "polars"))
-        findings.append(ok("packages", f"{named} and {len(installed) - 4} others as tested"))
+        named = ", ".join(f"{name} {installed[name]}" for name in ("torch", "transformers", "polars"))
+        findings.append(ok("packages", f"{named} and {len(installed) - 3} others as tested"))
     return findings
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,11 @@ def test_packages_that_are_absent_or_too_old_fail_and_another_major_version_warn
     assert "pip install" in faults.advice
     assert other.status is Status.WARN
     assert f"pillow 99.0 (tested: {TESTED['pillow']})" in other.found
+
+
+def test_every_package_that_is_asked_for_is_a_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert TESTED.keys() <= minimums(project["dependencies"]).keys(), "an extra's package may be absent"
 
 
 def test_this_environment_has_the_packages() -> None:
