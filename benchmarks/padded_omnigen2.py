@@ -49,7 +49,10 @@ class Padded:
         """Attention inside each row, over valid tokens alone."""
         rows = len(self.mask)
         q, k, v = (x.unflatten(0, (rows, -1)).transpose(1, 2) for x in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask[:, None, None], enable_gqa=True)
+        # Numbers, not booleans: these take a quarter longer on a CPU.
+        bias = torch.zeros(self.mask.shape).masked_fill_(~self.mask, float("-inf"))[:, None, None]
+        bias = bias.expand(-1, 1, q.shape[2], -1)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, enable_gqa=True)
         return out.transpose(1, 2).flatten(0, 1)
 
 
