@@ -269,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("sgt-experiment"), help="folder (default: sgt-experiment)")
     parser.add_argument("--samples", type=int, default=3000, help="samples to train on (default: 3000)")
     parser.add_argument("--held-out", type=int, default=600, help="samples to ask about (default: 600)")
-    parser.add_argument("--steps", type=int, default=1200, help="training steps (default: 1200)")
+    parser.add_argument("--steps", type=int, default=800, help="training steps (default: 800)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each kind (default: 3)")
     parser.add_argument("--maps", type=int, default=120, help="colour maps to score (default: 120)")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw the corpora (default: 1)")
