@@ -113,7 +113,7 @@ class Work:
 def work_of(batch: PackedBatch, *, group_mask: bool) -> Work:
     """The work that a batch is, from its shapes; no tensor is read."""
     patch_counts = [rows * columns for rows, columns in batch.patch_grids]
-    pixels = [picture.shape[-2] * picture.shape[-1] for picture in batch.images]
+    pixels = [image.shape[-2] * image.shape[-1] for image in batch.images]
     target = len(batch.target_slots)
     return Work(
         text=len(batch.text_slots),
