@@ -10,6 +10,7 @@ from pipelines.train.config import START, TrainConfig
 from sigma_data.errors import ConfigError
 from sigma_model.config import ModelConfig
 from sigma_model.loading import ModelDescription, describe_model
+from sigma_model.omnigen2.files import is_omnigen2
 from sigma_model.run_directory import RUN_CONFIG, run_of
 
 TAKEN = "run.json"
@@ -31,6 +32,11 @@ def start_description(config: TrainConfig) -> ModelDescription:
             "max_latent_size": model.max_latent_size or before.model.max_latent_size,
         }
         return start_description(before.model_copy(update={"model": before.model.model_copy(update=changes)}))
+    if is_omnigen2(Path(config.start)):
+        raise ConfigError(
+            f"model.path {config.start}: is an OmniGen2 model, which sigma train does not train yet: name one of "
+            "BAGEL's kind"
+        )
     return describe_model(config.start, base=model.base, vision=model.vision, max_latent_size=model.max_latent_size)
 
 

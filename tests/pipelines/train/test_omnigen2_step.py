@@ -11,13 +11,15 @@ from support import omnigen2, ranks
 from torch import Tensor
 
 from pipelines.train.checkpoint import Checkpointer
-from pipelines.train.config import CheckpointSettings, OptimizerSettings, ParallelSettings
+from pipelines.train.config import CheckpointSettings, OptimizerSettings, ParallelSettings, TrainConfig
 from pipelines.train.distributed.parallelize import parallelize
 from pipelines.train.distributed.process_group import ProcessGroup, start_process_group, stop_process_group
 from pipelines.train.ema import Ema
 from pipelines.train.omnigen2.train_step import AnswerPack, ImagePack, Omnigen2Step, StepResult, Weights
 from pipelines.train.omnigen2.weights import init_transformer_sharded, load_transformer_sharded
 from pipelines.train.optimizer import Optimizers, make_optimizer
+from pipelines.train.start_description import start_description
+from sigma_data.errors import ConfigError
 from sigma_model.omnigen2.answers import Conversation, answer_inputs
 from sigma_model.omnigen2.checkpoint import empty_transformer, export_transformer, init_transformer
 from sigma_model.omnigen2.flow import FlowTarget
@@ -169,3 +171,10 @@ def test_random_weights_are_the_same_on_any_number_of_ranks() -> None:
     found = ranks.run(drawn, 2, 7)[0]
     for name, parameter in init_transformer(omnigen2.CONFIG, seed=7).named_parameters():
         assert torch.equal(found[name], parameter), name
+
+
+def test_a_run_that_would_start_from_omnigen2_is_refused_in_words(directory: str, tmp_path: Path) -> None:
+    data = {"budget": 512, "corpora": [{"path": str(tmp_path)}]}
+    config = TrainConfig(out=tmp_path / "run", steps=1, model={"path": directory}, data=data)
+    with pytest.raises(ConfigError, match="is an OmniGen2 model, which sigma train does not train yet"):
+        start_description(config)
