@@ -1,8 +1,8 @@
-"""A loaded model of either backbone, as batch inference asks it."""
+"""A loaded model of either backbone, as `sigma generate` asks it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -10,24 +10,28 @@ from PIL import Image as Pillow
 
 from pipelines.common.inference_config import InferenceConfig
 from pipelines.common.omnigen2_settings import omnigen2_settings
-from sigma_model.loading import load_for_inference
+from sigma_data.sequence.layout import Geometry
+from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_model.omnigen2 import generate as omnigen2
 from sigma_model.omnigen2.loading import load_omnigen2
 from sigma_model.sampling import generate as bagel
 from sigma_model.sampling.generate import Request
 
+Progress = Callable[[int, int], None]
+
 
 class Answerer(Protocol):
-    """What answers requests; each method raises SigmaError for what cannot be answered."""
+    """What answers requests; each method raises SigmaError for what cannot be answered. `steps`: of the sampler."""
 
     name: str
     trained: bool
+    steps: int
 
     def check(self, request: Request) -> None:
         """Refuse what cannot be answered, before anything is computed."""
 
-    def images(self, requests: Sequence[Request]) -> Sequence[Pillow.Image]:
-        """An image for each request."""
+    def images(self, requests: Sequence[Request], progress: Progress | None = None) -> Sequence[Pillow.Image]:
+        """An image for each request; `progress(done, all)` after each step of the sampler."""
 
     def texts(self, requests: Sequence[Request]) -> Sequence[str]:
         """A text for each request."""
@@ -36,31 +40,29 @@ class Answerer(Protocol):
         """A PNG that says how it was made. Raises BuildError where the disk refuses."""
 
 
-def load_answerer(config: InferenceConfig, *, text: bool, device: str) -> Answerer:
-    """The model of a configuration, on `device`; `text` is what it will be asked for. Raises ConfigError."""
-    return _Omnigen2(config, text=text, device=device) if config.omnigen2 else _Bagel(config, text=text, device=device)
+def load_answerer(config: InferenceConfig, *, text: bool, first: Request | None = None) -> Answerer:
+    """The model of a configuration; `text` is what it will be asked for.
+
+    `first` is refused before the weights are read where it cannot be answered. Raises SigmaError.
+    """
+    return _Omnigen2(config, text, first) if config.omnigen2 else _Bagel(config, text, first)
 
 
 class _Bagel:
-    def __init__(self, config: InferenceConfig, *, text: bool, device: str) -> None:
-        assert config.model is not None
+    def __init__(self, config: InferenceConfig, text: bool, first: Request | None) -> None:
+        def check(tokenizer: Tokenizer, geometry: Geometry) -> None:
+            if first is not None:
+                bagel.lay_out(first, tokenizer, geometry, answer=not text)
+
         self._config, self._text = config, text
-        self._model = load_for_inference(
-            config.model,
-            base=config.base,
-            dtype=config.dtype,
-            device=device,
-            vision=config.understanding,
-            device_map=config.device_map,
-            quantization=config.quantize,
-        )
-        self.name, self.trained = self._model.name, self._model.trained
+        self._model = config.load(check)
+        self.name, self.trained, self.steps = self._model.name, self._model.trained, config.steps - 1
 
     def check(self, request: Request) -> None:
         bagel.lay_out(request, self._model.tokenizer, self._model.geometry, answer=not self._text)
 
-    def images(self, requests: Sequence[Request]) -> Sequence[Pillow.Image]:
-        return bagel.generate_images(self._model, requests, self._config.sampling)
+    def images(self, requests: Sequence[Request], progress: Progress | None = None) -> Sequence[Pillow.Image]:
+        return bagel.generate_images(self._model, requests, self._config.sampling, progress=progress)
 
     def texts(self, requests: Sequence[Request]) -> Sequence[str]:
         config = self._config
@@ -77,19 +79,27 @@ class _Bagel:
 
 
 class _Omnigen2:
-    def __init__(self, config: InferenceConfig, *, text: bool, device: str) -> None:
+    def __init__(self, config: InferenceConfig, text: bool, first: Request | None) -> None:
         assert config.model is not None
         self._config, self._text, self._settings = config, text, omnigen2_settings(config)
-        adapter = None if config.adapter is None else str(config.adapter)
-        self._model = load_omnigen2(config.model, base=config.base, dtype=config.dtype, device=device, adapter=adapter)
+        if first is not None:
+            omnigen2.check_request(first)
+        self._model = load_omnigen2(
+            config.model,
+            base=config.base,
+            dtype=config.dtype,
+            device=config.device,
+            adapter=None if config.adapter is None else str(config.adapter),
+        )
         self.name, self.trained = Path(config.model).name, self._model.trained
+        self.steps = self._settings.sampling.steps
 
     def check(self, request: Request) -> None:
         if not self._text:
             omnigen2.check_request(request)
 
-    def images(self, requests: Sequence[Request]) -> Sequence[Pillow.Image]:
-        return omnigen2.generate_images(self._model, requests, self._settings)
+    def images(self, requests: Sequence[Request], progress: Progress | None = None) -> Sequence[Pillow.Image]:
+        return omnigen2.generate_images(self._model, requests, self._settings, progress=progress)
 
     def texts(self, requests: Sequence[Request]) -> Sequence[str]:
         return omnigen2.generate_texts(

@@ -186,7 +186,7 @@ def _share(config: BatchConfig, rank: int, share: frozenset[int], progress: Call
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums are rounded by how they are split over threads
     try:
-        model = load_answerer(config, text=config.text, device=device)
+        model = load_answerer(config.model_copy(update={"device": device}), text=config.text)
         if rank == 0 and not model.trained:
             logger.info("sigma: %s has no trained weights, so this is noise", model.name)
         for some in _batches(config, share):

@@ -11,29 +11,20 @@ from typing import Any
 
 from pipelines.common.omnigen2_settings import refuse_omnigen2_settings
 from pipelines.common.progress import ProgressBar
+from pipelines.generate.answerer import load_answerer
 from pipelines.generate.config import GenerateConfig
-from pipelines.generate.omnigen2 import run_omnigen2
 from sigma_data.errors import ConfigError
-from sigma_data.sequence.layout import Geometry
-from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.storage.files import disk_error
-from sigma_model.sampling.generate import (
-    Request,
-    check_prompt,
-    generate_images,
-    generate_texts,
-    lay_out,
-    write_image,
-)
+from sigma_model.sampling.generate import Request, check_prompt
 
 logger = logging.getLogger(__name__)
 
 
 def run_generate(config: GenerateConfig) -> dict[str, Any]:
     """Generate; returns the files written, or the texts. Raises SigmaError."""
-    settings = config.sampling
     references = read_images(config.images)
     if not config.omnigen2:
+        config.sampling  # noqa: B018  # raises for values that make no sense
         check_prompt(config.prompt, len(references))
         refuse_omnigen2_settings(config)
     files = _outputs(config)
@@ -41,27 +32,14 @@ def run_generate(config: GenerateConfig) -> dict[str, Any]:
     requests = [
         Request(config.prompt, references, names, config.size, config.seed + index) for index in range(config.count)
     ]
-    if config.omnigen2:
-        return run_omnigen2(config, requests, files)
-
-    def check(tokenizer: Tokenizer, geometry: Geometry) -> None:
-        lay_out(requests[0], tokenizer, geometry, answer=not config.text)  # they differ in their seeds alone
-
-    model = config.load(check)
+    model = load_answerer(config, text=config.text, first=requests[0])  # they differ in their seeds alone
     if config.text:
-        texts = generate_texts(
-            model,
-            requests,
-            max_tokens=config.max_tokens,
-            temperature=config.temperature,
-            group_mask=config.group_mask,
-        )
-        result = {"texts": texts, "trained": model.trained}
+        result: dict[str, Any] = {"texts": [*model.texts(requests)], "trained": model.trained}
     else:
-        with ProgressBar("sample", config.steps - 1, "steps") as progress:
-            images = generate_images(model, requests, settings, progress=lambda _done, _all: progress.add())
+        with ProgressBar("sample", model.steps, "steps") as progress:
+            images = model.images(requests, lambda _done, _all: progress.add())
         for image, path, request in zip(images, files, requests, strict=True):
-            write_image(image, path, model, request, settings)
+            model.write(image, path, request)
         size = images[0].size
         if config.size not in (None, size):
             requested = "x".join(map(str, config.size or ()))
