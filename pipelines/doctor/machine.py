@@ -7,7 +7,6 @@ import secrets
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.common.process_pool import default_workers
@@ -23,13 +22,6 @@ SLOW_DISK = 100e6
 FREE_NEEDED = 10 * 2**30
 _GROUPS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _WRITTEN = 128 * 2**20
-
-
-@dataclass(frozen=True)
-class DiskSpeed:
-    """Bytes a second, written through to the disk."""
-
-    write: float
 
 
 def check_memory(cores: int, total: int, available: int) -> Finding:
@@ -60,8 +52,8 @@ def check_handles(soft: int, hard: int) -> Finding:
     return warn("file handles", f"{soft:,}{most}", f"many shards and workers want more: {advice}")
 
 
-def check_disk(where: Path, free: int, speed: DiskSpeed | None, needed: int | None) -> list[Finding]:
-    """Room and speed of the disk that is written to; `needed` None is unknown, `speed` None not measured."""
+def check_disk(where: Path, free: int, speed: float | None, needed: int | None) -> list[Finding]:
+    """Room and speed (bytes a second) of the disk that is written to; None is not known, or not measured."""
     name, found = "disk", f"{format_bytes(free)} free at {where}"
     if needed is not None and free < needed:
         advice = "set `out` to a larger disk, or checkpoint.keep lower"
@@ -72,8 +64,8 @@ def check_disk(where: Path, free: int, speed: DiskSpeed | None, needed: int | No
     else:
         findings = [ok(name, found)]
     if speed is not None:
-        told = f"writes {speed.write / 1e6:,.0f} MB/s"
-        slow = speed.write < SLOW_DISK
+        told = f"writes {speed / 1e6:,.0f} MB/s"
+        slow = speed < SLOW_DISK
         advice = "write checkpoints and shards to a local disk, and copy them"
         findings.append(warn("disk speed", told, advice) if slow else ok("disk speed", told))
     return findings
@@ -100,7 +92,7 @@ def look_disk(where: Path, *, measure: bool, needed: int | None) -> list[Finding
     if not os.access(there, os.W_OK | os.X_OK):
         return [fail("disk", f"{there} cannot be written", "choose another `out`, or change who may write there")]
     free = shutil.disk_usage(there).free
-    speed = DiskSpeed(_write_speed(there)) if measure and free > 4 * _WRITTEN else None
+    speed = _write_speed(there) if measure and free > 4 * _WRITTEN else None
     return check_disk(there, free, speed, needed)
 
 

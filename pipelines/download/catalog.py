@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipelines.evaluate.metrics.weights import DEFAULTS
 from sigma_data.errors import ConfigError
 
 Kind = Literal["model", "dataset"]
@@ -46,14 +47,14 @@ _ENTRIES = (
     Entry(
         "cv-bench", "dataset", ("nyu-visionx/CV-Bench",), "CV-Bench: `sigma eval cv-bench:DIR`", ("*.parquet", "*.md")
     ),
-    Entry("clip", "model", ("openai/clip-vit-large-patch14",), "backbone of CLIP metrics", _WEIGHTS),
-    Entry("dino", "model", ("facebook/dinov2-large",), "backbone of DINO metrics", _WEIGHTS),
-    Entry("depth", "model", ("Intel/dpt-large",), "depth: a metric, and conditions of a corpus", _WEIGHTS),
-    Entry("gram", "model", ("microsoft/resnet-50",), "backbone of the style metric", _WEIGHTS),
+    Entry("clip", "model", (DEFAULTS["clip"],), "backbone of CLIP metrics", _WEIGHTS),
+    Entry("dino", "model", (DEFAULTS["dino"],), "backbone of DINO metrics", _WEIGHTS),
+    Entry("depth", "model", (DEFAULTS["depth"],), "depth: a metric, and conditions of a corpus", _WEIGHTS),
+    Entry("gram", "model", (DEFAULTS["gram"],), "backbone of the style metric", _WEIGHTS),
     Entry(
         "aesthetic",
         "model",
-        ("trl-lib/ddpo-aesthetic-predictor",),
+        (DEFAULTS["aesthetic"],),
         "aesthetic score",
         ("*.safetensors", "*.json", "*.pth"),
     ),

@@ -49,6 +49,12 @@ class Record:
         write_atomic(self._path, json.dumps(self._known, indent=0, sort_keys=True))
 
 
+def partial_path(folder: Path, file: RemoteFile) -> Path:
+    """Where the bytes of a file are gathered; of another content elsewhere."""
+    path = folder / file.path
+    return path.with_name(f".{path.name}.{file.digest[:12]}.part")
+
+
 def fetch(hub: Hub, repository: Repository, file: RemoteFile, folder: Path, add: Add) -> Path:
     """Bring a file, through a partial one beside it that the next run goes on with; `add` counts new bytes.
 
@@ -59,7 +65,7 @@ def fetch(hub: Hub, repository: Repository, file: RemoteFile, folder: Path, add:
     if path.is_file() and path.stat().st_size == file.size and hash_of(path, file) == file.digest:
         add(file.size)
         return path
-    part = path.with_name(f".{path.name}.{file.digest[:12]}.part")
+    part = partial_path(folder, file)
     for attempt in (1, 2):
         if file.size > _OVER_HTTP and not part.exists():
             _by_client(hub, repository, file, part)

@@ -13,7 +13,7 @@ from typing import Any
 from pipelines.common.folder_lock import LOCK, FolderLock
 from pipelines.common.progress import ProgressBar
 from pipelines.download.catalog import Entry
-from pipelines.download.fetch import Record, fetch
+from pipelines.download.fetch import Record, fetch, partial_path
 from pipelines.download.hub import Hub, RemoteFile, Repository
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import disk_error
@@ -186,8 +186,5 @@ class _Stopped(Exception):
 def _begun(part: Part) -> int:
     """Bytes of partial files, which the missing ones count as missing."""
     return sum(
-        path.stat().st_size
-        for file in part.missing
-        for path in [(part.folder / file.path).with_name(f".{Path(file.path).name}.{file.digest[:12]}.part")]
-        if path.is_file()
+        path.stat().st_size for file in part.missing for path in [partial_path(part.folder, file)] if path.is_file()
     )

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.common.inference_config import parse_size
-from pipelines.evaluate.benchmarks.samples import corpus_samples, is_corpus, items_of, text_items_of
+from pipelines.evaluate.benchmarks.samples import corpus_samples, is_corpus, items_of, release_samples, text_items_of
 from pipelines.evaluate.item import Item
 from sigma_data.errors import ConfigError
-from sigma_data.sample import Rejection, Sample
-from sigma_data.sources import open_source, source_spec
+from sigma_data.sample import Sample
 
 LINES = (".jsonl", ".ndjson")
 _KEYS = {"id", "prompt", "images", "size"}
@@ -35,7 +34,7 @@ def read_prompts(
     elif is_corpus(str(path)):
         items = _of_samples(corpus_samples(str(path), split or "test"), text=text)
     elif path.is_dir() or path.suffix.lower() == ".parquet":
-        items = _of_samples(_release(path), text=text)
+        items = _of_samples(release_samples(str(path), asked_by=f"--from {path}"), text=text)
     else:
         raise ConfigError(f"--from {path}: give JSON lines (.jsonl), the release's parquet, or a corpus")
     if split is not None and not is_corpus(str(path)):
@@ -47,18 +46,6 @@ def read_prompts(
 def _of_samples(samples: Iterator[Sample], *, text: bool) -> Iterator[Item]:
     for sample in samples:
         yield from (item for _, item in text_items_of(sample)) if text else items_of(sample)
-
-
-def _release(path: Path) -> Iterator[Sample]:
-    reader = open_source(source_spec("release", str(path)))
-    for fragment in reader.fragments():
-        for record in reader.read(fragment):
-            if isinstance(record, Rejection):
-                row = "" if record.row is None else f", row {record.row}"
-                raise ConfigError(
-                    f"--from {record.location}{row}: {record.message}; build a corpus of it, and use that"
-                )
-            yield record
 
 
 def _lines(path: Path) -> Iterator[Item]:

@@ -10,7 +10,8 @@ from pipelines.evaluate.item import Item
 from sigma_data.corpus.corpus import COMMIT, open_corpus
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import Instruction, parse, renumber
-from sigma_data.sample import Family, Sample, Turn
+from sigma_data.sample import Family, Rejection, Sample, Turn
+from sigma_data.sources import open_source, source_spec
 
 
 def is_corpus(path: str) -> bool:
@@ -30,6 +31,20 @@ def corpus_samples(path: str, split: str) -> Iterator[Sample]:
         raise ConfigError(f"{path}: has no sample in the split {split!r}; splits with samples: {there}")
     for row in rows.iter_rows(named=True):
         yield corpus.sample(row)
+
+
+def release_samples(path: str, *, asked_by: str) -> Iterator[Sample]:
+    """The samples of the release's parquet. Raises ConfigError where a row cannot be read: none may go unseen."""
+    reader = open_source(source_spec("release", path))
+    for fragment in reader.fragments():
+        for record in reader.read(fragment):
+            if isinstance(record, Rejection):
+                row = "" if record.row is None else f", row {record.row}"
+                raise ConfigError(
+                    f"{asked_by}: {record.location}{row}: {record.message}; download the file again, or build a corpus "
+                    "of it with sigma build-dataset and use that"
+                )
+            yield record
 
 
 def items_of(sample: Sample) -> Iterator[Item]:

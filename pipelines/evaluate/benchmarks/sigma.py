@@ -5,15 +5,13 @@ It asks for images and has no scores of its own: what it reports are general met
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.evaluate.benchmarks.base import Benchmark
-from pipelines.evaluate.benchmarks.samples import corpus_samples, is_corpus, items_of
+from pipelines.evaluate.benchmarks.samples import corpus_samples, is_corpus, items_of, release_samples
 from pipelines.evaluate.item import Item
 from sigma_data.errors import ConfigError
-from sigma_data.sample import Family, Rejection, Sample
-from sigma_data.sources import open_source, source_spec
+from sigma_data.sample import Family
 
 
 class SigmaBenchmark(Benchmark):
@@ -46,20 +44,12 @@ class SigmaBenchmark(Benchmark):
 
     def items(self) -> list[Item]:
         """Raises ConfigError where a row of the release cannot be read: a benchmark must not shrink unseen."""
-        samples = self._release() if self.split is None else corpus_samples(self.path, self.split)
+        samples = (
+            release_samples(self.path, asked_by=f"benchmark sigma: {self.path}")
+            if self.split is None
+            else corpus_samples(self.path, self.split)
+        )
         items = [item for sample in samples for item in items_of(sample)]
         if not items:
             raise ConfigError(f"benchmark sigma: {self.path}: asks for no image")
         return items
-
-    def _release(self) -> Iterator[Sample]:
-        reader = open_source(source_spec("release", self.path))
-        for fragment in reader.fragments():
-            for record in reader.read(fragment):
-                if isinstance(record, Rejection):
-                    row = "" if record.row is None else f", row {record.row}"
-                    raise ConfigError(
-                        f"benchmark sigma: {self.path}: {record.location}{row}: {record.message}; "
-                        "download the file again, or build a corpus of it with sigma build-dataset and evaluate that"
-                    )
-                yield record

@@ -8,7 +8,6 @@ import pytest
 
 from pipelines.doctor.finding import Status
 from pipelines.doctor.machine import (
-    DiskSpeed,
     check_disk,
     check_handles,
     check_memory,
@@ -56,11 +55,11 @@ def test_file_handles(soft: int, hard: int, status: Status, advice: str) -> None
         (1 * GIB, None, None, [Status.WARN]),
         (1 * GIB, None, 2**20, [Status.OK]),
         (100 * GIB, None, 101 * GIB, [Status.FAIL]),
-        (100 * GIB, DiskSpeed(2e9), 1, [Status.OK, Status.OK]),
-        (100 * GIB, DiskSpeed(2e7), 1, [Status.OK, Status.WARN]),
+        (100 * GIB, 2e9, 1, [Status.OK, Status.OK]),
+        (100 * GIB, 2e7, 1, [Status.OK, Status.WARN]),
     ],
 )
-def test_disk(tmp_path: Path, free: int, speed: DiskSpeed | None, needed: int | None, statuses: list[Status]) -> None:
+def test_disk(tmp_path: Path, free: int, speed: float | None, needed: int | None, statuses: list[Status]) -> None:
     assert [one.status for one in check_disk(tmp_path, free, speed, needed)] == statuses
 
 
