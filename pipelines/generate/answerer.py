@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Protocol
 
 from PIL import Image as Pillow
 
 from pipelines.common.inference_config import InferenceConfig
-from pipelines.common.omnigen2_settings import omnigen2_settings
+from pipelines.common.omnigen2_settings import omnigen2_settings, refuse_omnigen2_settings
 from sigma_data.sequence.layout import Geometry
 from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_model.omnigen2 import generate as omnigen2
 from sigma_model.omnigen2.loading import load_omnigen2
 from sigma_model.sampling import generate as bagel
-from sigma_model.sampling.generate import Request
+from sigma_model.sampling.generate import Preview, Request
 
 Progress = Callable[[int, int], None]
 
@@ -30,11 +31,16 @@ class Answerer(Protocol):
     def check(self, request: Request) -> None:
         """Refuse what cannot be answered, before anything is computed."""
 
-    def images(self, requests: Sequence[Request], progress: Progress | None = None) -> Sequence[Pillow.Image]:
-        """An image for each request; `progress(done, all)` after each step of the sampler."""
+    def images(
+        self, requests: Sequence[Request], progress: Progress | None = None, preview: Preview | None = None
+    ) -> Sequence[Pillow.Image]:
+        """An image for each request; `progress(done, all)` and `preview` after each step of the sampler."""
 
-    def texts(self, requests: Sequence[Request]) -> Sequence[str]:
-        """A text for each request."""
+    def texts(self, requests: Sequence[Request], progress: Progress | None = None) -> Sequence[str]:
+        """A text for each request; `progress(done, most)` counts tokens where the model tells them."""
+
+    def asked_otherwise(self, config: InferenceConfig, *, text: bool) -> Answerer:
+        """The same weights under other settings of sampling. Raises SigmaError."""
 
     def write(self, image: Pillow.Image, path: Path, request: Request) -> None:
         """A PNG that says how it was made. Raises BuildError where the disk refuses."""
@@ -54,17 +60,29 @@ class _Bagel:
             if first is not None:
                 bagel.lay_out(first, tokenizer, geometry, answer=not text)
 
-        self._config, self._text = config, text
         self._model = config.load(check)
-        self.name, self.trained, self.steps = self._model.name, self._model.trained, config.steps - 1
+        self.name, self.trained = self._model.name, self._model.trained
+        self._take(config, text)
+
+    def _take(self, config: InferenceConfig, text: bool) -> None:
+        self._config, self._text, self.steps = config, text, config.steps - 1
+
+    def asked_otherwise(self, config: InferenceConfig, *, text: bool) -> Answerer:
+        config.sampling  # noqa: B018  # raises for values that make no sense
+        refuse_omnigen2_settings(config)
+        other = copy(self)
+        other._take(config, text)
+        return other
 
     def check(self, request: Request) -> None:
         bagel.lay_out(request, self._model.tokenizer, self._model.geometry, answer=not self._text)
 
-    def images(self, requests: Sequence[Request], progress: Progress | None = None) -> Sequence[Pillow.Image]:
-        return bagel.generate_images(self._model, requests, self._config.sampling, progress=progress)
+    def images(
+        self, requests: Sequence[Request], progress: Progress | None = None, preview: Preview | None = None
+    ) -> Sequence[Pillow.Image]:
+        return bagel.generate_images(self._model, requests, self._config.sampling, progress=progress, preview=preview)
 
-    def texts(self, requests: Sequence[Request]) -> Sequence[str]:
+    def texts(self, requests: Sequence[Request], progress: Progress | None = None) -> Sequence[str]:
         config = self._config
         return bagel.generate_texts(
             self._model,
@@ -72,6 +90,7 @@ class _Bagel:
             max_tokens=config.max_tokens,
             temperature=config.temperature,
             group_mask=config.group_mask,
+            progress=progress,
         )
 
     def write(self, image: Pillow.Image, path: Path, request: Request) -> None:
@@ -81,7 +100,7 @@ class _Bagel:
 class _Omnigen2:
     def __init__(self, config: InferenceConfig, text: bool, first: Request | None) -> None:
         assert config.model is not None
-        self._config, self._text, self._settings = config, text, omnigen2_settings(config)
+        self._take(config, text)
         if first is not None:
             omnigen2.check_request(first)
         self._model = load_omnigen2(
@@ -92,16 +111,26 @@ class _Omnigen2:
             adapter=None if config.adapter is None else str(config.adapter),
         )
         self.name, self.trained = Path(config.model).name, self._model.trained
+
+    def _take(self, config: InferenceConfig, text: bool) -> None:
+        self._config, self._text, self._settings = config, text, omnigen2_settings(config)
         self.steps = self._settings.sampling.steps
+
+    def asked_otherwise(self, config: InferenceConfig, *, text: bool) -> Answerer:
+        other = copy(self)
+        other._take(config, text)
+        return other
 
     def check(self, request: Request) -> None:
         if not self._text:
             omnigen2.check_request(request)
 
-    def images(self, requests: Sequence[Request], progress: Progress | None = None) -> Sequence[Pillow.Image]:
-        return omnigen2.generate_images(self._model, requests, self._settings, progress=progress)
+    def images(
+        self, requests: Sequence[Request], progress: Progress | None = None, preview: Preview | None = None
+    ) -> Sequence[Pillow.Image]:
+        return omnigen2.generate_images(self._model, requests, self._settings, progress=progress, preview=preview)
 
-    def texts(self, requests: Sequence[Request]) -> Sequence[str]:
+    def texts(self, requests: Sequence[Request], progress: Progress | None = None) -> Sequence[str]:
         return omnigen2.generate_texts(
             self._model, requests, max_tokens=self._config.max_tokens, temperature=self._config.temperature
         )

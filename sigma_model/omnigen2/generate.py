@@ -24,7 +24,7 @@ from sigma_model.omnigen2.loading import LoadedOmnigen2
 from sigma_model.omnigen2.prompts import IM_END, IM_START, VISION
 from sigma_model.omnigen2.sampler import SamplingRequest, Step, sample
 from sigma_model.omnigen2.settings import Omnigen2Generation
-from sigma_model.sampling.generate import Request, noise_seed, to_image
+from sigma_model.sampling.generate import Preview, Request, noise_seed, to_image
 from sigma_model.sampling.settings import MAX_TOKENS, TEMPERATURE
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth")
@@ -67,8 +67,9 @@ def generate_images(
     settings: Omnigen2Generation | None = None,
     *,
     progress: Callable[[int, int], None] | None = None,
+    preview: Preview | None = None,
 ) -> list[Pillow.Image]:
-    """An image for each request; sizes and numbers of references may differ.
+    """An image for each request; sizes and numbers of references may differ. A preview shows the noisy latents.
 
     The noise is drawn from a request's seed and name, and references are encoded as the means of their posteriors: so
     the seed alone decides. Raises SigmaError for what cannot be used, before anything is computed.
@@ -102,7 +103,13 @@ def generate_images(
         shape = (loaded.transformer.config.in_channels, size[1] // stride, size[0] // stride)
         made.append(SamplingRequest(text, negative, torch.randn(shape, generator=generator), references))
 
+    def decode(latents: Sequence[Tensor]) -> list[Pillow.Image]:
+        decoded = loaded.vae.decode(latents)
+        return [to_image(_stretched(one, final)) for one, (_, final) in zip(decoded, sizes, strict=True)]
+
     def watch(step: Step) -> None:
+        if preview is not None:
+            preview(lambda: decode(step.latents))
         if progress is not None:
             progress(step.number + 1, sampling.steps)
 
@@ -112,8 +119,7 @@ def generate_images(
             f"{loaded.name}: the sampler ended in numbers that are not finite: use weaker guidance, --dtype float32, "
             "or other weights"
         )
-    decoded = loaded.vae.decode(latents)
-    return [to_image(_stretched(one, final)) for one, (_, final) in zip(decoded, sizes, strict=True)]
+    return decode(latents)
 
 
 @torch.no_grad()

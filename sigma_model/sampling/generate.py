@@ -40,6 +40,9 @@ from sigma_model.vae import from_tokens
 METADATA_KEY = "sigma"
 """The PNG text chunk that says how an image was made, as JSON."""
 
+Preview = Callable[[Callable[[], list[Pillow.Image]]], None]
+"""Called after every step with a function that decodes the images as they are estimated then (a pass of the VAE)."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -70,10 +73,12 @@ def generate_images(
     settings: SamplingSettings,
     *,
     progress: Callable[[int, int], None] | None = None,
+    preview: Preview | None = None,
 ) -> list[Pillow.Image]:
     """An image for each request.
 
-    Raises SigmaError for a prompt or an image that cannot be used, before anything is computed.
+    What `progress(done, all)` and `preview` raise ends the sampling. Raises SigmaError for a prompt or an image that
+    cannot be used, before anything is computed.
     """
     settings.check()
     laid_out = [lay_out(request, bundle.tokenizer, bundle.geometry, answer=True) for request in requests]
@@ -85,6 +90,13 @@ def generate_images(
         generator = torch.Generator().manual_seed(noise_seed(request.seed, request.name))
         shape = (segments[-1].inner, bundle.model.config.latent.features)
         noise.append(torch.randn(shape, generator=generator))
+    patch = bundle.model.config.latent.patch_size
+    grids = [segments[-1].grid for segments in laid_out]
+
+    def decode(tokens: Sequence[Tensor]) -> list[Pillow.Image]:
+        latents = [from_tokens(one, *grid, patch) for one, grid in zip(tokens, grids, strict=True)]
+        return [to_image(pixels) for pixels in bundle.vae.decode(latents)]
+
     tokens = sample_latents(
         bundle.model,
         branches,
@@ -95,16 +107,14 @@ def generate_images(
         guidance=settings.guidance,
         group_mask=settings.group_mask,
         progress=progress,
+        watch=None if preview is None else lambda estimate: preview(lambda: decode(estimate)),
     )
     if not all(bool(one.isfinite().all()) for one in tokens):
         raise ConfigError(
             f"{bundle.name}: the sampler ended in numbers that are not finite: use weaker guidance, "
             "--dtype float32, or other weights"
         )
-    patch = bundle.model.config.latent.patch_size
-    grids = [segments[-1].grid for segments in laid_out]
-    latents = [from_tokens(one, *grid, patch) for one, grid in zip(tokens, grids, strict=True)]
-    return [to_image(pixels) for pixels in bundle.vae.decode(latents)]
+    return decode(tokens)
 
 
 def generate_texts(
@@ -114,8 +124,12 @@ def generate_texts(
     max_tokens: int = MAX_TOKENS,
     temperature: float = TEMPERATURE,
     group_mask: bool = True,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """A text for each request; `size` is not used. Raises SigmaError as `generate_images` does."""
+    """A text for each request; `size` is not used. `progress(done, most)` counts tokens.
+
+    Raises SigmaError as `generate_images` does.
+    """
     if max_tokens < 1 or temperature < 0:
         raise ConfigError("an answer needs at least one token and a temperature of 0 or more")
     contexts = []
@@ -137,6 +151,7 @@ def generate_texts(
         temperature=temperature,
         seeds=[noise_seed(request.seed, request.name) for request in requests],
         group_mask=group_mask,
+        progress=progress,
     )
     return [bundle.tokenizer.decode(ids).strip() for ids in found]
 

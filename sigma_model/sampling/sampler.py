@@ -48,11 +48,14 @@ def sample_latents(
     group_mask: bool = True,
     backend: Backend = Backend.AUTO,
     progress: Callable[[int, int], None] | None = None,
+    watch: Callable[[list[Tensor]], None] | None = None,
 ) -> list[Tensor]:
     """Sample the latent tokens [tokens, F] of every request's target, float32.
 
     `noise` [tokens, F] is where each starts. `steps` counts noise levels, so there are one fewer
-    Euler steps. `progress(done, all)` is called after every step. Targets may differ in size.
+    Euler steps. `progress(done, all)` is called after every step, and before it `watch` with where that step's
+    velocity leads: x - v t, the latent tokens as they are estimated then. What either raises ends the sampling.
+    Targets may differ in size.
     """
     if not requests:
         return []
@@ -60,7 +63,9 @@ def sample_latents(
     if [len(one) for one in noise] != sampler.counts:
         raise ValueError(f"noise of {[len(one) for one in noise]} tokens for targets of {sampler.counts}")
     x = torch.cat(list(noise)).to(model.device, torch.float32)
-    return list(sampler.integrate(x, times(steps, timestep_shift), progress=progress).split(sampler.counts))
+    seen = None if watch is None else lambda estimate: watch(list(estimate.split(sampler.counts)))
+    levels = times(steps, timestep_shift)
+    return list(sampler.integrate(x, levels, progress=progress, watch=seen).split(sampler.counts))
 
 
 class Sampler:
@@ -113,11 +118,19 @@ class Sampler:
         self._full = _Step(model, contexts[:full], owners[:full], *shared)
 
     def integrate(
-        self, x: Tensor, levels: Sequence[float], *, progress: Callable[[int, int], None] | None = None
+        self,
+        x: Tensor,
+        levels: Sequence[float],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        watch: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Euler steps x <- x - v dt from the first noise level to the last; never waits for the device."""
         for index, (level, following) in enumerate(pairwise(levels)):
-            x = x - self.velocity(x, level) * (level - following)
+            velocity = self.velocity(x, level)
+            if watch is not None:
+                watch(x - velocity * level)
+            x = x - velocity * (level - following)
             if progress is not None:
                 progress(index + 1, len(levels) - 1)
         return x

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -28,11 +28,13 @@ def decode_text(
     seeds: Sequence[int] | None = None,
     group_mask: bool = True,
     backend: Backend = Backend.AUTO,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
     """Token ids of every context's answer, without delimiters; stops at the end token or `max_tokens`.
 
     Temperature 0 takes the likeliest token. Otherwise each context draws from its own generator, so
-    its answer does not depend on the others.
+    its answer does not depend on the others. `progress(done, max_tokens)` is called after every token; what it raises
+    ends the answer.
     """
     if not contexts:
         return []
@@ -60,6 +62,8 @@ def decode_text(
                 running.discard(number)
             elif number in running:
                 found[number].append(token)
+        if progress is not None:
+            progress(step + 1, max_tokens)
         if not running:
             break
     return found

@@ -106,6 +106,31 @@ def test_every_setting_counts(bundle: LoadedModel, pictures: list[bytes], change
     assert pixels(usual) != pixels(other)
 
 
+def test_a_preview_after_every_step_ends_in_the_picture_and_changes_nothing(
+    bundle: LoadedModel, pictures: list[bytes]
+) -> None:
+    seen: list[bytes] = []
+    asked = [request_of(pictures, size=(32, 32))]
+    made = generate_images(bundle, asked, FEW, preview=lambda decode: seen.append(pixels(decode()[0])))
+    assert pixels(made[0]) == pixels(generate_images(bundle, asked, FEW)[0])
+    assert len(set(seen)) == 3 and seen[-1] == pixels(made[0])
+
+
+def test_what_progress_raises_ends_the_work_at_that_step(bundle: LoadedModel, pictures: list[bytes]) -> None:
+    done: list[int] = []
+
+    def stop(step: int, of: int) -> None:
+        done.append(step)
+        if step == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        generate_images(bundle, [request_of(pictures, size=(32, 32))], FEW, progress=stop)
+    with pytest.raises(InterruptedError):
+        generate_texts(bundle, [request_of(pictures, "what is in <image_1>?")], max_tokens=5, progress=stop)
+    assert done == [1, 2, 1, 2]
+
+
 def load_with_hook(directory: Path, shown: list[int], *, vision: bool) -> LoadedModel:
     """A bundle that counts the patches its vision encoder is shown."""
     bundle = load_for_inference(str(directory), vision=vision)
