@@ -151,6 +151,8 @@ class Browser:
             self._events.append(message)
         if method == "Network.requestWillBeSent":
             self.requests.append(message["params"]["request"]["url"])
+        if method == "Network.responseReceived" and (status := message["params"]["response"]["status"]) >= 400:
+            self.errors.append(f"{status} {message['params']['response']['url']}")
         if method == "Runtime.exceptionThrown":
             self.errors.append(json.dumps(message["params"]["exceptionDetails"]))
         if method == "Log.entryAdded" and message["params"]["entry"]["level"] == "error":

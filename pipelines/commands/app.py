@@ -22,6 +22,7 @@ from pipelines.commands.inject import inject
 from pipelines.commands.inspect import inspect
 from pipelines.commands.plan import plan
 from pipelines.commands.quickstart import quickstart
+from pipelines.commands.serve_app import serve_app
 from pipelines.commands.shard import shard
 from pipelines.commands.sources import sources
 from pipelines.commands.train import INTERRUPTED, train
@@ -91,7 +92,7 @@ _GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "fingerprints": fingerprints,
         "inject": inject,
     },
-    "Model": {"train": train, "export": export, "generate": generate},
+    "Model": {"train": train, "export": export, "generate": generate, "app": serve_app},
     "Evaluation": {"eval": evaluate},
     "Tools": {"quickstart": quickstart, "doctor": doctor, "plan": plan, "checks": checks},
 }

@@ -1,0 +1,1 @@
+"""`sigma app`: composing images in a browser."""

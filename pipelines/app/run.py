@@ -1,0 +1,86 @@
+"""`sigma app`: check the models, hold the gallery, serve the page until it is interrupted."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+from pipelines.app.config import MAX_IMAGE_BYTES, AppConfig
+from pipelines.app.gallery import Gallery
+from pipelines.app.guard import Guard, hosts_of, is_loopback
+from pipelines.app.studio import Studio
+from sigma_data.errors import ConfigError
+from sigma_model.config import PRESETS
+from sigma_model.loading import describe_model
+from sigma_model.omnigen2.files import is_omnigen2
+
+logger = logging.getLogger(__name__)
+
+
+def run_app(config: AppConfig) -> None:
+    """Serve until Ctrl-C. Raises ConfigError for a model, a folder or a port that cannot be used."""
+    if find_spec("gradio") is None:
+        raise ConfigError("gradio is not installed: run `pip install 'sigma-multimodal[app]'`")
+    twice = next((model for model in config.models if config.models.count(model) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"--model {twice} is given twice")
+    for model in config.models:
+        if model not in PRESETS and not is_omnigen2(Path(model)):
+            describe_model(model, base=config.base)  # what is no model is refused before anything is served
+    gallery = Gallery(config.out)
+    # Set before gradio is imported, which reads them then.
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    studio = Studio(config, gallery)
+    try:
+        _serve(config, studio)
+    finally:
+        studio.close()
+
+
+def _serve(config: AppConfig, studio: Studio) -> None:
+    from pipelines.app.page import build_page, theme
+
+    page = build_page(studio)
+    page.queue(max_size=256, default_concurrency_limit=None, api_open=False)
+    try:
+        _, address, _ = page.launch(
+            server_name=config.host,
+            server_port=config.port or _free_port(config.host),
+            share=False,
+            inbrowser=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            enable_monitoring=False,
+            run_history=False,
+            pwa=False,
+            mcp_server=False,
+            footer_links=[],
+            max_file_size=MAX_IMAGE_BYTES,
+            allowed_paths=[str(studio.gallery.out)],
+            app_kwargs={"middleware": [(Guard, (), {"hosts": hosts_of(config.host)})], "docs_url": None},
+            **theme(),
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"--host {config.host} --port {config.port}: cannot be listened on ({error}): choose another --port"
+        ) from None
+    logger.info("sigma: the app is at %s (Ctrl-C ends it); results are kept in %s", address, studio.gallery.out)
+    if not is_loopback(config.host):
+        logger.warning("sigma: everybody who reaches %s can use the app, and see all results", config.host)
+    try:
+        with suppress(KeyboardInterrupt):
+            page.block_thread()
+    finally:
+        page.close(verbose=False)
+
+
+def _free_port(host: str) -> int:
+    import socket
+
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as one:
+        one.bind((host, 0))
+        return int(one.getsockname()[1])
