@@ -31,6 +31,7 @@ from pipelines.train.distributed.process_group import ProcessGroup, on_all_ranks
 from pipelines.train.distributed.rank_agreement import compare
 from pipelines.train.ema import Ema
 from pipelines.train.estimate.flops import parameters_of
+from pipelines.train.latent_cache import LatentCache
 from pipelines.train.lora import init_lora
 from pipelines.train.optimizer import Optimizers, make_optimizer
 from pipelines.train.origin import check_origin, origin_of
@@ -184,6 +185,9 @@ def make_run(config: TrainConfig, group: ProcessGroup) -> TrainingRun:
     ]
     validation = None if held is None else ValidationSet(config, group, held, datasets[-1])
     vae = Vae.load(find_file(VAE_FILE, *description.places), shape.vae, device=group.device)
+    if config.loader.latent_cache and config.loader.workers and group.device.type == "cpu":
+        # A step takes as long as it trains: images are encoded beside it, to the same bits, for each is by itself.
+        datasets[0].encode = LatentCache(vae, config.loader.latent_cache // config.loader.workers).encoded
     model = build_model(config, description, shape, group)
     parts = LoadedModel(description.directory.name, model, vae, tokenizer, description.geometry, trained=trained)
     ema = Ema(model.named_parameters(), config.ema.decay) if config.ema is not None else None

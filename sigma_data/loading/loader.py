@@ -12,7 +12,7 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -69,7 +69,8 @@ class LoaderSettings(StrictModel):
     latent_cache: int = Field(0, ge=0)
     """Bytes of latents that a rank keeps in the memory of the CPU, so that images it meets again, from the second
     epoch on, need not be encoded again; 0 keeps none. Each rank keeps its own, and an epoch shuffles packs over all.
-    Those of held-out images may take as much again."""
+    Those of held-out images may take as much again. Where training runs on the CPU, its loader's workers encode, beside
+    the steps, and share this room."""
 
     def shard_cache(self) -> ShardCache | None:
         """The cache that these settings describe."""
@@ -132,6 +133,8 @@ class PackDataset(Dataset[Loaded]):
         self._tokenizer = tokenizer
         self._geometry = geometry
         self._widths = widths
+        self.encode: Callable[[PackedBatch], PackedBatch] | None = None
+        """What else to do to a batch where it is read, say put latents in place of images."""
         self.readers = tuple(ShardReader(index, cache) for index in indexes)
 
     def __getitem__(self, ticket: PackRequest) -> Loaded:
@@ -155,8 +158,9 @@ class PackDataset(Dataset[Loaded]):
             sample, shard = index.ids[entry.row].decode(), index.shards[index.shard[entry.row]]
             code, message = item.fault.code, item.fault.message
             skips.append(SkippedSample(ticket.epoch, ticket.pack, index.uri, sample, shard, item.image, code, message))
+        batch = collate(items, self._tokenizer, self._widths)
         return Loaded(
-            batch=collate(items, self._tokenizer, self._widths),
+            batch=batch if self.encode is None else self.encode(batch),
             families=tuple(families),
             epoch=ticket.epoch,
             pack=ticket.pack,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +142,24 @@ def test_two_epochs_learn_the_same_to_the_bit_and_encode_each_picture_once(
         assert len(encoded) == len(different) if name == "all" else len(different) < len(encoded) < shown
         assert same(saved(tmp_path / name), saved(tmp_path / "without"))
         assert lines(tmp_path / name) == lines(tmp_path / "without")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_on_a_cpu_workers_encode_beside_the_steps_to_the_same_bits(
+    tmp_path: Path, training_corpus: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    run(settings(tmp_path / "without", training_corpus, 0, epochs=1))
+
+    def refused(self: Vae, pictures: Sequence[Tensor]) -> list[Tensor]:
+        assert os.getpid() != training, "encoded by the training process"
+        return encode(self, pictures)
+
+    training, encode = os.getpid(), Vae.encode
+    monkeypatch.setattr(Vae, "encode", refused)
+    loader = {"workers": 2, "start_method": method, "latent_cache": 2**30}
+    run(settings(tmp_path / "beside", training_corpus, 0, epochs=1) | {"loader": loader})
+    assert same(saved(tmp_path / "beside"), saved(tmp_path / "without"))
 
 
 @pytest.mark.slow
