@@ -20,7 +20,7 @@ from pipelines.evaluate.benchmarks.world import ACCURACY, LEAKAGE
 from pipelines.evaluate.item import Item, Result, Score
 
 FOLDER = str(ROOT / "benchmarks")
-SMALL = ("--samples", "60", "--steps", "2", "--limit", "6")
+SMALL = ("--samples", "60", "--steps", "2", "--limit", "6", "--seeds", "1")
 
 
 @pytest.fixture
@@ -49,36 +49,52 @@ class InPlace:
         return self.returncode
 
 
-def run(bench: ModuleType, name: str, accuracy: list[float]) -> RunScores:
-    """A run of one family whose items have these scores."""
+def run(name: str, accuracy: float, *, competing: tuple[bool, ...] = (True, False)) -> RunScores:
+    """A run of one family, an item for each of `competing`, in which two references show a cup or do not."""
     main = MetricInfo("world-error", "1", "down", "")
-    results = [Result(Item(str(number), "editing", "", ()), text="") for number in range(len(accuracy))]
-    scores = [
-        Score(str(number), metric.name, value)
-        for number, value in enumerate(accuracy)
-        for metric in (main, ACCURACY, LEAKAGE)
-    ]
     metrics = (main, ACCURACY, LEAKAGE)
+    shown = {True: ("cup", "cup"), False: ("cup", "star")}
+    results = [
+        Result(Item(str(number), "editing", "", (), truth={"references": [scene(one) for one in shown[both]]}), text="")
+        for number, both in enumerate(competing)
+    ]
+    scores = [Score(result.item.id, metric.name, accuracy) for result in results for metric in metrics]
     return RunScores(name, "world", {}, metrics, {}, results, scores, main={"editing": main.name})
 
 
-def test_the_table_marks_the_differences_whose_interval_excludes_nothing(bench: ModuleType) -> None:
-    scores = ([0.5, 0.6, 0.7], [0.4, 0.5, 0.6], [0.3, 0.5, 0.7])
-    runs = [run(bench, arm.name, values) for arm, values in zip(bench.ARMS, scores, strict=True)]
-    head, _, *lines = bench.table(runs).splitlines()
-    assert head.split(" | ")[2:5] == ["tokens + group mask", "tokens", "no tokens"]
+def scene(*shapes: str) -> dict[str, Any]:
+    return {"scene": {"objects": [{"shape": shape} for shape in shapes]}}
+
+
+def test_references_compete_where_two_show_a_thing_of_one_class(bench: ModuleType) -> None:
+    assert bench.competes([scene("cup"), scene(), scene("star", "cup")])
+    assert not bench.competes([scene("cup", "cup"), scene("star"), scene()])
+    assert [result.item.id for result in bench.only_competing(run("x", 0.5)).results] == ["0"]
+
+
+def test_the_table_marks_the_differences_whose_interval_over_seeds_excludes_nothing(bench: ModuleType) -> None:
+    by_arm = {"tokens + group mask": (0.5, 0.6, 0.7), "tokens": (0.4, 0.5, 0.6), "no tokens": (0.2, 0.5, 0.8)}
+    found = {
+        name: [(run(name, value), bench.only_competing(run(name, value / 2))) for value in values]
+        for name, values in by_arm.items()
+    }
+    head, _, *lines = bench.table(found).splitlines()
+    assert head.split(" | ")[2:5] == [*by_arm]
     assert [line.split(" | ")[:2] for line in lines] == [
-        ["| editing (3)", "world-error ↓"], ["| all (3)", "world-accuracy ↑"], ["| all (3)", "world-leakage ↓"],
+        ["| editing (2)", "world-error ↓"], ["| all (2)", "world-accuracy ↑"], ["| all (2)", "world-leakage ↓"],
+        ["| competing references (1)", "world-accuracy ↑"], ["| competing references (1)", "world-leakage ↓"],
     ]  # fmt: skip
-    mask, tokens, both = lines[1].removesuffix(" |").split(" | ")[5:]
-    assert mask == "**0.100 [0.100, 0.100]** better"
-    assert tokens.startswith("0.000 [-0.")
-    assert both.startswith("0.100 [0.000, ")
-    assert lines[2].split(" | ")[5] == "**0.100 [0.100, 0.100]** worse"
+    cells = [line.removesuffix(" |").split(" | ")[2:] for line in lines]
+    assert cells[1][0] == "0.600 (0.500 to 0.700)"
+    assert cells[1][3] == "**+0.100 [+0.100, +0.100]** better"
+    assert cells[2][3] == "**+0.100 [+0.100, +0.100]** worse"
+    # 0.2, 0 and -0.2: 4.303 * 0.2 / sqrt(3)
+    assert cells[1][4] == "+0.000 [-0.497, +0.497]"
+    assert cells[3][0] == "0.300 (0.250 to 0.350)"
 
 
 @pytest.mark.slow
-def test_three_runs_of_one_recipe_answer_the_same_questions_and_a_second_start_does_nothing_anew(
+def test_the_arms_of_one_recipe_answer_the_same_questions_and_a_second_start_does_nothing_anew(
     bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -93,8 +109,8 @@ def test_three_runs_of_one_recipe_answer_the_same_questions_and_a_second_start_d
     assert splits[0] == splits[1]
     asked = {}
     for arm in bench.ARMS:
-        config = yaml.safe_load((out / arm.folder / "run" / "config.yaml").read_text())
-        settings = json.loads((out / arm.folder / "evaluation" / "settings.json").read_text())
+        config = yaml.safe_load((out / f"{arm.folder}-0" / "run" / "config.yaml").read_text())
+        settings = json.loads((out / f"{arm.folder}-0" / "test" / "settings.json").read_text())
         assert config["steps"] == 2
         asked[arm.name] = (
             config["model"]["group_mask"], Path(config["data"]["corpora"][0]["path"]).name,
