@@ -176,7 +176,8 @@ Scored = Mapping[str, Sequence[tuple[RunScores, RunScores]]]
 def table(found: Scored) -> str:
     """A Markdown table of the arms: each family's main metric, then accuracy and leakage of both sets of questions."""
     first, rest = next(iter(found.values()))[0]
-    rows = [(family, items(first, family), 0, family, first.main[family]) for family in first.families]
+    rows: list[tuple[str, int, int, str | None, str]] = []
+    rows += [(family, items(first, family), 0, family, first.main[family]) for family in first.families]
     for label, which, run in (("all", 0, first), ("competing references", 1, rest)):
         rows += [(label, len(run.results), which, None, metric.name) for metric in (ACCURACY, LEAKAGE)]
     lines = [["questions", "metric", *found, *(f"{name}: with − without" for name in DIFFERENCES)]]
