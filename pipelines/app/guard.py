@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import unquote
+
+from pipelines.common.loopback import host_of
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -53,24 +54,9 @@ class Guard:
         await self._app(scope, receive, guarded)
 
     def _refusal(self, scope: Message) -> str | None:
-        if self._hosts is not None:
-            named = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
-            host = named.partition("]")[0] + "]" if named.startswith("[") else named.partition(":")[0]
-            if host.lower() not in self._hosts:
-                return "sigma app listens on loopback alone: open it as http://127.0.0.1"
+        host = host_of(dict(scope["headers"]).get(b"host", b"").decode("latin-1"))
+        if self._hosts is not None and host not in self._hosts:
+            return "sigma app listens on loopback alone: open it as http://127.0.0.1"
         if "file=http" in unquote(scope["path"]).lower():
             return "nothing is fetched from other hosts"
         return None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is this machine's own."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def hosts_of(host: str) -> set[str] | None:
-    """The names under which a server on a loopback address is asked; None: any, on other addresses."""
-    return {"127.0.0.1", "localhost", "[::1]", host, f"[{host}]"} if is_loopback(host) else None

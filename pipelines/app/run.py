@@ -10,8 +10,9 @@ from pathlib import Path
 
 from pipelines.app.config import MAX_IMAGE_BYTES, AppConfig
 from pipelines.app.gallery import Gallery
-from pipelines.app.guard import Guard, hosts_of, is_loopback
+from pipelines.app.guard import Guard
 from pipelines.app.studio import Studio
+from pipelines.common.loopback import hosts_of, is_loopback
 from sigma_data.errors import ConfigError
 from sigma_model.config import PRESETS
 from sigma_model.loading import describe_model

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
+from pipelines.commands.browse import browse
 from pipelines.commands.build_dataset import build_dataset
 from pipelines.commands.checks import checks
 from pipelines.commands.command import Command
@@ -89,6 +90,7 @@ _GROUPS: dict[str, dict[str, Callable[..., None]]] = {
         "validate": validate,
         "shard": shard,
         "inspect": inspect,
+        "browse": browse,
         "fingerprints": fingerprints,
         "inject": inject,
     },

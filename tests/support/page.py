@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -36,6 +37,15 @@ def until(page: Browser, condition: str) -> Any:
         const value = {condition};
         if (value) done(value); else if (Date.now() - start > 60000) fail({json.dumps(condition)});
         else setTimeout(look, 40); }})(); }})""")
+
+
+def after_navigation(page: Browser, condition: str) -> None:
+    """Wait for a condition on the page that a click or a key leads to."""
+    for _ in range(2000):
+        with contextlib.suppress(RuntimeError):  # the page has just gone
+            if page.run(f"new Promise((done) => setTimeout(() => done(!!({condition})), 30))"):
+                return
+    raise AssertionError(condition)
 
 
 def click(page: Browser, selector: str) -> None:

@@ -21,8 +21,9 @@ from pipelines.app import markup
 from pipelines.app.ask import Ask
 from pipelines.app.config import WAITING, AppConfig
 from pipelines.app.gallery import ASK, RESULT, Gallery
-from pipelines.app.guard import POLICY, Guard, hosts_of
+from pipelines.app.guard import POLICY, Guard
 from pipelines.app.studio import Job, Studio
+from pipelines.common.loopback import hosts_of
 from sigma_data.errors import ConfigError
 from sigma_model.sampling.generate import Request
 

@@ -1,0 +1,1 @@
+"""`sigma browse`: a corpus, a training run or an evaluation in a browser, read-only."""
