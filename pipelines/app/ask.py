@@ -17,7 +17,11 @@ from sigma_model.omnigen2.files import is_omnigen2
 from sigma_model.omnigen2.settings import Omnigen2Sampling
 from sigma_model.sampling.generate import check_prompt
 
-SAMPLING = ("steps", "text_scale", "image_scale", "group_mask", "size", "seed", "max_tokens", "temperature")
+CACHES = tuple(str(one) for one in getattr(GenerateConfig.model_fields.get("cache"), "annotation", None) or ())
+"""What leaves the network out of some steps, by the names of `--cache`."""
+
+SAMPLING = ("steps", "text_scale", "image_scale", "group_mask", "size", "seed", "max_tokens", "temperature",
+            *(("cache",) if CACHES else ()))  # fmt: skip
 """Settings that the page has."""
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from pipelines.app import markup
-from pipelines.app.ask import Ask, check_image, defaults_of
+from pipelines.app.ask import CACHES, Ask, check_image, defaults_of
 from pipelines.app.config import MAX_IMAGES
 from pipelines.app.gallery import Entry
 from pipelines.app.studio import Job, Studio
@@ -91,6 +91,10 @@ def build_page(studio: Studio) -> Any:
                     )
                     size = gr.Textbox(label="Size, e.g. 1024x768; by default the last reference's", elem_id="size")
                     mask = gr.Checkbox(True, label="Group mask: attribute tokens see their own reference only")
+                    cache = gr.Dropdown(
+                        list(CACHES) or ["none"], value="none", visible=bool(CACHES), elem_id="cache",
+                        label="Leave the network out of some steps",
+                    )  # fmt: skip
                     longest = gr.Slider(16, 2048, usual["max_tokens"], step=1, label="Longest text answer, in tokens")
                     warmth = gr.Slider(0, 2, usual["temperature"], step=0.1, label="Temperature of a text answer")
             with gr.Column(scale=1, min_width=320, elem_id="made"):
@@ -103,7 +107,7 @@ def build_page(studio: Studio) -> Any:
             newer, older = gr.Button("Newer", elem_id="newer"), gr.Button("Older", elem_id="older")
 
         quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        sampling = [seed, steps, towards_text, towards_image, size, mask, longest, warmth]
+        sampling = [seed, steps, towards_text, towards_image, size, mask, longest, warmth, cache]
         reading = [prompt, held, model]
         desk_images = [upload, held, shown, tokens]
         filled = [
@@ -192,6 +196,7 @@ class _Desk:
         group_mask: bool,
         max_tokens: float,
         temperature: float,
+        cache: str,
         request: gr.Request,
     ) -> AsyncIterator[tuple[Any, ...]]:
         """Put the request in line and tell where it is, until it has ended; whoever leaves stops it."""
@@ -199,7 +204,7 @@ class _Desk:
         settings = {
             "seed": int(seed or 0), "steps": int(steps), "text_scale": text_scale, "image_scale": image_scale,
             "size": (size or "").strip() or None, "group_mask": group_mask, "max_tokens": int(max_tokens),
-            "temperature": temperature,
+            "temperature": temperature, **({"cache": cache} if CACHES else {}),
         }  # fmt: skip
         models = (model,) if other in (NOBODY, model, None) else (model, other)
         paths, names = tuple(path for path, _ in held), tuple(name for _, name in held)
@@ -257,6 +262,7 @@ class _Desk:
             model,
             served[1] if len(served) > 1 else NOBODY,
             *(values[name] for name in names),
+            values.get("cache", "none"),
             markup.results(entry),
         )
 

@@ -70,6 +70,7 @@ def _serve(config: AppConfig, studio: Studio) -> None:
             f"--host {config.host} --port {config.port}: cannot be listened on ({error}): choose another --port"
         ) from None
     logger.info("sigma: the app is at %s (Ctrl-C ends it); results are kept in %s", address, studio.gallery.out)
+    studio.warm_up()
     if not is_loopback(config.host):
         logger.warning("sigma: everybody who reaches %s can use the app, and see all results", config.host)
     try:

@@ -70,9 +70,15 @@ class Studio:
         self._turn = threading.Condition()
         self.decoding = threading.Lock()
         """Held while an image is decoded: one at a time, however many ask; that bounds the memory."""
-        self._closed = False
+        self._closed = self._cold = False
         self._worker = threading.Thread(target=self._work, name="studio", daemon=True)
         self._worker.start()
+
+    def warm_up(self) -> None:
+        """Load the first model before anybody asks."""
+        with self._turn:
+            self._cold = True
+            self._turn.notify_all()
 
     def submit(self, ask: Ask) -> Job:
         """Put a request in line, checked and kept on disk.
@@ -125,15 +131,19 @@ class Studio:
             raise ConfigError(f"{WAITING} requests wait already: try again in a minute")
 
     def _work(self) -> None:
-        self._warm_up()
         while True:
             with self._turn:
                 self._now = None
-                while not self._line and not self._closed:
+                while not (self._line or self._closed or self._cold):
                     self._turn.wait()
                 if self._closed:
                     return
-                job = self._now = self._line.popleft()
+                job = self._now = self._line.popleft() if self._line else None
+                cold, self._cold = self._cold, False
+            if cold:
+                self._load_first()
+            if job is None:
+                continue
             made: list[Made] = []
             try:
                 self._answer(job, made)
@@ -147,8 +157,8 @@ class Studio:
             else:
                 self._end(job, DONE, "", made)
 
-    def _warm_up(self) -> None:
-        """Load the first model before anybody asks; what is wrong with it is told to who does."""
+    def _load_first(self) -> None:
+        """What is wrong with the model is told to who asks it."""
         model = self.config.models[0]
         try:
             self._answerer(Ask("", models=(model,)), model)

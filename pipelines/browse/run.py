@@ -61,7 +61,7 @@ def open_site(place: Path) -> Site:
 
 def make_server(site: Site, host: str, port: int) -> ThreadingHTTPServer:
     """A server that listens. Raises ConfigError where it cannot."""
-    kind = type("Server", (_Server,), {"address_family": socket.AF_INET6}) if ":" in host else _Server
+    kind = _Server6 if ":" in host else _Server
     handler = type("Handler", (_Handler,), {"site": site, "hosts": hosts_of(host)})
     try:
         return kind((host, port), handler)
@@ -83,6 +83,10 @@ def run_browse(place: Path, *, host: str, port: int) -> None:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _Handler(BaseHTTPRequestHandler):

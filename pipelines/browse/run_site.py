@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ from sigma_data.errors import ConfigError
 from sigma_data.report.style import TOKEN_COLOURS, printable
 
 METRICS, IMAGES, TEXTS, CONFIG = "metrics.jsonl", "images", "texts.jsonl", "config.yaml"
-_POINTS = 300
+_POINTS, _POINTS_OF_MANY = 300, 40
+"""Of a line; where many cross, each point is the mean of a longer stretch."""
+_MANY = 4
 _STEPS = 12
 _STEP = re.compile(r"[0-9]{8}")
 _IMAGE = re.compile(r"[A-Za-z0-9_.-]{1,200}\.png")
@@ -35,6 +39,9 @@ _CHARTS = (
     ("Image loss by noise level (0.9: nearly noise)", re.compile(r"image/level_(.+)")),
     ("Image loss by attribute token", re.compile(r"image/token_(.+)")),
     ("Image loss by family", re.compile(r"image/(?!level_|token_)(.+)")),
+    ("Held-out image loss by noise level", re.compile(r"val/image/level_(.+)")),
+    ("Held-out image loss by attribute token", re.compile(r"val/image/token_(.+)")),
+    ("Held-out image loss by family", re.compile(r"val/image/(?!level_|token_)(.+)")),
     ("Text loss by family", re.compile(r"text/(.+)")),
     ("Gradient norm", re.compile(r"norm")),
     ("Tokens a second", re.compile(r"tokens_per_second")),
@@ -144,7 +151,7 @@ def _series(lines: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[int, flo
     series: dict[str, list[tuple[int, float]]] = {}
     for line in lines:
         for name, value in line.items():
-            if isinstance(value, int | float) and not isinstance(value, bool) and value == value:  # not NaN
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
                 series.setdefault(name, []).append((line["step"], float(value)))
     return series
 
@@ -153,9 +160,12 @@ def _chart(title: str, names: re.Pattern[str], series: Mapping[str, list[tuple[i
     chosen: dict[str, list[tuple[int, float]]] = {}
     for name, points in series.items():
         if (found := names.fullmatch(name)) is not None:
-            chosen[found[1] if found.re.groups else name] = _thinned(points)
+            chosen[found[1] if found.re.groups else name] = points
     if not chosen:
         return None
+    last = max(points[-1][0] for points in chosen.values())
+    width = max(1, -(-last // (_POINTS if len(chosen) <= _MANY else _POINTS_OF_MANY)))
+    chosen = {name: _thinned(points, width) for name, points in chosen.items()}
     every = [point for points in chosen.values() for point in points]
     first, last = min(step for step, _ in every), max(step for step, _ in every)
     low, high = min(value for _, value in every), max(value for _, value in every)
@@ -179,10 +189,7 @@ def _chart(title: str, names: re.Pattern[str], series: Mapping[str, list[tuple[i
     return {"title": title, "lines": lines, "ticks": ticks, "first": first, "last": last}
 
 
-def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """At most so many points, each the mean of a stretch."""
-    size = -(-len(points) // _POINTS)
-    if size <= 1:
-        return points
-    stretches = [points[at : at + size] for at in range(0, len(points), size)]
+def _thinned(points: Sequence[tuple[int, float]], width: int) -> list[tuple[int, float]]:
+    """A point for each stretch of `width` steps: the mean of what is there, at the last step of it."""
+    stretches = (list(stretch) for _, stretch in groupby(points, lambda point: point[0] // width))
     return [(one[-1][0], sum(value for _, value in one) / len(one)) for one in stretches]

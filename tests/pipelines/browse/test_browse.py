@@ -55,7 +55,8 @@ def run(tmp_path: Path) -> Path:
     (folder / "images" / "00000300" / "editing-1.png").write_bytes(image_files.image_bytes("png", 5))
     lines = [
         {"step": step, "non_finite": "", "loss": 1 / step, "image": None if step == 2 else 0.5, "norm": float(step),
-         "image/level_0.9": 0.3, "image/token_style": 0.2, "image/editing": 0.4, "text/understanding": 2.0}
+         "image/level_0.9": 0.3, "image/token_style": 0.2, "image/editing": 0.4, "text/understanding": 2.0,
+         "val/image/level_0.9": 0.25 if step % 100 == 0 else None}
         for step in range(1, 700)
     ]  # fmt: skip
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 700, "lo')
@@ -238,7 +239,14 @@ def test_a_manifest_that_leads_elsewhere_is_refused_and_damage_is_told(corpus: P
 
 def test_a_run_shows_its_losses_images_and_texts(run: Path) -> None:
     shown = page(RunSite(run))
-    for title in ("Loss", "by noise level", "by attribute token", "loss by family", "Gradient norm"):
+    for title in (
+        "Loss",
+        "by noise level",
+        "by attribute token",
+        "loss by family",
+        "Gradient norm",
+        "Held-out image loss by noise level",
+    ):
         assert title in shown
     assert "699 steps" in shown and "0.9: 0.3" in shown and "style: 0.2" in shown
     points = max(re.findall(r'points="([^"]+)"', shown), key=len).split()
