@@ -160,7 +160,7 @@ def plan(folder: Path) -> dict[str, int]:
     from pipelines.build_dataset.plan import make_plan
 
     made = make_plan(sorted(folder.glob("*.parquet")), BuildConfig.model_validate({"quotas": {"editing": 20_000}}))
-    return {"read": made.read, "written": len(made.rows)}
+    return {"read": made.read, "written": len(made.places)}
 
 
 if __name__ == "__main__":

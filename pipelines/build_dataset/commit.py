@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,18 @@ import pyarrow.parquet as pq
 from pipelines.build_dataset.config import NOT_RECORDED, BuildConfig
 from pipelines.build_dataset.image_words import NO_WORDS, ImageWords
 from pipelines.build_dataset.plan import Plan
+from pipelines.build_dataset.tables import ROW_GROUP, manifest_tables, quarantine_tables
 from sigma_data.corpus.corpus import CARD, COMMIT, MANIFEST, QUARANTINE, REPORT, WORK, file_digest
 from sigma_data.corpus.dataset_card import render_card
 from sigma_data.corpus.manifest import OPTIONAL, manifest_schema, quarantine_schema
 from sigma_data.corpus.record import SCHEMA_VERSION
 from sigma_data.corpus.shard import read_range
+from sigma_data.corpus.table_rows import FileRows
 from sigma_data.images.fingerprint_file import KnownImages
 from sigma_data.report.report import render_report
 from sigma_data.sources import Fragment, open_source
 from sigma_data.storage.files import disk_error, dump_json, with_temporary, write_atomic
 from sigma_data.storage.paths import literal
-
-_THUMBNAILS_A_CODE = 24
-"""Thumbnails that the quarantine keeps for each code."""
 
 
 @dataclass(frozen=True)
@@ -55,25 +55,22 @@ class Inputs:
 
 def sums_of(plan: Plan) -> dict[str, Any]:
     """Read (+ made) = written + filtered + quarantined + duplicates, and the counts behind them."""
-
-    def count(out: pl.DataFrame) -> dict[str, int]:
-        return dict(out.group_by("code").len().sort(["len", "code"], descending=[True, False]).iter_rows())
-
-    filters = count(plan.out.filter("filtered"))
-    codes = count(plan.out.filter(~pl.col("filtered")))
+    most_first = sorted(plan.codes.items(), key=lambda entry: (-entry[1], entry[0][0]))
+    filters = {code: count for (code, filtered), count in most_first if filtered}
+    codes = {code: count for (code, filtered), count in most_first if not filtered}
     duplicates = codes.pop("duplicate", 0)
-    written = len(plan.rows)
+    written, made = len(plan.places), plan.made_samples
     filtered, quarantined = sum(filters.values()), sum(codes.values())
-    if plan.read + plan.made != written + filtered + quarantined + duplicates:
+    if plan.read + made != written + filtered + quarantined + duplicates:
         raise AssertionError(
-            f"read {plan.read} + made {plan.made} != {written} written + {filtered} filtered + {quarantined} "
+            f"read {plan.read} + made {made} != {written} written + {filtered} filtered + {quarantined} "
             f"quarantined + {duplicates} twice"
         )
-    splits = dict(plan.rows.group_by("split", maintain_order=True).len().iter_rows())
-    families = dict(plan.rows.group_by("family").len().sort("family").iter_rows())
+    splits = dict(plan.places.group_by("split", maintain_order=True).len().iter_rows())
+    families = dict(sorted(plan.places.group_by("family").len().iter_rows()))
     return {
         "read": plan.read,
-        "made": plan.made,
+        "made": made,
         "written": written,
         "filtered": filtered,
         "quarantined": quarantined,
@@ -82,9 +79,9 @@ def sums_of(plan: Plan) -> dict[str, Any]:
         "filters": filters,
         "splits": splits,
         "families": families,
-        "images": int(plan.rows["images"].list.len().sum()),
+        "images": int(plan.places["images"].cast(pl.Int64).sum()),
         "bytes": sum(shard.size for shard in plan.shards),
-        "components": plan.rows["component"].n_unique(),
+        "components": plan.places["component"].n_unique(),
     }
 
 
@@ -92,12 +89,11 @@ def commit_corpus(
     out: Path, config: BuildConfig, plan: Plan, inputs: Inputs, digests: Mapping[str, tuple[int, str]]
 ) -> None:
     """Write everything that describes the shards, and `corpus.json` last."""
-    sums = sums_of(plan)
     write_corpus_files(
         out,
-        manifest=plan.rows,
-        quarantine=_quarantine(plan.out),
-        sums=sums,
+        manifest=manifest_tables(plan, out / WORK),
+        quarantine=quarantine_tables(plan),
+        sums=sums_of(plan),
         shards={
             shard.path: {"samples": shard.samples, "bytes": digests[shard.path][0], "sha256": digests[shard.path][1]}
             for shard in plan.shards
@@ -111,17 +107,18 @@ def commit_corpus(
 def write_corpus_files(
     out: Path,
     *,
-    manifest: pl.DataFrame,
-    quarantine: pl.DataFrame,
+    manifest: Iterable[pa.Table],
+    quarantine: Iterable[pa.Table],
     sums: Mapping[str, Any],
     shards: Mapping[str, Mapping[str, Any]],
     config: Mapping[str, Any],
     config_digest: str,
     inputs: str,
 ) -> None:
-    """Manifest, quarantine, card, report, commit: whatever made the shards, the end is the same."""
-    tables = {MANIFEST: _table(manifest, manifest_schema()), QUARANTINE: _table(quarantine, quarantine_schema())}
-    manifest, quarantine = (pl.DataFrame(pl.from_arrow(table)) for table in tables.values())
+    """Manifest, quarantine, card, report, commit: whatever made the shards, the end is the same.
+
+    The tables come in pieces, in the columns of `manifest_schema` and `quarantine_schema`.
+    """
 
     def read(shard: str, offset: int, size: int) -> bytes:
         with (out / shard).open("rb") as file:
@@ -129,14 +126,19 @@ def write_corpus_files(
 
     scratch = out / WORK  # a killed commit must leave no temporary file in the corpus
     try:
-        for name in (MANIFEST, QUARANTINE):
-            _write_table(out / name, tables.pop(name), scratch)
-        first = manifest.row(0, named=True)
+        for name, tables in ((MANIFEST, manifest), (QUARANTINE, quarantine)):
+            _write_table(out / name, tables, scratch)
+        rows = FileRows(out / MANIFEST, manifest_schema())
+        first = rows.first(["shard", "json_offset", "json_size"])
         record = read(first["shard"], first["json_offset"], first["json_size"])
-        card = render_card(title=config["title"], manifest=manifest, sums=sums, record=record)
+        card = render_card(title=config["title"], manifest=rows, sums=sums, record=record)
         write_atomic(out / CARD, card, scratch=scratch)
         report = render_report(
-            title=config["title"], summary=_summary(sums), manifest=manifest, quarantine=quarantine, read=read
+            title=config["title"],
+            summary=_summary(sums),
+            manifest=rows,
+            quarantine=FileRows(out / QUARANTINE, quarantine_schema(), nulls=True),
+            read=read,
         )
         write_atomic(out / REPORT, report, scratch=scratch)
         files = {}
@@ -162,16 +164,7 @@ def _summary(sums: Mapping[str, Any]) -> dict[str, Any]:
     return {**sums, "quarantined_by_code": sums["codes"]}
 
 
-def _quarantine(out: pl.DataFrame) -> pl.DataFrame:
-    """The table of what was not written, with a bounded number of thumbnails."""
-    nth = pl.col("thumbnail").is_not_null().cast(pl.Int64).cum_sum().over("code")
-    return out.with_columns(
-        pl.when(nth <= _THUMBNAILS_A_CODE).then("thumbnail").alias("thumbnail"),
-        pl.col("instruction").str.slice(0, 500),
-    )
-
-
-def _table(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
+def as_table(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
     """A frame as an Arrow table of this schema: missing columns are null, optional ones without values left out."""
     table = frame.to_arrow()
     schema = pa.schema([field for field in schema if field.name not in OPTIONAL or _has_values(frame, field.name)])
@@ -192,8 +185,14 @@ def _has_values(frame: pl.DataFrame, column: str) -> bool:
     return bool(values.any()) if values.dtype == pl.Boolean else len(values) > 0
 
 
-def _write_table(path: Path, table: pa.Table, scratch: Path) -> None:
+def _write_table(path: Path, tables: Iterable[pa.Table], scratch: Path) -> None:
     def write(temporary: Path) -> None:
-        pq.write_table(table, literal(temporary), compression="zstd", row_group_size=65_536)
+        with ExitStack() as stack:
+            writer: pq.ParquetWriter | None = None
+            for table in tables:
+                if writer is None:
+                    made = pq.ParquetWriter(literal(temporary), table.schema, compression="zstd")
+                    writer = stack.enter_context(made)
+                writer.write_table(table, row_group_size=ROW_GROUP)
 
     with_temporary(path, write, scratch=scratch)

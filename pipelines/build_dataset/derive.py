@@ -6,73 +6,111 @@ They come after the quotas, fill what these leave open, and are placed with all 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.image_words import read_image_words
 from pipelines.build_dataset.made import MadeSample, Parent, info_of, made_samples, usable
 from pipelines.build_dataset.scan import good_row, read_scan, scan_schema
+from pipelines.build_dataset.scan_columns import Digests, ScanColumns, digests
 from sigma_data.corpus.checks import examine
 from sigma_data.corpus.record import decode
 from sigma_data.images.fingerprint import hash_fraction
 from sigma_data.sample import Family
 
 ORIGINS = "origins"
-"""Column of the plan: of a made sample (parent's id, image number there) of each image, in the order of `images`."""
 
 
-def with_made(rows: pl.DataFrame, scans: Sequence[Path], config: BuildConfig) -> pl.DataFrame:
-    """The planned rows and, behind them, those of made samples; these alone have `json` and `origins`."""
-    if not config.made.any:
-        return rows
+@dataclass(frozen=True)
+class Made:
+    """Made samples [m]: their rows as a scan file has them, and as the plan has them.
+
+    `rows` has the columns of the plan's rows, `fragment` the number behind the last scan file. `origins` has, of each
+    sample, (parent's id, image number there) of each image, in the order of `images`.
+    """
+
+    table: pa.Table
+    rows: pl.DataFrame
+    content: Digests
+    json: NDArray[np.uint64]
+    origins: tuple[tuple[tuple[str, int], ...], ...]
+
+
+def made_rows(
+    rows: pl.DataFrame, ids: pl.Series, found: ScanColumns, scans: Sequence[Path], config: BuildConfig
+) -> Made | None:
+    """The samples to be made from the planned rows, None if there are none."""
     parents = list(_parents(rows, scans, config))
-    ids, contents = set(rows["id"]), set(rows["content"])
     made: list[dict[str, Any]] = []
     for one in made_samples(parents, config.made, seed=config.seed, words=read_image_words(config.made.words)):
-        row = _row(one, config)
-        # The source, or a corpus that is built again, may have the sample already.
-        if row is not None and row["id"] not in ids and row["content"] not in contents:
-            ids.add(row["id"])
-            contents.add(row["content"])
+        if (row := _row(one, config)) is not None:
             made.append(row)
+    del parents
+    made = _new(made, rows, found)
     made = _within_quotas(made, rows, config)
     if not made:
-        return rows
+        return None
     table = pa.Table.from_pylist(made, schema=scan_schema())
-    first = int(rows.select(pl.col("order").max()).item() or 0) + 1
-    frame = pl.DataFrame(pl.from_arrow(table)).with_columns(
-        pl.Series("split", [row["split"] for row in made], dtype=pl.String),
-        pl.Series("component", [row["component"] for row in made], dtype=pl.String),
-        pl.Series(ORIGINS, [row[ORIGINS] for row in made]),
-        pl.Series("order", range(first, first + len(made))).cast(rows.schema["order"]),
-        filtered=pl.lit(False),
+    count = len(made)
+    frame = pl.DataFrame(
+        {
+            "sample": np.arange(len(ids), len(ids) + count, dtype=np.uint32),
+            "order": np.arange(found.read, found.read + count, dtype=np.uint32),
+            "fragment": np.full(count, len(scans), dtype=np.int32),
+            "position": np.arange(count, dtype=np.int32),
+            "id": [row["id"] for row in made],
+            "family": [row["family"] for row in made],
+            "source": [row["source"] for row in made],
+            "old_split": [None] * count,
+            "size": [row["size"] for row in made],
+            "json_size": [row["json_size"] for row in made],
+            "images": [len(row["images"]) for row in made],
+            "component": [row["component"] for row in made],
+            "split": [row["split"] for row in made],
+        },
+        schema_overrides={name: rows.schema[name] for name in rows.columns},
     )
-    return pl.concat([rows, frame], how="diagonal")
+    json = digests(pa.array([row["json_sha256"] for row in made], pa.string())).high
+    content = digests(pa.array([row["content"] for row in made], pa.string()))
+    return Made(table, frame, content, json, tuple(tuple(row[ORIGINS]) for row in made))
+
+
+def _new(made: list[dict[str, Any]], rows: pl.DataFrame, found: ScanColumns) -> list[dict[str, Any]]:
+    """Those that neither the sources, e.g. a corpus that is built again, nor earlier ones have already."""
+    ids = set(rows["id"].filter(rows["id"].is_in([row["id"] for row in made])))
+    content = digests(pa.array([row["content"] for row in made], pa.string()))
+    sample = rows["sample"].to_numpy()
+    alike = np.flatnonzero(np.isin(found.content.high[sample], content.high))
+    there = found.content[sample[alike]]
+    contents = set(zip(there.high.tolist(), there.low.tolist(), strict=True))
+    kept = []
+    for row, *key in zip(made, content.high.tolist(), content.low.tolist(), strict=True):
+        if row["id"] not in ids and tuple(key) not in contents:
+            ids.add(row["id"])
+            contents.add((key[0], key[1]))
+            kept.append(row)
+    return kept
 
 
 def _parents(rows: pl.DataFrame, scans: Sequence[Path], config: BuildConfig) -> Iterator[Parent]:
     """The samples that others can be made from, in the order of the sources; their records are read from the scan."""
-    columns = rows.select("fragment", "position", "family", "references", "split", "component", "images")
-    wanted = [
-        row
-        for row in columns.sort("fragment", "position").iter_rows(named=True)
-        if config.made.feeds(Family(row["family"]), row["references"])
-    ]
-    fragment, records = -1, None
-    for row in wanted:
-        if row["fragment"] != fragment:
-            fragment = row["fragment"]
-            records = read_scan(scans[fragment], ["json"])["json"]
-        assert records is not None
-        sample = decode(records[row["position"]].as_py(), None)
-        if usable(sample):
-            infos = {image["number"]: info_of(image) for image in row["images"]}
-            yield Parent(sample, row["split"], row["component"], infos)
+    columns = rows.select("fragment", "position", "family", "split", "component").sort("fragment", "position")
+    for (fragment,), part in columns.group_by("fragment", maintain_order=True):
+        table = read_scan(scans[int(fragment)], ["json", "references", "images"]).take(part["position"].to_numpy())
+        for place, row in enumerate(part.iter_rows(named=True)):
+            if not config.made.feeds(Family(row["family"]), table["references"][place].as_py()):
+                continue
+            sample = decode(table["json"][place].as_py(), None)
+            if usable(sample):
+                infos = {image["number"]: info_of(image) for image in table["images"][place].as_py()}
+                yield Parent(sample, row["split"], row["component"], infos)
 
 
 def _row(made: MadeSample, config: BuildConfig) -> dict[str, Any] | None:
@@ -90,7 +128,7 @@ def _row(made: MadeSample, config: BuildConfig) -> dict[str, Any] | None:
         return None
     row = good_row(found, {})
     origins = [
-        {"id": made.parents[place].sample.id, "number": there}
+        (made.parents[place].sample.id, there)
         for place, there in (made.origins[image["number"]] for image in row["images"])
     ]
     return row | {"split": made.parents[0].split, "component": made.parents[0].component, ORIGINS: origins}

@@ -68,11 +68,14 @@ class Made(StrictModel):
 
 @dataclass(frozen=True)
 class Parent:
-    """A written sample that others may be made from, its images without bytes; `infos` as the scan found them."""
+    """A written sample that others may be made from, its images without bytes; `infos` as the scan found them.
+
+    `component` is the plan's number of it.
+    """
 
     sample: Sample
     split: str
-    component: str
+    component: int
     infos: Mapping[int, ImageInfo]
 
     def image(self, number: int) -> ImageInfo:

@@ -1,42 +1,33 @@
 """The second pass: from the scan's rows to the place of every sample, without an image being read.
 
-Duplicates, components, quotas, splits, order and byte offsets are all decided here, by pure
-functions of the rows and the configuration.
+Duplicates, components, quotas, splits, order and byte offsets are all decided here, by pure functions of the rows and
+the configuration. Only narrow columns are in memory (`scan_columns`); the tables of the corpus are made of the plan
+and the scan files where they are written (`tables`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.build_dataset.config import BuildConfig
-from pipelines.build_dataset.derive import with_made
-from pipelines.build_dataset.scan import FILTERED, OK, REJECTED, scan_schema
-from pipelines.build_dataset.selection import apply_quotas, drop_excluded, rejected
-from sigma_data.corpus.shard import BLOCK, END, member_size
+from pipelines.build_dataset.derive import Made, made_rows
+from pipelines.build_dataset.placing import Shard, place
+from pipelines.build_dataset.scan_columns import Digests, ScanImages, read_columns
+from pipelines.build_dataset.selection import apply_quotas, drop_excluded, fractions, left_out
+from sigma_data.corpus.refused_files import RefusedFile
 from sigma_data.errors import ConfigError
-from sigma_data.images.fingerprint import SIGNATURE_BYTES, choose_split, components, hash_fraction, near_pairs
+from sigma_data.images.fingerprint import choose_split, joined_components, near_links
 from sigma_data.images.fingerprint_file import KnownImages
-from sigma_data.sample import Family
 
-_COLUMNS = [name for name in scan_schema().names if name != "json"]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """A shard to be written: path inside the corpus, samples, members, bytes."""
-
-    path: str
-    samples: int
-    members: int
-    size: int
+_SLICE = 65_536
 
 
 @dataclass(frozen=True)
@@ -50,21 +41,42 @@ class Unstable:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where every sample goes. `rows` are in shard order, `out` are the records not written.
+    """Where every sample goes.
 
-    `read` records came from the sources, `made` samples were made from others: together they are rows and out.
+    `places` has a row a sample in shard order: sample (its place in `ids`), fragment, position, family, source, split,
+    component (a place in `ids`), shard (a place in `shards`), index, offset, size, json_size, images (their number).
+    `out` has the good records that are not written: order, code, message, filtered. `read` records came from the
+    sources, `made` samples were made from others: together they are places, out and what the scan rejected (`codes`).
     """
 
-    rows: pl.DataFrame
+    scans: tuple[Path, ...]
+    ids: pl.Series
+    places: pl.DataFrame
     out: pl.DataFrame
     shards: tuple[Shard, ...]
     read: int
-    made: int = 0
+    codes: Counter[tuple[str, bool]]
+    """(code, whether it is filtered) -> records not written, those in `out` included."""
+    content: str
+    """SHA-256 over what every sample holds, in shard order."""
+    made: Made | None = None
+    unstable: dict[int, dict[int, str]] = field(default_factory=dict)
+    refused: tuple[RefusedFile, ...] = ()
+    first: tuple[int, str] | None = None
+    """Order and message of the first record that is not written."""
+
+    @property
+    def made_samples(self) -> int:
+        """How many samples were made from others."""
+        return 0 if self.made is None else len(self.made.table)
 
     def digest(self) -> str:
-        """SHA-256 over the place of every sample."""
-        places = self.rows.select("id", "content", "json_sha256", "shard", "offset", "size")
-        return hashlib.sha256(places.write_csv().encode()).hexdigest()
+        """SHA-256 over the place and the content of every sample."""
+        digest = hashlib.sha256(self.content.encode())
+        for name in ("shard", "offset", "size"):
+            digest.update(self.places[name].to_numpy().tobytes())
+        digest.update("\n".join(shard.path for shard in self.shards).encode())
+        return digest.hexdigest()
 
 
 def make_plan(
@@ -79,124 +91,121 @@ def make_plan(
 
     Raises ConfigError where two sources give different samples the same id.
     """
-    rows = _without(_load(scans), unstable)
-    read = len(rows)
-    out = [rows.filter(pl.col("status") != OK)]
-    rows = rows.filter(pl.col("status") == OK)
+    known: dict[int, dict[int, str]] = {}
+    for one in unstable:
+        known.setdefault(one.fragment, {}).setdefault(one.position, one.message)
+    found = read_columns(scans, known)
+    content, text, images = found.content, found.text, found.images
+    found.images = found.images.of(np.zeros(len(found.rows), dtype=bool))  # held once, below
+    rows = found.rows.with_row_index("sample")
+    out: list[pl.DataFrame] = []
+
+    def without(kept: NDArray[np.bool_], left: pl.DataFrame) -> None:
+        nonlocal rows, content, text, images
+        out.append(left)
+        if not kept.all():
+            rows, content, text, images = rows.filter(pl.Series(kept)), content[kept], text[kept], images.of(kept)
 
     if excluded.prints:
-        rows, known = drop_excluded(rows, excluded)
-        out.append(known)
-    rows, duplicates = _drop_duplicates(rows)
-    out.append(duplicates)
-    _refuse_id_clash(rows)
-    images = _images(rows)
+        without(*drop_excluded(rows, images, excluded))
+    without(*_duplicates(rows, content))
+    _refuse_id_clash(rows, scans)
     if config.near_duplicates == "drop":
-        rows, dropped = _drop_near_duplicates(rows, images)
-        out.append(dropped)
-        images = _images(rows)
-    rows = _add_components(rows, images, config)
-    rows, over = apply_quotas(rows, config)
-    out.append(over)
-    kept = len(rows)
-    rows = with_made(rows, scans, config)
-    made = len(rows) - kept
+        without(*_near_duplicates(rows, text, images))
+    rows = _with_components(rows, images, config)
+    del images, text, content
+    kept, left = apply_quotas(rows, config)
+    out.append(left)
+    rows = rows.filter(pl.Series(kept)) if not kept.all() else rows
+    ids, contents, jsons = found.rows["id"], found.content, found.json
+    made = made_rows(rows, ids, found, scans, config) if config.made.any else None
+    if made is not None:
+        rows = pl.concat([rows, made.rows.select(rows.columns)])
+        ids = ids.append(made.rows["id"])
+        contents, jsons = _with_made(contents, jsons, made)
+    del found.rows
     rows = _ordered(rows, config)
-    rows, shards = place(rows, config.shard_bytes, config.shard_samples)
-    left_out = pl.concat([frame.select(out[0].columns) for frame in out]).sort("order")
-    return Plan(rows, left_out, shards, read, made)
-
-
-def _load(scans: Sequence[Path]) -> pl.DataFrame:
-    # All files in one call: a frame a file costs 140 KB a file, more than the rows of a small one.
-    rows = pl.scan_parquet(list(scans), glob=False).select(_COLUMNS).collect()
-    counts = [pq.ParquetFile(path).metadata.num_rows for path in scans]
-    fragment = pl.Series("fragment", np.repeat(np.arange(len(counts), dtype=np.int32), counts))
-    return rows.with_columns(fragment, filtered=pl.col("status") == FILTERED).with_row_index("order")
-
-
-def _without(rows: pl.DataFrame, unstable: Sequence[Unstable]) -> pl.DataFrame:
-    """The rows, those that a write pass found to be unstable rejected with its reason."""
-    if not unstable:
-        return rows
-    schema = {"fragment": pl.Int32, "position": pl.Int32, "why": pl.String}
-    found = pl.DataFrame([(one.fragment, one.position, one.message) for one in unstable], schema=schema, orient="row")
-    marked = rows.join(
-        found.unique(["fragment", "position"], keep="first"),
-        on=["fragment", "position"], how="left", maintain_order="left",
+    shards, placed = place(
+        rows["split"], rows["family"], rows["size"].to_numpy(), rows["images"].to_numpy(),
+        shard_bytes=config.shard_bytes, shard_samples=config.shard_samples,
     )  # fmt: skip
-    bad = pl.col("why").is_not_null()
-    return marked.with_columns(
-        status=pl.when(bad).then(pl.lit(REJECTED)).otherwise("status"),
-        code=pl.when(bad).then(pl.lit("unstable")).otherwise("code"),
-        codes=pl.when(bad).then(pl.lit(["unstable"])).otherwise("codes"),
-        message=pl.when(bad).then("why").otherwise("message"),
-    ).drop("why")
+    rows = rows.with_columns(**placed).drop("order", "id", "old_split")
+    left = pl.concat(out).sort("order")
+    codes = found.codes + Counter({
+        (code, filtered): count for code, filtered, count in left.group_by("code", "filtered").len().iter_rows()
+    })  # fmt: skip
+    first = min(
+        [*([found.first] if found.first else []), *left.select("order", "message").head(1).rows()], default=None
+    )
+    return Plan(
+        tuple(scans), ids, rows, left, shards, found.read, codes, _content(rows, ids, contents, jsons), made, known,
+        tuple(found.refused), first,
+    )  # fmt: skip
 
 
-def _drop_duplicates(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _with_made(contents: Digests, jsons: NDArray[np.uint64], made: Made) -> tuple[Digests, NDArray[np.uint64]]:
+    high, low = (
+        np.concatenate(pair) for pair in ((contents.high, made.content.high), (contents.low, made.content.low))
+    )
+    return Digests(high, low), np.concatenate([jsons, made.json])
+
+
+def _content(rows: pl.DataFrame, ids: pl.Series, contents: Digests, jsons: NDArray[np.uint64]) -> str:
+    digest = hashlib.sha256()
+    sample = rows["sample"].to_numpy()
+    for start in range(0, len(sample), _SLICE):
+        some = sample[start : start + _SLICE]
+        digest.update("\n".join(ids.gather(some).to_list()).encode())
+        for values in (contents.high, contents.low, jsons):
+            digest.update(values[some].tobytes())
+    return digest.hexdigest()
+
+
+def _duplicates(rows: pl.DataFrame, content: Digests) -> tuple[NDArray[np.bool_], pl.DataFrame]:
     """Keep the first of the samples that are identical in all images and text."""
-    rows = rows.with_columns(pl.col("id").first().over("content").alias("same_as"))
-    first = pl.col("order") == pl.col("order").min().over("content")
-    message = pl.format("same images and text as {}", pl.col("same_as"))
-    return rows.filter(first), rejected(rows.filter(~first), "duplicate", message)
+    return _firsts(rows, content.first_equal(), "duplicate", "same images and text as {}")
 
 
-def _drop_near_duplicates(rows: pl.DataFrame, images: _Images) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _firsts(
+    rows: pl.DataFrame, first: NDArray[np.int64], code: str, message: str
+) -> tuple[NDArray[np.bool_], pl.DataFrame]:
+    """Which samples are the first of their like, and the others, which name it."""
+    kept: NDArray[np.bool_] = first == np.arange(len(first))
+    others = np.flatnonzero(~kept)
+    same = rows["id"].gather(first[others])
+    return kept, left_out(rows, others, code, pl.select(pl.format(message, same)).to_series())
+
+
+def _near_duplicates(rows: pl.DataFrame, text: Digests, images: ScanImages) -> tuple[NDArray[np.bool_], pl.DataFrame]:
     """Keep the first of the samples alike in text whose images are all nearly identical."""
-    classes = components(len(images.signatures), near_pairs(images.signatures))[images.image]
+    classes = joined_components(len(images.signatures), near_links(images.signatures))[images.image]
     seen = pl.DataFrame({"sample": images.sample, "looks": classes})
     seen = seen.group_by("sample", maintain_order=True).agg("looks")
     # A sample without images has no looks.
-    every = pl.DataFrame({"sample": np.arange(len(rows))})
+    every = pl.DataFrame({"sample": np.arange(len(rows), dtype=np.uint32)})
     looks = every.join(seen, on="sample", how="left", maintain_order="left")["looks"].fill_null([])
-    rows = rows.with_columns(looks)
-    key = pl.struct("text", "looks")
-    rows = rows.with_columns(pl.col("id").first().over(key).alias("same_as"))
-    first = pl.col("order") == pl.col("order").min().over(key)
-    message = pl.format("same text and nearly identical images as {}", pl.col("same_as"))
-    dropped = rejected(rows.filter(~first), "near_duplicate", message)
-    return rows.filter(first).drop("looks"), dropped.drop("looks")
+    alike = pl.DataFrame({"at": np.arange(len(rows)), "high": text.high, "low": text.low, "looks": looks})
+    first = alike.select(pl.col("at").min().over(pl.struct("high", "low", "looks"))).to_series().to_numpy()
+    return _firsts(rows, first, "near_duplicate", "same text and nearly identical images as {}")
 
 
-def _refuse_id_clash(rows: pl.DataFrame) -> None:
+def _refuse_id_clash(rows: pl.DataFrame, scans: Sequence[Path]) -> None:
     clash = rows.filter(pl.col("id").is_duplicated())
     if len(clash):
-        one = clash.filter(pl.col("id") == clash["id"][0])
-        places = " and ".join(f"{source} {location} row {row}" for source, location, row in one.select(
-            "source", "location", "row").rows()[:2])  # fmt: skip
+        from pipelines.build_dataset.scan import read_scan
+
+        one = clash.filter(pl.col("id") == clash["id"][0]).head(2)
+        places = []
+        for fragment, position in one.select("fragment", "position").iter_rows():
+            row = read_scan(scans[fragment], ["source", "location", "row"]).slice(position, 1).to_pylist()[0]
+            places.append(f"{row['source']} {row['location']} row {row['row']}")
         raise ConfigError(
-            f"different samples have the id {clash['id'][0]} ({places}): "
+            f"different samples have the id {clash['id'][0]} ({' and '.join(places)}): "
             "give one of the sources a name of its own, e.g. release:PATH?name=second"
         )
 
 
-@dataclass(frozen=True)
-class _Images:
-    """All images of all samples: (sample, image) for each, and each different image's signature."""
-
-    sample: NDArray[np.int64]
-    image: NDArray[np.int64]
-    signatures: NDArray[np.uint8]
-
-
-def _images(rows: pl.DataFrame) -> _Images:
-    images = (
-        rows.select(pl.int_range(pl.len()).alias("sample"), pl.col("images"))
-        .explode("images", empty_as_null=False)
-        .unnest("images")
-        .select("sample", "sha256", "signature")
-    )
-    first = images.unique("sha256", keep="first", maintain_order=True)
-    code = first.select("sha256").with_row_index("image")
-    joined = images.join(code, on="sha256", maintain_order="left")
-    signatures = np.frombuffer(b"".join(first["signature"]), dtype=np.uint8).reshape(-1, SIGNATURE_BYTES)
-    return _Images(
-        joined["sample"].to_numpy().astype(np.int64), joined["image"].to_numpy().astype(np.int64), signatures
-    )
-
-
-def _add_components(rows: pl.DataFrame, images: _Images, config: BuildConfig) -> pl.DataFrame:
+def _with_components(rows: pl.DataFrame, images: ScanImages, config: BuildConfig) -> pl.DataFrame:
     """Join samples that share an image, exactly or nearly, and give each component its split.
 
     A component is represented by its first sample in source order: data added behind what was
@@ -204,117 +213,60 @@ def _add_components(rows: pl.DataFrame, images: _Images, config: BuildConfig) ->
     come with a split keep it; where a component comes with several, the largest of them takes it.
     """
     # A sample for each different image stands for all that have it.
-    owner = np.zeros(len(images.signatures), dtype=np.int64)
+    owner = np.zeros(len(images.signatures), dtype=np.uint32)
     owner[images.image[::-1]] = images.sample[::-1]
-    exact = np.stack([images.sample, owner[images.image]], axis=1)
-    near = owner[near_pairs(images.signatures)]
-    label = components(len(rows), np.concatenate([exact, near.reshape(-1, 2)]))
-    ids = rows["id"].to_list()
-    sizes = np.bincount(label, minlength=len(rows))
+
+    def links() -> Iterator[NDArray[np.int64]]:
+        for start in range(0, len(images.sample), _SLICE):
+            part = slice(start, start + _SLICE)
+            yield np.stack([images.sample[part], owner[images.image[part]]], axis=1).astype(np.int64)
+        for pairs in near_links(images.signatures):
+            yield owner[pairs].astype(np.int64)
+
+    label = joined_components(len(rows), links())
+    del links
     by_size = sorted(config.splits, key=lambda name: -config.splits[name])
-    old = set(rows["old_split"].drop_nulls()) - set(config.splits)
-    if old:
-        raise ConfigError(
-            f"samples come with the split {sorted(old)[0]!r}, which this build does not have: add it to splits, e.g. "
-            f"splits.{sorted(old)[0]}=5, or draw splits anew with ?splits=new after the source"
-        )
-    given: dict[int, int] = {}  # component -> place in by_size of the largest split its samples come with
-    for root, split in zip(label.tolist(), rows["old_split"], strict=True):
-        if split in config.splits:
-            given[root] = min(by_size.index(split), given.get(root, len(by_size)))
-
-    def split_of(root: int) -> str:
-        if root in given:
-            return by_size[given[root]]
-        if config.max_component is not None and sizes[root] > config.max_component:
-            return by_size[0]
-        return choose_split(ids[root], config.splits, seed=config.seed)
-
-    splits = {root: split_of(root) for root in np.unique(label).tolist()}
+    given = _given_splits(rows["old_split"], label, by_size)
+    roots = np.unique(label)
+    sizes = np.bincount(label, minlength=len(rows))
+    chosen = np.empty(len(roots), dtype=np.uint8)
+    names = list(config.splits)
+    for start in range(0, len(roots), _SLICE):
+        some = roots[start : start + _SLICE]
+        for at, (root, name) in enumerate(zip(some.tolist(), rows["id"].gather(some).to_list(), strict=True), start):
+            if given[root] < len(by_size):
+                split = by_size[given[root]]
+            elif config.max_component is not None and sizes[root] > config.max_component:
+                split = by_size[0]
+            else:
+                split = choose_split(name, config.splits, seed=config.seed)
+            chosen[at] = names.index(split)
+    split_of = chosen[np.searchsorted(roots, label)]
     return rows.with_columns(
-        pl.Series("component", [ids[root] for root in label], dtype=pl.String),
-        pl.Series("split", [splits[root] for root in label.tolist()], dtype=pl.String),
+        component=rows["sample"].gather(label),
+        split=pl.Series(split_of).cast(pl.UInt32).replace_strict(dict(enumerate(names)), return_dtype=pl.Enum(names)),
     )
+
+
+def _given_splits(old: pl.Series, label: NDArray[np.int64], by_size: Sequence[str]) -> NDArray[np.int64]:
+    """[n] at each component's root the place in `by_size` of the largest split its samples come with, or its length."""
+    given = np.full(len(label), len(by_size), dtype=np.int64)
+    there = sorted(old.drop_nulls().unique().cast(pl.String).to_list())
+    if unknown := [name for name in there if name not in by_size]:
+        raise ConfigError(
+            f"samples come with the split {unknown[0]!r}, which this build does not have: add it to splits, e.g. "
+            f"splits.{unknown[0]}=5, or draw splits anew with ?splits=new after the source"
+        )
+    for name in there:
+        members = np.flatnonzero((old.cast(pl.String) == name).fill_null(False).to_numpy())
+        np.minimum.at(given, label[members], by_size.index(name))
+    return given
 
 
 def _ordered(rows: pl.DataFrame, config: BuildConfig) -> pl.DataFrame:
     """Rows by split and family, inside them in source order or by a hash of their id."""
-    families = {family.value: index for index, family in enumerate(Family)}
-    splits = {name: index for index, name in enumerate(config.splits)}
-    shuffled = config.order == "shuffled"
-    random_key = [hash_fraction("order", config.seed, name) for name in rows["id"]] if shuffled else [0.0] * len(rows)
-    return (
-        rows.with_columns(pl.Series("random_key", random_key, dtype=pl.Float64))
-        .sort(
-            pl.col("split").replace_strict(splits, return_dtype=pl.Int64),
-            pl.col("family").replace_strict(families, return_dtype=pl.Int64),
-            "random_key",
-            "order",
-        )
-        .drop("random_key")
-    )
-
-
-def place(rows: pl.DataFrame, shard_bytes: int, shard_samples: int) -> tuple[pl.DataFrame, tuple[Shard, ...]]:
-    """Cut ordered rows into shards by split and family, and give each sample and member its offset."""
-    shards: list[Shard] = []
-    names: list[str] = []
-    indices: list[int] = []
-    offsets: list[int] = []
-    kind: tuple[str, str] | None = None
-    number = samples = members = used = 0
-
-    def close() -> None:
-        if samples and kind is not None:
-            shards.append(Shard(_shard_path(*kind, number), samples, members, used + len(END)))
-
-    columns = rows.select("split", "family", "size", pl.col("images").list.len().alias("images"))
-    for split, family, size, images in columns.iter_rows():
-        full = used + size + len(END) > shard_bytes or samples >= shard_samples
-        if (split, family) != kind:
-            close()
-            kind, number, samples, members, used = (split, family), 0, 0, 0, 0
-        elif full:
-            close()
-            number, samples, members, used = number + 1, 0, 0, 0
-        names.append(_shard_path(split, family, number))
-        indices.append(samples)
-        offsets.append(used)
-        samples, members, used = samples + 1, members + images + 1, used + size
-    close()
-    rows = rows.with_columns(
-        pl.Series("shard", names, dtype=pl.String),
-        pl.Series("index", indices, dtype=pl.Int32),
-        pl.Series("offset", offsets, dtype=pl.Int64),
-    )
-    return _member_offsets(rows), tuple(shards)
-
-
-def _member_offsets(rows: pl.DataFrame) -> pl.DataFrame:
-    """Where the JSON and every image of a sample start in its shard."""
-    rows = rows.with_columns((pl.col("offset") + BLOCK).alias("json_offset"))
-    starts: list[list[int]] = []
-    for offset, json_size, sizes in rows.select(
-        "offset", "json_size", pl.col("images").list.eval(pl.element().struct.field("size"))
-    ).iter_rows():
-        position = offset + member_size(json_size)
-        places = []
-        for size in sizes:
-            places.append(position + BLOCK)
-            position += member_size(size)
-        starts.append(places)
-    flat = pl.Series("offset", [place for places in starts for place in places], dtype=pl.Int64)
-    images = (
-        rows.select(pl.int_range(pl.len()).alias("sample"), "images")
-        .explode("images", empty_as_null=False)
-        .with_columns(pl.col("images").struct.with_fields(flat.alias("offset")))
-        .group_by("sample", maintain_order=True)
-        .agg("images")
-    )
-    have = rows.select(pl.int_range(pl.len()).alias("sample"))
-    images = have.join(images, on="sample", how="left", maintain_order="left")
-    return rows.with_columns(images["images"].fill_null([]))
-
-
-def _shard_path(split: str, family: str, number: int) -> str:
-    return f"{split}/{family}-{number:05d}.tar"
+    keys = [rows["order"].to_numpy()]
+    if config.order == "shuffled":
+        keys.append(fractions(rows["id"], "order", config.seed))
+    keys += [rows["family"].to_physical().to_numpy(), rows["split"].to_physical().to_numpy()]
+    return rows[np.lexsort(keys)]

@@ -45,14 +45,14 @@ OK, FILTERED, REJECTED = "ok", "filtered", "rejected"
 CACHE = "computed"
 """Folder of a build's workspace for images that are computed, so that the write pass finds those of the scan."""
 
-_PLANNED = ("split", "shard", "index", "offset", "json_offset", "component")
+PLANNED = ("split", "shard", "index", "offset", "json_offset", "component")
 """Columns of the manifest that the plan adds."""
 
 
 @cache
 def scan_schema() -> pa.Schema:
     """A row a prepared record, in source order; `status` says whether it is to be written."""
-    known = [field for field in manifest_schema() if field.name not in _PLANNED]
+    known = [field for field in manifest_schema() if field.name not in PLANNED]
     return pa.schema([
         *known,
         *pa.schema({

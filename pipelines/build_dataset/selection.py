@@ -2,76 +2,61 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from pipelines.build_dataset.config import BuildConfig
-from sigma_data.images.fingerprint import SIGNATURE_BYTES, hash_fraction
+from pipelines.build_dataset.scan_columns import ScanImages
+from sigma_data.images.fingerprint import hash_fraction
 from sigma_data.images.fingerprint_file import KnownImages
 
-
-def drop_excluded(rows: pl.DataFrame, excluded: KnownImages) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Leave out the samples of which any image is one of these, exactly or nearly."""
-    images = (
-        rows.select(pl.int_range(pl.len()).alias("sample"), "images")
-        .explode("images", empty_as_null=False)
-        .unnest("images")
-        .select("sample", "number", "sha256", "signature")
-    )
-    different = images.unique("sha256", keep="first", maintain_order=True)
-    signatures = np.frombuffer(b"".join(different["signature"]), dtype=np.uint8).reshape(-1, SIGNATURE_BYTES)
-    match = excluded.match(different["sha256"].to_list(), signatures)
-    places = np.flatnonzero(match >= 0).tolist()
-    prints = [excluded.prints[match[place]] for place in places]
-    found = pl.DataFrame(
-        {
-            "sha256": [different["sha256"][place] for place in places],
-            "known": [
-                f"{'the same as' if one.sha256 == different['sha256'][place] else 'nearly identical to'} "
-                f"{one.name or one.sha256}"
-                for one, place in zip(prints, places, strict=True)
-            ],
-        },
-        schema={"sha256": pl.String, "known": pl.String},
-    )
-    first = images.join(found, on="sha256", how="inner", maintain_order="left").unique("sample", keep="first")
-    first = first.select("sample", why=pl.format("image {} is {}, to be excluded", "number", "known"))
-    marked = rows.with_row_index("sample").with_columns(pl.col("sample").cast(pl.Int64))
-    marked = marked.join(first.cast({"sample": pl.Int64}), on="sample", how="left", maintain_order="left")
-    hit = pl.col("why").is_not_null()
-    dropped = rejected(marked.filter(hit), "benchmark_image", pl.col("why"), filtered=True)
-    return marked.filter(~hit).drop("sample", "why"), dropped.drop("sample", "why")
+_SLICE = 65_536
 
 
-def apply_quotas(rows: pl.DataFrame, config: BuildConfig) -> tuple[pl.DataFrame, pl.DataFrame]:
+def drop_excluded(
+    rows: pl.DataFrame, images: ScanImages, excluded: KnownImages
+) -> tuple[NDArray[np.bool_], pl.DataFrame]:
+    """Which samples to keep, and those of which any image is one of these, exactly or nearly."""
+    match, same = excluded.match(images.sha256.high, images.sha256.low, images.signatures)
+    hits = np.flatnonzero(match[images.image] >= 0)
+    _, first = np.unique(images.sample[hits], return_index=True)
+    hits = hits[first]
+    messages = []
+    for number, image in zip(images.number[hits].tolist(), images.image[hits].tolist(), strict=True):
+        known = excluded.prints[match[image]]
+        like = "the same as" if same[image] else "nearly identical to"
+        messages.append(f"image {number} is {like} {known.name or known.sha256}, to be excluded")
+    kept = np.ones(len(rows), dtype=bool)
+    kept[images.sample[hits]] = False
+    places = images.sample[hits].astype(np.int64)
+    return kept, left_out(rows, places, "benchmark_image", pl.Series(messages, dtype=pl.String), filtered=True)
+
+
+def apply_quotas(rows: pl.DataFrame, config: BuildConfig) -> tuple[NDArray[np.bool_], pl.DataFrame]:
     """Keep the quota's number of samples a family (and a source's share), those with the lowest hash of their id."""
-    if not config.quotas or rows.is_empty():
-        return rows, rows.clear()
-    named = {(family.value, source) for family, shares in config.shares.items() for source in shares}
-    places = rows.select("family", "source").iter_rows()
-    pools = [f"{family} {source if (family, source) in named else ''}" for family, source in places]
-    have = Counter(pools)
-    limits: list[tuple[str, int, str]] = []  # pool, its most samples, what is said of those beyond
+    kept = np.ones(len(rows), dtype=bool)
+    out = [left_out(rows, np.empty(0, dtype=np.int64), "over_quota", pl.Series([], dtype=pl.String), filtered=True)]
     for family, quota in config.quotas.items():
+        members = np.flatnonzero((rows["family"] == family.value).to_numpy())
+        source = rows["source"].gather(members).cast(pl.String)
         shares = config.shares.get(family, {})
-        taken = share_quota(quota, {source: have[f"{family.value} {source}"] for source in shares}, shares)
+        pools = {name: np.flatnonzero((source == name).to_numpy()) for name in shares}
+        taken = share_quota(quota, {name: len(pool) for name, pool in pools.items()}, shares)
+        rest = np.ones(len(members), dtype=bool)
+        for pool in pools.values():
+            rest[pool] = False
         whole = f"the quota of {family.value} is {quota}"
-        limits += [(f"{family.value} {name}", most, f"{whole}, {most} of {name}") for name, most in taken.items()]
-        limits.append((f"{family.value} ", quota - sum(taken.values()), whole))
-    told = pl.DataFrame(limits, schema={"pool": pl.String, "most": pl.Int64, "why": pl.String}, orient="row")
-    random_key = [hash_fraction("quota", config.seed, name) for name in rows["id"]]
-    # A frame of its own, not the rows with their images: these are copied but once.
-    ranked = pl.DataFrame({"random_key": random_key, "pool": pools}).with_columns(
-        pl.col("random_key").rank("ordinal").over("pool").alias("rank")
-    )
-    ranked = ranked.join(told, on="pool", how="left", maintain_order="left")
-    marked = ranked.select("why", keep=pl.col("most").is_null() | (pl.col("rank") <= pl.col("most")))
-    keep, why = marked["keep"], marked["why"]
-    over = rows.filter(~keep).with_columns(why=why.filter(~keep))
-    return rows.filter(keep), rejected(over, "over_quota", pl.col("why"), filtered=True).drop("why")
+        limits = [(pools[name], most, f"{whole}, {most} of {name}") for name, most in taken.items()]
+        limits.append((np.flatnonzero(rest), quota - sum(taken.values()), whole))
+        keys = fractions(rows["id"].gather(members), "quota", config.seed)
+        for pool, most, why in limits:
+            over = np.sort(members[pool[np.argsort(keys[pool], kind="stable")[most:]]])
+            kept[over] = False
+            out.append(left_out(rows, over, "over_quota", pl.Series([why]).new_from_index(0, len(over)), filtered=True))
+    return kept, pl.concat(out)
 
 
 def share_quota(quota: int, there: Mapping[str, int], shares: Mapping[str, float]) -> dict[str, int]:
@@ -94,11 +79,21 @@ def share_quota(quota: int, there: Mapping[str, int], shares: Mapping[str, float
     return taken
 
 
-def rejected(rows: pl.DataFrame, code: str, message: pl.Expr, *, filtered: bool = False) -> pl.DataFrame:
-    """The rows with the reason why they are not written."""
-    return rows.with_columns(
-        pl.lit(code).alias("code"),
-        pl.lit([code]).alias("codes"),
-        message.alias("message"),
-        pl.lit(filtered).alias("filtered"),
-    )
+def left_out(
+    rows: pl.DataFrame, places: NDArray[np.int64], code: str, message: pl.Series, *, filtered: bool = False
+) -> pl.DataFrame:
+    """The rows at these places with the reason why they are not written."""
+    return pl.DataFrame({
+        "order": rows["order"].gather(places), "code": pl.repeat(code, len(places), eager=True),
+        "message": message, "filtered": pl.repeat(filtered, len(places), eager=True),
+    })  # fmt: skip
+
+
+def fractions(ids: pl.Series, word: str, seed: int) -> NDArray[np.float64]:
+    """`hash_fraction(word, seed, id)` of each id."""
+
+    def values() -> Iterator[float]:
+        for start in range(0, len(ids), _SLICE):
+            yield from (hash_fraction(word, seed, name) for name in ids.slice(start, _SLICE).to_list())
+
+    return np.fromiter(values(), dtype=np.float64, count=len(ids))

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin
 
-import polars as pl
 import yaml
 from pydantic import BaseModel
 
 from sigma_data.corpus.dataset_card_usage import SURPRISES, different_images
 from sigma_data.corpus.record import Record, with_current_keys
+from sigma_data.corpus.table_rows import TableRows
 from sigma_data.sample import FAMILY_RULES, Family
 
 _STRING, _NUMBER = "string", "int64"
@@ -62,7 +62,7 @@ with the byte range of every image; `corpus.json` has the size and SHA-256 of ev
 """
 
 
-def render_card(*, title: str, manifest: pl.DataFrame, sums: Mapping[str, Any], record: bytes) -> str:
+def render_card(*, title: str, manifest: TableRows, sums: Mapping[str, Any], record: bytes) -> str:
     """README.md for a corpus of this manifest and of records like this one: YAML that `datasets` reads, then words.
 
     There is a configuration for all families (`default`) and one a family, each with the columns
@@ -70,35 +70,31 @@ def render_card(*, title: str, manifest: pl.DataFrame, sums: Mapping[str, Any], 
     """
     splits = list(sums["splits"])
     families = [family.value for family in Family if family.value in sums["families"]]
-    columns = (
-        manifest.select("family", pl.col("images").list.eval(pl.element().struct.field("member")).alias("member"))
-        .explode("member", empty_as_null=False)
-        .unique()
-        .sort("member")
-    )
-    present = set(manifest.select("split", "family").unique().iter_rows())
+    columns = [(family, member) for family, member, _ in manifest.counts("family", "images.member").iter_rows()]
+    counts = {(split, family): n for split, family, n in manifest.counts("split", "family").iter_rows()}
+    kinds = _json_feature(manifest, record)
     configs: list[dict[str, Any]] = []
     infos: list[dict[str, Any]] = []
     for name in ("default", *families):
         wanted = families if name == "default" else [name]
-        members = columns.filter(pl.col("family").is_in(wanted))["member"].unique().sort().to_list()
+        members = sorted({member for family, member in columns if family in wanted})
         pattern = "*" if name == "default" else f"{name}-*"
         files = [
             {"split": split, "path": f"{split}/{pattern}.tar"}
             for split in splits
-            if any((split, family) in present for family in wanted)
+            if any((split, family) in counts for family in wanted)
         ]
         configs.append({"config_name": name, "data_files": files, **({"default": True} if name == "default" else {})})
         features = [{"name": member, "dtype": "image"} for member in members]
         features += [
-            _json_feature(manifest, record),
+            kinds,
             {"name": "__key__", "dtype": _STRING},
             {"name": "__url__", "dtype": _STRING},
         ]
         infos.append({"config_name": name, "features": features})
 
-    licenses = manifest.group_by("source", "license").len().sort("source", "license")
-    names = licenses["license"].unique().sort().to_list()
+    licenses = sorted(manifest.counts("source", "license").iter_rows())
+    names = sorted({name for _, name, _ in licenses})
     head = {
         "pretty_name": title,
         "license": names[0] if len(names) == 1 and names[0] != "unknown" else "other" if names else "unknown",
@@ -108,7 +104,6 @@ def render_card(*, title: str, manifest: pl.DataFrame, sums: Mapping[str, Any], 
         "configs": configs,
         "dataset_info": infos,
     }
-    counts = {(split, family): n for split, family, n in manifest.group_by("split", "family").len().iter_rows()}
     rows = "\n".join(
         f"| {family} | {' | '.join(f'{counts.get((split, family), 0):,}' for split in splits)} | "
         f"{FAMILY_RULES[Family(family)].summary} |"
@@ -121,9 +116,9 @@ def render_card(*, title: str, manifest: pl.DataFrame, sums: Mapping[str, Any], 
         taken=f"{sums['written']:,} written, " + (f"{sums['filtered']:,} filtered, " if sums.get("filtered") else ""),
         quarantined=sums["quarantined"], duplicates=sums["duplicates"],
         splits=" | ".join(splits), bars="---:|" * len(splits), rows=rows,
-        licenses="\n".join(f"| {_cell(s)} | {_cell(name)} | {n:,} |" for s, name, n in licenses.iter_rows()),
+        licenses="\n".join(f"| {_cell(s)} | {_cell(name)} | {n:,} |" for s, name, n in licenses),
         first_split=splits[0] if splits else "train", first_family=families[0] if families else "editing",
-        first_shard=manifest["shard"][0] if len(manifest) else "train/editing-00000.tar",
+        first_shard=manifest.first(["shard"])["shard"] if sums["written"] else "train/editing-00000.tar",
     )  # fmt: skip
 
     class Dumper(yaml.SafeDumper):
@@ -133,10 +128,10 @@ def render_card(*, title: str, manifest: pl.DataFrame, sums: Mapping[str, Any], 
     return f"---\n{yaml.dump(head, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)}---\n{text}"
 
 
-def _json_feature(manifest: pl.DataFrame, record: bytes) -> dict[str, Any]:
+def _json_feature(manifest: TableRows, record: bytes) -> dict[str, Any]:
     """The type of `KEY.json`, with value ranges if any image has one, in the words of this corpus's records."""
-    ranges = manifest["images"].explode().drop_nulls().struct.field("value_range")
-    feature = {"name": "json", **_feature(Record, without="value_range" if ranges.is_null().all() else None)}
+    ranges = manifest.counts("images.value_range").drop_nulls()
+    feature = {"name": "json", **_feature(Record, without="value_range" if ranges.is_empty() else None)}
     if with_current_keys(record) != record:
         source = next(part for part in feature["struct"] if part["name"] == "source")
         source["struct"][-1]["name"] = "licence"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-import polars as pl
-
-from sigma_data.corpus.manifest import count_warnings
+from sigma_data.corpus.table_rows import TableRows, warnings_of
 from sigma_data.images.image_warnings import IMAGE_WARNINGS
 from sigma_data.images.reader_differences import CODES, LARGE
 
@@ -114,11 +112,10 @@ again.load_state_dict(state)
 """
 
 
-def different_images(manifest: pl.DataFrame) -> str:
+def different_images(manifest: TableRows) -> str:
     """The sections on images that others show differently, or that are stored as shown; empty if there are none."""
-    warned = count_warnings(manifest)
-    columns = manifest.select(pl.col("images").explode()).drop_nulls().unnest("images")
-    stored = Counter(columns["reencoded"].drop_nulls().to_list())
+    warned = warnings_of(manifest)
+    stored = Counter(dict(manifest.counts("images.reencoded").iter_rows()))
     text = ""
     if different := [code for code in CODES if code in warned and code != LARGE]:
         rows = "\n".join(f"| `{code}` | {warned[code]:,} | {IMAGE_WARNINGS[code]} |" for code in different)

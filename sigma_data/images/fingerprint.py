@@ -7,7 +7,7 @@ either way form a component, and a component lies in one split.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,28 +60,82 @@ def similar_colours(first: bytes, second: bytes) -> bool:
 
 
 def near_pairs(signatures: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Links between near-duplicate images, for signatures of shape (N, 86): pairs (P, 2).
+    """Links between near-duplicate images, for signatures of shape (N, 86): pairs (P, 2), all of `near_links`."""
+    return np.concatenate([np.empty((0, 2), dtype=np.int64), *near_links(signatures)])
+
+
+def near_links(signatures: NDArray[np.uint8]) -> Iterator[NDArray[np.int64]]:
+    """Links between near-duplicate images, for signatures of shape (N, 86): pairs (P, 2), in bounded chunks.
 
     The pairs connect exactly the sets that `near` connects. Two hashes at most 3 bits apart agree in at least one of
     four 16-bit bands, and mean colours at most 10 steps apart lie in the same or neighbouring cells of a grid of 11:
     only images that share a band in adjacent cells are compared. Equal signatures are merged first. More than 128 in
     one cell (e.g. blank pages) are joined without comparing each pair, which may join too much, never too little.
+    Beside the signatures this takes some 35 bytes an image: a band is searched in stretches of whole values of it.
     """
     if len(signatures) < 2:
-        return np.empty((0, 2), dtype=np.int64)
-    rows = np.ascontiguousarray(signatures).view(np.dtype((np.void, SIGNATURE_BYTES))).reshape(-1)
-    _, first, inverse = np.unique(rows, return_index=True, return_inverse=True)
-    folded = np.stack([np.arange(len(signatures)), first[inverse]], axis=1)
-    links = [folded[folded[:, 0] != folded[:, 1]]]
-    unique = signatures[first]
-    bands, cells = _bands_and_cells(unique)
+        return
+    same = _first_with_equal_signature(signatures)
+    places = np.arange(len(signatures))
+    copies = np.flatnonzero(same != places)
+    yield np.stack([copies, same[copies]], axis=1)
+    different = np.flatnonzero(same == places)
+    del same, places, copies
+    cells = _cells(signatures, different)
     for band in range(4):
-        keys = (bands[:, band] << 15) + cells
-        order = np.argsort(keys, kind="stable")
-        for left, right, sure in _candidates(keys[order]):
-            close = sure | _near(unique, order[left], order[right])
-            links.append(np.stack([first[order[left[close]]], first[order[right[close]]]], axis=1))
-    return np.concatenate(links)
+        values = np.ascontiguousarray(signatures[different, 2 * band : 2 * band + 2]).view(np.uint16).reshape(-1)
+        order = np.argsort(values, kind="stable")
+        for start, stop in _stretches(values[order]):
+            some = order[start:stop]
+            keys = (values[some].astype(np.int64) << 15) + cells[some]
+            inner = np.argsort(keys, kind="stable")
+            images = different[some[inner]]
+            for left, right, sure in _candidates(keys[inner]):
+                close = sure | _near(signatures, images[left], images[right])
+                yield np.stack([images[left[close]], images[right[close]]], axis=1)
+
+
+def _first_with_equal_signature(signatures: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """[N] the first image with the same signature, by a hash of 64 bits whose matches are compared."""
+    mixed = np.zeros(len(signatures), dtype=np.uint64)
+    for start in range(0, len(signatures), _ROWS):
+        part = signatures[start : start + _ROWS]
+        words = np.zeros((len(part), -(-SIGNATURE_BYTES // 8) * 8), dtype=np.uint8)
+        words[:, :SIGNATURE_BYTES] = part
+        for word in words.view(np.uint64).T:
+            row = mixed[start : start + _ROWS]
+            row ^= word
+            row *= np.uint64(0x9E3779B97F4A7C15)  # odd, so that no two values of a word become one
+            row ^= row >> np.uint64(29)
+    order = np.argsort(mixed, kind="stable")
+    begins = np.ones(len(order), dtype=bool)
+    for start in range(1, len(order), _ROWS):
+        here, before = order[start : start + _ROWS], order[start - 1 : start - 1 + _ROWS][: len(order) - start]
+        alike = mixed[here] == mixed[before]
+        alike[alike] = (signatures[here[alike]] == signatures[before[alike]]).all(axis=1)
+        begins[start : start + _ROWS] = ~alike
+    starts = np.flatnonzero(begins)
+    first = np.empty(len(order), dtype=np.int64)
+    first[order] = np.repeat(order[starts], np.diff(np.append(starts, len(order))))
+    return first
+
+
+def _cells(signatures: NDArray[np.uint8], images: NDArray[np.int64]) -> NDArray[np.int32]:
+    """The colour cell of each of these images."""
+    cells = np.empty(len(images), dtype=np.int32)
+    for start in range(0, len(images), _ROWS):
+        cells[start : start + _ROWS] = _bands_and_cells(signatures[images[start : start + _ROWS]])[1]
+    return cells
+
+
+def _stretches(values: NDArray[np.uint16]) -> Iterator[tuple[int, int]]:
+    """Cuts of sorted values, of about `_CHUNK` places each, never within one value."""
+    start = 0
+    while start < len(values):
+        stop = min(start + _CHUNK, len(values))
+        stop = int(np.searchsorted(values, values[stop - 1], "right"))
+        yield start, stop
+        start = stop
 
 
 def near_matches(signatures: NDArray[np.uint8], known: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -112,7 +166,8 @@ def near_matches(signatures: NDArray[np.uint8], known: NDArray[np.uint8]) -> NDA
 _CELL = np.array([1 << 10, 1 << 5, 1])  # a colour cell's place in a key, five bits a channel
 _STEPS = [step for step in np.ndindex(3, 3, 3) if step >= (1, 1, 1)]  # a cell itself and half of its neighbours
 _CROWD = 128
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
+_ROWS = 1 << 16
 
 
 def _candidates(
@@ -164,20 +219,47 @@ def _expanded(
 
 def components(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
     """The smallest member of each of `count` nodes' connected component, for links (P, 2)."""
+    return joined_components(count, [pairs])
+
+
+def joined_components(count: int, links: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """As `components`, for links that come in chunks, of which no more than a few are held."""
     label = np.arange(count, dtype=np.int64)
-    if len(pairs) == 0:
-        return label
-    left, right = pairs[:, 0], pairs[:, 1]
+    held: list[NDArray[np.int64]] = []
+    size = 0
+    for pairs in links:
+        if len(pairs):
+            held.append(pairs)
+            size += len(pairs)
+        if size >= _CHUNK:
+            _join(label, np.concatenate(held))
+            held, size = [], 0
+    if held:
+        _join(label, np.concatenate(held))
+    return label
+
+
+def _join(label: NDArray[np.int64], pairs: NDArray[np.int64]) -> None:
+    """Join the components of linked nodes, in place: every label stays that of its component's smallest member."""
+    # Only the components that a link touches move, however many there are.
+    nodes, ends = np.unique(label[pairs], return_inverse=True)
+    ends = ends.reshape(-1, 2)
+    left, right = ends[:, 0], ends[:, 1]
+    if not (left != right).any():
+        return
+    roots = np.arange(len(nodes))
     while True:
-        low = np.minimum(label[left], label[right])
-        before = label.copy()
+        low = np.minimum(roots[left], roots[right])
+        before = roots.copy()
         # Hook both roots below the smaller label, then shorten every path.
-        np.minimum.at(label, label[left], low)
-        np.minimum.at(label, label[right], low)
-        while not np.array_equal(label, label[label]):
-            label = label[label]
-        if np.array_equal(before, label):
-            return label
+        np.minimum.at(roots, roots[left], low)
+        np.minimum.at(roots, roots[right], low)
+        while not np.array_equal(roots, roots[roots]):
+            roots = roots[roots]
+        if np.array_equal(before, roots):
+            break
+    label[nodes] = nodes[roots]  # of the roots; their members follow
+    label[:] = label[label]
 
 
 def hash_fraction(*words: str | int) -> float:
@@ -197,10 +279,20 @@ def choose_split(representative: str, shares: Mapping[str, float], *, seed: int)
 
 
 def _near(signatures: NDArray[np.uint8], left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.bool_]:
-    a, b = signatures[left], signatures[right]
-    bits = np.bitwise_count(a[:, : _HASH + _EDGES] ^ b[:, : _HASH + _EDGES])
-    close = bits[:, :_HASH].sum(axis=1) <= MAX_HASH_BITS
-    close &= bits[:, _HASH:].sum(axis=1) <= MAX_EDGE_BITS
-    colours = a[:, -_COLOURS:].astype(np.int16) - b[:, -_COLOURS:]
-    result: NDArray[np.bool_] = close & (np.abs(colours).max(axis=1, initial=0) <= MAX_COLOUR_STEP)
+    result = _bits(signatures, left, right, slice(0, _HASH)) <= MAX_HASH_BITS
+    for part in (slice(_HASH, _HASH + _EDGES), slice(-_COLOURS, None)):  # few pairs come so far
+        rest = np.flatnonzero(result)
+        if part.start > 0:
+            result[rest] = _bits(signatures, left[rest], right[rest], part) <= MAX_EDGE_BITS
+        else:
+            a, b = signatures[left[rest], part], signatures[right[rest], part]
+            result[rest] = (np.maximum(a, b) - np.minimum(a, b)).max(axis=1, initial=0) <= MAX_COLOUR_STEP
     return result
+
+
+def _bits(
+    signatures: NDArray[np.uint8], left: NDArray[np.int64], right: NDArray[np.int64], part: slice
+) -> NDArray[np.int64]:
+    """In how many bits of a part of the signatures the images differ."""
+    bits: NDArray[np.int64] = np.bitwise_count(signatures[left, part] ^ signatures[right, part]).sum(axis=1)
+    return bits

@@ -22,6 +22,7 @@ _HEAD = "# sigma fingerprints 1: sha256, signature, name"
 _LINE = re.compile(rf"([0-9a-f]{{64}})\t([0-9a-f]{{{2 * SIGNATURE_BYTES}}})\t([^\t\n]*)")
 _LONGEST_NAME = 200
 _MOST_BYTES = 2**30
+_ROWS = 2**18
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,25 @@ class KnownImages:
 
     prints: tuple[Fingerprint, ...] = ()
 
-    def match(self, sha256: Sequence[str], signatures: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """The index of the known image that each image is, exactly or nearly, or -1: (N,) for signatures (N, 86)."""
+    def match(
+        self, high: NDArray[np.uint64], low: NDArray[np.uint64], signatures: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """For [N] images the index of the known image that each is, exactly or nearly, or -1; and whether exactly.
+
+        An image is given by the first 16 bytes of its SHA-256, as two numbers, and its signature, [N, 86].
+        """
         known = np.frombuffer(b"".join(one.signature for one in self.prints), dtype=np.uint8)
-        found = near_matches(signatures, known.reshape(-1, SIGNATURE_BYTES))
-        exact = {one.sha256: index for index, one in enumerate(self.prints)}
-        same = np.array([exact.get(digest, -1) for digest in sha256], dtype=np.int64)
-        return np.where(same >= 0, same, found)
+        found = np.empty(len(high), dtype=np.int64)
+        for start in range(0, len(high), _ROWS):
+            part = slice(start, start + _ROWS)
+            found[part] = near_matches(signatures[part], known.reshape(-1, SIGNATURE_BYTES))
+        exact = {(int(one.sha256[:16], 16), int(one.sha256[16:32], 16)): index for index, one in enumerate(self.prints)}
+        same = np.isin(high, np.array([first for first, _ in exact], dtype=np.uint64))
+        for place in np.flatnonzero(same).tolist():
+            index = exact.get((int(high[place]), int(low[place])))
+            same[place] = index is not None
+            found[place] = found[place] if index is None else index
+        return found, same
 
 
 def write_fingerprints(path: Path, prints: Iterable[Fingerprint]) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 _WIDTH = 480
 _SPACE = "\u202f"  # a thin space that does not break
@@ -60,15 +61,28 @@ def percent(part: float, whole: float) -> str:
     return f"{share:.1f}{_SPACE}%" if 0 < share < 99.95 else f"{share:.0f}{_SPACE}%"
 
 
-def histogram(title: str, values: Sequence[int], steps: Sequence[int], unit: str, things: str = "images") -> Chart:
-    """Bins of one round width, sixteen at most; what lies beyond the 99.5th percentile shares the last."""
+def histogram(
+    title: str, values: Sequence[int] | Mapping[int, int], steps: Sequence[int], unit: str, things: str = "images"
+) -> Chart:
+    """Bins of one round width, sixteen at most; what lies beyond the 99.5th percentile shares the last.
+
+    `values` may be given as how often each value stands there.
+    """
     if not values:
         return Chart(title, "", ())
-    ordered = sorted(values)
-    low, high = ordered[0], ordered[(len(ordered) - 1) * 995 // 1000]
+    times = Counter(values)
+    ordered = sorted(times)
+    ends = list(accumulate(times[value] for value in ordered))
+
+    def at(place: int) -> int:
+        return ordered[bisect_right(ends, place)]
+
+    low, high = ordered[0], at((ends[-1] - 1) * 995 // 1000)
     step = next((step for step in steps if high // step - low // step < 15), steps[-1])
     first, last = low // step, high // step
-    counts = Counter(min(value // step, last + 1) for value in ordered)
+    counts: Counter[int] = Counter()
+    for value in ordered:
+        counts[min(value // step, last + 1)] += times[value]
     bins = range(first, last + 1 + (last + 1 in counts))
     entries = [
         (number(n * step), counts[n], f"{number(n * step)} to {number(n * step + step - 1)} {unit}")
@@ -76,7 +90,7 @@ def histogram(title: str, values: Sequence[int], steps: Sequence[int], unit: str
         else (f"≥{_SPACE}{number(n * step)}", counts[n], f"{number(n * step)} {unit} and more")
         for n in bins
     ]
-    note = f"median {number(statistics.median_low(ordered))}, largest {number(ordered[-1])} {unit}"
+    note = f"median {number(at((ends[-1] - 1) // 2))}, largest {number(ordered[-1])} {unit}"
     return Chart(title, note, bars(entries, things), edges=True)
 
 

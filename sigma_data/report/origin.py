@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from sigma_data.corpus.table_rows import TableRows
 from sigma_data.instruction import ATTRIBUTES
 from sigma_data.report.style import printable
 from sigma_data.sample import Family
@@ -29,19 +30,28 @@ FILTERS: Mapping[str, str] = {
 """What the codes of filters mean; sources may have others of their own."""
 
 
-def sources(manifest: pl.DataFrame, quarantine: pl.DataFrame) -> list[dict[str, Any]]:
+def sources(manifest: TableRows, quarantine: TableRows) -> list[dict[str, Any]]:
     """A row a source: samples, bytes, licenses, families, and how many rows were filtered or not taken."""
-    filtered = Counter(quarantine.filter("filtered")["source"].to_list())
-    rejected = Counter(quarantine.filter(~pl.col("filtered"))["source"].to_list())
-    kept = manifest.group_by("source").agg(
-        pl.len().alias("samples"), pl.col("size").sum(), pl.col("license").unique().sort(), pl.col("family").unique()
+    filtered: Counter[str] = Counter()
+    rejected: Counter[str] = Counter()
+    for name, left_out, count in quarantine.counts("source", "filtered").iter_rows():
+        (filtered if left_out else rejected)[name] += count
+    kept = manifest.grouped(
+        ["source", "license", "family", "size"],
+        lambda frame: frame.group_by("source", "license", "family").agg(pl.len(), pl.col("size").sum().alias("sum")),
     )
-    rows = {row["source"]: row for row in kept.iter_rows(named=True)}
-    nothing = {"samples": 0, "size": 0, "license": [], "family": []}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, terms, family, count, size in kept.iter_rows():
+        row = rows.setdefault(name, {"samples": 0, "size": 0, "license": set(), "family": set()})
+        row["samples"] += count
+        row["size"] += size
+        row["license"].add(terms or "unknown")
+        row["family"].add(family)
+    nothing: dict[str, Any] = {"samples": 0, "size": 0, "license": set(), "family": set()}
     return [
         (row := rows.get(name, nothing)) | {
             "name": printable(name),
-            "licenses": ", ".join(printable(name or "unknown") for name in row["license"]),
+            "licenses": ", ".join(printable(name) for name in sorted(row["license"])),
             "families": ", ".join(family for family in Family if family in row["family"]),
             "filtered": filtered[name],
             "rejected": rejected[name],
@@ -50,53 +60,42 @@ def sources(manifest: pl.DataFrame, quarantine: pl.DataFrame) -> list[dict[str, 
     ]  # fmt: skip
 
 
-def filters(quarantine: pl.DataFrame) -> list[dict[str, Any]]:
+def filters(quarantine: TableRows) -> list[dict[str, Any]]:
     """A row a reason, the most frequent first: how many rows of which sources, and the first of them."""
-    out = quarantine.filter(pl.col("filtered") & pl.col("code").is_not_null())
-    found = []
-    for code, count in _sorted(Counter(out["code"].to_list())):
-        rows = out.filter(pl.col("code") == code)
-        by_source = _sorted(Counter(rows["source"].drop_nulls().to_list()))
-        found.append({
+    first: dict[str, str] = {}
+    by_source: dict[str, Counter[str]] = {}
+    counts: Counter[str] = Counter()
+    for frame in quarantine.batches(["filtered", "code", "source", "message"]):
+        out = frame.filter(pl.col("filtered").fill_null(False) & pl.col("code").is_not_null())
+        groups = out.group_by("code", "source", maintain_order=True).agg(pl.len(), pl.col("message").first())
+        for code, source, count, message in groups.iter_rows():
+            counts[code] += count
+            first.setdefault(code, message)
+            if source is not None:
+                by_source.setdefault(code, Counter())[source] += count
+    return [
+        {
             "code": printable(code), "count": count, "summary": FILTERS.get(code, ""),
-            "message": printable(rows["message"][0] or ""),
-            "sources": [(printable(name), many) for name, many in by_source],
-        })  # fmt: skip
-    return found
+            "message": printable(first[code] or ""),
+            "sources": [(printable(name), many) for name, many in _sorted(by_source.get(code, {}))],
+        }
+        for code, count in _sorted(counts)
+    ]  # fmt: skip
 
 
-def tokens_by_family(manifest: pl.DataFrame) -> dict[str, Any]:
+def tokens_by_family(manifest: TableRows) -> dict[str, Any]:
     """Samples with each attribute token by family: the families that have any, and a row of counts a token."""
-    used = manifest.select("id", "family", "attributes").explode("attributes").drop_nulls()
-    table = used.group_by("family", "attributes").agg(pl.col("id").n_unique())
-    counts = {(family, name): many for family, name, many in table.iter_rows()}
+    table = manifest.list_counts("attributes", "family")
+    counts = {(family, name): many for family, name, _, many in table.iter_rows()}
     families = [family.value for family in Family if any(one == family for one, _ in counts)]
     rows = [(name, [counts.get((family, name), 0) for family in families]) for name in ATTRIBUTES]
     return {"families": families, "rows": [row for row in rows if any(row[1])]}
 
 
-def injections(manifest: pl.DataFrame) -> dict[str, Any]:
+def injections(manifest: TableRows) -> dict[str, Any]:
     """How attribute tokens came into the texts, by family: a row of counts an outcome, the most frequent first."""
-    return _by_family(manifest.select("family", "injection"), "injection")
-
-
-def made(manifest: pl.DataFrame) -> list[dict[str, Any]]:
-    """A row for each rule by which samples were made of others: family, how many, and of which sources' samples."""
-    rows = manifest.select("family", "source", "made").drop_nulls("made")
-    rows = rows.with_columns(pl.col("made").str.extract("^([^:]*)").alias("rule"))
-    found = []
-    for (rule, family), part in sorted(rows.group_by("rule", "family")):
-        by_source = _sorted(Counter(part["source"].drop_nulls().to_list()))
-        found.append({
-            "rule": printable(str(rule)), "family": str(family), "count": part.height,
-            "sources": [(printable(name), many) for name, many in by_source],
-        })  # fmt: skip
-    return found
-
-
-def _by_family(rows: pl.DataFrame, column: str) -> dict[str, Any]:
-    table = rows.drop_nulls().group_by("family", column).len()
-    counts = {(family, value): many for family, value, many in table.iter_rows()}
+    table = manifest.counts("family", "injection").iter_rows()
+    counts = {(family, value): many for family, value, many in table if family is not None and value is not None}
     families = [family.value for family in Family if any(one == family for one, _ in counts)]
     totals: Counter[str] = Counter()
     for (_, value), many in counts.items():
@@ -108,6 +107,25 @@ def _by_family(rows: pl.DataFrame, column: str) -> dict[str, Any]:
             for value, total in _sorted(totals)
         ],
     }
+
+
+def made(manifest: TableRows) -> list[dict[str, Any]]:
+    """A row for each rule by which samples were made of others: family, how many, and of which sources' samples."""
+
+    def by_rule(frame: pl.DataFrame) -> pl.DataFrame:
+        rule = pl.col("made").str.extract("^([^:]*)").alias("rule")
+        return frame.drop_nulls("made").group_by(rule, "family", "source").len()
+
+    by_source: dict[tuple[str, str], Counter[str]] = {}
+    for rule, family, source, count in manifest.grouped(["made", "family", "source"], by_rule).iter_rows():
+        by_source.setdefault((str(rule), str(family)), Counter())[source] += count
+    return [
+        {
+            "rule": printable(rule), "family": family, "count": counts.total(),
+            "sources": [(printable(name), many) for name, many in _sorted(counts) if name is not None],
+        }
+        for (rule, family), counts in sorted(by_source.items())
+    ]  # fmt: skip
 
 
 def _sorted(counts: Mapping[str, int]) -> Sequence[tuple[str, int]]:

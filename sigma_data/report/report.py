@@ -11,18 +11,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, cast
+from typing import Any
 
 import jinja2
 import polars as pl
 
 from sigma_data.corpus.checks import RULES
-from sigma_data.corpus.manifest import count_warnings
-from sigma_data.corpus.refused_files import refused_files
+from sigma_data.corpus.refused_files import RefusedFile, refused_files
+from sigma_data.corpus.table_rows import FrameRows, TableRows, warnings_of
 from sigma_data.images.decode import thumbnail
 from sigma_data.images.reader_differences import DEEP, LARGE, TRANSPARENT, TURNED
 from sigma_data.instruction import ATTRIBUTES, Attribute, Placeholder, Text, parse
-from sigma_data.report.charts import Chart, bars, file_size, histogram, number, percent
+from sigma_data.report.charts import Chart, bars, file_size, number, percent
+from sigma_data.report.distributions import references, sizes, tokens, values
 from sigma_data.report.origin import filters, injections, made, sources, tokens_by_family
 from sigma_data.report.style import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.sample import FAMILY_RULES, Family
@@ -39,6 +40,7 @@ _SPLITS = ("train", "val", "test")
 
 _IMAGE = pl.Struct({
     "number": pl.Int16, "role": pl.String, "width": pl.Int32, "height": pl.Int32, "size": pl.Int64, "offset": pl.Int64,
+    "reencoded": pl.String,
 })  # fmt: skip
 _TURN = pl.Struct({"instruction": pl.String, "target": pl.Int16, "response": pl.String})
 _MANIFEST: dict[str, pl.DataType] = {
@@ -47,6 +49,9 @@ _MANIFEST: dict[str, pl.DataType] = {
     "tokens": pl.Int32(), "component": pl.String(), "source": pl.String(), "location": pl.String(), "row": pl.Int64(),
     "license": pl.String(), "warnings": pl.List(pl.String), "injection": pl.String(), "made": pl.String(),
 }  # fmt: skip
+_CARD_COLUMNS = (
+    "id", "split", "shard", "tokens", "source", "location", "row", "images", "turns", "made", "injection",
+)  # fmt: skip
 _QUARANTINE: dict[str, pl.DataType] = {
     "source": pl.String(), "location": pl.String(), "row": pl.Int64(), "code": pl.String(), "message": pl.String(),
     "instruction": pl.String(), "thumbnail": pl.Binary(), "filtered": pl.Boolean(),
@@ -68,9 +73,6 @@ _REENCODED = {
     LARGE: "A PNG with more text or a larger profile than Pillow opens by default: stored without them",
 }
 """Why an image was re-encoded, by the manifest's code."""
-
-_ASPECTS = (("1:3", 1 / 3), ("1:2", 1 / 2), ("9:16", 9 / 16), ("2:3", 2 / 3), ("3:4", 3 / 4), ("1:1", 1.0),
-            ("4:3", 4 / 3), ("3:2", 3 / 2), ("16:9", 16 / 9), ("2:1", 2.0), ("3:1", 3.0))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ def render_report(
     *,
     title: str,
     summary: Mapping[str, Any],
-    manifest: pl.DataFrame,
-    quarantine: pl.DataFrame,
+    manifest: pl.DataFrame | TableRows,
+    quarantine: pl.DataFrame | TableRows,
     read: Read,
 ) -> str:
     """The page as HTML text.
@@ -117,10 +119,8 @@ def render_report(
     contact sheets. Whatever `read` raises is passed on.
     """
     summary = {"made": 0, "filtered": 0, **summary}
-    manifest, quarantine = _complete(manifest, _MANIFEST), _complete(quarantine, _QUARANTINE)
-    quarantine = quarantine.with_columns(pl.col("filtered").fill_null(False))
+    manifest, quarantine = _rows(manifest, _MANIFEST), _rows(quarantine, _QUARANTINE)
     splits = _splits(summary, manifest)
-    images = manifest.select("images").explode("images").unnest("images")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -137,7 +137,7 @@ def render_report(
         split_counts=[(name, summary["splits"].get(name, 0)) for name in splits],
         families=_families(manifest, splits),
         goal=sum(rule.goal or 0 for rule in FAMILY_RULES.values()),
-        charts=[_sides(images), _aspects(images), _tokens(manifest), _references(manifest)],
+        charts=[*sizes(manifest), tokens(manifest), references(manifest)],
         attributes=_attributes(manifest),
         components=_components(manifest),
         token_families=tokens_by_family(manifest),
@@ -145,11 +145,11 @@ def render_report(
         made=made(manifest),
         sources=sources(manifest, quarantine),
         filters=filters(quarantine),
-        refused=[printable(str(file)) for file in refused_files(quarantine)],
-        rejects=_rejects(quarantine.filter(~pl.col("filtered"))),
-        removed=Counter(quarantine["code"].to_list()),
+        refused=[printable(str(file)) for file in _refused(quarantine)],
+        rejects=_rejects(quarantine),
+        removed=Counter(dict(quarantine.counts("code").iter_rows())),
         warnings=_warnings(manifest),
-        reencoded=_reencoded(images),
+        reencoded=_reencoded(manifest),
         sheets=_sheets(manifest, read),
         colours=TOKEN_COLOURS,
         target_colour=TARGET_COLOUR,
@@ -173,20 +173,18 @@ def parts(text: str | None, references: int | None = None, limit: int = _LONGEST
     return result
 
 
-def _complete(frame: pl.DataFrame, schema: Mapping[str, pl.DataType]) -> pl.DataFrame:
-    """The frame with the columns a report reads, absent ones as nulls."""
-    missing = [pl.lit(None, dtype=dtype).alias(name) for name, dtype in schema.items() if name not in frame.columns]
-    # An empty frame has no row that a literal could be repeated for.
-    return frame.with_columns(missing) if frame.height else pl.DataFrame(schema=dict(schema))
+def _rows(table: pl.DataFrame | TableRows, schema: Mapping[str, pl.DataType]) -> TableRows:
+    """The rows of a table; a frame may lack columns."""
+    return table if isinstance(table, TableRows) else FrameRows(table, schema)
 
 
-def _splits(summary: Mapping[str, Any], manifest: pl.DataFrame) -> list[str]:
-    names = set(summary["splits"]) | set(manifest["split"].drop_nulls().to_list())
+def _splits(summary: Mapping[str, Any], manifest: TableRows) -> list[str]:
+    names = set(summary["splits"]) | {name for name, _ in manifest.counts("split").iter_rows()} - {None}
     return [name for name in _SPLITS if name in names] + sorted(names - set(_SPLITS))
 
 
-def _families(manifest: pl.DataFrame, splits: Sequence[str]) -> list[dict[str, Any]]:
-    counts = {(family, split): count for family, split, count in manifest.group_by("family", "split").len().iter_rows()}
+def _families(manifest: TableRows, splits: Sequence[str]) -> list[dict[str, Any]]:
+    counts = {(family, split): count for family, split, count in manifest.counts("family", "split").iter_rows()}
     rows = []
     for family, rule in FAMILY_RULES.items():
         by_split = [counts.get((family.value, split), 0) for split in splits]
@@ -196,49 +194,16 @@ def _families(manifest: pl.DataFrame, splits: Sequence[str]) -> list[dict[str, A
     return rows
 
 
-def _sides(images: pl.DataFrame) -> Chart:
-    longest = images.select(pl.max_horizontal("width", "height")).to_series().drop_nulls().to_list()
-    return histogram("Longest side of the images", longest, (16, 32, 64, 128, 256, 512, 1024, 2048), "pixels")
-
-
-def _aspects(images: pl.DataFrame) -> Chart:
-    counts: Counter[str] = Counter()
-    for width, height, count in images.group_by("width", "height").len().drop_nulls().iter_rows():
-        # Nearest by ratio, not by difference: 1:2 is as far from 1:1 as 2:1 is.
-        nearest = min(_ASPECTS, key=lambda entry: max(width / height / entry[1], entry[1] * height / width))
-        counts[nearest[0]] += count
-    entries = [(name, counts[name], f"about {name}") for name, _ in _ASPECTS]
-    return Chart("Width to height", "nearest common aspect", bars(entries, "images"))
-
-
-def _tokens(manifest: pl.DataFrame) -> Chart:
-    steps = tuple(digit * 10**power for power in range(1, 6) for digit in (1, 2, 5))
-    return histogram("Tokens a sample", manifest["tokens"].drop_nulls().to_list(), steps, "tokens", "samples")
-
-
-def _references(manifest: pl.DataFrame) -> Chart:
-    counts = Counter(manifest["references"].drop_nulls().to_list())
-    most = max(counts, default=0)
-    entries = [(str(n), counts[n], f"{n} references" if n != 1 else "1 reference") for n in range(min(most, 9) + 1)]
-    if most > 9:
-        entries.append(("10+", sum(count for n, count in counts.items() if n > 9), "10 references or more"))
-    mean = sum(n * count for n, count in counts.items()) / max(1, counts.total())
-    return Chart("References a sample", f"{mean:.1f} on average", bars(entries, "samples"))
-
-
-def _attributes(manifest: pl.DataFrame) -> list[dict[str, Any]]:
-    used = manifest.select("id", "attributes").explode("attributes").drop_nulls("attributes")
-    table = {name: (times, samples) for name, times, samples in used.group_by("attributes").agg(
-        pl.len(), pl.col("id").n_unique()
-    ).iter_rows()}  # fmt: skip
+def _attributes(manifest: TableRows) -> list[dict[str, Any]]:
+    table = {name: counts for name, *counts in manifest.list_counts("attributes").iter_rows()}
     return [
         {"name": name, "times": table.get(name, (0, 0))[0], "samples": table.get(name, (0, 0))[1]}
         for name in ATTRIBUTES
     ]
 
 
-def _components(manifest: pl.DataFrame) -> dict[str, Any]:
-    sizes = manifest.drop_nulls("component").group_by("component").len()["len"].to_list()
+def _components(manifest: TableRows) -> dict[str, Any]:
+    sizes = list(values(manifest, "component").values())
     steps = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, None))
     entries = [
         (
@@ -256,37 +221,52 @@ def _components(manifest: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def _rejects(quarantine: pl.DataFrame) -> list[dict[str, Any]]:
-    counts = Counter(quarantine["code"].drop_nulls().to_list())
+def _refused(quarantine: TableRows) -> list[RefusedFile]:
+    columns = ["source", "location", "row", "code", "message", "filtered"]
+    parts = [frame.filter(pl.col("row").is_null()) for frame in quarantine.batches(columns)]
+    return refused_files(pl.concat(parts)) if parts else []
+
+
+def _rejects(quarantine: TableRows) -> list[dict[str, Any]]:
+    counts: Counter[str] = Counter()
+    firsts: dict[str, pl.DataFrame] = {}
+    seen: dict[str, list[pl.DataFrame]] = {}
+    place = ("source", "location", "row")
+    for frame in quarantine.batches([*place, "code", "message", "instruction", "thumbnail", "filtered"]):
+        rejected = frame.filter(~pl.col("filtered").fill_null(False), pl.col("code").is_not_null())
+        for (code,), rows in rejected.group_by("code", maintain_order=True):
+            name = str(code)
+            counts[name] += len(rows)
+            first = rows.sort(*place, maintain_order=True).head(1)
+            firsts[name] = pl.concat([firsts.get(name, first), first]).sort(*place, maintain_order=True).head(1)
+            seen.setdefault(name, []).append(rows.filter(pl.col("thumbnail").is_not_null()))
     result = []
     for code, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])):
-        rows = quarantine.filter(pl.col("code") == code).sort("source", "location", "row")
-        seen = rows.filter(pl.col("thumbnail").is_not_null())
-        first = rows.row(0, named=True)
+        first_row = firsts[code].row(0, named=True)
         result.append({
             "code": code,
             "count": count,
             "summary": _summary(code),
-            "message": printable(first["message"] or ""),
-            "place": _place(first),
+            "message": printable(first_row["message"] or ""),
+            "place": _place(first_row),
             "examples": [
                 {"uri": _uri(row["thumbnail"]), "words": printable(row["instruction"] or ""), "place": _place(row)}
-                for row in _spread(seen, EXAMPLES_A_CODE)
+                for row in _spread(pl.concat(seen[code]).sort(*place), EXAMPLES_A_CODE)
             ],
         })  # fmt: skip
     return result
 
 
-def _warnings(manifest: pl.DataFrame) -> list[dict[str, Any]]:
+def _warnings(manifest: TableRows) -> list[dict[str, Any]]:
     return [
         {"code": printable(code), "count": count, "summary": _summary(code)}
-        for code, count in count_warnings(manifest).items()
+        for code, count in warnings_of(manifest).items()
     ]
 
 
-def _reencoded(images: pl.DataFrame) -> list[dict[str, Any]]:
+def _reencoded(manifest: TableRows) -> list[dict[str, Any]]:
     """Why images were not stored as they came, the most frequent reason first."""
-    counts = Counter(images["reencoded"].drop_nulls().to_list() if "reencoded" in images.columns else ())
+    counts = values(manifest, "images.reencoded")
     return [
         {"code": printable(code), "count": count, "summary": _REENCODED.get(code, "")}
         for code, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
@@ -308,23 +288,43 @@ def _spread(frame: pl.DataFrame, count: int) -> Iterable[dict[str, Any]]:
     return frame[[(2 * place + 1) * frame.height // (2 * take) for place in range(take)]].iter_rows(named=True)
 
 
-def _sheets(manifest: pl.DataFrame, read: Read) -> list[dict[str, Any]]:
-    sheets = []
+def _sheets(manifest: TableRows, read: Read) -> list[dict[str, Any]]:
+    images: Counter[tuple[str, int]] = Counter()
+    for frame in manifest.batches(["family", "images"]):
+        sizes = frame.select("family", pl.col("images").list.len().fill_null(0).alias("images"))
+        images.update({(family, n): count for family, n, count in sizes.group_by("family", "images").len().iter_rows()})
+    sheets: list[dict[str, Any]] = []
+    chosen: dict[int, tuple[int, int]] = {}  # row -> sheet, card
     for family in Family:
-        rows = manifest.filter(pl.col("family") == family.value)
-        if not rows.height:
+        numbers = {n: count for (name, n), count in images.items() if name == family.value}
+        if not (total := sum(numbers.values())):
             continue
-        order = rows.select("source", "location", "row", "id").with_row_index("at").sort(
-            "source", "location", "row", "id"
-        )  # fmt: skip
         # Size and time of the page depend on its images: fewer cards of samples with many.
-        mean = rows["images"].list.len().clip(1, _IMAGES_A_CARD).mean()
-        cards_at_most = min(SAMPLES_A_FAMILY, max(6, int(_IMAGES_A_FAMILY / cast(float, mean or 1.0))))
-        chosen = [entry["at"] for entry in _spread(order, cards_at_most)]
-        cards = [_card(row, read) for row in rows[chosen].iter_rows(named=True)]
+        mean = sum(min(max(n, 1), _IMAGES_A_CARD) * count for n, count in numbers.items()) / total
+        cards_at_most = min(SAMPLES_A_FAMILY, max(6, int(_IMAGES_A_FAMILY / (mean or 1.0))))
+        for card, row in enumerate(_spread_rows(manifest, family, cards_at_most)):
+            chosen[row] = len(sheets), card
         summary = FAMILY_RULES[family].summary
-        sheets.append({"name": family.value, "summary": summary, "total": rows.height, "cards": cards})
-    return sheets
+        sheets.append({"name": family.value, "summary": summary, "total": total, "cards": {}})
+    start = 0
+    for frame in manifest.frames(_CARD_COLUMNS):
+        for row in [row for row in chosen if start <= row < start + len(frame)]:
+            sheet, card = chosen[row]
+            sheets[sheet]["cards"][card] = _card(frame.row(row - start, named=True), read)
+        start += len(frame)
+    return [sheet | {"cards": [sheet["cards"][card] for card in sorted(sheet["cards"])]} for sheet in sheets]
+
+
+def _spread_rows(manifest: TableRows, family: Family, count: int) -> list[int]:
+    """The rows of `count` samples of a family at even distances in the order of the sources."""
+    parts = []
+    start = 0
+    for frame in manifest.batches(["family", "source", "location", "row", "id"]):
+        rows = frame.with_row_index("at", offset=start).filter(pl.col("family") == family.value)
+        parts.append(rows.drop("family"))
+        start += len(frame)
+    order = pl.concat(parts).sort("source", "location", "row", "id")
+    return [row["at"] for row in _spread(order, count)]
 
 
 def _card(row: Mapping[str, Any], read: Read) -> Card:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.build_dataset.config import BuildConfig
+from pipelines.build_dataset.placing import Shard
 from pipelines.build_dataset.plan import Plan, make_plan
 from pipelines.build_dataset.scan import ScanTask, scan_fragment, scan_schema
+from pipelines.build_dataset.tables import manifest_tables, quarantine_tables
 from sigma_data.corpus.shard import BLOCK, END, member_size
 from sigma_data.errors import ConfigError
 from sigma_data.images.fingerprint import SIGNATURE_BYTES, near
@@ -71,13 +74,48 @@ def rejection(number: int, code: str = "truncated") -> dict[str, Any]:
     }  # fmt: skip
 
 
+@dataclass
+class Planned:
+    """A plan and the tables that are made of it."""
+
+    plan: Plan
+    rows: pl.DataFrame
+    out: pl.DataFrame
+
+    @property
+    def read(self) -> int:
+        return self.plan.read
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        return self.plan.shards
+
+    def digest(self) -> str:
+        return self.plan.digest()
+
+
+def planned(scans: Sequence[Path], config: BuildConfig, scratch: Path) -> Planned:
+    made = make_plan(scans, config)
+    frames = [
+        pl.DataFrame(pl.from_arrow(pa.concat_tables(tables)))
+        for tables in (manifest_tables(made, scratch), quarantine_tables(made))
+    ]
+    assert made.codes == Counter(
+        frames[1]
+        .with_columns(filtered=frames[1].get_column("filtered", default=pl.lit(False)))
+        .select("code", "filtered")
+        .rows()
+    )
+    return Planned(made, *frames)
+
+
 class Planner:
     """Writes scans and plans them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count = folder, 0
 
-    def __call__(self, *fragments: Sequence[dict[str, Any]], **config: Any) -> Plan:
+    def __call__(self, *fragments: Sequence[dict[str, Any]], **config: Any) -> Planned:
         paths = []
         for rows in fragments:
             path = self.folder / f"scan-{self.count}.parquet"
@@ -85,7 +123,7 @@ class Planner:
             numbered = [{"position": place, **row} for place, row in enumerate(rows)]
             pq.write_table(pa.Table.from_pylist(numbered, schema=scan_schema()), path)
             paths.append(path)
-        return make_plan(paths, BuildConfig.model_validate(config))
+        return planned(paths, BuildConfig.model_validate(config), self.folder)
 
 
 @pytest.fixture
@@ -112,15 +150,15 @@ def chance(seed: int, count: int, *, start: int = 0, pool: int = 60) -> list[dic
     return rows
 
 
-def splits(plan: Plan) -> dict[str, str]:
+def splits(plan: Planned) -> dict[str, str]:
     return dict(plan.rows.select("id", "split").iter_rows())
 
 
-def codes(plan: Plan) -> dict[str, int]:
+def codes(plan: Planned) -> dict[str, int]:
     return dict(Counter(plan.out["code"]))
 
 
-def check_whole(plan: Plan, fragments: Sequence[Sequence[dict[str, Any]]], config: BuildConfig) -> None:
+def check_whole(plan: Planned, fragments: Sequence[Sequence[dict[str, Any]]], config: BuildConfig) -> None:
     """All that must hold for any plan."""
     ids = [row["id"] for rows in fragments for row in rows]
     assert plan.read == len(ids) == len(plan.rows) + len(plan.out)
@@ -130,7 +168,7 @@ def check_whole(plan: Plan, fragments: Sequence[Sequence[dict[str, Any]]], confi
     check_places(plan, config)
 
 
-def check_no_leak(plan: Plan) -> None:
+def check_no_leak(plan: Planned) -> None:
     component_of: dict[str, str] = {}
     split_of_component: dict[str, str] = {}
     seen: list[tuple[bytes, str]] = []
@@ -145,7 +183,7 @@ def check_no_leak(plan: Plan) -> None:
             assert split == other or not near(first, second)
 
 
-def check_places(plan: Plan, config: BuildConfig) -> None:
+def check_places(plan: Planned, config: BuildConfig) -> None:
     """Samples fill each shard from its start to its end without gap or overlap, members each sample."""
     assert plan.rows["shard"].unique(maintain_order=True).to_list() == [shard.path for shard in plan.shards]
     for shard in plan.shards:
@@ -415,7 +453,7 @@ def test_scans_of_a_real_source_are_planned(tmp_path: Path) -> None:
         scan_fragment(ScanTask(spec, fragment, {}, str(path)))
         scans.append(path)
     config = BuildConfig(splits=HALVES, shard_samples=2)
-    made = make_plan([*scans, *scans], config)
+    made = planned([*scans, *scans], config, tmp_path)
     assert (made.read, len(made.rows)) == (28, 14)
     assert codes(made) == {"duplicate": 14}
     check_no_leak(made)
