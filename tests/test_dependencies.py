@@ -21,7 +21,9 @@ PRODUCT = [
 ]
 OURS = {"cli", "sigma_data", "sigma_model", "pipelines", "benchmarks", "tools", "tests", "support"}
 MODULES = {"pillow": "PIL", "pyyaml": "yaml"}
-THROUGH = {"tensorboard": "torch.utils.tensorboard", "s3fs": "fsspec"}
+THROUGH = {
+    "tensorboard": "torch.utils.tensorboard", "s3fs": "fsspec", "flask": "moto.server", "flask-cors": "moto.server",
+}  # fmt: skip
 """Packages that are used through another one."""
 ASKED_FOR = {"wandb", "dreamsim"}
 """Imported where a user asks for them, with a message that says how to install them; no extra has them."""

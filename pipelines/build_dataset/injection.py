@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.scan import OK, REJECTED, is_whole, scan_schema
 from pipelines.build_dataset.workspace import Workspace
-from pipelines.common.process_pool import Crashed, ProcessPool
+from pipelines.common.engine import Engine
+from pipelines.common.process_pool import Crashed
 from pipelines.common.progress import ProgressBar
 from pipelines.inject.ask import AskReport, ask_all
 from pipelines.inject.cache import Cache
@@ -60,7 +61,7 @@ class InjectTask:
 
 
 def inject_scans(
-    engine: ProcessPool,
+    engine: Engine,
     config: BuildConfig,
     located: Sequence[tuple[str, Fragment]],
     scans: Sequence[Path],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,24 @@ from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.dry_run import absent
 from pipelines.build_dataset.image_words import read_image_words
 from pipelines.build_dataset.injection import inject_scans
-from pipelines.build_dataset.plan import Plan, Shard, Unstable, make_plan
+from pipelines.build_dataset.placing import Shard
+from pipelines.build_dataset.plan import Plan, Unstable, make_plan
+from pipelines.build_dataset.publication import MARKS, Publication, staging_folder
 from pipelines.build_dataset.scan import ScanTask, crashed_fragment, is_whole, list_fragments, scan_fragment
+from pipelines.build_dataset.tables import FragmentPlaces
 from pipelines.build_dataset.workspace import Workspace, refuse_overlap
 from pipelines.build_dataset.write import FinishTask, WriteTask, finish_shard, preallocate, write_fragment
 from pipelines.build_dataset.write_made import write_made
+from pipelines.common.engine import Engine
+from pipelines.common.lazy_tasks import LazyTasks
 from pipelines.common.process_pool import Crashed, ProcessPool
 from pipelines.common.progress import ProgressBar
 from pipelines.inject.ask import AskReport
 from sigma_data.corpus.corpus import Corpus, open_corpus
-from sigma_data.corpus.refused_files import refused_files
 from sigma_data.errors import BuildError, ConfigError, SourceError
 from sigma_data.images.fingerprint_file import KnownImages, read_fingerprints
 from sigma_data.sources import Fragment, Reader, has_options, open_source
-from sigma_data.storage.paths import local_path
+from sigma_data.storage.paths import is_uri, local_path
 from sigma_data.storage.remote import LostError
 
 Located = tuple[str, Fragment]  # source string, fragment
@@ -47,13 +52,18 @@ class BuildResult:
 
 def build(
     config: BuildConfig,
-    out: Path,
+    out: Path | str,
     *,
-    workers: int,
+    workers: int = 1,
+    engine: Engine | None = None,
+    staging: Path | None = None,
     overwrite: bool = False,
     strict_files: bool = False,
 ) -> BuildResult:
     """Build a corpus, or finish the build that was interrupted there.
+
+    In `workers` processes of this machine, or where the `engine` says. `out` may be a place behind fsspec (s3://...):
+    the corpus is then built in the folder `staging`, by default one of the cache, and uploaded.
 
     Raises ConfigError for a wrong setting or a folder that is taken, SourceError for a source that
     cannot be read (with `strict_files` also for a single file of it), BuildError where the build cannot
@@ -68,47 +78,53 @@ def build(
         more = f" (and {len(missing) - 1:,} more sources: see them with --dry-run)" if len(missing) > 1 else ""
         raise SourceError(missing[0] + more)
     for spec, reader in zip(config.specs, readers, strict=True):
-        if (folder := reader.folder()) is not None:
-            refuse_overlap(out, folder, spec)
+        if (folder := reader.folder()) is not None and not is_uri(str(out)):
+            refuse_overlap(Path(out), folder, spec)
+    store = str(out) if is_uri(str(out)) else None
     read_image_words(config.made.words)  # before hours of scanning
     excluded = read_fingerprints([local_path(path) for path in config.exclude])
-    with ProcessPool(workers) as engine:
-        located = _list(engine, config.specs)  # before the folder is touched: a typo must not claim it
+    with ExitStack() as stack:
+        running = stack.enter_context(engine or ProcessPool(workers))
+        located = _list(running, config.specs)  # before the folder is touched: a typo must not claim it
         if strict_files:  # what listing finds is said at once, not after hours of reading
             _refuse_files([f"{f.location}: {f.rows or 1:,} rows, {f.refused}" for _, f in located if f.refused])
-        with Workspace(out, config, config.digest(), overwrite=overwrite) as work:
-            try:
-                return _build(config, engine, located, excluded, work, strict_files=strict_files)
-            except LostError as error:
-                raise LostError(f"{error}; what is done is kept: run the same command again to continue") from None
+        publication = None
+        if store is not None:
+            publication = stack.enter_context(Publication(store, config.digest(), overwrite=overwrite))
+            if publication.commit is not None:
+                inputs = Inputs.of(located, excluded, read_image_words(config.made.words))
+                return _complete(open_corpus(store), inputs, running, strict_files=strict_files)
+        folder = Path(out) if store is None else staging or staging_folder(store)
+        work = stack.enter_context(Workspace(folder, config, config.digest(), overwrite=overwrite))
+        try:
+            return _build(config, running, located, excluded, work, publication, strict_files=strict_files)
+        except LostError as error:
+            raise LostError(f"{error}; what is done is kept: run the same command again to continue") from None
 
 
 def _build(
     config: BuildConfig,
-    engine: ProcessPool,
+    engine: Engine,
     located: Sequence[Located],
     excluded: KnownImages,
     work: Workspace,
+    publication: Publication | None,
     *,
     strict_files: bool,
 ) -> BuildResult:
     inputs = Inputs.of(located, excluded, read_image_words(config.made.words))
     if work.committed:
-        corpus = open_corpus(work.out)
-        if corpus.commit["inputs"] != inputs.digest:
-            raise ConfigError(
-                f"{work.out}: this corpus is complete, but its sources have changed since: "
-                "choose another --out, or add --overwrite to build it anew"
-            )
-        if strict_files:
-            _refuse_files([str(file) for file in refused_files(corpus.quarantine)])
-        return BuildResult(corpus, False, engine.peak_bytes)
+        complete = _complete(open_corpus(work.out), inputs, engine, strict_files=strict_files)
+        if publication is None:
+            return complete
+        publication.publish(work.out, list(complete.corpus.shards))
+        return BuildResult(open_corpus(publication.uri), True, engine.peak_bytes)
     scans, asked = inject_scans(engine, config, located, _scan(engine, config, located, work), work)
     while True:
         plan = make_plan(scans, config, work.unstable(scans), excluded)
         if strict_files:
-            _refuse_files([str(file) for file in refused_files(plan.out)])
-        if not len(plan.rows):
+            _refuse_files([str(file) for file in plan.refused])
+        if not len(plan.places):
             raise _nothing_left(plan, config)
         unstable = _write(engine, config, located, scans, plan, work)
         if not unstable:
@@ -117,10 +133,24 @@ def _build(
         # samples out, and so there is a last one.
         work.add_unstable(scans, unstable)
     write_made(engine, plan, work)
-    digests = finish_shards(engine, plan.shards, work)
+    digests = finish_shards(engine, plan.shards, work, store=publication.uri if publication else None)
     commit_corpus(work.out, config, plan, inputs, digests)
+    if publication is not None:
+        publication.publish(work.out, [shard.path for shard in plan.shards])
     work.done()
-    return BuildResult(open_corpus(work.out), True, engine.peak_bytes, asked)
+    return BuildResult(open_corpus(publication.uri if publication else work.out), True, engine.peak_bytes, asked)
+
+
+def _complete(corpus: Corpus, inputs: Inputs, engine: Engine, *, strict_files: bool) -> BuildResult:
+    """The corpus that was there already. Raises ConfigError if it was made of something else."""
+    if corpus.commit["inputs"] != inputs.digest:
+        raise ConfigError(
+            f"{corpus.place}: this corpus is complete, but its sources have changed since: "
+            "choose another --out, or add --overwrite to build it anew"
+        )
+    if strict_files:
+        _refuse_files([str(file) for file in corpus.refused])
+    return BuildResult(corpus, False, engine.peak_bytes)
 
 
 def _refuse_files(files: Sequence[str]) -> None:
@@ -146,7 +176,7 @@ def _refuse_clash(sources: Sequence[str], readers: Sequence[Reader]) -> None:
             )
 
 
-def _list(engine: ProcessPool, sources: Sequence[str]) -> list[Located]:
+def _list(engine: Engine, sources: Sequence[str]) -> list[Located]:
     found: dict[int, list[Fragment]] = {}
 
     def done(index: int, result: Any) -> None:
@@ -158,7 +188,7 @@ def _list(engine: ProcessPool, sources: Sequence[str]) -> list[Located]:
     return [(spec, fragment) for index, spec in enumerate(sources) for fragment in found[index]]
 
 
-def _scan(engine: ProcessPool, config: BuildConfig, located: Sequence[Located], work: Workspace) -> list[Path]:
+def _scan(engine: Engine, config: BuildConfig, located: Sequence[Located], work: Workspace) -> list[Path]:
     """The scan file of every fragment, in source order; only those not there yet are made."""
     common = config.scan_digest()
     paths = []
@@ -190,7 +220,7 @@ def _scan(engine: ProcessPool, config: BuildConfig, located: Sequence[Located], 
 
 
 def _write(
-    engine: ProcessPool,
+    engine: Engine,
     config: BuildConfig,
     located: Sequence[Located],
     scans: Sequence[Path],
@@ -205,13 +235,12 @@ def _write(
             created |= preallocate(work.partial / shard.path, shard.size)
     if created:
         work.forget_writes()  # a shard made anew has nothing in it yet
-    places: dict[int, list[tuple[int, str, int]]] = {}
-    columns = plan.rows.select("fragment", "position", "shard", "offset").drop_nulls("fragment")
-    for fragment, position, path, offset in columns.sort("fragment", "position").iter_rows():
-        places.setdefault(fragment, []).append((position, path, offset))
-    todo = [index for index in places if not work.written(index).exists()]
-    tasks = [
-        WriteTask(
+    places = FragmentPlaces(plan)
+    todo = [index for index in range(len(located)) if places.count(index) and not work.written(index).exists()]
+
+    def task(number: int) -> WriteTask:
+        index = todo[number]
+        return WriteTask(
             *located[index],
             scan=str(scans[index]),
             places=places[index],
@@ -219,33 +248,39 @@ def _write(
             preparation=config.preparation,
             marker=str(work.written(index)),
         )
-        for index in todo
-    ]
+
+    tasks = LazyTasks(len(todo), task)
     unstable: list[Unstable] = []
-    read = len(plan.rows) - plan.made
-    found = read - sum(len(task.places) for task in tasks)
+    read = len(plan.places) - plan.made_samples
+    found = read - sum(places.count(index) for index in todo)
     with ProgressBar("write", read, "samples", found=found) as progress:
 
-        def done(index: int, result: Any) -> None:
+        def done(number: int, result: Any) -> None:
+            index = todo[number]
             if isinstance(result, Crashed):
                 message = f"reading it a second time kills the reader ({result.signal})"
-                result = [(position, message) for position, _, _ in tasks[index].places]
-            unstable.extend(Unstable(todo[index], position, message) for position, message in result)
-            progress.add(len(tasks[index].places))
+                result = [(position, message) for position, _, _ in places[index]]
+            unstable.extend(Unstable(index, position, message) for position, message in result)
+            progress.add(places.count(index))
 
         engine.run(write_fragment, tasks, done, what="writing")
     return unstable
 
 
-def finish_shards(engine: ProcessPool, shards: Sequence[Shard], work: Workspace) -> dict[str, tuple[int, str]]:
-    """Check, hash and move every full shard to its name; returns size and sha256 of each."""
-    tasks = [FinishTask(str(work.partial / shard.path), str(work.out / shard.path), shard.members) for shard in shards]
+def finish_shards(
+    engine: Engine, shards: Sequence[Shard], work: Workspace, *, store: str | None = None
+) -> dict[str, tuple[int, str]]:
+    """Check, hash and move every full shard to its name, and upload it to a store; returns size and sha256 of each."""
+    tasks = [
+        FinishTask(str(work.partial), str(work.out), shard.path, shard.members, store, str(work.root / MARKS))
+        for shard in shards
+    ]
     digests: dict[str, tuple[int, str]] = {}
     with ProgressBar("finish", len(tasks), "shards") as progress:
 
         def done(index: int, result: Any) -> None:
             if isinstance(result, Crashed):
-                raise BuildError(f"hashing {tasks[index].final} kills the reader ({result.signal})")
+                raise BuildError(f"hashing {work.out / shards[index].path} kills the reader ({result.signal})")
             digests[shards[index].path] = result
             progress.add()
 
@@ -258,7 +293,7 @@ def _nothing_left(plan: Plan, config: BuildConfig) -> BuildError:
     if not plan.read:
         return BuildError(f"{', '.join(config.specs)}: no records in it")
     codes = ", ".join(f"{code} {count}" for code, count in {**sums["codes"], **sums["filters"]}.items())
-    example = plan.out["message"][0] if len(plan.out) else ""
+    example = plan.first[1] if plan.first else ""
     return BuildError(
         f"none of the {plan.read:,} records of {', '.join(config.specs)} can be used ({codes}); the first: {example}"
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipelines.build_dataset.prepare import PrepareSettings, prepared
+from pipelines.build_dataset.publication import upload
 from pipelines.build_dataset.scan import CACHE, read_scan
 from sigma_data.corpus.corpus import file_digest
 from sigma_data.corpus.shard import ShardFault, block, read_members
@@ -47,11 +48,17 @@ class WriteTask:
 
 @dataclass(frozen=True)
 class FinishTask:
-    """A shard whose samples are all in place."""
+    """A shard whose samples are all in place, in the folder `partial`; it goes to `final`, and to a `store` if given.
+
+    `marks` is the folder of what was uploaded.
+    """
 
     partial: str
     final: str
+    name: str
     members: int
+    store: str | None = None
+    marks: str = ""
 
 
 class _UnstableError(Exception):
@@ -113,8 +120,8 @@ def preallocate(path: Path, size: int) -> bool:
 
 
 def finish_shard(task: FinishTask) -> tuple[int, str]:
-    """Walk a full shard, hash it, move it to its name; returns (size, sha256)."""
-    partial, final = Path(task.partial), Path(task.final)
+    """Walk a full shard, hash it, move it to its name, upload it; returns (size, sha256)."""
+    partial, final = Path(task.partial, task.name), Path(task.final, task.name)
     path = partial if partial.exists() else final
     try:
         with path.open("rb") as file:
@@ -133,6 +140,8 @@ def finish_shard(task: FinishTask) -> tuple[int, str]:
         raise BuildError(f"{final}: {error}; remove the folder and build again") from None
     except OSError as error:
         raise disk_error(error, final) from None
+    if task.store is not None:
+        upload(Path(task.final), task.name, task.store, Path(task.marks))
     return size, digest
 
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import polars as pl
+import numpy as np
 
-from pipelines.build_dataset.derive import ORIGINS
 from pipelines.build_dataset.plan import Plan
+from pipelines.build_dataset.tables import placed
 from pipelines.build_dataset.workspace import Workspace
 from pipelines.build_dataset.write import ShardFiles
-from pipelines.common.process_pool import Crashed, ProcessPool
+from pipelines.common.engine import Engine
+from pipelines.common.process_pool import Crashed
 from pipelines.common.progress import ProgressBar
 from sigma_data.corpus.shard import ShardFault, block, read_range
 from sigma_data.errors import BuildError
@@ -47,31 +48,28 @@ class MadeTask:
     marker: str
 
 
-def write_made(engine: ProcessPool, plan: Plan, work: Workspace) -> None:
+def write_made(engine: Engine, plan: Plan, work: Workspace) -> None:
     """Write all made samples of the plan; the others must be in place. Raises BuildError."""
-    if not plan.made:
+    if plan.made is None:
         return
-    made = plan.rows.filter(pl.col(ORIGINS).is_not_null())
-    places = _places(plan.rows, made)
-    columns = made.select("id", "json", "images", ORIGINS, "shard", "offset")
+    fragment = plan.places["fragment"].to_numpy()
+    made = np.flatnonzero(fragment == len(plan.scans))
+    where = _places(plan)
+    places = plan.places[made]
     tasks = []
     for start in range(0, len(made), _STRETCH):
         marker = work.written(f"made-{start}-{_STRETCH}")
         if marker.exists():
             continue
-        rows = [
-            (
-                row["id"],
-                row["json"],
-                [
-                    Piece(image["member"], *places[origin["id"], origin["number"]], image["size"], image["sha256"])
-                    for image, origin in zip(row["images"], row[ORIGINS], strict=True)
-                ],
-                row["shard"],
-                row["offset"],
-            )
-            for row in columns.slice(start, _STRETCH).iter_rows(named=True)
-        ]
+        part = places.slice(start, _STRETCH)
+        rows = []
+        for position, shard, offset in part.select("position", "shard", "offset").iter_rows():
+            row = plan.made.table.slice(position, 1).select(["id", "json", "images"]).to_pylist()[0]
+            pieces = [
+                Piece(image["member"], *where[origin], image["size"], image["sha256"])
+                for image, origin in zip(row["images"], plan.made.origins[position], strict=True)
+            ]
+            rows.append((row["id"], row["json"], pieces, plan.shards[shard].path, offset))
         tasks.append(MadeTask(rows, str(work.partial), str(work.out), str(marker)))
     with ProgressBar("make", len(made), "samples", found=len(made) - sum(len(t.rows) for t in tasks)) as progress:
 
@@ -109,12 +107,15 @@ def _read(piece: Piece, task: MadeTask) -> bytes:
     return data
 
 
-def _places(rows: pl.DataFrame, made: pl.DataFrame) -> dict[tuple[str, int], tuple[str, int]]:
+def _places(plan: Plan) -> dict[tuple[str, int], tuple[str, int]]:
     """(id, image number) of the parents' images -> shard and offset of the bytes."""
-    parents = set(made[ORIGINS].explode().struct.field("id").to_list())
-    found = rows.filter(pl.col("id").is_in(list(parents))).select("id", "shard", "images")
+    assert plan.made is not None
+    parents = {name for origins in plan.made.origins for name, _ in origins}
+    ids = plan.ids.gather(plan.places["sample"])
+    wanted = np.flatnonzero(ids.is_in(list(parents)).to_numpy())
     return {
         (row["id"], image["number"]): (row["shard"], image["offset"])
-        for row in found.iter_rows(named=True)
+        for _, table in placed(plan, wanted, ["id"])
+        for row in table.select(["id", "shard", "images"]).to_pylist()
         for image in row["images"]
     }

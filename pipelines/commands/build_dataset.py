@@ -9,7 +9,9 @@ import typer
 
 from pipelines.commands.options import (
     BUDGET_REACHED,
+    Address,
     Config,
+    EngineOption,
     Json,
     Overwrite,
     PrintConfig,
@@ -17,6 +19,7 @@ from pipelines.commands.options import (
     listed,
     pairs,
     path_option,
+    place,
     print_json,
     print_result,
     split_settings,
@@ -34,9 +37,17 @@ def build_dataset(
             show_default=False,
         ),
     ] = None,
-    out: Annotated[Path, path_option("--out", "-o", help="Folder of the corpus.")] = Path("corpus"),
+    out: Annotated[
+        str, typer.Option("--out", "-o", parser=place, metavar="PATH", help="The corpus: a folder, or s3://... .")
+    ] = "corpus",
+    work: Annotated[
+        Path | None,
+        path_option(help="Where it is built before it is uploaded, if --out is a store.", show_default=False),
+    ] = None,
     config: Config = None,
     workers: Workers = None,
+    engine: EngineOption = "local",
+    address: Address = None,
     seed: Annotated[int | None, typer.Option(help="Seed of splits and order.")] = None,
     quota: Annotated[list[str] | None, typer.Option(help="Most samples of a family, e.g. editing=1000.")] = None,
     check: Annotated[
@@ -84,6 +95,7 @@ def build_dataset(
     from pipelines.build_dataset.config import BuildConfig
     from pipelines.build_dataset.run import build
     from pipelines.common.bundled_configs import config_file
+    from pipelines.common.engine import open_engine
     from pipelines.common.process_pool import default_workers
     from pipelines.common.settings import dump_settings, load_settings
 
@@ -119,11 +131,10 @@ def build_dataset(
         else:
             print_result(told.text())
         return
-    result = build(settings, out, workers=workers or default_workers(), overwrite=overwrite, strict_files=strict_files)
+    running = open_engine(engine, workers, address=address)
+    result = build(settings, out, engine=running, staging=work, overwrite=overwrite, strict_files=strict_files)
     if as_json:
-        from sigma_data.corpus.refused_files import refused_files
-
-        refused = [vars(file) for file in refused_files(result.corpus.quarantine)]
+        refused = [vars(file) for file in result.corpus.refused]
         print_json({"corpus": str(out), "fresh": result.fresh, "peak_worker_bytes": result.peak_worker_bytes,
                     **result.corpus.sums, "warnings": result.corpus.warnings,
                     "refused_files": refused,
@@ -142,7 +153,7 @@ def build_dataset(
 def build_summary(corpus: Corpus, *, fresh: bool) -> str:
     """What a build has done, with the sum that must hold, and where to look."""
     from sigma_data.corpus.corpus import REPORT
-    from sigma_data.corpus.refused_files import refused_files, refused_lines
+    from sigma_data.corpus.refused_files import refused_lines
     from sigma_data.sample import FAMILY_RULES, Family
 
     sums = corpus.sums
@@ -158,7 +169,7 @@ def build_summary(corpus: Corpus, *, fresh: bool) -> str:
     ]
     if warnings := dict(corpus.warnings):
         lines[-1:] = [f"warnings, of samples written: {_counts(warnings)} (sigma checks says what they mean)", ""]
-    if refused := refused_lines(refused_files(corpus.quarantine)):
+    if refused := refused_lines(corpus.refused):
         lines += [*refused, "(--strict-files makes this an error)", ""]
     for name, count in sums["families"].items():
         goal = FAMILY_RULES[Family(name)].goal
@@ -166,8 +177,8 @@ def build_summary(corpus: Corpus, *, fresh: bool) -> str:
         lines.append(f"{name:<14} {count:>8,}{share}")
     lines += [
         "",
-        f"{sums['images']:,} images, {sums['bytes'] / 1e6:,.1f} MB in {len(corpus.shards)} shards: {corpus.path}",
-        f"report: {corpus.path / REPORT}",
+        f"{sums['images']:,} images, {sums['bytes'] / 1e6:,.1f} MB in {len(corpus.shards)} shards: {corpus.place}",
+        f"report: {corpus.place.rstrip('/')}/{REPORT}",
     ]
     return "\n".join(lines).lstrip("\n") + "\n"
 

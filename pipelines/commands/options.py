@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sigma_data.storage.paths import local_path, model_path
+from sigma_data.storage.paths import is_uri, local_path, model_path
 from sigma_model.dtypes import DType, Quantization
 from sigma_model.omnigen2.prompts import Route
 from sigma_model.omnigen2.settings import Solver, StepCacheKind
@@ -38,6 +38,11 @@ def path_argument(*, help: str) -> Any:
     return typer.Argument(parser=local_path, help=help, show_default=False)
 
 
+def place(text: str) -> str:
+    """A path of this machine, its `~` expanded, or a URI."""
+    return text if is_uri(text) else str(local_path(text))
+
+
 def model_option(*names: str, help: str) -> Any:
     """A preset, or a model's directory on this machine."""
     return typer.Option(*names, parser=model_path, metavar="TEXT", help=help)
@@ -57,8 +62,18 @@ def _warnings_only(as_json: bool) -> bool:
 Json = Annotated[bool, typer.Option("--json", callback=_warnings_only, help="Print the result as JSON, for machines.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print all settings as YAML and stop.")]
 Config = Annotated[Path | None, path_option(help="YAML file with settings (see --print-config).")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one per core.")]
-CorpusPath = Annotated[Path, path_argument(help="A corpus: the folder with corpus.json.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Most tasks at a time; by default one per core.")]
+EngineOption = Annotated[
+    Literal["local", "ray"], typer.Option("--engine", help="Where tasks run: processes of this machine, or Ray.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="The Ray cluster: auto, or HOST:PORT (default: RAY_ADDRESS).", show_default=False),
+]
+CorpusPath = Annotated[
+    str,
+    typer.Argument(parser=place, help="A corpus: the folder with corpus.json, or a URI.", show_default=False),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove the corpus that is there first.")]
 
 ModelPath = Annotated[

@@ -10,7 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.commands.options import (
+    Address,
     CorpusPath,
+    EngineOption,
     Json,
     Overwrite,
     Workers,
@@ -43,6 +45,8 @@ def shard(
         Target, typer.Option(help="A corpus, or the release's parquet with a folder per split.")
     ] = Target.CORPUS,
     workers: Workers = None,
+    engine: EngineOption = "local",
+    address: Address = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -50,7 +54,7 @@ def shard(
 
     A part is chosen by family, split or an SQL expression; an export is the release's parquet.
     """
-    from pipelines.common.process_pool import default_workers
+    from pipelines.common.engine import open_engine
     from pipelines.shard.run import Selection, export_release, reshard
 
     selection = Selection(listed(family), listed(split), where, limit)
@@ -61,7 +65,7 @@ def shard(
     else:
         counts = reshard(
             corpus, out, selection, shard_bytes=shard_bytes, shard_samples=shard_samples,
-            workers=workers or default_workers(), overwrite=overwrite,
+            engine=open_engine(engine, workers, address=address), overwrite=overwrite,
         )  # fmt: skip
     if as_json:
         print_json({"out": str(out), **counts})

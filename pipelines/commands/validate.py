@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.options import CorpusPath, Json, Workers, print_json, print_result
+from pipelines.commands.options import Address, CorpusPath, EngineOption, Json, Workers, print_json, print_result
 
 if TYPE_CHECKING:
     from pipelines.validate.run import Validation
@@ -18,16 +18,18 @@ def validate(
         bool, typer.Option("--deep/--fast", help="Hash every byte, decode every image, check every rule.")
     ] = False,
     workers: Workers = None,
+    engine: EngineOption = "local",
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Check a corpus for damage.
 
     Its shards and index are held against its corpus.json; exit code 1 and a table where something is wrong.
     """
-    from pipelines.common.process_pool import default_workers
+    from pipelines.common.engine import open_engine
     from pipelines.validate.run import validate_corpus
 
-    result = validate_corpus(corpus, deep=deep, workers=workers or default_workers())
+    result = validate_corpus(corpus, deep=deep, engine=open_engine(engine, workers, address=address))
     if as_json:
         print_json(result.as_dict())
     else:

@@ -33,7 +33,7 @@ class CorpusView:
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
         return {
-            "corpus": str(self.corpus.path),
+            "corpus": self.corpus.place,
             **self.corpus.sums,
             "by_family": self.families,
             "picture": str(self.drawing) if self.drawing else None,
@@ -102,7 +102,7 @@ class SampleView:
             console.print(f"drawn into {self.drawing}", highlight=False)
 
 
-def inspect_corpus(path: Path, drawing: Path | None = None) -> CorpusView:
+def inspect_corpus(path: str | Path, drawing: Path | None = None) -> CorpusView:
     """Counts and sizes by family; if asked, the first sample of each is drawn. Raises CorpusError, ConfigError."""
     corpus = open_corpus(path)
     rows = corpus.manifest
@@ -133,7 +133,7 @@ def inspect_corpus(path: Path, drawing: Path | None = None) -> CorpusView:
     return CorpusView(corpus, families, drawing)
 
 
-def inspect_sample(path: Path, name: str, drawing: Path | None = None) -> SampleView:
+def inspect_sample(path: str | Path, name: str, drawing: Path | None = None) -> SampleView:
     """One sample by its id, the start of it, or its row number in the manifest; drawn if asked.
 
     Raises ConfigError where no sample or more than one is meant, CorpusError where it is damaged.

@@ -15,17 +15,20 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.build_dataset.commit import write_corpus_files
-from pipelines.build_dataset.plan import place
+from pipelines.build_dataset.commit import as_table, write_corpus_files
+from pipelines.build_dataset.placing import Shard, place, with_offsets
 from pipelines.build_dataset.run import finish_shards
 from pipelines.build_dataset.workspace import Workspace, refuse_overlap
 from pipelines.build_dataset.write import ShardFiles, preallocate
 from pipelines.common.batched import batched
+from pipelines.common.engine import Engine
 from pipelines.common.process_pool import Crashed, ProcessPool
 from pipelines.common.progress import ProgressBar
 from sigma_data.corpus.corpus import Corpus, file_digest, open_corpus
+from sigma_data.corpus.manifest import manifest_schema, quarantine_schema
+from sigma_data.corpus.places import ShardPlace
 from sigma_data.corpus.shard import ShardFault, read_range
-from sigma_data.errors import BuildError, ConfigError, CorpusError
+from sigma_data.errors import BuildError, ConfigError, CorpusError, SourceError
 from sigma_data.instruction import renumber
 from sigma_data.sample import Family, Sample
 from sigma_data.settings_base import StrictModel
@@ -61,7 +64,7 @@ class Selection:
             rows = _filter(rows, self.where)
         rows = rows.head(self.limit) if self.limit is not None else rows
         if rows.is_empty():
-            raise ConfigError(f"{corpus.path}: no sample is left after the selection")
+            raise ConfigError(f"{corpus.place}: no sample is left after the selection")
         return rows
 
 
@@ -86,19 +89,20 @@ class _ShardConfig(StrictModel):
 class CopyTask:
     """Samples of one shard to copy: rows of (id, offset, size, new shard, new offset, member digests)."""
 
-    source: str
+    source: ShardPlace
     rows: Sequence[tuple[str, int, int, str, int, Sequence[tuple[int, int, str]]]]
     folder: str
 
 
 def reshard(
-    path: Path,
+    path: str | Path,
     out: Path,
     selection: Selection,
     *,
     shard_bytes: int,
     shard_samples: int,
-    workers: int,
+    workers: int = 1,
+    engine: Engine | None = None,
     overwrite: bool = False,
 ) -> dict[str, int]:
     """Write the chosen samples of a corpus as a new corpus; returns counts.
@@ -106,7 +110,8 @@ def reshard(
     Raises ConfigError, CorpusError where the source is damaged, BuildError where the disk refuses.
     """
     corpus = open_corpus(path)
-    refuse_overlap(out, path, str(path))
+    if corpus.uri is None:
+        refuse_overlap(out, corpus.path, str(path))
     chosen = selection.apply(corpus)
     old = corpus.commit["config"]
     config = _ShardConfig(
@@ -120,9 +125,12 @@ def reshard(
         limits=old["limits"],
         checks=old["checks"],
     )
-    with ProcessPool(workers) as engine, Workspace(out, config, config.digest(), overwrite=overwrite) as work:
+    with (
+        engine or ProcessPool(workers) as running,
+        Workspace(out, config, config.digest(), overwrite=overwrite) as work,
+    ):
         rows = chosen.rename({"shard": "old_shard", "offset": "old_offset"})
-        rows, shards = place(rows, shard_bytes, shard_samples)
+        rows, shards = _placed(rows, shard_bytes, shard_samples)
         counts = {"samples": len(rows), "shards": len(shards), "bytes": sum(shard.size for shard in shards)}
         if work.committed:
             return counts
@@ -132,12 +140,12 @@ def reshard(
         missing = [shard for shard in shards if not (work.out / shard.path).exists()]
         for shard in missing:
             preallocate(work.partial / shard.path, shard.size)
-        _copy(engine, corpus, rows.filter(pl.col("shard").is_in([shard.path for shard in missing])), work)
-        digests = finish_shards(engine, shards, work)
+        _copy(running, corpus, rows.filter(pl.col("shard").is_in([shard.path for shard in missing])), work)
+        digests = finish_shards(running, shards, work)
         write_corpus_files(
             out,
-            manifest=rows,
-            quarantine=corpus.quarantine.clear(),
+            manifest=[as_table(rows, manifest_schema())],
+            quarantine=[as_table(corpus.quarantine.clear(), quarantine_schema())],
             sums=_sums(rows, counts["bytes"]),
             shards={
                 shard.path: {
@@ -159,7 +167,7 @@ def copy_samples(task: CopyTask) -> int:
     """Copy samples block by block, checking every member's digest; returns the bytes copied."""
     copied = 0
     try:
-        with open(task.source, "rb") as file, ShardFiles(Path(task.folder)) as files:
+        with task.source.open() as file, ShardFiles(Path(task.folder)) as files:
             for name, offset, size, shard, new_offset, members in task.rows:
                 data = read_range(file, offset, size)
                 for start, length, digest in members:
@@ -169,12 +177,13 @@ def copy_samples(task: CopyTask) -> int:
                 copied += size
     except ShardFault as fault:
         raise CorpusError(f"{task.source}: {fault}; run sigma validate") from None
-    except OSError as error:
-        raise CorpusError(f"{task.source}: cannot be read ({error.strerror or error})") from None
+    except (OSError, SourceError) as error:
+        told = getattr(error, "strerror", None) or error
+        raise CorpusError(f"{task.source}: cannot be read ({told})") from None
     return copied
 
 
-def export_release(path: Path, out: Path, selection: Selection) -> dict[str, Any]:
+def export_release(path: str | Path, out: Path, selection: Selection) -> dict[str, Any]:
     """Write the chosen samples in the layout of the SIGMA release: a folder a split, with relative paths.
 
     Each row names its split, so that `sigma build-dataset release:OUT` keeps it. Returns the counts, `splits` of them
@@ -184,7 +193,8 @@ def export_release(path: Path, out: Path, selection: Selection) -> dict[str, Any
     counted as `left_out`. The folder appears whole or not at all. Raises ConfigError, CorpusError.
     """
     corpus = open_corpus(path)
-    refuse_overlap(out, path, str(path))
+    if corpus.uri is None:
+        refuse_overlap(out, corpus.path, str(path))
     rows = selection.apply(corpus)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is there already: choose another place with --out")
@@ -233,7 +243,7 @@ def _filter(rows: pl.DataFrame, where: str) -> pl.DataFrame:
         raise ConfigError(f"--where {where!r}: {reason} (columns: {', '.join(rows.columns)})") from None
 
 
-def _copy(engine: ProcessPool, corpus: Corpus, rows: pl.DataFrame, work: Workspace) -> None:
+def _copy(engine: Engine, corpus: Corpus, rows: pl.DataFrame, work: Workspace) -> None:
     by_shard: dict[str, list[Any]] = {}
     columns = ["old_shard", "id", "old_offset", "offset", "size", "shard", "json_size", "json_sha256", "images"]
     for row in rows.select(columns).sort("old_shard", "old_offset").iter_rows(named=True):
@@ -243,7 +253,9 @@ def _copy(engine: ProcessPool, corpus: Corpus, rows: pl.DataFrame, work: Workspa
         members += [(image["offset"] + shift, image["size"], image["sha256"]) for image in row["images"]]
         entry = (row["id"], row["old_offset"], row["size"], row["shard"], row["offset"], members)
         by_shard.setdefault(row["old_shard"], []).append(entry)
-    tasks = [CopyTask(str(corpus.path / shard), entries, str(work.partial)) for shard, entries in by_shard.items()]
+    tasks = [
+        CopyTask(ShardPlace(corpus.place, shard), entries, str(work.partial)) for shard, entries in by_shard.items()
+    ]
     with ProgressBar("copy", len(rows), "samples") as progress:
 
         def done(index: int, result: Any) -> None:
@@ -254,12 +266,25 @@ def _copy(engine: ProcessPool, corpus: Corpus, rows: pl.DataFrame, work: Workspa
         engine.run(copy_samples, tasks, done, what="copying")
 
 
+def _placed(rows: pl.DataFrame, shard_bytes: int, shard_samples: int) -> tuple[pl.DataFrame, tuple[Shard, ...]]:
+    """The rows with their places in the new shards."""
+    counts = rows["images"].list.len().to_numpy()
+    shards, columns = place(
+        rows["split"], rows["family"], rows["size"].to_numpy(), counts, shard_bytes=shard_bytes,
+        shard_samples=shard_samples,
+    )  # fmt: skip
+    names = pl.Series([shard.path for shard in shards], dtype=pl.String)
+    shard = names.gather(columns.pop("shard"))
+    table = with_offsets(rows.with_columns(shard=shard, **columns).to_arrow())
+    return pl.DataFrame(pl.from_arrow(table)), shards
+
+
 def _refuse_sizes(corpus: Corpus, rows: pl.DataFrame) -> None:
     """Space is set aside for what the manifest says, so it must not say more than there is."""
     for shard, size in rows.group_by("old_shard").agg(pl.col("size").sum()).sort("old_shard").iter_rows():
-        path = corpus.path / shard
-        if not path.is_file() or path.stat().st_size < size:
-            raise CorpusError(f"{path}: is not there, or shorter than the manifest says; run sigma validate")
+        place = ShardPlace(corpus.place, shard)
+        if (place.size() or 0) < size:
+            raise CorpusError(f"{place}: is not there, or shorter than the manifest says; run sigma validate")
 
 
 def _sums(rows: pl.DataFrame, size: int) -> dict[str, Any]:

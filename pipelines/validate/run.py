@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.common.engine import Engine
 from pipelines.common.process_pool import Crashed, ProcessPool
 from pipelines.common.progress import ProgressBar
 from sigma_data.corpus.archives import archive_fault, is_repacked, rebuild_advice
@@ -19,10 +20,12 @@ from sigma_data.corpus.check_limits import Limits, Severity
 from sigma_data.corpus.checks import Examination, examine
 from sigma_data.corpus.corpus import COMMIT, INDEXES, MANIFEST, QUARANTINE, WORK, Corpus, file_digest, open_corpus
 from sigma_data.corpus.manifest import examined_columns
+from sigma_data.corpus.places import ShardPlace, fetch
 from sigma_data.corpus.record import RecordError, decode, encode, stored_order, with_current_keys
 from sigma_data.corpus.shard import ShardFault, block, read_members, read_range
-from sigma_data.errors import CorpusError
+from sigma_data.errors import CorpusError, SourceError
 from sigma_data.images.fingerprint import SIGNATURE_BYTES, components, near_pairs
+from sigma_data.storage.data_folder import RemoteFolder, data_folder
 from sigma_data.storage.files import dump_json
 
 if TYPE_CHECKING:
@@ -44,7 +47,7 @@ class Problem:
 class Validation:
     """The outcome of a validation."""
 
-    path: Path
+    path: str
     deep: bool
     samples: int = 0
     shards: int = 0
@@ -57,7 +60,7 @@ class Validation:
     def as_dict(self) -> dict[str, Any]:
         """For --json."""
         return {
-            "corpus": str(self.path),
+            "corpus": self.path,
             "sound": not self.problems,
             "deep": self.deep,
             "samples": self.samples,
@@ -66,20 +69,21 @@ class Validation:
         }
 
 
-def validate_corpus(path: Path, *, deep: bool, workers: int) -> Validation:
+def validate_corpus(path: str | Path, *, deep: bool, workers: int = 1, engine: Engine | None = None) -> Validation:
     """Check a corpus; the result lists what is wrong with it.
 
     Raises CorpusError where the folder does not exist.
     """
-    result = Validation(path, deep)
-    if not path.exists():
+    result = Validation(str(path), deep)
+    there = data_folder(str(path))
+    if there.local is not None and not there.local.exists():
         raise CorpusError(f"{path}: no such folder")
-    if not path.is_dir():
+    if there.local is not None and not there.local.is_dir():
         open_corpus(path)  # says what that file is
     try:
         corpus = open_corpus(path)
     except CorpusError as error:
-        result.add("not_committed" if not (path / COMMIT).exists() else "bad_commit", COMMIT, str(error))
+        result.add("bad_commit" if there.exists(COMMIT) else "not_committed", COMMIT, str(error))
         return result
     result.shards = len(corpus.shards)
     _check_commit(corpus, result)
@@ -95,7 +99,7 @@ def validate_corpus(path: Path, *, deep: bool, workers: int) -> Validation:
     _check_manifest(corpus, manifest, rejected, result)
     if deep:
         _check_near_leaks(manifest, result)
-    _check_shards(corpus, manifest, result, deep=deep, workers=workers)
+    _check_shards(corpus, manifest, result, deep=deep, engine=engine or ProcessPool(workers))
     return result
 
 
@@ -109,19 +113,33 @@ def _check_commit(corpus: Corpus, result: Validation) -> None:
 
 def _check_files(corpus: Corpus, result: Validation) -> None:
     for name, entry in corpus.commit["files"].items():
-        file = corpus.path / name
-        if not file.is_file():
+        found = _digest_of(corpus, name)
+        if found is None:
             result.add("missing_file", name, "named in corpus.json, but missing")
-        elif (found := file_digest(file)) != (entry["bytes"], entry["sha256"]):
+        elif found != (entry["bytes"], entry["sha256"]):
             size = f"{found[0]:,} bytes where {entry['bytes']:,} were written" if found[0] != entry["bytes"] else ""
             result.add("changed_file", name, size or "the digest does not match")
     known = {*corpus.shards, *corpus.commit["files"], COMMIT}
-    for file in sorted(corpus.path.rglob("*")):
-        name = file.relative_to(corpus.path).as_posix()
+    for name in _names(corpus):
         ours = name.startswith((f"{WORK}/", f"{INDEXES}/"))
-        if file.is_file() and not ours and name not in known and (file.suffix == ".tar" or "/" in name):
+        if not ours and name not in known and (name.endswith(".tar") or "/" in name):
             name = name.encode("utf-8", "backslashreplace").decode()  # a name need not be text
             result.add("extra_file", name, "not part of the corpus, but readers that take whole folders would read it")
+
+
+def _digest_of(corpus: Corpus, name: str) -> tuple[int, str] | None:
+    """Size and digest of a file of the commit, None if it is not there; that of a remote corpus is copied first."""
+    if corpus.uri is not None:
+        folder = RemoteFolder(corpus.uri)
+        return file_digest(fetch(folder, name, corpus.path)) if folder.size(name) is not None else None
+    return file_digest(corpus.path / name) if (corpus.path / name).is_file() else None
+
+
+def _names(corpus: Corpus) -> list[str]:
+    """The files in the corpus' folder."""
+    if corpus.uri is not None:
+        return [name for name, _ in RemoteFolder(corpus.uri).files("")]
+    return [file.relative_to(corpus.path).as_posix() for file in sorted(corpus.path.rglob("*")) if file.is_file()]
 
 
 def _check_manifest(corpus: Corpus, manifest: pl.DataFrame, rejected: int, result: Validation) -> None:
@@ -185,14 +203,14 @@ class ShardTask:
     severities: dict[str, Severity]
 
 
-def _check_shards(corpus: Corpus, manifest: pl.DataFrame, result: Validation, *, deep: bool, workers: int) -> None:
+def _check_shards(corpus: Corpus, manifest: pl.DataFrame, result: Validation, *, deep: bool, engine: Engine) -> None:
     config = corpus.commit.get("config", {})
     limits = Limits.model_validate(config.get("limits", {}))
     severities = {code: Severity(value) for code, value in config.get("checks", {}).items()}
     parts = {key[0]: part for key, part in manifest.partition_by("shard", as_dict=True, maintain_order=True).items()}
     tasks = [
         ShardTask(
-            str(corpus.path),
+            corpus.place,
             shard,
             dict(entry),
             parts[shard].sort("index").to_arrow() if shard in parts else manifest.clear().to_arrow(),
@@ -212,8 +230,8 @@ def _check_shards(corpus: Corpus, manifest: pl.DataFrame, result: Validation, *,
             progress.add()
 
         if deep:
-            with ProcessPool(min(workers, max(1, len(tasks)))) as engine:
-                engine.run(check_shard, tasks, done, what="validating")
+            with engine as running:
+                running.run(check_shard, tasks, done, what="validating")
         else:  # headers only: starting processes would take longer
             for index, task in enumerate(tasks):
                 done(index, check_shard(task))
@@ -230,17 +248,17 @@ def check_shard(task: ShardTask) -> list[Problem]:
             if len(problems) == _MAX_PROBLEMS_A_SHARD:
                 problems.append(Problem("more", task.shard, "and more; only the first problems are listed"))
                 break
-    except OSError as error:
-        problems.append(Problem("unreadable", task.shard, error.strerror or str(error)))
+    except (OSError, SourceError) as error:
+        problems.append(Problem("unreadable", task.shard, getattr(error, "strerror", None) or str(error)))
     return problems
 
 
 def _shard_problems(task: ShardTask) -> Iterator[Problem]:
-    path = Path(task.folder, task.shard)
-    if not path.is_file():
+    path = ShardPlace(task.folder, task.shard)
+    size = path.size()
+    if size is None:
         yield Problem("missing_shard", task.shard, "named in corpus.json, but missing")
         return
-    size = path.stat().st_size
     if size != task.entry["bytes"]:
         yield Problem("wrong_size", task.shard, f"{size:,} bytes where {task.entry['bytes']:,} were written")
     rows = task.rows.to_pylist()
@@ -249,19 +267,19 @@ def _shard_problems(task: ShardTask) -> Iterator[Problem]:
         return
     yield from _structure(task, path, rows)
     if task.deep:
-        if file_digest(path)[1] != task.entry["sha256"]:
+        if path.digest() != task.entry["sha256"]:
             yield Problem("wrong_digest", task.shard, "the bytes are not those that were written")
         for row in rows:
             yield from _sample_problems(task, path, row)
 
 
-def _other_archive(task: ShardTask, path: Path, rows: list[dict[str, Any]]) -> Problem | None:
+def _other_archive(task: ShardTask, path: ShardPlace, rows: list[dict[str, Any]]) -> Problem | None:
     """The one problem of a file that is not a shard, or that another tool has repacked; None for a shard."""
-    with path.open("rb") as file:
+    with path.open() as file:
         if message := archive_fault(file.read(512), str(path)):
             return Problem("not_a_shard", task.shard, message)
-    if is_repacked(path, {name: (offset, size) for name, offset, size in _expected(rows)}):
-        return Problem("packed_anew", task.shard, rebuild_advice(task.folder))
+        if is_repacked(file, {name: (offset, size) for name, offset, size in _expected(rows)}):
+            return Problem("packed_anew", task.shard, rebuild_advice(task.folder))
     return None
 
 
@@ -277,13 +295,13 @@ def _expected(rows: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
     ]
 
 
-def _structure(task: ShardTask, path: Path, rows: list[dict[str, Any]]) -> Iterator[Problem]:
+def _structure(task: ShardTask, path: ShardPlace, rows: list[dict[str, Any]]) -> Iterator[Problem]:
     """Walk the headers and compare them with the manifest, member by member."""
     expected = _expected(rows)
     names = {name for name, _, _ in expected}
     seen: dict[str, int] = {}
     misplaced: list[str] = []
-    with path.open("rb") as file:
+    with path.open() as file:
         try:
             for index, member in enumerate(read_members(file)):
                 if member.name in seen:
@@ -306,11 +324,11 @@ def _structure(task: ShardTask, path: Path, rows: list[dict[str, Any]]) -> Itera
         yield Problem("missing_member", task.shard, f"{name}{more} is not in the shard")
 
 
-def _sample_problems(task: ShardTask, path: Path, row: dict[str, Any]) -> Iterator[Problem]:
+def _sample_problems(task: ShardTask, path: ShardPlace, row: dict[str, Any]) -> Iterator[Problem]:
     """Read a sample by the manifest's byte ranges and check it against manifest and rules."""
     where = f"{task.shard} {row['id']}"
     try:
-        with path.open("rb") as file:
+        with path.open() as file:
             record = read_range(file, row["json_offset"], row["json_size"])
             images = {image["member"]: read_range(file, image["offset"], image["size"]) for image in row["images"]}
     except ShardFault as fault:
@@ -350,10 +368,10 @@ def _sample_problems(task: ShardTask, path: Path, row: dict[str, Any]) -> Iterat
         yield Problem("manifest_differs", where, f"{', '.join(differing)} are not those of the manifest")
 
 
-def _is_block(path: Path, row: dict[str, Any], key: str, members: list[tuple[str, bytes]]) -> bool:
+def _is_block(path: ShardPlace, row: dict[str, Any], key: str, members: list[tuple[str, bytes]]) -> bool:
     """Whether the sample's bytes in the shard are exactly what the writer makes of these members."""
     expected = block(key, members)
-    with path.open("rb") as file:
+    with path.open() as file:
         file.seek(row["offset"])
         return len(expected) == row["size"] and file.read(len(expected)) == expected
 

@@ -110,10 +110,9 @@ def repacked(file: IO[bytes]) -> list[Member] | None:
     return [member for group in members.values() for member in group] or None
 
 
-def is_repacked(path: Path, expected: Mapping[str, tuple[int, int]]) -> bool:
+def is_repacked(file: IO[bytes], expected: Mapping[str, tuple[int, int]]) -> bool:
     """Whether a file holds just the members expected (name -> offset, size), packed elsewhere by another tool."""
-    with path.open("rb") as file:
-        members = repacked(file) or ()
+    members = repacked(file) or ()
     same = {member.name: member.size for member in members} == {name: size for name, (_, size) in expected.items()}
     return same and any(expected[member.name][0] != member.offset for member in members)
 

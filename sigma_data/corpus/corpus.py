@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,12 +20,16 @@ from pydantic import Field, StringConstraints, ValidationError
 from sigma_data.corpus.archives import folder_hint
 from sigma_data.corpus.check_limits import Limits, Severity
 from sigma_data.corpus.manifest import count_warnings, manifest_schema, quarantine_schema, read_batches
+from sigma_data.corpus.places import copy_folder, fetch
 from sigma_data.corpus.record import SCHEMA_VERSION, RecordError, decode
-from sigma_data.corpus.shard import read_range
-from sigma_data.errors import CorpusError, ShardError
+from sigma_data.corpus.refused_files import RefusedFile, refused_files
+from sigma_data.corpus.shard import ShardFault, read_range
+from sigma_data.errors import ConfigError, CorpusError, ShardError, SourceError
 from sigma_data.images.fingerprint import SIGNATURE_BYTES
 from sigma_data.sample import Family, Sample
 from sigma_data.settings_base import StrictRecord
+from sigma_data.storage.data_folder import RemoteFolder
+from sigma_data.storage.paths import is_uri
 
 if TYPE_CHECKING:
     import polars as pl
@@ -98,10 +102,19 @@ class _Commit(StrictRecord, extra="ignore"):
 
 @dataclass(frozen=True)
 class Corpus:
-    """A committed corpus. Open it with `open_corpus`."""
+    """A committed corpus. Open it with `open_corpus`.
+
+    `path` is its folder; of a remote one, at `uri`, a folder of this machine with copies of what was read as a whole.
+    """
 
     path: Path
     commit: Mapping[str, Any]
+    uri: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Its path or URI."""
+        return self.uri or str(self.path)
 
     @property
     def shards(self) -> Mapping[str, Mapping[str, Any]]:
@@ -129,6 +142,12 @@ class Corpus:
     def quarantine(self) -> pl.DataFrame:
         """The records that were not written."""
         return self._table(QUARANTINE, quarantine_schema())
+
+    @cached_property
+    def refused(self) -> list[RefusedFile]:
+        """The files of sources that were refused whole. Reads nothing else of the quarantine."""
+        columns = ["source", "location", "row", "code", "message", "filtered"]
+        return refused_files(self._table(QUARANTINE, quarantine_schema(), columns))
 
     @cached_property
     def warnings(self) -> Mapping[str, int]:
@@ -169,6 +188,7 @@ class Corpus:
         """
         from sigma_data.corpus.to_datasets import to_datasets
 
+        self._refuse_remote("to_datasets")
         return to_datasets(self.path, self.commit, split=split, streaming=streaming)
 
     def to_webdataset(self, *, split: str = "train", **options: Any) -> Any:
@@ -179,16 +199,22 @@ class Corpus:
         """
         from sigma_data.corpus.to_webdataset import to_webdataset
 
+        self._refuse_remote("to_webdataset")
         return to_webdataset(self.path, self.commit, split=split, **options)
 
     def read(self, shard: str, offset: int, size: int) -> bytes:
         """Bytes of a shard by range, as the manifest gives them."""
-        with (self.path / shard).open("rb") as file:
-            return read_range(file, offset, size)
+        if self.uri is None:
+            with (self.path / shard).open("rb") as file:
+                return read_range(file, offset, size)
+        data = RemoteFolder(self.uri).read(shard, offset, size)
+        if len(data) < size:
+            raise ShardFault("cut", f"the shard ends {size - len(data):,} bytes too early", offset)
+        return data
 
     def sample(self, row: Mapping[str, Any]) -> Sample:
         """The sample of a row of the manifest, every byte of it checked. Raises CorpusError."""
-        where = f"{self.path / row['shard']}: sample {row['id']}"
+        where = f"{self.place}/{row['shard']}: sample {row['id']}"
         try:
             record = self.read(row["shard"], row["json_offset"], row["json_size"])
             images = {i["member"]: self.read(row["shard"], i["offset"], i["size"]) for i in row["images"]}
@@ -219,11 +245,18 @@ class Corpus:
         """The path of a table, its digest checked: damage would make readers fail in many ways, or not at all."""
         path, entry = self.path / name, self.commit["files"][name]
         try:
+            if self.uri is not None and not (path.is_file() and file_digest(path) == (entry["bytes"], entry["sha256"])):
+                fetch(RemoteFolder(self.uri), name, self.path)
             if file_digest(path) != (entry["bytes"], entry["sha256"]):
-                raise CorpusError(f"{path}: is not the file that was committed; run sigma validate")
-        except OSError as error:
-            raise CorpusError(f"{path}: cannot be read ({error.strerror or error}); run sigma validate") from None
+                raise CorpusError(f"{self.place}/{name}: is not the file that was committed; run sigma validate")
+        except (OSError, SourceError) as error:
+            told = getattr(error, "strerror", None) or error
+            raise CorpusError(f"{self.place}/{name}: cannot be read ({told}); run sigma validate") from None
         return path
+
+    def _refuse_remote(self, what: str) -> None:
+        if self.uri is not None:
+            raise ConfigError(f"{self.uri}: {what} reads a corpus of this machine: copy it here first")
 
 
 def _with_value_ranges(manifest: pl.DataFrame) -> pl.DataFrame:
@@ -255,12 +288,15 @@ def _refuse_odd_rows(manifest: pl.DataFrame, path: Path) -> None:
         raise CorpusError(f"{path}: has a malformed signature")
 
 
-def open_corpus(path: str | Path) -> Corpus:
+def open_corpus(path: str | Path, *, copy: Path | None = None) -> Corpus:
     """Open a committed corpus.
 
-    Raises CorpusError if the folder is not a corpus, its build did not finish, or another version
-    of the toolkit wrote it.
+    A place behind fsspec (s3://...) is read by byte ranges; its tables are copied to this machine when they are asked
+    for, into `copy` or the cache. Raises CorpusError if the folder is not a corpus, its build did not finish, or
+    another version of the toolkit wrote it; SourceError where a remote place cannot be read.
     """
+    if is_uri(str(path)):
+        return _open_remote(str(path).rstrip("/"), copy)
     path = Path(path)
     commit_file = path / COMMIT
     if not path.is_dir():
@@ -286,6 +322,22 @@ def open_corpus(path: str | Path) -> Corpus:
     if lacking := sorted({MANIFEST, QUARANTINE, CARD, REPORT} - set(commit["files"])):
         raise CorpusError(f"{commit_file}: does not name {', '.join(lacking)}")
     return Corpus(path, commit)
+
+
+def _open_remote(uri: str, copy: Path | None) -> Corpus:
+    folder = RemoteFolder(uri)
+    copy = copy or copy_folder(uri)
+    if not folder.exists(COMMIT):
+        what = "the build of this corpus has not finished" if folder.exists(f"{WORK}/config.json") else "not a corpus"
+        raise CorpusError(f"{uri}: {what} (it has no {COMMIT})")
+    try:
+        fetch(folder, COMMIT, copy)
+    except OSError as error:
+        raise CorpusError(f"{copy}: cannot be written ({error.strerror or error}): set SIGMA_CACHE") from None
+    try:
+        return replace(open_corpus(copy), uri=uri)
+    except CorpusError as error:
+        raise CorpusError(str(error).replace(str(copy), uri)) from None
 
 
 def is_shard_name(name: str) -> bool:

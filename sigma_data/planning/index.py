@@ -16,19 +16,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sigma_data.corpus.corpus import COMMIT, INDEXES, MANIFEST, Corpus, file_digest, open_corpus
+from sigma_data.corpus.corpus import INDEXES, MANIFEST, Corpus, open_corpus
+from sigma_data.corpus.places import copy_folder
 from sigma_data.errors import CorpusError, SourceError
 from sigma_data.planning.index_writer import Progress, write_arrays
 from sigma_data.planning.keyed_random import Words, names
 from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.storage.data_folder import data_folder
-from sigma_data.storage.files import with_temporary, write_atomic
-from sigma_data.storage.paths import local_path, path_or_uri
+from sigma_data.storage.paths import path_or_uri
 
 _VERSION = 1
 _META = "index.json"
@@ -192,7 +192,7 @@ def open_index(
     by default `$SIGMA_CACHE`, or `~/.cache/sigma`. Raises CorpusError where there is no sound corpus.
     """
     uri = path_or_uri(uri)
-    kept = _cache_of(uri, cache)
+    kept = copy_folder(uri, cache)
     local = data_folder(uri).local
     corpus = _fetched(uri, kept) if local is None else open_corpus(local)
     digest = corpus.commit["files"][MANIFEST]["sha256"]
@@ -216,33 +216,13 @@ def _names_shards_of(place: Path, corpus: Corpus) -> bool:
 
 
 def _fetched(uri: str, copy: Path) -> Corpus:
-    """A remote corpus as a local copy of its commit and manifest. Raises CorpusError."""
-    folder = data_folder(uri)
+    """A remote corpus with a local copy of its manifest. Raises CorpusError."""
     try:
-        copy.mkdir(parents=True, exist_ok=True)
-        with folder.open(COMMIT) as file:
-            write_atomic(copy / COMMIT, file.read())
-        corpus = open_corpus(copy)
-        entry = corpus.commit["files"][MANIFEST]
-        manifest = copy / MANIFEST
-        if not manifest.is_file() or file_digest(manifest) != (entry["bytes"], entry["sha256"]):
-            with folder.open(MANIFEST) as file:
-                with_temporary(manifest, lambda temporary: _copy(file, temporary))
+        corpus = open_corpus(uri, copy=copy)
+        next(corpus.manifest_batches(["id"], 1), None)
     except (OSError, SourceError, CorpusError) as error:
         raise CorpusError(f"{uri}: cannot be read as a corpus ({error})") from None
     return corpus
-
-
-def _copy(file: IO[bytes], path: Path) -> None:
-    with path.open("wb") as copy:
-        shutil.copyfileobj(file, copy, 2**20)
-
-
-def _cache_of(uri: str, cache: Path | None) -> Path:
-    root = cache or local_path(os.environ.get("SIGMA_CACHE") or "~/.cache/sigma")
-    local = data_folder(uri).local
-    full = uri.rstrip("/") if local is None else str(local.resolve())
-    return root / "corpora" / hashlib.sha256(full.encode()).hexdigest()[:16]
 
 
 def _existing(path: Path) -> Path:

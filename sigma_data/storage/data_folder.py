@@ -245,6 +245,11 @@ class RemoteFolder(DataFolder):
             raise OSError(reason(error, self.uri)) from None
         return data
 
+    def size(self, location: str) -> int | None:
+        """Bytes of a file, None if it is not there. Raises SourceError."""
+        found = self._info(location)
+        return None if found is None or found.get("type") == "directory" else int(found.get("size") or 0)
+
     def _info(self, location: str) -> dict[str, Any] | None:
         """Fsspec's info of a file, None if there is none: `exists` of fsspec is False if the store fails, too."""
         with reaching(self.uri):

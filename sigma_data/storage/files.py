@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import socket
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sigma_data.errors import BuildError
+
+_HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+"""Processes of several machines that write into one folder may have the same number."""
 
 
 def write_atomic(path: Path, content: bytes | str, *, durable: bool = False, scratch: Path | None = None) -> None:
@@ -24,7 +29,7 @@ def with_temporary(path: Path, write: Callable[[Path], None], *, scratch: Path |
     A killed process leaves its temporary file behind: `scratch` is a folder on the same file system that is removed in
     the end anyway.
     """
-    temporary = (scratch or path.parent) / f".{path.name}.{os.getpid()}.tmp"
+    temporary = (scratch or path.parent) / f".{path.name}.{os.getpid()}-{_HOST}.tmp"
     try:
         write(temporary)
         temporary.replace(path)

@@ -61,6 +61,6 @@ def _local(text: str) -> str:
     if is_uri(text):
         raise ConfigError(
             f"{text}: is a remote place, and here it must be a path of this machine: read from a copy here, or write "
-            "here and copy it there afterwards (sources of build-dataset and corpora of plan and train may be remote)"
+            "here and copy it there afterwards (docs/scale.md says which places may be remote)"
         )
     return text

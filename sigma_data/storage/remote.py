@@ -5,6 +5,7 @@ Every client has errors of its own. They are matched by class name, so that no c
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -46,6 +47,12 @@ _REFUSED_CODES = frozenset({
 })  # fmt: skip
 _DENIED_CODES = frozenset({"AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden", "403"})
 
+_PASSING_CODES = frozenset({
+    "SlowDown", "503", "500", "502", "504", "429", "InternalError", "ServiceUnavailable", "RequestTimeout",
+    "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests",
+})  # fmt: skip
+"""Errors of a store that pass by themselves."""
+
 _BAD_CONTENT = (ValueError, TypeError, ArithmeticError, MemoryError)
 """Errors that readers raise for corrupt content: the fault of the file, not of the storage."""
 
@@ -85,8 +92,26 @@ def reaching(uri: str) -> Iterator[None]:
         raise SourceError(f"{uri}: {reason(error, uri)}") from None
 
 
-def reason(error: BaseException, uri: str) -> str:
-    """Why a URI cannot be read and what to do, without its name."""
+def is_passing(error: BaseException) -> bool:
+    """Whether it may succeed if it is tried again: throttling, a server's fault, a connection that is lost."""
+    chain = list(_chain(error))
+    names = {kind.__name__ for one in chain for kind in type(one).__mro__}
+    codes = {_code(one) for one in chain}
+    if codes & (_REFUSED_CODES | _DENIED_CODES) or names & _NO_CREDENTIALS or "NoSuchBucket" in codes:
+        return False
+    statuses = {_status(one) for one in chain}
+    passing = bool(codes & _PASSING_CODES) or any(status >= 500 or status == 429 for status in statuses)
+    lost = bool(names & _UNREACHABLE) or any(isinstance(one, ConnectionError | TimeoutError) for one in chain)
+    return passing or lost or getattr(error, "errno", None) in (errno.EBUSY, errno.EIO, errno.EAGAIN)
+
+
+def lacks_bucket(error: BaseException) -> bool:
+    """Whether it is the bucket that is not there, not an object in it."""
+    return any(_code(one) == "NoSuchBucket" or "bucket does not exist" in str(one) for one in _chain(error))
+
+
+def reason(error: BaseException, uri: str, *, doing: str = "read") -> str:
+    """Why a URI cannot be read (or `written`) and what to do, without its name."""
     protocol = uri.partition("://")[0].rsplit("::", 1)[-1] if "://" in uri else ""
     log_in = _LOG_IN.get(_SAME.get(protocol, protocol), "log in as its client asks")
     chain = list(_chain(error))
@@ -95,18 +120,21 @@ def reason(error: BaseException, uri: str) -> str:
     detail = _short(error)
     if names & _NO_CREDENTIALS:
         return f"there are no credentials for it ({detail}): {log_in}"
-    if "NoSuchBucket" in codes or "bucket does not exist" in detail:
+    if lacks_bucket(error):
         return "there is no such bucket: check its name, and that the endpoint is the right one"
     if codes & _REFUSED_CODES:
         return f"its credentials are refused ({detail}): {log_in}"
     if codes & _DENIED_CODES or isinstance(error, PermissionError):
-        return f"may not be read ({detail}): {log_in}, of an account that may read it"
+        may = "read" if doing == "read" else "write to"
+        return f"may not be {doing} ({detail}): {log_in}, of an account that may {may} it"
     if isinstance(error, FileNotFoundError):
         return "no such file or folder"
     if names & _UNREACHABLE or any(isinstance(one, ConnectionError | TimeoutError) for one in chain):
         endpoint = " and the endpoint (AWS_ENDPOINT_URL)" if _LOG_IN["s3"] == log_in else ""
         return f"cannot be reached ({detail}): check the network{endpoint}"
-    return f"cannot be read ({detail})"
+    if codes & _PASSING_CODES:
+        return f"cannot be {doing}, the store asks for fewer requests ({detail}): try again later, with fewer --workers"
+    return f"cannot be {doing} ({detail})"
 
 
 class Stream:
@@ -198,6 +226,15 @@ def _code(error: BaseException) -> str:
     if isinstance(response, dict):
         return str(response.get("Error", {}).get("Code", ""))
     return str(getattr(error, "status", ""))
+
+
+def _status(error: BaseException) -> int:
+    """The HTTP status of botocore's or another client's error, 0 if it has none."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) or 0)
+    status = getattr(error, "status", 0) or getattr(error, "code", 0)
+    return status if isinstance(status, int) else 0
 
 
 def _short(error: BaseException) -> str:

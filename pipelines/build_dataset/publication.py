@@ -1,0 +1,197 @@
+"""A corpus whose place is an object store: built in a folder of this machine, its shards uploaded as they are finished.
+
+The store has no renames, so nothing in it depends on one: shards and tables first, `corpus.json` last, by which it
+becomes a corpus. The state of the build, and what is not uploaded yet, stay on this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sigma_data.corpus.corpus import CARD, COMMIT, MANIFEST, QUARANTINE, REPORT, WORK, is_shard_name
+from sigma_data.corpus.places import copy_folder
+from sigma_data.errors import BuildError, ConfigError
+from sigma_data.storage.files import dump_json, write_atomic
+from sigma_data.storage.store import Store
+
+MARKS = "uploaded"
+"""Folder of a build's workspace with a mark for each shard that the store has."""
+_TABLES = (MANIFEST, QUARANTINE, CARD, REPORT)
+_LOCK = f"{WORK}/lock"
+_STATE = f"{WORK}/config.json"
+_BEAT, _FRESH = 20.0, 120.0
+"""Seconds between signs of life of a build, and after which it counts as dead."""
+
+
+def staging_folder(uri: str) -> Path:
+    """Where a corpus for a store is built: in $SIGMA_CACHE, else ~/.cache/sigma; it needs room for the whole corpus."""
+    return copy_folder(uri).parent.parent / "builds" / copy_folder(uri).name
+
+
+class Publication:
+    """The place of a corpus in a store, held for one build; a context manager.
+
+    Raises ConfigError where another build holds it, or where something else lies there; BuildError where the store
+    fails. With `overwrite` a corpus there is removed first.
+    """
+
+    def __init__(self, uri: str, config_digest: str, *, overwrite: bool = False, beat: float = _BEAT) -> None:
+        self.uri = uri.rstrip("/")
+        self.commit: dict[str, Any] | None = None
+        """Of the corpus that is there already."""
+        self._store = Store(self.uri)
+        self._digest, self._overwrite, self._beat = config_digest, overwrite, beat
+        self._holder = {"host": socket.gethostname(), "pid": os.getpid(), "token": os.urandom(8).hex()}
+        self._over = threading.Event()
+
+    def __enter__(self) -> Self:
+        names = set(self._store.sizes())
+        self._refuse_others(names)
+        self._take_lock()
+        try:
+            if self._overwrite:
+                self._clear(names)
+            self._compare()
+        except BaseException:
+            self._release()
+            raise
+        threading.Thread(target=self._keep, name="lock in the store", daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._release()
+
+    def publish(self, folder: Path, shards: Sequence[str]) -> None:
+        """Upload what is not there yet of a committed corpus in `folder`, and `corpus.json` last; `folder` is removed.
+
+        Raises BuildError; what is uploaded is found again.
+        """
+        marks = folder / WORK / MARKS
+        for shard in shards:
+            upload(folder, shard, self.uri, marks)
+        for name in _TABLES:
+            self._store.put(folder / name, name)
+        there = self._store.sizes()
+        for name in there:
+            if is_shard_name(name) and name not in shards:  # of a plan that a changed source has overtaken
+                self._store.remove(name)
+        lacking = [name for name in shards if there.get(name) != (folder / name).stat().st_size]
+        if lacking or not self._is_ours():
+            raise BuildError(
+                f"{self.uri}: {f'{lacking[0]} has gone again' if lacking else 'another build has taken this place'}; "
+                "run the same command again"
+            )
+        self._store.put(folder / COMMIT, COMMIT)
+        self._store.remove(_STATE)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _refuse_others(self, names: set[str]) -> None:
+        others = [name for name in names if not name.startswith(f"{WORK}/")]
+        if others and COMMIT not in names and _STATE not in names:
+            raise ConfigError(f"{self.uri} is not empty and holds no corpus: choose another place with --out")
+
+    def _compare(self) -> None:
+        """Refuse a place that was begun or finished with another configuration."""
+        for name in (COMMIT, _STATE):
+            if (data := self._store.read(name)) is None:
+                continue
+            try:
+                there = dict(json.loads(data))
+            except ValueError:
+                raise ConfigError(f"{self.uri}/{name} is damaged: add --overwrite to build anew") from None
+            if there.get("config_digest") != self._digest:
+                raise ConfigError(
+                    f"{self.uri}: holds a build with another configuration: choose another --out, or add --overwrite "
+                    "to build it anew"
+                )
+            if name == COMMIT:
+                self.commit = there
+                return
+        self._store.write(_STATE, dump_json({"config_digest": self._digest}).encode())
+
+    def _clear(self, names: set[str]) -> None:
+        for name in (COMMIT, *_TABLES, _STATE, *sorted(name for name in names if is_shard_name(name))):
+            if name in names:
+                self._store.remove(name)
+
+    def _take_lock(self) -> None:
+        for _ in range(3):
+            if self._store.create(_LOCK, self._record()):
+                return
+            data = self._store.read(_LOCK)
+            if data is None:
+                continue
+            holder = _holder(data)
+            if not _is_dead(holder):
+                raise ConfigError(
+                    f"{self.uri}: another build is running there (process {holder.get('pid')} on "
+                    f"{holder.get('host')}); wait for it, or choose another --out; if it has died, try again in "
+                    f"{_FRESH:.0f} seconds"
+                )
+            self._store.remove(_LOCK)
+        raise ConfigError(f"{self.uri}: another build is starting there: try again")
+
+    def _record(self) -> bytes:
+        return dump_json({**self._holder, "time": time.time()}).encode()
+
+    def _keep(self) -> None:
+        while not self._over.wait(self._beat):
+            try:
+                if self._is_ours():
+                    self._store.write(_LOCK, self._record())
+            except BuildError:
+                continue  # the build itself will say so
+
+    def _is_ours(self) -> bool:
+        return _holder(self._store.read(_LOCK) or b"").get("token") == self._holder["token"]
+
+    def _release(self) -> None:
+        self._over.set()
+        try:
+            if self._is_ours():
+                self._store.remove(_LOCK)
+        except BuildError:
+            return  # it counts as dead soon
+
+
+def upload(folder: Path, name: str, uri: str, marks: Path) -> None:
+    """Upload a finished shard unless a mark says that it is there. A task too; raises BuildError."""
+    status = (folder / name).stat()
+    mark = marks / name.replace("/", "_")
+    state = f"{uri} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
+    if mark.is_file() and mark.read_text() == state:
+        return
+    Store(uri).put(folder / name, name)
+    marks.mkdir(parents=True, exist_ok=True)
+    write_atomic(mark, state)
+
+
+def _holder(data: bytes) -> dict[str, Any]:
+    try:
+        return dict(json.loads(data))
+    except (ValueError, TypeError):
+        return {}
+
+
+def _is_dead(holder: dict[str, Any]) -> bool:
+    """Whether a build shows no sign of life any more, or was a process of this machine that has ended."""
+    if holder.get("host") == socket.gethostname():
+        try:
+            os.kill(int(holder["pid"]), 0)
+        except ProcessLookupError:
+            return True
+        except (PermissionError, KeyError, TypeError, ValueError, OverflowError):
+            pass
+    try:
+        return time.time() - float(holder.get("time", 0)) > _FRESH
+    except (TypeError, ValueError):
+        return True

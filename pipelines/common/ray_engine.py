@@ -1,0 +1,131 @@
+"""Tasks on a Ray cluster: each done in a process that its Ray task starts, so that a crash is seen as on one machine.
+
+A hostile file kills that process, not Ray's worker: it is tried once more and reported by its signal, as `ProcessPool`
+does. What Ray retries is what happens to machines: a node that is lost, a worker that is killed for memory. Every task
+writes the same bytes when it is done twice, so a retry changes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, Self
+
+from pipelines.common.process_pool import ProcessPool
+from sigma_data.errors import BuildError, ConfigError, SigmaError
+
+logger = logging.getLogger(__name__)
+
+_RETRIES = 4
+"""How often Ray does a task again whose node was lost."""
+
+
+class RayEngine:
+    """Runs tasks on a Ray cluster, at most `workers` at a time; by default as many as it has CPUs.
+
+    The cluster at `address` ("auto" or HOST:PORT; by default RAY_ADDRESS), or one that is started on this machine.
+    Every node needs this package, and the same paths: a shared file system, or object stores.
+    """
+
+    def __init__(self, workers: int | None = None, *, address: str | None = None) -> None:
+        self._ray = _ray()
+        self._limit, self._address = workers, address
+        self._ours = False
+        self.workers = workers or 1
+        self.peak_bytes = 0
+        self._task: Any = None
+
+    def __enter__(self) -> Self:
+        ray = self._ray
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if not ray.is_initialized():
+            self._ours = True
+            try:
+                ray.init(
+                    address=self._address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False
+                )
+            except Exception as error:  # a wrong address raises many kinds
+                raise ConfigError(
+                    f"--engine ray: the cluster {self._address or os.environ.get('RAY_ADDRESS') or 'of this machine'} "
+                    f"cannot be reached ({_short(error)}): is `ray start` running there?"
+                ) from None
+        cpus = int(ray.cluster_resources().get("CPU", 1))
+        self.workers = min(self._limit or cpus, cpus)
+        nodes = sum(1 for node in ray.nodes() if node["Alive"])
+        logger.info("ray: %d nodes with %d CPUs, %d tasks at a time", nodes, cpus, self.workers)
+        self._task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_do)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._ours:
+            self._ray.shutdown()
+
+    def run(
+        self, function: Callable[[Any], Any], tasks: Sequence[Any], done: Callable[[int, Any], None], *, what: str
+    ) -> None:
+        """See `Engine.run`. Raises BuildError where the cluster loses a task again and again."""
+        ray = self._ray
+        queue = iter(range(len(tasks)))
+        running: dict[Any, int] = {}
+        try:
+            while True:
+                while len(running) < self.workers and (index := next(queue, None)) is not None:
+                    running[self._task.remote(function, tasks[index], what, str(Path.cwd()))] = index
+                if not running:
+                    return
+                # With a limit in time, so that Ctrl-C is seen.
+                ready, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
+                for reference in ready:
+                    index = running.pop(reference)
+                    try:
+                        status, value, peak = ray.get(reference)
+                    except ray.exceptions.RayError as error:
+                        raise BuildError(
+                            f"the cluster lost a task while {what} ({_short(error)}); run the same command again to "
+                            "continue"
+                        ) from None
+                    self.peak_bytes = max(self.peak_bytes, peak)
+                    if status == "error":
+                        raise value
+                    done(index, value)
+        finally:  # also after Ctrl-C: nothing may write where a rerun is at work
+            for reference in running:
+                ray.cancel(reference, force=True)
+
+
+_pool: ProcessPool | None = None
+"""The one process of this Ray worker in which its tasks are done."""
+
+
+def _do(function: Callable[[Any], Any], task: Any, what: str, folder: str) -> tuple[str, Any, int]:
+    """Do a task on a node, in the driver's folder: ("ok", result or Crashed, peak) or ("error", exception, peak)."""
+    global _pool
+    if _pool is None:
+        with contextlib.suppress(OSError):  # relative paths only mean the same where the folder is there
+            os.chdir(folder)
+        _pool = ProcessPool(1).__enter__()
+    found: list[Any] = []
+    try:
+        _pool.run(function, [task], lambda _, value: found.append(value), what=what)
+    except SigmaError as error:
+        return "error", error, _pool.peak_bytes
+    except Exception as error:
+        return "error", BuildError(f"a task failed while {what} ({_short(error)})"), _pool.peak_bytes
+    return "ok", found[0], _pool.peak_bytes
+
+
+def _ray() -> ModuleType:
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError("--engine ray needs the package ray: pip install 'sigma-multimodal[ray]'") from None
+    module: ModuleType = ray
+    return module
+
+
+def _short(error: BaseException) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]

@@ -1,0 +1,113 @@
+"""On a Ray cluster: the same results, crashes and errors as in processes of one machine, also when nodes go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import corpora
+from support.places import ROOT
+from support.pool_tasks import work
+
+from pipelines.build_dataset.config import BuildConfig
+from pipelines.build_dataset.run import build
+from pipelines.common.engine import open_engine
+from pipelines.common.process_pool import Crashed
+from pipelines.common.ray_engine import RayEngine
+from sigma_data.errors import ConfigError, CorpusError
+
+pytestmark = pytest.mark.slow
+pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A cluster with a head of one CPU, to which tests add nodes."""
+    patch = pytest.MonkeyPatch()  # before the nodes start: their workers import what tests do
+    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    patch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
+    import ray
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 * 2**20},
+    )
+    yield made
+    ray.shutdown()
+    made.shutdown()
+    patch.undo()
+
+
+def add_node(cluster: Any) -> Any:
+    node = cluster.add_node(num_cpus=1, object_store_memory=80 * 2**20)
+    cluster.wait_for_nodes()
+    return node
+
+
+def test_results_crashes_and_errors_are_those_of_a_pool(cluster: Any, tmp_path: Path) -> None:
+    found: dict[int, Any] = {}
+    with RayEngine(address=cluster.address) as engine:
+        engine.run(
+            work,
+            [("a", tmp_path / "0"), ("crash", tmp_path / "1"), ("b", tmp_path / "2")],
+            found.__setitem__,
+            what="testing",
+        )
+        assert found == {0: "a", 1: Crashed("SIGSEGV"), 2: "b"}
+        assert len((tmp_path / "1").read_text().split()) == 2, "it is tried twice"
+        with pytest.raises(CorpusError, match="this task fails"):
+            engine.run(work, [("raise", tmp_path / "3")], found.__setitem__, what="testing")
+        assert engine.peak_bytes > 10e6
+
+
+@pytest.mark.parametrize("lost_in", ["scan", "write"])
+def test_a_build_on_two_nodes_of_which_one_is_lost_has_the_bytes_of_a_local_one(
+    cluster: Any, lost_in: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = corpora.make_release(tmp_path / "release", 24, seed=5, files=4)
+    config = BuildConfig.model_validate({"sources": [f"release:{release}"], "shard_samples": 8})
+    build(config, tmp_path / "local", workers=0)
+    node = add_node(cluster)
+    lost: list[str] = []
+    run = RayEngine.run
+
+    def losing(self: RayEngine, function: Any, tasks: Any, done: Any, *, what: str) -> None:
+        def told(index: int, result: Any) -> None:
+            if not lost and what == {"scan": "scanning", "write": "writing"}[lost_in]:
+                lost.append(what)
+                cluster.remove_node(node, allow_graceful=False)
+            done(index, result)
+
+        run(self, function, tasks, told, what=what)
+
+    monkeypatch.setattr(RayEngine, "run", losing)
+    with RayEngine(address=cluster.address) as engine:
+        assert engine.workers == 2
+    build(config, tmp_path / "there", engine=RayEngine(address=cluster.address))
+    assert lost
+    whole, made = (
+        {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        for out in (tmp_path / "local", tmp_path / "there")
+    )
+    assert made == whole
+
+
+def test_what_was_begun_is_cancelled_when_the_driver_is_interrupted(cluster: Any, tmp_path: Path) -> None:
+    def interrupt(index: int, result: Any) -> None:
+        raise KeyboardInterrupt
+
+    with RayEngine(address=cluster.address) as engine:
+        engine.workers = 2  # one runs, one waits for a CPU
+        with pytest.raises(KeyboardInterrupt):
+            engine.run(work, [("a", tmp_path / "0"), ("wait", tmp_path / "1")], interrupt, what="testing")
+        found: list[Any] = []
+        engine.run(work, [("b", tmp_path / "2")], lambda _, value: found.append(value), what="testing")
+    assert found == ["b"], "the CPU is free again"
+
+
+def test_an_address_without_ray_and_one_that_does_not_answer_are_one_sentence() -> None:
+    with pytest.raises(ConfigError, match="add --engine ray"):
+        open_engine("local", 1, address="auto")
