@@ -24,6 +24,9 @@ _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
 )
 
+_OVER = b'data: {"msg": "done"}\n\n'
+"""What gradio's page is told when it asks how far an upload is that has ended meanwhile; it would log an error."""
+
 
 class Guard:
     """ASGI middleware: a policy on every answer; other names for this host and fetching by URL are refused.
@@ -46,9 +49,17 @@ class Guard:
             await send({"type": "http.response.body", "body": reason.encode()})
             return
 
+        late = False
+
         async def guarded(message: Message) -> None:
+            nonlocal late
             if message["type"] == "http.response.start":
+                late = message["status"] == 404 and scope["path"].endswith("/upload_progress")
+                if late:
+                    message = {**message, "status": 200, "headers": [(b"content-type", b"text/event-stream")]}
                 message = {**message, "headers": [*message.get("headers", ()), *_HEADERS]}
+            elif late:
+                message = {"type": "http.response.body", "body": _OVER}
             await send(message)
 
         await self._app(scope, receive, guarded)

@@ -317,6 +317,22 @@ def test_only_this_hosts_names_are_answered_and_nothing_is_loaded_from_elsewhere
     assert hosts_of("192.168.0.7") is None
 
 
+def test_an_upload_that_is_over_is_no_error_in_the_page() -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"9")]})
+        await send({"type": "http.response.body", "body": b"not there"})
+
+    async def keep(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/gradio_api/upload_progress", "headers": []}
+    asyncio.run(Guard(page, None)(scope, None, keep))  # type: ignore[arg-type]
+    assert sent[0]["status"] == 200 and b"content-length" not in dict(sent[0]["headers"])
+    assert sent[1]["body"] == b'data: {"msg": "done"}\n\n'
+
+
 def test_a_mistake_on_the_command_line_is_one_line(tmp_path: Path) -> None:
     for words, told in (
         (["--model", str(tmp_path / "none")], "none"),
