@@ -176,8 +176,26 @@ def test_nothing_was_asked_of_others_and_no_error_was_logged(page: Browser, serv
     assert "Traceback" not in "".join(server.log)
 
 
+def test_a_page_that_is_left_stops_what_it_asked_for(page: Browser, server: Server, folder: Path) -> None:
+    click(page, "#gallery li:last-child [data-use]")
+    until(page, "document.querySelectorAll('#references img').length === 2")
+    set_steps(page, 100)
+    click(page, "#generate")
+    until(page, "document.querySelector('#progress progress')")
+    newest = max(path for path in (folder / "gallery").iterdir() if path.is_dir())
+    page.open("about:blank")
+    for _ in range(1200):
+        if (newest / "result.json").exists():
+            break
+        page.run("new Promise((done) => setTimeout(() => done(0), 50))")
+    assert "stopped at step" in (newest / "result.json").read_text()
+    page.open(server.address)
+    until(page, "document.querySelectorAll('#gallery article').length === 4")
+
+
 def test_a_killed_server_loses_nothing(page: Browser, server: Server, folder: Path) -> None:
     click(page, "#gallery li:last-child [data-use]")
+    until(page, "document.querySelectorAll('#references img').length === 2")
     set_steps(page, 100)
     before = page.run("document.querySelectorAll('#gallery article').length")
     click(page, "#generate")
@@ -186,5 +204,5 @@ def test_a_killed_server_loses_nothing(page: Browser, server: Server, folder: Pa
     gallery = Gallery(folder / "gallery")
     found = [gallery.entry(one) for one in gallery.ids()]
     gallery.close()
-    assert [one.state for one in found] == ["interrupted", "stopped", "done", "done"] and before == 3
+    assert [one.state for one in found] == ["interrupted", "stopped", "stopped", "done", "done"] and before == 4
     assert all(Path(image).is_file() for one in found for image in one.ask.images)

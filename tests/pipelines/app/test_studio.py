@@ -333,6 +333,12 @@ def test_an_upload_that_is_over_is_no_error_in_the_page() -> None:
     assert sent[1]["body"] == b'data: {"msg": "done"}\n\n'
 
 
+def test_without_gradio_one_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.app.run.find_spec", lambda _name: None)
+    found = sigma("app", "--out", tmp_path / "gallery")
+    assert found.returncode == 2 and "pip install 'sigma-multimodal[app]'" in found.stderr
+
+
 def test_a_mistake_on_the_command_line_is_one_line(tmp_path: Path) -> None:
     for words, told in (
         (["--model", str(tmp_path / "none")], "none"),
