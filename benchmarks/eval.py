@@ -5,8 +5,9 @@
             passes a step, caches merged anew in every layer). Also the most that any batch could reach: one by
             one against the batch's convolutions and matrix products alone, at the speed of a large product here
   scoring   the world's own scores, and general metrics that need no weights, against generating at 12 noise levels
-  memory    peak memory of a whole evaluation of 500 and of 5,000 items with pictures of about 30 kB, every stage but
-            the network, each in a process of its own: what grows must be no more than the pictures, once
+  memory    peak memory of a whole evaluation of 500 and of 5,000 items with pictures of about 300 kB, every stage but
+            the network, each in a process of its own: under 1 GB, however many items. The benchmark is a parquet file,
+            whose pictures are copied into a temporary file; those of a corpus are read from its shards
 The model is the tiny preset, pictures have 64 pixels. Arms take turns, round after round; ratios are medians over
 rounds of ratios of this process's CPU time, for others may use the machine too. The exit code is 1 where an aim is
 missed.
@@ -47,6 +48,7 @@ from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.base import Metric
 from pipelines.evaluate.metrics.registry import make_metrics
 from pipelines.evaluate.runner import EvalOptions, evaluate, limited
+from pipelines.evaluate.stored import bytes_of
 from sigma_data.loading.batch import Specials
 from sigma_model.loading import LoadedModel, load_for_inference
 from sigma_model.model import SigmaModel
@@ -54,8 +56,10 @@ from sigma_model.sampling.sampler import Branches, times
 from sigma_model.sampling.settings import Guidance, SamplingSettings
 
 BATCH_AIM, SCORING_AIM = 3.0, 1.0
-COPIES_AIM = 1.25
-"""Most of its own pictures' bytes that an item may add to the peak."""
+PEAK_AIM = 1e9
+"""Bytes of memory."""
+SIDE = 320
+"""Of a picture of noise, which takes about 300 kB."""
 METRICS = ("PSNR", "SSIM", "F1")
 REFERENCES = 3
 
@@ -187,7 +191,9 @@ def difference(some: Sequence[Result], others: Sequence[Result]) -> float:
     """The mean absolute difference of the pictures, in levels of 255; of the pair that differs most."""
     found = []
     for pair in zip(some, others, strict=True):
-        one, other = (np.asarray(Image.open(io.BytesIO(result.image or b""))).astype(float) for result in pair)
+        one, other = (
+            np.asarray(Image.open(io.BytesIO(bytes_of(result.image or b"")))).astype(float) for result in pair
+        )
         found.append(float(np.abs(one - other).mean()))
     return max(found)
 
@@ -224,21 +230,21 @@ def scoring(sizes: Sizes) -> bool:
 
 
 def memory(sizes: Sizes) -> bool:
-    """Weigh two evaluations; whether what the larger one adds is its pictures, once."""
+    """Weigh two evaluations; whether the larger one stays under its limit."""
     with tempfile.TemporaryDirectory() as folder:
         peaks = []
         for items in (sizes.few, sizes.many):
             command = [sys.executable, __file__, "--one", str(items), "--folder", f"{folder}/{items}"]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             peaks.append(json.loads(done.stdout.splitlines()[-1]))
-    print(f"memory: a whole evaluation without its network, {REFERENCES} references, an answer and an output an item")
+    print(
+        f"memory: a whole evaluation without its network, {REFERENCES} references, an answer and an output an item, "
+        f"of {SIDE * SIDE * 3 / 1e3:,.0f} kB each"
+    )
     for items, peak in zip((sizes.few, sizes.many), peaks, strict=True):
         print(f"  {items:>6,} items, {peak['pictures'] / 1e6:>6,.0f} MB of pictures:  peaks in MB", end="")
         print("".join(f"   {stage} {peak[stage] / 1e6:,.0f}" for stage in ("generate", "score", "report")))
-    growth = peaks[1]["report"] - peaks[0]["report"]
-    pictures = peaks[1]["pictures"] - peaks[0]["pictures"]
-    print(f"  {growth / 1e6:,.0f} MB more for {pictures / 1e6:,.0f} MB more of pictures: {growth / pictures:.2f} times")
-    return aim(f"at most {COPIES_AIM} times the pictures", growth / pictures <= COPIES_AIM)
+    return aim(f"a peak under {PEAK_AIM / 1e9:.0f} GB", peaks[1]["report"] < PEAK_AIM)
 
 
 def weigh(items: int, folder: Path) -> None:
@@ -290,8 +296,8 @@ def write_release(path: Path, items: int) -> int:
 
 
 def noise_picture(random: np.random.Generator) -> Image.Image:
-    """A picture that cannot be compressed: about 30 kB as PNG."""
-    return Image.fromarray(random.integers(0, 256, (100, 100, 3), dtype=np.uint8))
+    """A picture that cannot be compressed."""
+    return Image.fromarray(random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
 
 
 def encoded(picture: Image.Image) -> bytes:

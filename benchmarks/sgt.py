@@ -41,6 +41,7 @@ from pipelines.evaluate.questions import limited
 from pipelines.evaluate.report.report import REPORT
 from pipelines.evaluate.report.tables import figure, interval
 from pipelines.evaluate.runner import EvalOptions, Evaluation, evaluate
+from pipelines.evaluate.stored import bytes_of
 from pipelines.plan.config import PlanConfig
 from pipelines.plan.run import run_plan
 from pipelines.quickstart.journal import Journal
@@ -228,7 +229,7 @@ def bounds(work: Experiment) -> str:
     vae = Vae.load(preset_directory("tiny") / "ae.safetensors", preset("tiny").vae)
     maps: dict[str, list[float]] = defaultdict(list)
     for item in limited(open_benchmark(f"segmentation:{work.unseen}").items(), work.maps):
-        image, answer = load(item.references[0]), load(item.answer)
+        image, answer = load(bytes_of(item.references[0])), load(bytes_of(item.answer or b""))
         pixels = torch.from_numpy(np.asarray(answer).copy()).permute(2, 0, 1).float() / 127.5 - 1
         with torch.no_grad():
             [decoded] = vae.decode(vae.encode([pixels]))

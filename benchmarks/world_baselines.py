@@ -32,6 +32,7 @@ from pipelines.evaluate.metrics.base import at_size
 from pipelines.evaluate.report.tables import figure, interval
 from pipelines.evaluate.run_folder import digest_of_items
 from pipelines.evaluate.runner import Evaluation, limited
+from pipelines.evaluate.stored import bytes_of
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.images.decode import load
 from sigma_data.images.resample import resized
@@ -83,7 +84,7 @@ def through_autoencoder(model: str) -> Answer:
 
     def answer(item: Item) -> Image.Image:
         size, _ = description.geometry.fit(Kind.TARGET, size_of(item))
-        pixels = torch.from_numpy(resized(item.answer, size)).permute(2, 0, 1)
+        pixels = torch.from_numpy(resized(bytes_of(item.answer or b""), size)).permute(2, 0, 1)
         (given,) = vae.decode(vae.encode([pixels]))
         return Image.fromarray((given.clamp(-1, 1) * 127.5 + 127.5).round().byte().permute(1, 2, 0).numpy())
 

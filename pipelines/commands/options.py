@@ -16,8 +16,9 @@ import typer
 from sigma_data.storage.paths import is_uri, local_path, model_path
 from sigma_model.dtypes import DType, Quantization
 from sigma_model.omnigen2.prompts import Route
-from sigma_model.omnigen2.settings import Solver, StepCacheKind
-from sigma_model.sampling.settings import Order, Rescale, SamplingSettings
+from sigma_model.omnigen2.settings import Solver as ReleasedSolver
+from sigma_model.omnigen2.settings import StepCacheKind
+from sigma_model.sampling.settings import CacheMethod, Order, Rescale, SamplingSettings, Solver
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -120,11 +121,34 @@ ReferenceRoute = Annotated[
     Route | None,
     typer.Option("--route", help="OmniGen2: where references go, as in its training (vae).", show_default=False),
 ]
+SamplerOption = Annotated[
+    Solver, typer.Option("--sampler", help="How steps are made; heun and dpmpp need fewer of them.")
+]
+CacheOption = Annotated[
+    CacheMethod,
+    typer.Option("--cache", help="Leave the network out of some steps: a fixed rhythm (taylor), or by change (tea)."),
+]
+CacheEvery = Annotated[int, typer.Option(min=1, help="--cache taylor: compute every so-manieth step.")]
+CacheOrder = Annotated[
+    int, typer.Option(min=0, max=4, help="--cache: degree of the series between computed steps; 0 keeps the last.")
+]
+CacheThreshold = Annotated[
+    float | None,
+    typer.Option(
+        min=0, help="--cache tea: change to compute a step after; by default as fitted for the model.",
+        show_default=False,
+    ),
+]  # fmt: skip
+GuidanceThreshold = Annotated[
+    float,
+    typer.Option(min=0, help="Leave out a guidance branch for some steps if it differs by less than this share."),
+]
 StepSolver = Annotated[
-    Solver | None, typer.Option("--solver", help="OmniGen2: how steps are made (euler).", show_default=False)
+    ReleasedSolver | None, typer.Option("--solver", help="OmniGen2: --sampler by its old name.", hidden=True)
 ]
 StepCache = Annotated[
-    StepCacheKind | None, typer.Option(help="OmniGen2: leave layers out of some steps.", show_default=False)
+    StepCacheKind | None,
+    typer.Option(help="OmniGen2: leave layers out of some steps as its library does.", show_default=False),
 ]
 Adapter = Annotated[Path | None, path_option(help="OmniGen2: a LoRA file to merge.")]
 Layout = Annotated[Order, typer.Option(help="References at their placeholders, as in training, or after all text.")]

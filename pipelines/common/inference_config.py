@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,11 +13,23 @@ from pydantic import BeforeValidator
 from sigma_data.errors import ConfigError
 from sigma_data.settings_base import StrictModel
 from sigma_data.storage.path_settings import LocalPath, ModelPath
+from sigma_model.config import PRESETS, preset_directory
 from sigma_model.dtypes import DType, Quantization
 from sigma_model.omnigen2.files import is_omnigen2
 from sigma_model.omnigen2.prompts import Route
-from sigma_model.omnigen2.settings import Solver, StepCacheKind
-from sigma_model.sampling.settings import MAX_TOKENS, TEMPERATURE, Guidance, Rescale, SamplingSettings
+from sigma_model.omnigen2.settings import Solver as ReleasedSolver
+from sigma_model.omnigen2.settings import StepCacheKind
+from sigma_model.sampling.settings import (
+    MAX_TOKENS,
+    TEMPERATURE,
+    CacheMethod,
+    Guidance,
+    Rescale,
+    SamplingSettings,
+    Solver,
+    StepCaching,
+)
+from sigma_model.sampling.tea_file import fitted
 
 if TYPE_CHECKING:
     from sigma_data.sequence.layout import Geometry
@@ -61,6 +74,18 @@ class InferenceConfig(StrictModel):
     rescale: Rescale = _DEFAULTS.guidance.rescale
     rescale_min: float = _DEFAULTS.guidance.rescale_min
     group_mask: bool = _DEFAULTS.group_mask
+    sampler: Solver = _DEFAULTS.sampler
+    """How steps are made; `heun` and `dpmpp` need fewer of them."""
+    cache: CacheMethod = _DEFAULTS.cache.method
+    """What stands for the network at some steps: `taylor`, `tea`, or none."""
+    cache_every: int = _DEFAULTS.cache.every
+    """With `taylor`, every so-manieth step is computed."""
+    cache_order: int = _DEFAULTS.cache.order
+    """Degree of the series between computed steps; 0 keeps the last velocity."""
+    cache_threshold: float | None = None
+    """With `tea`, estimated change that a step is computed after; null is the model's own, or 0.05."""
+    guidance_threshold: float = _DEFAULTS.guidance_threshold
+    """Leave out a guidance branch for some steps if its velocity differs by less than this share; 0 is never."""
     max_tokens: int = MAX_TOKENS
     """Longest text answer."""
     temperature: float = TEMPERATURE
@@ -70,10 +95,10 @@ class InferenceConfig(StrictModel):
     """OmniGen2's negative prompt; by default empty, as in its library."""
     route: Route | None = None
     """Where OmniGen2's references go; by default `vae`, as in its training."""
-    solver: Solver | None = None
-    """OmniGen2's sampler; by default `euler`."""
+    solver: ReleasedSolver | None = None
+    """OmniGen2's sampler as its library has it; `sampler` is the same for both backbones."""
     step_cache: StepCacheKind | None = None
-    """What leaves OmniGen2's layers out of some steps; by default nothing."""
+    """What leaves OmniGen2's layers out of some steps as in its library; `cache` is the same for both backbones."""
     adapter: LocalPath | None = None
     """OmniGen2's LoRA file, or a directory with `pytorch_lora_weights.safetensors`; it is merged."""
 
@@ -92,9 +117,41 @@ class InferenceConfig(StrictModel):
             rescale=self.rescale,
             rescale_min=self.rescale_min,
         )
-        settings = SamplingSettings(self.steps, self.timestep_shift, guidance, self.group_mask)
+        settings = SamplingSettings(
+            self.steps,
+            self.timestep_shift,
+            guidance,
+            self.group_mask,
+            sampler=self.sampler,
+            cache=self.caching,
+            guidance_threshold=self.guidance_threshold,
+        )
         settings.check()
         return settings
+
+    @property
+    def caching(self) -> StepCaching:
+        """How steps are left out, with what was fitted for the model. Raises ConfigError."""
+        caching = StepCaching(self.cache, self.cache_every, self.cache_order)
+        if self.cache is CacheMethod.TEA:
+            named = [place for place in (self.model, self.base) if place is not None]
+            caching = fitted(caching, [preset_directory(one) if one in PRESETS else Path(one) for one in named])
+            if self.cache_threshold is not None:
+                caching = replace(caching, threshold=self.cache_threshold)
+        elif self.cache_threshold is not None:
+            raise ConfigError("--cache-threshold belongs to --cache tea")
+        for name, belongs in (("cache_every", self.cache is CacheMethod.TAYLOR), ("cache_order", self.cached)):
+            if not belongs and getattr(self, name) != type(self).model_fields[name].default:
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(
+                    f"{option} belongs to --cache {'taylor' if name == 'cache_every' else 'taylor or tea'}"
+                )
+        return caching
+
+    @property
+    def cached(self) -> bool:
+        """Whether steps are left out."""
+        return self.cache is not CacheMethod.NONE
 
     def load(self, check: Callable[[Tokenizer, Geometry], None]) -> LoadedModel:
         """The model; `check` is called before its weights are read. Raises ConfigError."""

@@ -8,9 +8,12 @@ from dataclasses import replace
 from pipelines.common.inference_config import InferenceConfig
 from sigma_data.errors import ConfigError
 from sigma_model.omnigen2.settings import Omnigen2Generation, Omnigen2Sampling
+from sigma_model.omnigen2.settings import Solver as ReleasedSolver
+from sigma_model.sampling.settings import Solver
 
 _BAGEL_ONLY = ("timestep_shift", "rescale", "rescale_min", "group_mask", "understanding", "device_map", "quantize")
 _OMNIGEN2_ONLY = ("negative", "route", "solver", "step_cache", "adapter")
+_SOLVERS = {Solver.EULER: ReleasedSolver.EULER, Solver.DPMPP: ReleasedSolver.DPM, Solver.HEUN: ReleasedSolver.HEUN}
 _SAMPLING = ("steps", "text_scale", "image_scale", "interval", "solver")
 
 
@@ -19,7 +22,14 @@ def omnigen2_settings(config: InferenceConfig) -> Omnigen2Generation:
     refuse(config, _BAGEL_ONLY, "has no meaning with an OmniGen2 model: leave it out")
     given = {name: getattr(config, name) for name in _SAMPLING if name in config.model_fields_set}
     given = {name: value for name, value in given.items() if value is not None}
-    sampling = replace(Omnigen2Sampling(cache=config.step_cache), **given)
+    if config.sampler is not Solver.EULER:
+        if config.solver is not None:
+            raise ConfigError("--sampler and --solver say the same: leave --solver out")
+        given["solver"] = _SOLVERS[config.sampler]
+    plain = Omnigen2Sampling(
+        cache=config.step_cache, reuse=config.caching, guidance_threshold=config.guidance_threshold
+    )
+    sampling = replace(plain, **given)
     sampling.check()
     settings = Omnigen2Generation(sampling, config.negative or "")
     return settings if config.route is None else replace(settings, route=config.route)

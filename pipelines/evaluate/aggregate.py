@@ -213,6 +213,22 @@ def main_metric(run: RunScores, family: str) -> str | None:
     return shared.pop() if len(shared) == 1 else None
 
 
+def family_summary(run: RunScores) -> dict[str, dict[str, Any]]:
+    """A family's main metric with its interval, where it was scored."""
+    result = {}
+    for row in aggregate(run):
+        metric = main_metric(run, row.family)
+        cell = row.cells.get(metric) if metric is not None else None
+        if cell is not None:
+            result[row.family] = {
+                "metric": metric,
+                **cell.estimate._asdict(),
+                "scored": cell.scored,
+                "failed": cell.failed,
+            }
+    return result
+
+
 def failures(run: RunScores) -> tuple[tuple[str, str, str, str], ...]:
     """Everything that failed as (item, family, metric, reason); the metric is empty where there was no answer."""
     found = []

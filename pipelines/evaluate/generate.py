@@ -19,6 +19,7 @@ from PIL import Image as Pillow
 
 from pipelines.evaluate.defaults import BATCH, MAX_TOKENS
 from pipelines.evaluate.item import Item, Result
+from pipelines.evaluate.stored import bytes_of, stored_file
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.storage.files import disk_error, dump_json
 from sigma_model.loading import LoadedModel
@@ -102,7 +103,10 @@ def clean(folder: Path) -> None:
 
 
 def results(folder: Path, items: Sequence[Item], size: int) -> Iterator[Result]:
-    """What was made of every item, in order. Raises ConfigError where a batch is missing, damaged or of other items."""
+    """What was made of every item, in order, images in their files.
+
+    Raises ConfigError where a batch is missing, damaged or of other items.
+    """
     for number, some in enumerate(batches(items, size)):
         place = _folder(folder, number)
         try:
@@ -110,7 +114,7 @@ def results(folder: Path, items: Sequence[Item], size: int) -> Iterator[Result]:
             if [entry["id"] for entry in index] != [item.id for item in some]:
                 raise ConfigError(f"{place}: holds answers to other items: choose another folder with --out")
             for entry, item in zip(index, some, strict=True):
-                image = (place / entry["picture"]).read_bytes() if entry["picture"] else None
+                image = stored_file(place / entry["picture"]) if entry["picture"] else None
                 yield Result(item, image=image, text=entry["text"], failure=entry["failure"])
         except FileNotFoundError as error:
             if not place.exists():
@@ -141,7 +145,7 @@ def _answers(loaded: LoadedModel | LoadedOmnigen2, items: Sequence[Item], genera
     failures: dict[str, str] = {}
     requests: list[tuple[Item, Request]] = []
     for item in items:
-        request = _request(item, generation)
+        request = request_of(item, generation)
         try:
             _check(loaded, request, generation)
             requests.append((item, request))
@@ -203,10 +207,11 @@ def _of_omnigen2(
     return omnigen2.generate_images(loaded, requests, generation.omnigen2)
 
 
-def _request(item: Item, generation: Generation) -> Request:
+def request_of(item: Item, generation: Generation) -> Request:
+    """An item as a model is asked it."""
     return Request(
         item.instruction,
-        item.references,
+        [bytes_of(data) for data in item.references],
         names=[f"reference {number}" for number in range(1, len(item.references) + 1)],
         size=item.size,
         seed=generation.seed,
@@ -228,7 +233,7 @@ def _write(place: Path, made: Sequence[Result]) -> None:
         for number, result in enumerate(made):
             name = f"{number:04d}.png" if result.image is not None else None
             if name is not None and result.image is not None:
-                (scratch / name).write_bytes(result.image)
+                (scratch / name).write_bytes(bytes_of(result.image))
             index.append({"id": result.item.id, "picture": name, "text": result.text, "failure": result.failure})
         (scratch / _INDEX).write_text(dump_json(index), "utf-8")
         scratch.rename(place)

@@ -5,12 +5,14 @@ The same arguments give the same items, which is how a report finds its question
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines.evaluate.benchmarks import Benchmark, open_benchmark
 from pipelines.evaluate.item import Item
+from pipelines.evaluate.stored import ImageStore
 from sigma_data.errors import ConfigError
 
 
@@ -27,10 +29,10 @@ class QuestionSet:
     size: tuple[int, int] | None = None
     images: int | None = None
 
-    def open(self, spec: str) -> tuple[Benchmark, list[Item]]:
+    def open(self, spec: str, store: ImageStore | None = None) -> tuple[Benchmark, list[Item]]:
         """The benchmark and its items. Raises ConfigError, CorpusError if unreadable or unfit for these options."""
         benchmark = self.benchmark(spec)
-        return benchmark, self.items(benchmark)
+        return benchmark, self.items(benchmark, store)
 
     def benchmark(self, spec: str) -> Benchmark:
         """The benchmark alone, its questions not read yet. Raises ConfigError."""
@@ -44,9 +46,11 @@ class QuestionSet:
             raise ConfigError(f"benchmark {benchmark.name} is answered with text: leave {option} out")
         return benchmark
 
-    def items(self, benchmark: Benchmark) -> list[Item]:
-        """The items of an open benchmark."""
-        items = limited(benchmark.items(), self.limit)
+    def items(self, benchmark: Benchmark, store: ImageStore | None = None) -> list[Item]:
+        """The items of an open benchmark; with a `store`, never more than one has its images in memory."""
+        items = _limited(
+            benchmark.iter_items(), self.limit, lambda item: item.stored(store, benchmark.places) if store else item
+        )
         if self.size is not None:
             items = [replace(item, size=self.size) for item in items]
         if self.images is None or benchmark.name == "geneval":
@@ -56,14 +60,23 @@ class QuestionSet:
 
 def limited(items: Sequence[Item], limit: int | None) -> list[Item]:
     """At most `limit` items, families taking turns, so that a few show all of them; in the order of `items`."""
-    if limit is None or limit >= len(items):
-        return list(items)
+    return _limited(items, limit, lambda item: item)
+
+
+def _limited(items: Iterable[Item], limit: int | None, keep: Callable[[Item], Item]) -> list[Item]:
+    """`limited` of items that come one by one; those that may be in it pass through `keep`."""
+    if limit is None:
+        return [keep(item) for item in items]
     seen: dict[str, int] = defaultdict(int)
-    turns = []
+    best: list[tuple[int, int, Item]] = []  # a heap, the last of the turns first
     for number, item in enumerate(items):
-        turns.append((seen[item.family], number))
+        turn = (-seen[item.family], -number)
         seen[item.family] += 1
-    return [items[number] for number in sorted(number for _, number in sorted(turns)[:limit])]
+        if len(best) < limit:
+            heapq.heappush(best, (*turn, keep(item)))
+        elif turn > best[0][:2]:
+            heapq.heapreplace(best, (*turn, keep(item)))
+    return [item for _, _, item in sorted(best, key=lambda one: -one[1])]
 
 
 def repeated(item: Item, count: int) -> list[Item]:

@@ -17,11 +17,13 @@ from pipelines.common.folder_lock import LOCK, FolderLock, refuse_other_settings
 from pipelines.evaluate.generate import GENERATED, Generation
 from pipelines.evaluate.item import Item
 from pipelines.evaluate.questions import QuestionSet
+from pipelines.evaluate.stored import sha256_of
 from sigma_data.errors import ConfigError
 from sigma_data.sequence.tokenizer import TOKENIZER_FILES
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
 from sigma_model.config import VAE_FILE, find_file, weight_files
 from sigma_model.loading import ModelDescription
+from sigma_model.sampling.settings import CacheMethod, Solver, StepCaching
 
 SETTINGS = "settings.json"
 
@@ -125,7 +127,7 @@ def flat(generation: Generation) -> dict[str, Any]:
         "understanding": generation.understanding,
     }
     if generation.omnigen2 is None:
-        return found
+        return found | _faster(settings.sampler.value, settings.cache, settings.guidance_threshold)
     sampling = generation.omnigen2.sampling
     return (
         found
@@ -140,7 +142,22 @@ def flat(generation: Generation) -> dict[str, Any]:
             "negative": generation.omnigen2.negative,
             "route": generation.omnigen2.route.value,
         }
+        | _faster(None, sampling.reuse, sampling.guidance_threshold)
     )
+
+
+def _faster(sampler: str | None, cache: StepCaching, guidance_threshold: float) -> dict[str, Any]:
+    """How fewer evaluations are made, by the names of the options: None where nothing is, as in older folders."""
+    recorded = {} if cache.method is CacheMethod.NONE else cache.recorded
+    return {
+        "sampler": None if sampler == Solver.EULER else sampler,
+        "cache": recorded.get("method"),
+        "cache_every": recorded.get("every"),
+        "cache_order": recorded.get("order"),
+        "cache_threshold": recorded.get("threshold"),
+        "cache_polynomial": list(recorded["polynomial"]) if "polynomial" in recorded else None,
+        "guidance_threshold": guidance_threshold or None,
+    }
 
 
 def flat_questions(questions: QuestionSet) -> dict[str, Any]:
@@ -164,7 +181,7 @@ def digest_of_items(items: Sequence[Item]) -> str:
     """The first 16 digits of SHA-256 over all questions and answers."""
     state = hashlib.sha256()
     for item in items:
-        images = [hashlib.sha256(data).hexdigest() for data in (*item.references, item.answer or b"")]
+        images = [sha256_of(data) for data in (*item.references, item.answer or b"")]
         parts = [item.id, item.family, item.instruction, item.answer_text, item.size, item.condition, item.style]
         state.update(dump_json([*parts, images]).encode())
     return state.hexdigest()[:16]

@@ -17,7 +17,7 @@ from pipelines.common.process_pool import run_ranks
 from pipelines.common.progress import ProgressBar
 from pipelines.evaluate import run_folder
 from pipelines.evaluate import score as score_module
-from pipelines.evaluate.aggregate import RunScores, aggregate, main_metric
+from pipelines.evaluate.aggregate import RunScores, family_summary
 from pipelines.evaluate.benchmarks import Benchmark
 from pipelines.evaluate.defaults import Stage
 from pipelines.evaluate.generate import Generation, clean, generate, missing, results, shares
@@ -29,6 +29,7 @@ from pipelines.evaluate.model_facts import model_facts
 from pipelines.evaluate.questions import QuestionSet
 from pipelines.evaluate.questions import limited as limited
 from pipelines.evaluate.report.report import REPORT, write_report
+from pipelines.evaluate.stored import ImageStore, image_store
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import disk_error
 from sigma_data.storage.paths import local_path
@@ -100,10 +101,13 @@ class Evaluation:
     items: Sequence[Item]
 
     @classmethod
-    def open(cls, out: Path) -> Evaluation:
-        """Read its settings, and its questions again. Raises ConfigError where they are not what they were."""
+    def open(cls, out: Path, store: ImageStore | None = None) -> Evaluation:
+        """Read its settings, and its questions again, whose images stay in files with a `store`.
+
+        Raises ConfigError where they are not what they were.
+        """
         settings = run_folder.read(out)
-        benchmark, items = run_folder.questions(settings).open(settings["benchmark"])
+        benchmark, items = run_folder.questions(settings).open(settings["benchmark"], store)
         if run_folder.digest_of_items(items) != settings["items"]:
             raise ConfigError(f"{out}: {settings['benchmark']} asks other questions now: evaluate it into a new --out")
         return cls(out, settings, benchmark, items)
@@ -134,19 +138,24 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
 
     What a user can get wrong is checked before anything is computed. Raises SigmaError.
     """
+    with image_store() as store:
+        return _evaluate(options, store)
+
+
+def _evaluate(options: EvalOptions, store: ImageStore) -> dict[str, Any]:
     spec = _absolute(options.benchmark)
     benchmark = options.questions.benchmark(spec)
     wanted = _wanted(benchmark, options)
     generates = options.stage in (None, Stage.GENERATE)
     if generates:
         generation = replace(options.generation, text=benchmark.answers == "text")
-        evaluation = _settle(spec, benchmark, generation, options)
+        evaluation = _settle(spec, benchmark, generation, options, store)
     else:
-        evaluation = Evaluation.open(options.out)
+        evaluation = Evaluation.open(options.out, store)
         _check_recorded(spec, evaluation.settings, options)
         if options.name is not None:
             evaluation = replace(evaluation, settings={**evaluation.settings, "name": options.name})
-    _check_compared(evaluation, options)
+    _check_compared(evaluation, options, store)
     with run_folder.claimed(options.out):
         if generates:
             clean(options.out)
@@ -174,9 +183,9 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
         if options.stage is not Stage.REPORT:
             _score(evaluation, made, wanted, options)
         run = evaluation.scores(made)
-        result |= {"skipped": dict(run.skipped), "summary": dict(run.summary), "families": _families(run)}
+        result |= {"skipped": dict(run.skipped), "summary": dict(run.summary), "families": family_summary(run)}
         if options.stage is not Stage.SCORE:
-            others = [Evaluation.open(other) for other in options.compare]
+            others = [Evaluation.open(other, store) for other in options.compare]
             write_report([*(other.scores(other.results()) for other in others), run], options.out)
             result["report"] = str(options.out / REPORT)
     return result
@@ -233,7 +242,7 @@ def _check_recorded(spec: str, settings: Mapping[str, Any], options: EvalOptions
             )
 
 
-def _check_compared(evaluation: Evaluation, options: EvalOptions) -> None:
+def _check_compared(evaluation: Evaluation, options: EvalOptions, store: ImageStore) -> None:
     """Raises ConfigError for what cannot stand beside the evaluation in a report."""
     names = {evaluation.settings["name"]: evaluation.out}
     ids = {item.id for item in evaluation.items}
@@ -248,7 +257,7 @@ def _check_compared(evaluation: Evaluation, options: EvalOptions) -> None:
             raise ConfigError(f"--compare {other}: is called {name}, as {names[name]} is: give one another --name")
         names[name] = other
         if options.stage in (None, Stage.REPORT):
-            theirs = Evaluation.open(other)
+            theirs = Evaluation.open(other, store)
             theirs.scores(theirs.results())
             shown = {item.id for item in theirs.items}
             if ids.isdisjoint(shown):
@@ -260,7 +269,9 @@ def _check_compared(evaluation: Evaluation, options: EvalOptions) -> None:
                 ids = shown
 
 
-def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: EvalOptions) -> Evaluation:
+def _settle(
+    spec: str, benchmark: Benchmark, generation: Generation, options: EvalOptions, store: ImageStore
+) -> Evaluation:
     """What is to be generated and how, with all that is recorded of it. Raises ConfigError for what cannot be."""
     if options.model is None:
         raise ConfigError("name the model to evaluate with --model, a directory or a preset (tiny-base)")
@@ -277,7 +288,7 @@ def _settle(spec: str, benchmark: Benchmark, generation: Generation, options: Ev
         width, height = facts.fit(options.size)
         if (width, height) != options.size:
             logger.info("sigma: the model does not make the requested size, so images are %dx%d", width, height)
-    items = options.questions.items(benchmark)
+    items = options.questions.items(benchmark, store)
     before = run_folder.read(options.out) if (options.out / run_folder.SETTINGS).exists() else {}
     kept = before["name"] if before.get("weights") == facts.digest else None  # a name belongs to one model
     settings = {
@@ -379,19 +390,3 @@ def _score(evaluation: Evaluation, made: Sequence[Result], wanted: Sequence[str]
         if not score_module.is_scored(out, metric.name, of, [score_module.info(metric)]):
             with ProgressBar(f"score {metric.name}", len(made), "results") as shown:
                 score_module.score_metric(metric, made, out, of, progress=shown.add)
-
-
-def _families(run: RunScores) -> dict[str, dict[str, Any]]:
-    """A family's main metric with its interval, where it was scored."""
-    result = {}
-    for row in aggregate(run):
-        metric = main_metric(run, row.family)
-        cell = row.cells.get(metric) if metric is not None else None
-        if cell is not None:
-            result[row.family] = {
-                "metric": metric,
-                **cell.estimate._asdict(),
-                "scored": cell.scored,
-                "failed": cell.failed,
-            }
-    return result

@@ -20,6 +20,7 @@ from pipelines.evaluate.aggregate import MetricInfo
 from pipelines.evaluate.benchmarks import Benchmark
 from pipelines.evaluate.item import Result, Score
 from pipelines.evaluate.metrics.base import Metric, SetMetric, chunks
+from pipelines.evaluate.stored import sha256_of
 from sigma_data.errors import ConfigError
 from sigma_data.images.decode import ImageFault
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
@@ -51,9 +52,9 @@ def digest(results: Sequence[Result]) -> str:
     """SHA-256 over what was made of every item."""
     state = hashlib.sha256()
     for one in results:
-        made = one.image if one.image is not None else (one.text or one.failure or "").encode()
+        made = sha256_of((one.text or one.failure or "").encode() if one.image is None else one.image)
         state.update(dump_json([one.item.id, one.text is None, one.failure is None]).encode())
-        state.update(hashlib.sha256(made).digest())
+        state.update(bytes.fromhex(made))
     return state.hexdigest()
 
 
@@ -161,7 +162,7 @@ def _fits(metric: Metric | SetMetric, result: Result) -> tuple[bool, str]:
             return False, ""
     except ImageFault as fault:
         return False, fault.message
-    return result.image is not None, result.failure or ("" if result.image else "there is no image")
+    return result.image is not None, result.failure or ("" if result.image is not None else "there is no image")
 
 
 def _values(metric: Metric, results: Sequence[Result]) -> list[tuple[float | None, str]]:

@@ -23,6 +23,7 @@ from pipelines.common.progress import ProgressBar
 from pipelines.evaluate.defaults import BATCH
 from pipelines.evaluate.item import Item
 from pipelines.evaluate.model_facts import model_facts
+from pipelines.evaluate.stored import bytes_of, sha256_of
 from pipelines.generate.answerer import Answerer, load_answerer
 from pipelines.generate.prompts import read_prompts
 from pipelines.generate.sheet import write_sheet
@@ -77,7 +78,7 @@ class Asked:
         """What `item` asks."""
         digest = hashlib.sha256(json.dumps([item.instruction, item.size, item.bindings]).encode())
         for data in (*(turn.instruction.encode() for turn in item.before), *item.references):
-            digest.update(hashlib.sha256(data).digest())
+            digest.update(bytes.fromhex(sha256_of(data)))
         return cls(index, item.id, item.instruction, len(item.references), digest.hexdigest()[:8])
 
     def file(self, *, text: bool) -> str:
@@ -254,7 +255,7 @@ def _run(config: BatchConfig, model: Answerer, requests: Sequence[Request]) -> l
 def _request(config: BatchConfig, item: Item) -> Request:
     return Request(
         item.instruction,
-        item.references,
+        [bytes_of(data) for data in item.references],
         names=item.truth.get("files") or [f"reference {number}" for number in range(1, len(item.references) + 1)],
         size=config.size or item.size,
         seed=config.seed,

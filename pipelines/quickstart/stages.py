@@ -257,11 +257,13 @@ class Stages:
     def _lay_out_example(self) -> StageResult:
         """Write a question's references as files; returns what asks it, but for the places, which may be moved."""
         from pipelines.evaluate.benchmarks import open_benchmark
+        from pipelines.evaluate.stored import bytes_of
         from sigma_data.images.decode import probe
 
         items = open_benchmark(f"{self.example_of}:{self.corpus}").items()
         item = next((item for item in items if item.family == EXAMPLE), items[0])
-        images = {f"image-{n}.{probe(data).extension}": data for n, data in enumerate(item.references, 1)}
+        references = [bytes_of(data) for data in item.references]
+        images = {f"image-{n}.{probe(data).extension}": data for n, data in enumerate(references, 1)}
         try:
             self.example.mkdir(exist_ok=True)
             for name, data in images.items():

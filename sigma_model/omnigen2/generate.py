@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,7 @@ def describe(
         "size": list(size),
         "seed": request.seed,
         "name": request.name,
-        **asdict(settings.sampling),
+        **settings.sampling.recorded,
         "negative": settings.negative,
         "route": settings.route.value,
         "model": loaded.name,

@@ -1,4 +1,4 @@
-"""Latents out of OmniGen2: guidance over up to three branches, Euler or DPM-Solver++ steps.
+"""Latents out of OmniGen2: guidance over up to three branches, steps of Euler, Heun or DPM-Solver++.
 
 Targets of one call may differ in size; each has the times that its own size asks for. Latents, times and sums stay in
 float32 whatever the weights are.
@@ -6,7 +6,6 @@ float32 whatever the weights are.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +17,9 @@ from sigma_model.omnigen2.flow import sampling_times
 from sigma_model.omnigen2.pack import DiffusionSample, image_tokens, latents_of, layout_of
 from sigma_model.omnigen2.settings import Omnigen2Sampling, Solver
 from sigma_model.omnigen2.step_cache import step_cache
-from sigma_model.omnigen2.transformer import Omnigen2Transformer
+from sigma_model.omnigen2.transformer import ModulatedNorm, Omnigen2Transformer
+from sigma_model.sampling.reuse import Reuse
+from sigma_model.sampling.solvers import DataPrediction
 
 
 @dataclass(frozen=True)
@@ -68,16 +69,36 @@ def sample(
         [sampling_times(settings.steps, *x.shape[1:], dynamic=settings.dynamic_time_shift) for x in latents],
         dtype=torch.float64,
     )  # [S, steps + 1]
-    solver = _Dpm() if settings.solver is Solver.DPM else _Euler()
+    reuse: Reuse[list[Tensor]] | None = None
+    if settings.reuses:
+        reuse = Reuse(StepsOf(run, times), settings.reuse, guidance_threshold=settings.guidance_threshold)
+    solvers = [DataPrediction() for _ in latents]
     for number in range(settings.steps):
-        velocities, branches = run.velocities(number, latents, times[:, number].float())
-        latents = [
-            solver.step(which, x, v, times[which, number : number + 2].tolist(), last=number == settings.steps - 1)
-            for which, (x, v) in enumerate(zip(latents, velocities, strict=True))
-        ]
+        if reuse is None:
+            velocities, branches = run.velocities(number, latents, times[:, number].float())
+        else:
+            velocities, branches = reuse.velocities(latents), []
+        last = number == settings.steps - 1
+        spans = times[:, number : number + 2].tolist()
+        if settings.solver is Solver.DPM:
+            latents = [
+                solver.step(x, v, *span, last=last)
+                for solver, x, v, span in zip(solvers, latents, velocities, spans, strict=True)
+            ]
+        elif settings.solver is Solver.HEUN and not last:
+            ahead = _moved(latents, velocities, spans)
+            following, _ = run.velocities(number, ahead, times[:, number + 1].float())
+            latents = _moved(latents, [(one + two) / 2 for one, two in zip(velocities, following, strict=True)], spans)
+        else:
+            latents = _moved(latents, velocities, spans)
         if watch is not None:
             watch(Step(number, latents, velocities, branches, run.computed[: len(branches)]))
     return latents
+
+
+def _moved(latents: Sequence[Tensor], velocities: Sequence[Tensor], spans: Sequence[Sequence[float]]) -> list[Tensor]:
+    """Euler's step of each latent between two times."""
+    return [x + (end - start) * v for x, v, (start, end) in zip(latents, velocities, spans, strict=True)]
 
 
 class _Branch:
@@ -96,6 +117,19 @@ class _Branch:
         references = [one for each in samples for one in each.references]
         self._references = image_tokens(references, model.config, self._text)
         self.stack = step_cache(settings.cache, model, settings.steps, threshold=settings.threshold)
+
+        def of_some(which: Sequence[int]) -> _Branch:
+            return _Branch(model, [samples[one] for one in which], settings, backend)
+
+        self._of_some = of_some
+        self._parts: dict[tuple[int, ...], _Branch] = {tuple(range(len(samples))): self}
+
+    def of(self, which: Sequence[int]) -> _Branch:
+        """The same condition of some of the requests alone."""
+        key = tuple(which)
+        if key not in self._parts:
+            self._parts[key] = self._of_some(key)
+        return self._parts[key]
 
     def velocities(self, targets: Tensor, time: Tensor) -> list[Tensor]:
         """Of the targets' tokens [N, features] at times [S, E]; a latent a request."""
@@ -116,7 +150,7 @@ class _Run:
         backend: Backend,
     ) -> None:
         self._model = model
-        self._settings = settings
+        self.settings = settings
         self._seen = [bool(request.references) for request in requests]
 
         def branch(*, negative: bool, references: bool) -> _Branch:
@@ -138,56 +172,88 @@ class _Run:
             self._negative.append(branch(negative=True, references=False))
 
     @property
+    def branches(self) -> list[_Branch]:
+        """The full one, with the negative prompt (with references, if they guide, and without)."""
+        return [self._full, *self._negative]
+
+    def needed(self, which: int) -> list[int]:
+        """The numbers of the branches that a request's guidance is of."""
+        last = len(self.branches) - 1
+        return [0, 1, last] if self._by_image and self._seen[which] and last else [0, last]
+
+    def of_some(self, branch: _Branch, which: Sequence[int], latents: Sequence[Tensor], time: Tensor) -> list[Tensor]:
+        """The velocities of some requests under one condition; a latent each."""
+        targets = image_tokens(latents, self._model.config, latents[0])
+        return branch.of(which).velocities(targets, self._model.embed_time(time.to(self._model.device)))
+
+    def inputs(self, latents: Sequence[Tensor], time: Tensor) -> list[Tensor]:
+        """The targets' tokens as the first layer would be shown them without refiners, [tokens, D] a request."""
+        model = self._model
+        tokens = model.x_embedder(image_tokens(latents, model.config, latents[0]).to(model.dtype))
+        owner = self._full.frame.pack.target_owner
+        norm = model.layers[0].norm1
+        assert isinstance(norm, ModulatedNorm)
+        scale = norm.modulation(model.embed_time(time.to(model.device)))[0]
+        shown = norm(tokens, scale.index_select(0, owner))
+        return list(shown.split(self._full.frame.pack.target_lengths))
+
+    def guided_by(self, which: int, parts: Sequence[Tensor]) -> Tensor:
+        """The guided velocity of a request from those of `branches`."""
+        settings, full, without = self.settings, parts[0], parts[-1]
+        if self._by_image and self._seen[which]:
+            references = parts[1]
+            return without + settings.image_scale * (references - without) + settings.text_scale * (full - references)
+        return without + settings.text_scale * (full - without)
+
+    @property
     def computed(self) -> list[bool]:
         """Of each branch, whether its main layers ran when it was last asked."""
         return [branch.stack.computed[-1] for branch in (self._full, *self._negative) if branch.stack.computed]
 
     def velocities(self, step: int, latents: Sequence[Tensor], time: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
         """Guided velocities, and those of the branches."""
-        model, settings = self._model, self._settings
+        model, settings = self._model, self.settings
         targets = image_tokens(latents, model.config, latents[0])
         embedded = model.embed_time(time.to(model.device))
         full = self._full.velocities(targets, embedded)
         if not settings.guided(step):
             return full, [full]
         others = [branch.velocities(targets, embedded) for branch in self._negative]
-        guided = []
-        for which, v in enumerate(full):
-            without = others[-1][which]
-            if self._by_image and self._seen[which]:
-                references = others[0][which]
-                v = without + settings.image_scale * (references - without) + settings.text_scale * (v - references)
-            else:
-                v = without + settings.text_scale * (v - without)
-            guided.append(v)
-        return guided, [full, *others]
+        parts = [full, *others]
+        return [self.guided_by(which, of_request) for which, of_request in enumerate(zip(*parts, strict=True))], parts
 
 
-class _Euler:
-    def step(self, which: int, x: Tensor, velocity: Tensor, times: Sequence[float], *, last: bool) -> Tensor:
-        return x + (times[1] - times[0]) * velocity
+class StepsOf:
+    """A run as `Reuse` asks it: context b R + r is branch b of request r, of R requests."""
 
+    def __init__(self, run: _Run, times: Tensor) -> None:
+        self._run = run
+        self._times = times.float()  # [R, steps + 1]
+        self.levels = times[:, :-1].tolist()
+        self._requests = len(times)
+        self.branches = [
+            [number * self._requests + request for number in run.needed(request)] for request in range(self._requests)
+        ]
 
-class _Dpm:
-    """Data prediction x1 = x + s v with s = 1 - t; lambda = log(t / s) is infinite at both ends."""
+    def guided(self, step: int) -> bool:
+        """Whether there is guidance at a step."""
+        return self._run.settings.guided(step)
 
-    def __init__(self) -> None:
-        self._before: dict[int, tuple[Tensor, float]] = {}
+    def velocities(self, contexts: Sequence[int], x: Sequence[Tensor], step: int) -> list[Tensor]:
+        """A latent [z, h, w] a context."""
+        found = []
+        for number, branch in enumerate(self._run.branches):
+            which = [context % self._requests for context in contexts if context // self._requests == number]
+            if which:
+                found += self._run.of_some(branch, which, [x[one] for one in which], self._times[which, step])
+        return found
 
-    def step(self, which: int, x: Tensor, velocity: Tensor, times: Sequence[float], *, last: bool) -> Tensor:
-        time, following = times
-        data = x + (1 - time) * velocity
-        before, self._before[which] = self._before.get(which), (data, _lambda(time))
-        if last:
-            return data  # s becomes 0
-        width = _lambda(following) - _lambda(time)
-        shrink = math.exp(-width)  # 0 at the first step
-        out = (1 - following) / (1 - time) * x + following * (1 - shrink) * data
-        if before is not None and math.isfinite(before[1]):
-            ratio = (_lambda(time) - before[1]) / width
-            out = out + 0.5 * following * (1 - shrink) * (data - before[0]) / ratio
-        return out
+    def inputs(self, x: Sequence[Tensor], step: int) -> list[Tensor]:
+        """What the first layer would be shown of each request's target were there no refiners, [tokens, D]."""
+        return self._run.inputs(x, self._times[:, step])
 
-
-def _lambda(time: float) -> float:
-    return math.log(time / (1 - time)) if 0 < time < 1 else math.copysign(math.inf, time - 0.5)
+    def combined(self, parts: Sequence[Sequence[Tensor]], step: int) -> list[Tensor]:
+        """The guided velocity of each request from its branches."""
+        if not self.guided(step):
+            return [of_request[0] for of_request in parts]
+        return [self._run.guided_by(which, of_request) for which, of_request in enumerate(parts)]

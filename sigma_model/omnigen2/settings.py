@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from sigma_data.errors import ConfigError
 from sigma_model.omnigen2.prompts import Route
+from sigma_model.sampling.settings import CacheMethod, StepCaching
 
 TEACACHE_THRESHOLD = 0.05
 
@@ -27,6 +29,8 @@ class Solver(StrEnum):
     EULER = "euler"
     DPM = "dpmsolver++"
     """Second order, midpoint; first order at the first and at the last step (arXiv 2211.01095)."""
+    HEUN = "heun"
+    """Second order with two velocities a step; not in its library."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class Omnigen2Sampling:
     threshold: float = TEACACHE_THRESHOLD
     """Of TeaCache."""
     dynamic_time_shift: bool = True
+    reuse: StepCaching = field(default_factory=StepCaching)
+    """Whole velocities taken from steps before, as with BAGEL; `cache` is what its library has."""
+    guidance_threshold: float = 0.0
 
     def check(self) -> None:
         """Raises ConfigError for values that make no sense."""
@@ -58,6 +65,29 @@ class Omnigen2Sampling:
             raise ConfigError(f"a guidance interval from {low} to {high}: it must lie in 0 to 1, the lower one first")
         if not self.threshold >= 0:
             raise ConfigError(f"a TeaCache threshold of {self.threshold}: it must be 0 or more")
+        if not 0 <= self.guidance_threshold < math.inf:
+            raise ConfigError(f"a guidance threshold of {self.guidance_threshold}: it must be a number of 0 or more")
+        self.reuse.check()
+        if self.reuses and self.cache is not None:
+            raise ConfigError("--step-cache is the library's way: leave out --cache and --guidance-threshold with it")
+        if self.solver is Solver.HEUN and (self.reuses or self.cache is not None):
+            raise ConfigError("--sampler heun computes two velocities a step and takes none from steps before")
+
+    @property
+    def reuses(self) -> bool:
+        """Whether velocities are taken from steps before."""
+        return self.reuse.method is not CacheMethod.NONE or self.guidance_threshold > 0
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """All of it by name, for metadata; what `reuse` and its like say only where they are in use."""
+        found = asdict(self)
+        del found["reuse"], found["guidance_threshold"]
+        if self.reuse.method is not CacheMethod.NONE:
+            found["cache"] = self.reuse.recorded
+        if self.guidance_threshold:
+            found["guidance_threshold"] = self.guidance_threshold
+        return found
 
     def guided(self, step: int) -> bool:
         """Whether there is guidance at a step, counting from 0."""

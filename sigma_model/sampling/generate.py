@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,9 @@ def generate_images(
         group_mask=settings.group_mask,
         progress=progress,
         watch=None if preview is None else lambda estimate: preview(lambda: decode(estimate)),
+        solver=settings.sampler,
+        cache=settings.cache,
+        guidance_threshold=settings.guidance_threshold,
     )
     if not all(bool(one.isfinite().all()) for one in tokens):
         raise ConfigError(
@@ -197,7 +200,7 @@ def describe(
         "seed": request.seed,
         "name": request.name,
         "order": request.order.value,
-        **asdict(settings),
+        **settings.recorded,
         "understanding": bundle.geometry.vit is not None,
         "model": bundle.name,
         "trained": bundle.trained,

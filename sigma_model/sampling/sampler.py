@@ -1,7 +1,7 @@
-"""Images out of a model: contexts prefilled once, then an Euler sampler.
+"""Images out of a model: contexts prefilled once, then the steps of a solver.
 
 All requests and all guidance branches share one prefill and one forward pass a step. The loop never waits for the
-device.
+device, unless it is to leave steps out by what it measures.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sigma_data.loading.batch import Specials
@@ -21,7 +22,9 @@ from sigma_model.model import SigmaModel, widths
 from sigma_model.sampling.cache import Cache, cached_attention, prefill
 from sigma_model.sampling.context import Context
 from sigma_model.sampling.guidance import combine
-from sigma_model.sampling.settings import Guidance, SamplingSettings
+from sigma_model.sampling.reuse import Reuse
+from sigma_model.sampling.settings import CacheMethod, Guidance, SamplingSettings, Solver, StepCaching
+from sigma_model.sampling.solvers import Velocity, step_solver
 
 Branches = Sequence[Context]
 """Contexts of one request: full, without text, without reference images; the same target behind each."""
@@ -49,13 +52,16 @@ def sample_latents(
     backend: Backend = Backend.AUTO,
     progress: Callable[[int, int], None] | None = None,
     watch: Callable[[list[Tensor]], None] | None = None,
+    solver: Solver = SamplingSettings.sampler,
+    cache: StepCaching | None = None,
+    guidance_threshold: float = SamplingSettings.guidance_threshold,
 ) -> list[Tensor]:
     """Sample the latent tokens [tokens, F] of every request's target, float32.
 
     `noise` [tokens, F] is where each starts. `steps` counts noise levels, so there are one fewer
-    Euler steps. `progress(done, all)` is called after every step, and before it `watch` with where that step's
-    velocity leads: x - v t, the latent tokens as they are estimated then. What either raises ends the sampling.
-    Targets may differ in size.
+    steps of the `solver`. `progress(done, all)` is called after every step, and before it `watch` with where that
+    step's velocity leads: x - v t, the latent tokens as they are estimated then. What either raises ends the sampling.
+    Targets may differ in size. `cache` and `guidance_threshold` are as in `SamplingSettings`.
     """
     if not requests:
         return []
@@ -65,7 +71,14 @@ def sample_latents(
     x = torch.cat(list(noise)).to(model.device, torch.float32)
     seen = None if watch is None else lambda estimate: watch(list(estimate.split(sampler.counts)))
     levels = times(steps, timestep_shift)
-    return list(sampler.integrate(x, levels, progress=progress, watch=seen).split(sampler.counts))
+    velocity: Velocity | None = None
+    if guidance_threshold or (cache is not None and cache.method is not CacheMethod.NONE):
+        reuse: Reuse[Tensor] = Reuse(
+            StepsOf(sampler, levels), cache or StepCaching(), guidance_threshold=guidance_threshold
+        )
+        velocity = lambda x, _level: torch.cat(reuse.velocities(x))  # noqa: E731
+    found = sampler.integrate(x, levels, solver=solver, velocity=velocity, progress=progress, watch=seen)
+    return list(found.split(sampler.counts))
 
 
 class Sampler:
@@ -112,25 +125,39 @@ class Sampler:
         row_spans = spans_of([context.answer.inner for context in contexts])
         for of_branch in which:
             self._rows.append(torch.cat([torch.arange(*row_spans[s]) for s in of_branch]).to(model.device))
-        shared = (self.counts, self._cache, prefixes, specials, backend)
-        self._all = _Step(model, contexts, owners, *shared)
-        full = len(requests)
-        self._full = _Step(model, contexts[:full], owners[:full], *shared)
+        self.branches = list(zip(*which, strict=True))
+
+        def step(numbers: Sequence[int]) -> _Step:
+            return _Step(
+                model, contexts, owners, self.counts, self._cache, prefixes, specials, backend, numbers=numbers
+            )
+
+        self._step_of = step
+        self._all = step(range(len(contexts)))
+        self._full = step(range(len(requests)))
+        self._some: dict[tuple[int, ...], _Step] = {}
 
     def integrate(
         self,
         x: Tensor,
         levels: Sequence[float],
         *,
+        solver: Solver = Solver.EULER,
+        velocity: Velocity | None = None,
         progress: Callable[[int, int], None] | None = None,
         watch: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
-        """Euler steps x <- x - v dt from the first noise level to the last; never waits for the device."""
+        """Steps from the first noise level to the last; `velocity` stands for our own.
+
+        Never waits for the device, where `velocity` does not.
+        """
+        evaluate = velocity or self.velocity
+        made = step_solver(solver)
         for index, (level, following) in enumerate(pairwise(levels)):
-            velocity = self.velocity(x, level)
+            found = evaluate(x, level)
             if watch is not None:
-                watch(x - velocity * level)
-            x = x - velocity * (level - following)
+                watch(x - found * level)
+            x = made.step(x, found, level, following, evaluate)
             if progress is not None:
                 progress(index + 1, len(levels) - 1)
         return x
@@ -142,12 +169,64 @@ class Sampler:
             return self._full.velocity(x, level)
         velocity = self._all.velocity(x, level)
         full, without_text, without_image = (velocity[rows].split(self.counts) for rows in self._rows)
-        of_each = zip(full, without_text, without_image, strict=True)
-        return torch.cat([combine(one, text, image, self._guidance) for one, text, image in of_each])
+        return torch.cat(self.combined(list(zip(full, without_text, without_image, strict=True)), level))
+
+    def guided(self, level: float) -> bool:
+        """Whether there is guidance at a noise level."""
+        return self._guidance.applies(level)
+
+    @torch.no_grad()
+    def velocities(self, contexts: Sequence[int], x: Tensor, level: float) -> list[Tensor]:
+        """The velocities [tokens, F] of these contexts, float32; `branches` has their numbers."""
+        key = tuple(contexts)
+        if key not in self._some:
+            self._some[key] = self._step_of(key)
+        step = self._some[key]
+        return list(step.velocity(x, level).split(step.tokens))
+
+    @torch.no_grad()
+    def inputs(self, x: Tensor, level: float) -> list[Tensor]:
+        """What the first layer is shown of each request's latents, normed, [tokens, D]: the same in every branch."""
+        embedded = self._full.embedded(x, level).float()
+        return list(F.rms_norm(embedded, embedded.shape[-1:]).split(self.counts))
+
+    def combined(self, parts: Sequence[Sequence[Tensor]], level: float) -> list[Tensor]:
+        """The guided velocity of each request from its branches."""
+        if not self._guidance.applies(level):
+            return [of_request[0] for of_request in parts]
+        return [combine(full, text, image, self._guidance) for full, text, image in parts]
+
+
+class StepsOf:
+    """A sampler as `Reuse` asks it: by steps, whose noise levels all requests share."""
+
+    def __init__(self, sampler: Sampler, levels: Sequence[float]) -> None:
+        self._sampler = sampler
+        self.branches = sampler.branches
+        self.levels = [list(levels[:-1])] * len(sampler.branches)
+
+    def guided(self, step: int) -> bool:
+        """Whether there is guidance at a step."""
+        return self._sampler.guided(self.levels[0][step])
+
+    def velocities(self, contexts: Sequence[int], x: Tensor, step: int) -> list[Tensor]:
+        """`Sampler.velocities` at a step."""
+        return self._sampler.velocities(contexts, x, self.levels[0][step])
+
+    def inputs(self, x: Tensor, step: int) -> list[Tensor]:
+        """`Sampler.inputs` at a step."""
+        return self._sampler.inputs(x, self.levels[0][step])
+
+    def combined(self, parts: Sequence[Sequence[Tensor]], step: int) -> list[Tensor]:
+        """`Sampler.combined` at a step."""
+        return self._sampler.combined(parts, self.levels[0][step])
 
 
 class _Step:
-    """One forward pass of some sequences' targets: all that does not change from step to step."""
+    """One forward pass of some sequences' targets: all that does not change from step to step.
+
+    `numbers` says which of the contexts; each lies in the cache at its number.
+    """
 
     def __init__(
         self,
@@ -159,13 +238,16 @@ class _Step:
         prefixes: Sequence[int],
         specials: Specials,
         backend: Backend,
+        *,
+        numbers: Sequence[int],
     ) -> None:
         device = model.device
         self._model = model
         spans = spans_of(counts)
-        self._gather = torch.cat([torch.arange(*spans[owner]) for owner in owners]).to(device)
-        answers = [context.answer for context in contexts]
-        tokens = [answer.inner for answer in answers]
+        self._gather = torch.cat([torch.arange(*spans[owners[number]]) for number in numbers]).to(device)
+        answers = [contexts[number].answer for number in numbers]
+        tokens = self.tokens = [answer.inner for answer in answers]
+        starts, before = [cache.starts[number] for number in numbers], [prefixes[number] for number in numbers]
         n_und = 2 * len(answers)
         delimiters = torch.tensor([specials.image_start, specials.image_end] * len(answers), device=device)
         self._und = model.backbone.embed_tokens(delimiters)
@@ -177,7 +259,7 @@ class _Step:
         slots = [torch.zeros(0, dtype=torch.long)] * (2 * len(answers))
         order = []
         for index, (span, length) in enumerate(zip(spans_of(tokens), tokens, strict=True)):
-            first = cache.starts[index] + prefixes[index]
+            first = starts[index] + before[index]
             slots[index] = torch.arange(first, first + 2)
             slots[len(answers) + index] = torch.arange(first + 2, first + 2 + length)
             order += [torch.arange(2 * index, 2 * index + 2), torch.arange(n_und + span[0], n_und + span[1])]
@@ -187,14 +269,19 @@ class _Step:
             torch.cat(slots).to(device),
             torch.cat(order).to(device),
             [length + 2 for length in tokens],
-            [(cache.starts[i], cache.starts[i] + prefixes[i] + length + 2) for i, length in enumerate(tokens)],
+            [(starts[i], starts[i] + before[i] + length + 2) for i, length in enumerate(tokens)],
             backend=backend,
         )
 
     def velocity(self, x: Tensor, level: float) -> Tensor:
         model = self._model
-        time = model.time_embedder(torch.full((1,), level, device=x.device))
-        gen = (model.latent_in(x.to(model.dtype)) + time)[self._gather] + self._places
-        _, gen = model.backbone(self._und, gen, self._positions, self._attend, rows=self._rows)
+        _, gen = model.backbone(self._und, self.embedded(x, level), self._positions, self._attend, rows=self._rows)
         velocity: Tensor = model.latent_out(gen)
         return velocity.float()
+
+    def embedded(self, x: Tensor, level: float) -> Tensor:
+        """What the first layer is shown of the latents, [tokens, D]."""
+        model = self._model
+        time = model.time_embedder(torch.full((1,), level, device=x.device))
+        embedded: Tensor = (model.latent_in(x.to(model.dtype)) + time)[self._gather] + self._places
+        return embedded

@@ -6,11 +6,12 @@ General metrics (similarity, aesthetics, edges) live elsewhere; a benchmark scor
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, Literal
 
 from pipelines.evaluate.aggregate import MetricInfo
 from pipelines.evaluate.item import Item, Result, Score
+from pipelines.evaluate.stored import StoredBytes
 
 
 class Benchmark(ABC):
@@ -18,7 +19,8 @@ class Benchmark(ABC):
 
     `version` is that of its definitions here, `metrics` defines the numbers of `own_scores`, `skipped` says of those
     that cannot be had here why, and `main` names the main metric of each family, one of its own or a general one.
-    `split` is the part of a corpus that the questions come from, None without splits.
+    `split` is the part of a corpus that the questions come from, None without splits. `places` says of images that were
+    given where they lie, by their SHA-256.
     """
 
     name: ClassVar[str]
@@ -29,9 +31,20 @@ class Benchmark(ABC):
     skipped: Mapping[str, str] = {}
     split: str | None = None
 
+    def __init__(self) -> None:
+        self.places: dict[str, StoredBytes] = {}
+
     @abstractmethod
+    def iter_items(self) -> Iterator[Item]:
+        """The questions in their fixed order, each when it is asked for.
+
+        Raises ConfigError or CorpusError where they cannot be read. An image that lies in a file as it is enters
+        `places` before its item is given.
+        """
+
     def items(self) -> list[Item]:
-        """The questions in their fixed order. Raises ConfigError or CorpusError where they cannot be read."""
+        """All of `iter_items`, with their images."""
+        return list(self.iter_items())
 
     def own_scores(self, results: Sequence[Result]) -> list[Score]:
         """The scores that only this benchmark can give.

@@ -5,7 +5,7 @@ Two scores are printed in papers and both are here: the official one weighs sour
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pipelines.evaluate.aggregate import MetricInfo
 from pipelines.evaluate.benchmarks.base import Benchmark, share
@@ -37,12 +37,16 @@ class CvBench(Benchmark):
     def __init__(self, path: str) -> None:
         self.files = table_files(path)
 
-    def items(self) -> list[Item]:
-        items = [_item(question) for file in self.files for question in read_questions(file)]
-        if len({item.id for item in items}) < len(items):
-            names = ", ".join(str(file) for file in self.files)
-            raise ConfigError(f"benchmark cv-bench: questions stand twice in {names}; name one file")
-        return items
+    def iter_items(self) -> Iterator[Item]:
+        seen: set[str] = set()
+        for file in self.files:
+            for question in read_questions(file):
+                item = _item(question)
+                if item.id in seen:
+                    names = ", ".join(str(file) for file in self.files)
+                    raise ConfigError(f"benchmark cv-bench: questions stand twice in {names}; name one file")
+                seen.add(item.id)
+                yield item
 
     def own_scores(self, results: Sequence[Result]) -> list[Score]:
         """A failed or unreadable answer is wrong: it scores 0, with the reason."""

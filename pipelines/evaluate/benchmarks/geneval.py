@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from pipelines.evaluate.aggregate import MetricInfo
 from pipelines.evaluate.benchmarks.base import Benchmark, share
 from pipelines.evaluate.benchmarks.geneval_rules import Detection, correct
 from pipelines.evaluate.item import Item, Result, Score
+from pipelines.evaluate.stored import bytes_of
 from sigma_data.errors import ConfigError
 from sigma_data.images.decode import ImageFault, load
 
@@ -79,9 +80,9 @@ class GenEval(Benchmark):
             self.skipped = {CORRECT.name: "no detector; score the written folder with GenEval's own scorer"}
         self.prompts = _read(_file(Path(path)))
 
-    def items(self) -> list[Item]:
+    def iter_items(self) -> Iterator[Item]:
         """An item an image, `NNNNN-k`."""
-        return [
+        yield from (
             Item(
                 id=f"{number:05d}-{image:04d}",
                 family=prompt["tag"],
@@ -91,7 +92,7 @@ class GenEval(Benchmark):
             )
             for number, prompt in enumerate(self.prompts)
             for image in range(self.images)
-        ]
+        )
 
     def own_scores(self, results: Sequence[Result]) -> list[Score]:
         """A failed image is not correct: it scores 0, with the reason. Without a detector there are no scores."""
@@ -115,7 +116,7 @@ def _score(result: Result, detector: Detector) -> Score:
     item = result.item
     if result.image is None:
         return Score(item.id, CORRECT.name, 0.0, result.failure or "there is no image")
-    return Score(item.id, CORRECT.name, float(correct(item.truth["metadata"], detector(result.image))))
+    return Score(item.id, CORRECT.name, float(correct(item.truth["metadata"], detector(bytes_of(result.image)))))
 
 
 def write_folder(results: Sequence[Result], folder: Path) -> None:
@@ -132,7 +133,7 @@ def write_folder(results: Sequence[Result], folder: Path) -> None:
         (place / "samples").mkdir(parents=True, exist_ok=True)
         (place / "metadata.jsonl").write_text(json.dumps(truth["metadata"]) + "\n", "utf-8")
         try:
-            image = load(result.image)
+            image = load(None if result.image is None else bytes_of(result.image))
         except ImageFault:
             image = Image.new("RGB", (_BLACK, _BLACK))
         buffer = io.BytesIO()

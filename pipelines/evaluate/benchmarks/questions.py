@@ -47,13 +47,16 @@ class QuestionsBenchmark(Benchmark):
         self.path = path
         self.split = split
 
-    def items(self) -> list[Item]:
-        items = [item for sample in corpus_samples(self.path, self.split) for item in items_of_questions(sample)]
-        if not items:
+    def iter_items(self) -> Iterator[Item]:
+        empty = True
+        for sample in corpus_samples(self.path, self.split, self.places):
+            for item in items_of_questions(sample):
+                empty = False
+                yield item
+        if empty:
             raise ConfigError(
                 f"benchmark questions: {self.path}: the split {self.split!r} has no question that is answered in words"
             )
-        return items
 
     def own_scores(self, results: Sequence[Result]) -> list[Score]:
         """A question without an answer is wrong: it scores 0, with the reason."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipelines.evaluate.item import Item
+from pipelines.evaluate.stored import StoredBytes
 from sigma_data.corpus.corpus import COMMIT, open_corpus
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import Instruction, parse, renumber
@@ -19,8 +20,8 @@ def is_corpus(path: str) -> bool:
     return (Path(path) / COMMIT).is_file()
 
 
-def corpus_samples(path: str, split: str) -> Iterator[Sample]:
-    """The samples of a split of a corpus, in the order of its manifest.
+def corpus_samples(path: str, split: str, places: dict[str, StoredBytes] | None = None) -> Iterator[Sample]:
+    """The samples of a split of a corpus, in the order of its manifest; where their images lie enters `places`.
 
     Raises ConfigError where the corpus has no sample in the split, CorpusError where it cannot be read.
     """
@@ -30,7 +31,12 @@ def corpus_samples(path: str, split: str) -> Iterator[Sample]:
         there = ", ".join(name for name, count in corpus.sums["splits"].items() if count) or "none"
         raise ConfigError(f"{path}: has no sample in the split {split!r}; splits with samples: {there}")
     for row in rows.iter_rows(named=True):
-        yield corpus.sample(row)
+        sample = corpus.sample(row)
+        if places is not None:
+            shard = str(corpus.path / row["shard"])
+            for one in row["images"]:
+                places[one["sha256"]] = StoredBytes(shard, one["offset"], one["size"], one["sha256"])
+        yield sample
 
 
 def release_samples(path: str, *, asked_by: str) -> Iterator[Sample]:

@@ -6,7 +6,7 @@ A map's colours say nothing but which pixels belong together, so an output is co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +15,7 @@ from pipelines.evaluate.benchmarks.base import Benchmark, share
 from pipelines.evaluate.benchmarks.samples import corpus_samples, is_corpus, items_of
 from pipelines.evaluate.item import Item, Result, Score
 from pipelines.evaluate.metrics.instance_maps import Answer, measure
+from pipelines.evaluate.stored import bytes_of
 from sigma_data.errors import ConfigError
 from sigma_data.images.decode import ImageFault, load
 from sigma_data.sample import Family
@@ -67,17 +68,22 @@ class SegmentationBenchmark(Benchmark):
     split: str
 
     def __init__(self, path: str, *, split: str = "test") -> None:
+        super().__init__()
         if not is_corpus(path):
             raise ConfigError(f"benchmark segmentation: {path}: no corpus; make one with sigma build-dataset")
         self.path = path
         self.split = split
 
-    def items(self) -> list[Item]:
-        samples = [one for one in corpus_samples(self.path, self.split) if one.family is Family.SEGMENTATION]
-        items = [_sized(item) for sample in samples for item in items_of(sample) if item.answer is not None]
-        if not items:
+    def iter_items(self) -> Iterator[Item]:
+        empty = True
+        for sample in corpus_samples(self.path, self.split, self.places):
+            if sample.family is Family.SEGMENTATION:
+                for item in items_of(sample):
+                    if item.answer is not None:
+                        empty = False
+                        yield _sized(item, bytes_of(item.answer))
+        if empty:
             raise ConfigError(f"benchmark segmentation: {self.path}: the split {self.split!r} has no colour map")
-        return items
 
     def own_scores(self, results: Sequence[Result]) -> list[Score]:
         return [score for result in results for score in self._scores(result)]
@@ -85,9 +91,9 @@ class SegmentationBenchmark(Benchmark):
     def _scores(self, result: Result) -> list[Score]:
         item = result.item
         try:
-            if result.image is None:
+            if result.image is None or item.answer is None:
                 raise ImageFault("absent", result.failure or "there is no image")
-            values = measure(load(result.image), Answer.of(load(item.answer)))
+            values = measure(load(bytes_of(result.image)), Answer.of(load(bytes_of(item.answer))))
         except ImageFault as fault:
             return [Score(item.id, metric.name, None, fault.message) for metric in self.metrics]
         return [Score(item.id, metric.name, values[_KEYS[metric.name]]) for metric in self.metrics]
@@ -98,9 +104,9 @@ class SegmentationBenchmark(Benchmark):
         return {} if value is None else {"iou": value}
 
 
-def _sized(item: Item) -> Item:
+def _sized(item: Item, answer: bytes) -> Item:
     """An item whose output has the size of its answer. Raises ConfigError where that cannot be read."""
     try:
-        return replace(item, size=load(item.answer).size)
+        return replace(item, size=load(answer).size)
     except ImageFault as fault:
         raise ConfigError(f"benchmark segmentation: sample {item.id}: its colour map: {fault.message}") from None

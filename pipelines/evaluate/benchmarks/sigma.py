@@ -5,6 +5,7 @@ It asks for images and has no scores of its own: what it reports are general met
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.evaluate.benchmarks.base import Benchmark
@@ -34,6 +35,7 @@ class SigmaBenchmark(Benchmark):
     }
 
     def __init__(self, path: str, *, split: str | None = None) -> None:
+        super().__init__()
         if not Path(path).exists():
             raise ConfigError(f"benchmark sigma: {path}: no such file or folder")
         if is_corpus(path):
@@ -42,14 +44,17 @@ class SigmaBenchmark(Benchmark):
             raise ConfigError(f"benchmark sigma: {path}: is not a corpus and has no splits: leave --split out")
         self.path = path
 
-    def items(self) -> list[Item]:
+    def iter_items(self) -> Iterator[Item]:
         """Raises ConfigError where a row of the release cannot be read: a benchmark must not shrink unseen."""
         samples = (
             release_samples(self.path, asked_by=f"benchmark sigma: {self.path}")
             if self.split is None
-            else corpus_samples(self.path, self.split)
+            else corpus_samples(self.path, self.split, self.places)
         )
-        items = [item for sample in samples for item in items_of(sample)]
-        if not items:
+        empty = True
+        for sample in samples:
+            for item in items_of(sample):
+                empty = False
+                yield item
+        if empty:
             raise ConfigError(f"benchmark sigma: {self.path}: asks for no image")
-        return items

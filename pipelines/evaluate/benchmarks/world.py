@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from statistics import fmean
@@ -23,6 +23,7 @@ from pipelines.evaluate.benchmarks.samples import corpus_samples, is_corpus, ite
 from pipelines.evaluate.benchmarks.world_pixels import Grid, cells, distance, mean, shift, silhouettes
 from pipelines.evaluate.benchmarks.world_scenes import ATTRIBUTES, agrees, alternatives, before, redraw
 from pipelines.evaluate.item import Item, Result, Score
+from pipelines.evaluate.stored import bytes_of
 from sigma_data.errors import ConfigError
 from sigma_data.images.decode import ImageFault, load
 from sigma_data.sample import Family, Sample
@@ -106,6 +107,7 @@ class WorldBenchmark(Benchmark):
     split: str
 
     def __init__(self, path: str, *, split: str = "test") -> None:
+        super().__init__()
         if not is_corpus(path):
             raise ConfigError(
                 f"benchmark world: {path}: no corpus; make one with sigma build-dataset world:COUNT --out {path}"
@@ -113,21 +115,22 @@ class WorldBenchmark(Benchmark):
         self.path = path
         self.split = split
 
-    def items(self) -> list[Item]:
-        items = []
-        for sample in corpus_samples(self.path, self.split):
+    def iter_items(self) -> Iterator[Item]:
+        empty = True
+        for sample in corpus_samples(self.path, self.split, self.places):
             if sample.family in _ELSEWHERE:
                 continue
             try:
-                items.append(item_of(sample))
+                item = item_of(sample)
             except ConfigError as error:
                 raise ConfigError(f"benchmark world: {self.path}: {error}") from None
-        if not items:
+            empty = False
+            yield item
+        if empty:
             raise ConfigError(
                 f"benchmark world: {self.path}: has colour maps and questions alone; ask segmentation:{self.path} or "
                 f"questions:{self.path}"
             )
-        return items
 
     def own_scores(self, results: Sequence[Result]) -> list[Score]:
         """A score a metric and result; None without a reason where a metric does not apply."""
@@ -137,7 +140,7 @@ class WorldBenchmark(Benchmark):
         if result.image is None:
             return self._failed(result, result.failure or "there is no image")
         try:
-            output = cells(load(result.image))
+            output = cells(load(bytes_of(result.image)))
         except ImageFault as fault:
             return self._failed(result, fault.message)
         values = Exact(result.item).measure(output)
@@ -170,10 +173,11 @@ def item_of(sample: Sample) -> Item:
     if not agrees(redraw(sample.family, origin["seed"], origin["index"]), truth):
         raise ConfigError(f"sample {sample.id} was drawn by another version of the world; build the corpus again")
     (item,) = items_of(sample)
+    assert item.answer is not None
     maps = [reference["image"] for reference in truth["references"] if reference["map"]]
     return replace(
         item,
-        size=load(item.answer).size,
+        size=load(bytes_of(item.answer)).size,
         condition=next(iter(maps), 0),
         style=item.style or truth["sources"].get("style", 0),  # of a corpus without attribute tokens, too
         truth={**truth, "origin": origin},
@@ -198,8 +202,9 @@ class Exact:
         origin = item.truth["origin"]
         self.draft = redraw(item.family, origin["seed"], origin["index"])
         self.size: int = origin["size"]
-        self.answer = cells(load(item.answer))
-        self.references = [cells(load(reference)) for reference in item.references]
+        assert item.answer is not None
+        self.answer = cells(load(bytes_of(item.answer)))
+        self.references = [cells(load(bytes_of(reference))) for reference in item.references]
         self.roles: dict[str, int] = {one["role"]: one["image"] for one in item.truth["references"]}
         covers, self.free = silhouettes(self.draft.target.things)
         self.covers = [cover for cover in covers if cover.sum() >= _LEAST_COVER]

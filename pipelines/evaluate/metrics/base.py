@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipelines.evaluate.item import Item, Result
+from pipelines.evaluate.stored import bytes_of
 from sigma_data.images.decode import load
 from sigma_data.sample import Family
 
@@ -81,13 +82,13 @@ class SetMetric(Measure):
 def image_of(result: Result) -> bytes:
     """The output of a result that is known to have one."""
     assert result.image is not None
-    return result.image
+    return bytes_of(result.image)
 
 
 def answer_of(result: Result) -> bytes:
     """The reference answer of a result that is known to have one."""
     assert result.item.answer is not None
-    return result.item.answer
+    return bytes_of(result.item.answer)
 
 
 def at_size(data: bytes, size: tuple[int, int], *, mask: bool = False) -> Image.Image:

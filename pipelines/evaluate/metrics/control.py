@@ -14,6 +14,7 @@ from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.base import Floats, Metric, Pixels, at_size, chunks, image_of
 from pipelines.evaluate.metrics.edges import f1
 from pipelines.evaluate.metrics.weights import pretrained
+from pipelines.evaluate.stored import bytes_of
 from sigma_data.conditions.canny import HIGH, LOW, canny
 from sigma_data.images.decode import load
 
@@ -134,7 +135,7 @@ class DepthRmse(Metric):
 
 
 def _map(item: Item) -> bytes:
-    return item.references[item.condition - 1]
+    return bytes_of(item.references[item.condition - 1])
 
 
 def _grey(image: Image.Image) -> Pixels:

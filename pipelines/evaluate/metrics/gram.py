@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.base import Metric, chunks, image_of
 from pipelines.evaluate.metrics.weights import pretrained
+from pipelines.evaluate.stored import bytes_of
 from sigma_data.images.decode import load
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class GramDistance(Metric):
         import torch
 
         outputs = self._grams([image_of(result) for result in results])
-        styles = self._grams([result.item.references[result.item.style - 1] for result in results])
+        styles = self._grams([bytes_of(result.item.references[result.item.style - 1]) for result in results])
         norm = torch.linalg.matrix_norm
         distances = [
             norm(output - style) / norm(style) for output, style in zip(outputs, styles, strict=True)

@@ -14,6 +14,7 @@ from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.base import Floats, Metric, answer_of, image_of
 from pipelines.evaluate.metrics.embeddings import Clip, Dino
 from pipelines.evaluate.metrics.weights import brief, fetched, unusable
+from pipelines.evaluate.stored import bytes_of
 from sigma_data.images.decode import load
 from sigma_data.instruction import parse
 from sigma_data.sample import Family
@@ -95,7 +96,7 @@ class StyleLikeness(_Likeness):
         return item.style > 0
 
     def other(self, result: Result) -> bytes:
-        return result.item.references[result.item.style - 1]
+        return bytes_of(result.item.references[result.item.style - 1])
 
 
 class Exclusivity(_Likeness):
@@ -120,7 +121,7 @@ class Exclusivity(_Likeness):
         item = result.item
         number = _input(item)
         region = _region(item, number)
-        source = item.references[number - 1]
+        source = bytes_of(item.references[number - 1])
         return source if region is None else _masked(source, region)
 
 

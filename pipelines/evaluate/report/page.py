@@ -30,6 +30,7 @@ from pipelines.evaluate.item import Item, Result, Score
 from pipelines.evaluate.report.published import NOTE
 from pipelines.evaluate.report.tables import Table, definitions, figure, interval, metrics
 from pipelines.evaluate.report.thumbnails import Thumbnail, thumbnails
+from pipelines.evaluate.stored import Encoded, sha256_of
 from sigma_data.report.charts import number
 from sigma_data.report.report import parts
 from sigma_data.report.style import TARGET_COLOUR, TOKEN_COLOURS, printable
@@ -176,13 +177,13 @@ def _samples(runs: Sequence[RunScores], image_bytes: int) -> tuple[dict[str, Any
     An item is [id, family, instruction, references, answer, answer_text, a run: null or [image, text, failure, values,
     reasons]]. Families, metrics and images are numbers; -1 is no image. Equal images are kept once.
     """
-    numbers: dict[bytes, int] = {}
-    originals: list[bytes] = []
+    numbers: dict[str, int] = {}
+    originals: list[Encoded] = []
 
-    def image_number(data: bytes | None) -> int:
+    def image_number(data: Encoded | None) -> int:
         if data is None:
             return -1
-        digest = hashlib.sha256(data).digest()
+        digest = sha256_of(data)
         if digest not in numbers:
             numbers[digest] = len(originals)
             originals.append(data)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from pipelines.evaluate.stored import Encoded, bytes_of
 from sigma_data.images.decode import thumbnail
 
 LONGEST_SIDE = 256
@@ -33,7 +34,7 @@ class Thumbnail:
     missing: str = ""
 
 
-def thumbnails(images: Sequence[bytes], budget: int) -> list[Thumbnail]:
+def thumbnails(images: Sequence[Encoded], budget: int) -> list[Thumbnail]:
     """A thumbnail an image, in order, `budget` bytes together at most.
 
     One that cannot be decoded, or for which nothing is left, has no data.
@@ -50,9 +51,9 @@ def thumbnails(images: Sequence[bytes], budget: int) -> list[Thumbnail]:
     return made
 
 
-def _fit(data: bytes, share: int) -> Thumbnail:
+def _fit(original: Encoded, share: int) -> Thumbnail:
     """The best step of the ladder that weighs no more than `share`, or the last."""
-    first = thumbnail(data, LONGEST_SIDE, quality=90)  # smaller steps are made of it, so it is good
+    first = thumbnail(bytes_of(original), LONGEST_SIDE, quality=90)  # smaller steps are made of it, so it is good
     if first is None:
         return Thumbnail(None, missing="cannot be decoded")
 

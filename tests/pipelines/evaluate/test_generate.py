@@ -30,7 +30,7 @@ from sigma_model.attention_mask import dense_mask
 from sigma_model.loading import LoadedModel, load_for_inference
 from sigma_model.model import widths
 from sigma_model.sampling.generate import Request, generate_images, lay_out
-from sigma_model.sampling.settings import Order, SamplingSettings
+from sigma_model.sampling.settings import CacheMethod, Order, SamplingSettings, StepCaching
 
 FEW = Generation(batch=2, settings=SamplingSettings(steps=4))
 
@@ -92,9 +92,14 @@ def test_every_missing_batch_is_in_exactly_one_share_and_no_share_is_empty(numbe
 
 
 @pytest.mark.slow
-def test_one_and_three_shares_give_the_same_bytes(loaded: LoadedModel, items: list[Item], tmp_path: Path) -> None:
-    run(loaded, items, tmp_path / "one")
-    run(loaded, items, tmp_path / "three", world=3)
+@pytest.mark.parametrize("cache", CacheMethod)
+def test_one_and_three_shares_give_the_same_bytes(
+    loaded: LoadedModel, items: list[Item], tmp_path: Path, cache: CacheMethod
+) -> None:
+    caching = StepCaching(cache, every=2, threshold=0.3)
+    generation = replace(FEW, settings=SamplingSettings(steps=5, cache=caching))
+    run(loaded, items, tmp_path / "one", generation)
+    run(loaded, items, tmp_path / "three", generation, world=3)
     made = eval_runs.generated(tmp_path / "one")
     assert made == eval_runs.generated(tmp_path / "three")
     assert len([name for name in made if name.endswith(".png")]) == len(items)
@@ -293,7 +298,7 @@ def test_a_sample_has_the_same_segments_and_mask_in_training_and_in_evaluation(o
     for item, target in zip(asked, targets, strict=True):
         trained = one.layout(vision=vision)
         trained = trained[: 1 + next(i for i, s in enumerate(trained) if (s.kind, s.image) == (Kind.TARGET, target))]
-        request = generate_module._request(replace(item, size=sizes[target]), Generation())
+        request = generate_module.request_of(replace(item, size=sizes[target]), Generation())
         found = lay_out(request, cast(Tokenizer, tokenizer), geometry, answer=True)
         place = {data: number for number, data in enumerate((*item.references, item.answer), 1)}
         numbers = {image.number: place[image.data] for image in images if image.data in place} | {0: 0}

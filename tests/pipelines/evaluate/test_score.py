@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -64,8 +64,8 @@ class Own(Benchmark):
     answers = "image"
     metrics = (MetricInfo("own", "1", "up", "Ours."),)
 
-    def items(self) -> list[Item]:
-        return []
+    def iter_items(self) -> Iterator[Item]:
+        yield from ()
 
     def own_scores(self, results: Sequence[Result]) -> list[Score]:
         return [Score(result.item.id, "own", 1.0) for result in results]

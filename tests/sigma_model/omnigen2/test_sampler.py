@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from support import omnigen2
@@ -11,8 +14,10 @@ from sigma_model.omnigen2.flow import sampling_times
 from sigma_model.omnigen2.sampler import SamplingRequest, Step, sample
 from sigma_model.omnigen2.settings import Omnigen2Sampling, Solver, StepCacheKind
 from sigma_model.omnigen2.step_cache import teacache_polynomial
+from sigma_model.sampling.settings import CacheMethod, StepCaching
 
 MODEL = omnigen2.model()
+TAYLOR = StepCaching(CacheMethod.TAYLOR)
 
 
 def request(seed: int, *, target: tuple[int, int] = (2, 3), references: int = 0) -> SamplingRequest:
@@ -71,6 +76,38 @@ def test_caches_leave_steps_out_and_a_threshold_of_zero_none() -> None:
     assert teacache_polynomial(0.0) < 0 < teacache_polynomial(0.1)
 
 
+@pytest.mark.parametrize("scales", [(1.0, 1.0), (4.0, 1.0), (4.0, 2.0)])
+@pytest.mark.parametrize(
+    "reuse", [StepCaching(CacheMethod.TAYLOR, every=1), StepCaching(CacheMethod.TEA, threshold=0.0)]
+)
+def test_reuse_that_computes_every_step_gives_the_exact_latents(
+    reuse: StepCaching, scales: tuple[float, float]
+) -> None:
+    plain = Omnigen2Sampling(steps=4, text_scale=scales[0], image_scale=scales[1])
+    for found, expected in zip(
+        sample(MODEL, REQUESTS, replace(plain, reuse=reuse)), sample(MODEL, REQUESTS, plain), strict=True
+    ):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reuse": StepCaching(CacheMethod.TAYLOR)},
+        {"reuse": StepCaching(CacheMethod.TEA, threshold=0.5)},
+        {"guidance_threshold": 1.0},
+    ],
+)
+def test_with_reuse_each_request_decides_for_itself(changes: dict[str, Any]) -> None:
+    plain = Omnigen2Sampling(steps=9, text_scale=3.0, image_scale=2.0)
+    settings = replace(plain, **changes)
+    together = sample(MODEL, REQUESTS, settings)
+    assert not torch.equal(together[0], sample(MODEL, REQUESTS, plain)[0]), "something is left out"
+    for found, one in zip(together, REQUESTS, strict=True):
+        torch.testing.assert_close(found, sample(MODEL, [one], settings)[0], atol=1e-4, rtol=1e-4)
+
+
 def test_latents_stay_in_float32_under_weights_in_bfloat16() -> None:
     steps: list[Step] = []
     model = omnigen2.model().to(torch.bfloat16)
@@ -94,6 +131,9 @@ def test_times_end_at_one_and_small_images_are_sampled_later() -> None:
         (Omnigen2Sampling(text_scale=float("nan")), "must be numbers"),
         (Omnigen2Sampling(interval=(0.6, 0.5)), "the lower one first"),
         (Omnigen2Sampling(threshold=-1.0), "0 or more"),
+        (Omnigen2Sampling(guidance_threshold=-1.0), "0 or more"),
+        (Omnigen2Sampling(reuse=TAYLOR, cache=StepCacheKind.TEACACHE), "leave out --cache"),
+        (Omnigen2Sampling(reuse=TAYLOR, solver=Solver.HEUN), "heun computes two velocities"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: Omnigen2Sampling, words: str) -> None:
