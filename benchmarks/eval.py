@@ -173,11 +173,14 @@ def merging(
     timestep_shift: float,
     guidance: Guidance,
     group_mask: bool,
-    progress: None,
+    **others: Any,
 ) -> list[Tensor]:
-    """`sample_latents` of the sampler, request by request and branch by branch; the group mask is always on."""
+    """`sample_latents` of the sampler, request by request and branch by branch; the group mask is always on.
+
+    `others` are what is off here: no steps are left out, and nobody watches.
+    """
     assert group_mask
-    assert progress is None
+    assert others.keys() >= {"progress", "cache"}
     found = []
     for branches, x in zip(requests, noise, strict=True):
         sampler = MergingSampler(model, branches, specials, guidance=guidance)
