@@ -283,7 +283,7 @@ def write_release(path: Path, items: int) -> int:
     path.parent.mkdir(parents=True)
     words = "Put <subject>thing {} <image_1> and <subject>the other <image_2> into <background>the room <image_3>"
     random, weight = np.random.default_rng(0), 0
-    with pq.ParquetWriter(path, schema) as writer:
+    with pq.ParquetWriter(path, schema, compression="NONE", use_dictionary=False) as writer:
         for start in range(0, items, 50):
             rows = []
             for number in range(start, min(start + 50, items)):
@@ -300,13 +300,13 @@ def write_release(path: Path, items: int) -> int:
 
 def noise_picture(random: np.random.Generator) -> Image.Image:
     """A picture that cannot be compressed."""
-    return Image.fromarray(random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
+    return Image.frombytes("RGB", (SIDE, SIDE), random.bytes(SIDE * SIDE * 3))
 
 
 def encoded(picture: Image.Image) -> bytes:
     """The picture as PNG."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=1)
+    picture.save(buffer, "PNG", compress_level=0)
     return buffer.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Fit a model's TeaCache: python -m tools.fit_tea_cache MODEL BENCHMARK [--limit 24] [--least 36] [--out FILE].
+"""Fit a model's TeaCache: python -m tools.fit_tea_cache MODEL BENCHMARK [--limit 16] [--least 38] [--out FILE].
 
 Questions of a validation split (`world:CORPUS --split val`) are answered exactly, and at every step two relative L1
 changes are noted: of what the network is shown, and of the guided velocity. A polynomial of degree 4 through them by
@@ -37,7 +37,7 @@ from sigma_model.sampling.settings import CacheMethod, SamplingSettings, StepCac
 from sigma_model.sampling.tea_file import TEA_FILE
 
 DEGREE = 4
-THRESHOLDS = (0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.4)
+THRESHOLDS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
 BATCH = 8
 
 
@@ -98,8 +98,8 @@ def main() -> int:
     parser.add_argument("model")
     parser.add_argument("benchmark")
     parser.add_argument("--split", default="val")
-    parser.add_argument("--limit", type=int, default=24)
-    parser.add_argument("--least", type=float, default=36.0, help="PSNR in dB that the threshold must keep")
+    parser.add_argument("--limit", type=int, default=16)
+    parser.add_argument("--least", type=float, default=38.0, help="PSNR in dB that the threshold must keep")
     parser.add_argument("--base", help="where an OmniGen2 directory's missing parts lie")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

@@ -158,7 +158,7 @@ def _answers(loaded: LoadedModel | LoadedOmnigen2, items: Sequence[Item], genera
         elif isinstance(outcome, str):
             made[item.id] = Result(item, text=outcome)
         else:
-            made[item.id] = Result(item, image=_png(outcome))
+            made[item.id] = Result(item, image=encoded_png(outcome))
     return [made.get(item.id) or Result(item, failure=failures[item.id]) for item in items]
 
 
@@ -243,7 +243,8 @@ def _write(place: Path, made: Sequence[Result]) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _png(image: Pillow.Image) -> bytes:
+def encoded_png(image: Pillow.Image) -> bytes:
+    """An image as it is kept."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
