@@ -4,6 +4,8 @@
             thread; two arms more: its default batches, and one by one as BAGEL's release samples (three forward
             passes a step, caches merged anew in every layer). Also the most that any batch could reach: one by
             one against the batch's convolutions and matrix products alone, at the speed of a large product here
+  questions 32 questions as a user asks them: tiny-base, 50 noise levels, batches of 8 (the default) against one by one,
+            which gives the bits and takes the time of version e709f58; with `--cache taylor`, too
   scoring   the world's own scores, and general metrics that need no weights, against generating at 12 noise levels
   memory    peak memory of a whole evaluation of 500 and of 5,000 items with pictures of about 300 kB, every stage but
             the network, each in a process of its own: under 1 GB, however many items. The benchmark is a parquet file,
@@ -22,9 +24,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -43,7 +46,7 @@ from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.run import build
 from pipelines.evaluate import generate as generate_module
 from pipelines.evaluate.benchmarks import Benchmark, open_benchmark
-from pipelines.evaluate.generate import Generation, batches, generate, results
+from pipelines.evaluate.generate import Generation, batches, generate, request_of, results
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.base import Metric
 from pipelines.evaluate.metrics.registry import make_metrics
@@ -52,10 +55,11 @@ from pipelines.evaluate.stored import bytes_of
 from sigma_data.loading.batch import Specials
 from sigma_model.loading import LoadedModel, load_for_inference
 from sigma_model.model import SigmaModel
+from sigma_model.sampling.generate import generate_images
 from sigma_model.sampling.sampler import Branches, times
-from sigma_model.sampling.settings import Guidance, SamplingSettings
+from sigma_model.sampling.settings import CacheMethod, Guidance, SamplingSettings, StepCaching
 
-BATCH_AIM, SCORING_AIM = 3.0, 1.0
+BATCH_AIM, SCORING_AIM, QUESTIONS_AIM = 3.0, 1.0, 1.5
 PEAK_AIM = 1e9
 """Bytes of memory."""
 SIDE = 320
@@ -161,6 +165,32 @@ def batch(sizes: Sizes) -> bool:
     most = statistics.median(one / (alone * each) for one, each in zip(others[-1].cpu, product.cpu, strict=True))
     print(f"  {'bare arithmetic':<36}{'':>9}{alone * product.cpu_ms / 1e3:>9.2f}   so at most {most:.2f}x")
     return aim(f"one batch {BATCH_AIM:.0f} times faster than one by one", speedup(first, others[-1]) >= BATCH_AIM)
+
+
+def questions(sizes: Sizes) -> bool:
+    """Time batches of the default size, in turn with their items one by one; whether the aim is met."""
+    with world(sizes.pictures) as (_, _, items):
+        loaded = load_for_inference("tiny-base", device="cpu")
+        exact = SamplingSettings()
+        taylor = replace(exact, cache=StepCaching(CacheMethod.TAYLOR))
+        arms = {"one by one": (1, exact), "batches of 8": (8, exact), "batches of 8, taylor": (8, taylor)}
+        seconds: dict[str, list[float]] = {name: [] for name in arms}
+        requests = [request_of(item, Generation()) for item in items]
+        generate_images(loaded, requests[:2], replace(exact, steps=4))  # not measured
+        for start in range(0, len(requests), 8):
+            for name, (size, settings) in arms.items():
+                begin = time.process_time()
+                for first in range(start, min(start + 8, len(requests)), size):
+                    generate_images(loaded, requests[first : min(first + size, start + 8)], settings)
+                seconds[name].append(time.process_time() - begin)
+    print(f"questions: {len(requests)} of the world, tiny-base, {exact.steps} noise levels, one thread")
+    one = seconds["one by one"]
+    ratios = {}
+    for name, mine in seconds.items():
+        ratios[name] = statistics.median(a / b for a, b in zip(one, mine, strict=True))
+        print(f"  {name:<36}{sum(mine) / len(requests):>9.3f} CPU s a question{ratios[name]:>9.2f}x")
+    met = ratios["batches of 8"] >= QUESTIONS_AIM
+    return aim(f"batches of 8 {QUESTIONS_AIM} times as fast as one by one", met)
 
 
 def merging(
@@ -319,7 +349,12 @@ def aim(sentence: str, met: bool) -> bool:
 def main() -> int:
     """Run the sections; 1 where an aim is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sections: dict[str, Callable[[Sizes], bool]] = {"batch": batch, "scoring": scoring, "memory": memory}
+    sections: dict[str, Callable[[Sizes], bool]] = {
+        "batch": batch,
+        "questions": questions,
+        "scoring": scoring,
+        "memory": memory,
+    }
     parser.add_argument("sections", nargs="*", choices=[[], *sections], default=[], help="default: all")
     parser.add_argument("--quick", action="store_true", help="few pictures, one round: whether it runs")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
