@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import ClassVar, Literal
 
 from pipelines.evaluate.aggregate import MetricInfo
@@ -19,8 +20,7 @@ class Benchmark(ABC):
 
     `version` is that of its definitions here, `metrics` defines the numbers of `own_scores`, `skipped` says of those
     that cannot be had here why, and `main` names the main metric of each family, one of its own or a general one.
-    `split` is the part of a corpus that the questions come from, None without splits. `places` says of images that were
-    given where they lie, by their SHA-256.
+    `split` is the part of a corpus that the questions come from, None without splits.
     """
 
     name: ClassVar[str]
@@ -31,8 +31,10 @@ class Benchmark(ABC):
     skipped: Mapping[str, str] = {}
     split: str | None = None
 
-    def __init__(self) -> None:
-        self.places: dict[str, StoredBytes] = {}
+    @cached_property
+    def places(self) -> dict[str, StoredBytes]:
+        """Where images lie that were given and are parts of files, by their SHA-256."""
+        return {}
 
     @abstractmethod
     def iter_items(self) -> Iterator[Item]:

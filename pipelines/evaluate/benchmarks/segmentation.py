@@ -68,7 +68,6 @@ class SegmentationBenchmark(Benchmark):
     split: str
 
     def __init__(self, path: str, *, split: str = "test") -> None:
-        super().__init__()
         if not is_corpus(path):
             raise ConfigError(f"benchmark segmentation: {path}: no corpus; make one with sigma build-dataset")
         self.path = path

@@ -35,7 +35,6 @@ class SigmaBenchmark(Benchmark):
     }
 
     def __init__(self, path: str, *, split: str | None = None) -> None:
-        super().__init__()
         if not Path(path).exists():
             raise ConfigError(f"benchmark sigma: {path}: no such file or folder")
         if is_corpus(path):

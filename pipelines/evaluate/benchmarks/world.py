@@ -107,7 +107,6 @@ class WorldBenchmark(Benchmark):
     split: str
 
     def __init__(self, path: str, *, split: str = "test") -> None:
-        super().__init__()
         if not is_corpus(path):
             raise ConfigError(
                 f"benchmark world: {path}: no corpus; make one with sigma build-dataset world:COUNT --out {path}"

@@ -44,7 +44,6 @@ class Asked(Benchmark):
     metrics: tuple[MetricInfo, ...] = ()
 
     def __init__(self, count: int, wrap: type[bytes] = bytes) -> None:
-        super().__init__()
         self.count, self.wrap = count, wrap
 
     def iter_items(self) -> Iterator[Item]:
