@@ -36,6 +36,8 @@ from sigma_model.sampling.generate import Request
 logger = logging.getLogger(__name__)
 
 SETTINGS, RESULTS, ANSWERS = "settings.json", "results.jsonl", "answers"
+FASTER = frozenset({"sampler", "cache", "cache_every", "cache_order", "cache_threshold", "guidance_threshold"})
+"""Settings that older folders do not have, and that are recorded where they are in use."""
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -104,6 +106,9 @@ def run_batch(config: BatchConfig) -> dict[str, Any]:
     settings = config.model_dump(
         mode="json", exclude={"source", "out", "model", "base", "adapter", "nproc", "start", "limit"}
     )
+    settings = {name: value for name, value in settings.items() if name not in FASTER or value != _usual(name)}
+    if config.cached:
+        settings["cache_used"] = json.loads(json.dumps(config.caching.recorded))  # with what was fitted for the model
     settings |= {"weights": facts.digest, "source": str(config.source)}
     out = config.out
     if out.exists() and not out.is_dir():
@@ -137,6 +142,11 @@ def run_batch(config: BatchConfig) -> dict[str, Any]:
         "sheet": str(sheet),
         "trained": facts.trained,
     }
+
+
+def _usual(name: str) -> Any:
+    """A setting's default, as JSON has it."""
+    return BatchConfig.model_fields[name].get_default()
 
 
 def batch_summary(result: dict[str, Any]) -> str:
