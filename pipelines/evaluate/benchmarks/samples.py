@@ -32,7 +32,7 @@ def corpus_samples(path: str, split: str, places: dict[str, StoredBytes] | None 
         raise ConfigError(f"{path}: has no sample in the split {split!r}; splits with samples: {there}")
     for row in rows.iter_rows(named=True):
         sample = corpus.sample(row)
-        if places is not None:
+        if places is not None and corpus.uri is None:
             shard = str(corpus.path / row["shard"])
             for one in row["images"]:
                 places[one["sha256"]] = StoredBytes(shard, one["offset"], one["size"], one["sha256"])
