@@ -120,7 +120,7 @@ def main() -> int:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--model", default="tiny-base")
     parser.add_argument("--base")
-    parser.add_argument("--questions", type=int, default=96)
+    parser.add_argument("--questions", type=int, default=64)
     options = parser.parse_args()
     torch.set_num_threads(1)
     benchmark = open_benchmark(f"world:{options.corpus}", split="test")
