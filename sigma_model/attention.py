@@ -166,6 +166,24 @@ class FullAttention:
         return out
 
 
+class MaskedAttention:
+    """Attention inside each of several sequences under a mask [n, n] of its own, or None: all see all."""
+
+    def __init__(self, lengths: Sequence[int], masks: Sequence[Tensor | None]) -> None:
+        self._lengths = list(lengths)
+        self._masks = [None if mask is None else mask[None, None] for mask in masks]
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend; returns the shape of q."""
+        out = []
+        parts = (x.split(self._lengths) for x in (q, k, v))
+        for mask, *mine in zip(self._masks, *parts, strict=True):
+            queries, keys, values = (x.transpose(0, 1)[None] for x in mine)
+            found = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=True)
+            out.append(found[0].transpose(0, 1))
+        return torch.cat(out)
+
+
 def spans_of(lengths: Sequence[int]) -> list[tuple[int, int]]:
     """[first, last) of sequences of these lengths, one behind another."""
     ends = list(accumulate(lengths))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from sigma_data.errors import ConfigError
-from sigma_data.sequence.layout import Geometry
+from sigma_data.planning.plan import PlanSettings, SampleRandomness
+from sigma_data.sample import Turn
+from sigma_data.sequence.layout import Geometry, Piece, outline
 from sigma_data.sequence.tokenizer import TOKENIZER_FILES, Tokenizer
 from sigma_model.checkpoint_io import init_model, load_model
 from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, preset_directory, weight_files
@@ -67,6 +69,14 @@ class ModelDescription:
     config: ModelConfig
     tokenizer: Tokenizer
     geometry: Geometry
+
+    def outline(self, turns: Sequence[Turn], images: Collection[int]) -> Iterator[Piece]:
+        """The content of a sample in order."""
+        return outline(turns, images)
+
+    def recipe(self, settings: PlanSettings) -> SampleRandomness:
+        """The random choices of samples."""
+        return SampleRandomness(settings.seed, settings.dropout)
 
 
 def describe_model(

@@ -24,7 +24,7 @@ def export(
         ),
     ] = None,
     adapter: Annotated[
-        bool, typer.Option("--adapter", help="Only the LoRA adapters, for peft; otherwise they are merged.")
+        bool, typer.Option("--adapter", help="Only the LoRA adapters, as a file; otherwise they are merged.")
     ] = False,
     released_names: Annotated[
         bool,
@@ -33,6 +33,9 @@ def export(
     dtype: Annotated[
         DType, typer.Option(help="Type of the weights; auto is that of the weights the run started from.")
     ] = DType.AUTO,
+    layout: Annotated[
+        str, typer.Option(help="Of an OmniGen2: `released`, a whole model, or `sgt-gen2`, what was trained alone.")
+    ] = "released",
     settings: Annotated[
         list[str] | None,
         typer.Argument(help="model.path=DIR or model.base=DIR, if the run's base has moved.", show_default=False),
@@ -43,9 +46,12 @@ def export(
     In the released layout, for `sigma generate --model` and `sigma eval --model`.
     """
     from pipelines.train.export import export_run
+    from pipelines.train.omnigen2.export import Layout
 
+    if layout not in list(Layout):
+        raise typer.BadParameter(f"{layout!r}: choose one of {', '.join(Layout)}", param_hint="--layout")
     made = export_run(
         run, out, step=step, ema=ema, adapter=adapter, released_names=released_names, dtype=dtype,
-        overrides=tuple(settings or ()),
+        layout=Layout(layout), overrides=tuple(settings or ()),
     )  # fmt: skip
     print_result(f"{made}\n")

@@ -62,15 +62,11 @@ def look_config(config: TrainConfig, memories: Sequence[int], available: int) ->
 
 def _model(config: TrainConfig) -> list[Finding]:
     """What is wrong with the model's files; nothing where they fit."""
-    from pipelines.train.estimate.dry_run import check_weights
-    from pipelines.train.preflight import check_autoencoder
-    from pipelines.train.start_description import start_description, training_config
+    from pipelines.train.estimate.dry_run import look_at_model
+    from pipelines.train.start_description import start_description
 
     try:
-        description = start_description(config)
-        shape = training_config(description.config, config)
-        check_autoencoder(description, shape)
-        check_weights(config, description, shape)
+        look_at_model(config, start_description(config))
     except SigmaError as error:
         return [fail("model", str(error), "get the model's files whole, or set model.path")]
     return []

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import Field
 
 from pipelines.common.settings import load_settings
-from pipelines.train.config import ModelSettings
+from pipelines.train.config import ModelSettings, Omnigen2Settings
 from sigma_data.errors import ConfigError
 from sigma_data.loading.loader import LoaderSettings
 from sigma_data.planning.plan import PlanSettings
@@ -21,6 +21,7 @@ class PlanConfig(StrictModel, extra="ignore"):
 
     accumulate: int = Field(1, ge=1)
     model: ModelSettings = ModelSettings()
+    omnigen2: Omnigen2Settings = Omnigen2Settings()
     loader: LoaderSettings = LoaderSettings()
     data: PlanSettings
 

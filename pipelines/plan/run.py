@@ -9,9 +9,9 @@ import numpy as np
 
 from pipelines.common.planner import open_planner
 from pipelines.plan.config import PlanConfig
+from pipelines.train.start_description import describe
 from sigma_data.planning.plan import Planner
 from sigma_data.sample import Family
-from sigma_model.loading import describe_model
 
 
 def run_plan(config: PlanConfig, *, ranks: int = 1, epochs: int = 1) -> dict[str, Any]:
@@ -20,9 +20,7 @@ def run_plan(config: PlanConfig, *, ranks: int = 1, epochs: int = 1) -> dict[str
     Of the model only configuration and tokenizer are read. Raises ConfigError, CorpusError.
     """
     model = config.model
-    description = describe_model(
-        model.path, base=model.base, vision=model.vision, max_latent_size=model.max_latent_size
-    )
+    description = describe(model.path, model, config.omnigen2)
     start = time.perf_counter()
     planner = open_planner(config.data, description, cache=config.loader.cache)
     opened = time.perf_counter() - start

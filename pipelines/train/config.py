@@ -10,6 +10,8 @@ from sigma_data.loading.loader import LoaderSettings
 from sigma_data.planning.plan import PlanSettings
 from sigma_data.settings_base import StrictModel
 from sigma_data.storage.path_settings import LocalPath, ModelPath
+from sigma_model.omnigen2.prompts import TRAINING_TOKENS, Route
+from sigma_model.omnigen2.settings import TimeShift
 from sigma_model.sampling.settings import Guidance
 
 START = "start"
@@ -24,8 +26,8 @@ class ModelSettings(StrictModel):
     """Where the run starts from."""
 
     path: ModelPath = "tiny"
-    """A directory in the released layout (BAGEL's, SIGMA's), or a preset: `tiny-base` has pretrained weights, others
-    start from random ones."""
+    """A directory in the released layout (BAGEL's, SIGMA's, OmniGen2's, SGT-Gen2's), or a preset: `tiny-base` has
+    pretrained weights, others (`tiny`, `omnigen2-tiny`) start from random ones."""
     from_run: ModelPath | None = None
     """Start from the weights of another run, instead of `path`: its folder, or FOLDER@STEP for an older checkpoint.
     Optimiser, schedule and data begin anew. It is exported to OUT/start first, and may be removed afterwards."""
@@ -109,6 +111,31 @@ class LossSettings(StrictModel):
     """Weight a text's tokens by length^-1/2, as BAGEL does."""
     timestep_shift: float = Field(1.0, gt=0, allow_inf_nan=False)
     """Above 1 more noise levels are drawn near pure noise."""
+
+
+class Omnigen2Settings(StrictModel):
+    """What OmniGen2 alone has; another model must have all of it as it is by default.
+
+    Its dropout is `data.dropout.text`, how often a prompt is left out, and `data.dropout.latent`, how often a sample
+    without its prompt loses all references, too.
+    """
+
+    route: Route = Route.VAE
+    """Where references go: `vae` (latents to the transformer, OmniGen2's training), `mllm` (to the language model,
+    whose states at image tokens are kept: SGT's), `both` (the states at image tokens left out: OmniGen2's chat)."""
+    train_mllm: bool = False
+    """Train the language model with the transformer, as SGT does; it is needed to learn answers in words."""
+    time_shift: TimeShift = TimeShift.V1
+    """How a target's size moves times towards noise; v1 is OmniGen2's training, v2 that of its sampler."""
+    static_shift: bool = False
+    """Move the times of all targets as those of 4,096 tokens."""
+    max_pixels: int = Field(1_048_576, ge=1024)
+    """Of a target, and of one or two references; of three references 9/16 of it each, of four or five a quarter."""
+    text_tokens: int = Field(TRAINING_TOKENS, ge=64)
+    """Of a prompt in its template, images not counted; longer ones are cut."""
+    attribute_tokens: bool = False
+    """Keep attribute tokens in prompts, as tokens of the language model's vocabulary (the release leaves them out);
+    their rows are trained. With `model.group_mask` each sees its own reference alone among the latents."""
 
 
 class FreezeSettings(StrictModel):
@@ -233,6 +260,7 @@ class TrainConfig(StrictModel):
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     loss: LossSettings = LossSettings()
+    omnigen2: Omnigen2Settings = Omnigen2Settings()
     freeze: FreezeSettings = FreezeSettings()
     lora: LoraSettings | None = None
     ema: EmaSettings | None = EmaSettings()

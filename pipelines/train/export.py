@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from pipelines.common.settings import load_settings
 from pipelines.train.attribute_tokens import attribute_ids_in_order, choose_trainable
@@ -20,9 +21,12 @@ from pipelines.train.checkpoint import CHECKPOINTS, Checkpointer
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.lora import merge_lora, save_adapter
+from pipelines.train.omnigen2 import export as omnigen2
+from pipelines.train.omnigen2.description import Omnigen2Description
+from pipelines.train.omnigen2.export import Layout
 from pipelines.train.origin import origin_of
 from pipelines.train.settings_history import CONFIG
-from pipelines.train.start_description import located, start_description, training_config
+from pipelines.train.start_description import Description, located, start_description, training_config
 from pipelines.train.token_rows import merge_token_rows
 from sigma_data.errors import ConfigError
 from sigma_data.sequence.tokenizer_files import write_tokenizer
@@ -31,6 +35,7 @@ from sigma_model.checkpoint_io import DTYPES, Checkpoint, export_model, init_mod
 from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, find_file, weight_files
 from sigma_model.loading import DType, ModelDescription
 from sigma_model.model import SigmaModel
+from sigma_model.omnigen2.files import PRESETS as OMNIGEN2_PRESETS
 from sigma_model.run_directory import run_of
 
 _AVERAGES, _RAW = WEIGHT_FILES
@@ -45,6 +50,7 @@ def export_run(
     adapter: bool = False,
     released_names: bool = False,
     dtype: DType = DType.AUTO,
+    layout: Layout = Layout.RELEASED,
     overrides: Sequence[str] = (),
 ) -> Path:
     """Export the checkpoint of `step`, or the newest one, of the run in folder `run`; returns `out`.
@@ -53,9 +59,10 @@ def export_run(
     averages, if the run keeps them. LoRA is merged into them, and the attribute tokens' own rows into the embeddings.
     `adapter` writes the LoRA adapter alone, and these rows, for peft, under our names or released ones. `dtype` auto
     is that of the weights the run started from, or float32 where it started from none; an adapter's stays as it is.
-    `overrides` are model.path=DIR and model.base=DIR, where the run's base has moved. Every number is rounded once, but
-    those of layers with LoRA twice where `dtype` is narrower than what the run started from. `out` appears by rename,
-    whole. Memory: one copy of the model, and its largest tensor twice.
+    `layout` is for OmniGen2, whose adapter is the LoRA file of diffusers. `overrides` are model.path=DIR and
+    model.base=DIR, where the run's base has moved. Every number is rounded once, but those of layers with LoRA twice
+    where `dtype` is narrower than what the run started from. `out` appears by rename, whole. Memory: one copy of the
+    model, and its largest tensor twice.
 
     Raises ConfigError where the run has no such checkpoint, averages or LoRA, or something lies at `out`, and
     BuildError where `out` cannot be written.
@@ -77,33 +84,85 @@ def export_run(
         raise ConfigError(f"--out {out}: is there already: choose another folder")
 
     description = _base(config, run)
-    vae = find_file(VAE_FILE, *description.places)
-    if not vae.is_file():
-        raise ConfigError(f"{vae}: is not there any more, and belongs to the export: put it back")
-    started = _started_type(description)
     asked = None if dtype is DType.AUTO else dtype.torch
-    written = asked or started
-    model = _starting(config, description, max(started, written, key=lambda kind: kind.itemsize))
-    _load_trained(model, checkpointer, chosen, config, description, ema=ema)
-
+    if isinstance(description, Omnigen2Description):
+        write = _omnigen2(config, description, checkpointer, chosen, ema, adapter, released_names, asked, layout)
+    else:
+        write = _bagel(config, description, checkpointer, chosen, ema, adapter, released_names, asked, layout)
     temporary = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
-        if adapter:
-            save_adapter(model, temporary, base=config.start, dtype=asked, released=released_names)
-        else:
-            merge_lora(model)
-            merge_token_rows(model)
-            model.config = model.config.with_rows(description.tokenizer.attribute_ids)
-            export_model(model, temporary, dtype=written, name=_AVERAGES if ema else _RAW)
-            shutil.copyfile(vae, temporary / vae.name)
-            write_tokenizer(description.words, temporary, description.tokenizer)
+        write(temporary)
         temporary.rename(out)
     except OSError as error:
         raise disk_error(error, out) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return out
+
+
+def _bagel(
+    config: TrainConfig,
+    description: ModelDescription,
+    checkpointer: Checkpointer,
+    step: int,
+    ema: bool,
+    adapter: bool,
+    released_names: bool,
+    asked: torch.dtype | None,
+    layout: Layout,
+) -> Callable[[Path], None]:
+    """What writes a model of BAGEL's kind into a folder. Raises ConfigError."""
+    if layout is not Layout.RELEASED:
+        raise ConfigError(f"--layout {layout} is for OmniGen2: leave it out")
+    vae = find_file(VAE_FILE, *description.places)
+    if not vae.is_file():
+        raise ConfigError(f"{vae}: is not there any more, and belongs to the export: put it back")
+    started = _started_type(description)
+    written = asked or started
+    model = _starting(config, description, max(started, written, key=lambda kind: kind.itemsize))
+    _load_trained(model, checkpointer, step, config, description, ema=ema)
+
+    def write(folder: Path) -> None:
+        if adapter:
+            save_adapter(model, folder, base=config.start, dtype=asked, released=released_names)
+            return
+        merge_lora(model)
+        merge_token_rows(model)
+        model.config = model.config.with_rows(description.tokenizer.attribute_ids)
+        export_model(model, folder, dtype=written, name=_AVERAGES if ema else _RAW)
+        shutil.copyfile(vae, folder / vae.name)
+        write_tokenizer(description.words, folder, description.tokenizer)
+
+    return write
+
+
+def _omnigen2(
+    config: TrainConfig,
+    description: Omnigen2Description,
+    checkpointer: Checkpointer,
+    step: int,
+    ema: bool,
+    adapter: bool,
+    released_names: bool,
+    asked: torch.dtype | None,
+    layout: Layout,
+) -> Callable[[Path], None]:
+    """What writes an OmniGen2 into a folder. Raises ConfigError."""
+    if released_names:
+        raise ConfigError("--released-names is for BAGEL: OmniGen2's LoRA file has one kind of names")
+    started = omnigen2.started_type(description)
+    written = asked or started
+    model = omnigen2.starting(config, description, max(started, written, key=lambda kind: kind.itemsize))
+    _load_trained(model, checkpointer, step, config, description, ema=ema)
+
+    def write(folder: Path) -> None:
+        if adapter:
+            omnigen2.write_adapter(model, folder, dtype=asked)
+        else:
+            omnigen2.write_model(model, config, description, folder, dtype=written, layout=layout)
+
+    return write
 
 
 def _settings_of(run: Path) -> Path:
@@ -123,12 +182,16 @@ def _moved(overrides: Sequence[str]) -> Sequence[str]:
     return overrides
 
 
-def _base(config: TrainConfig, run: Path) -> ModelDescription:
+def _base(config: TrainConfig, run: Path) -> Description:
     """What the run started from. Raises ConfigError where it is not there any more."""
     try:
         return start_description(config.model_copy(update={"model": config.model.model_copy(update={"vision": True})}))
     except ConfigError as error:
-        if config.model.path in PRESETS or Path(config.start).is_dir() or config.model.from_run is not None:
+        if (
+            config.model.path in (*PRESETS, *OMNIGEN2_PRESETS)
+            or Path(config.start).is_dir()
+            or config.model.from_run is not None
+        ):
             raise
         raise ConfigError(
             f"{error}: the run {run} started from there; where it lies elsewhere now, add model.path=DIR"
@@ -155,11 +218,11 @@ def _starting(config: TrainConfig, description: ModelDescription, dtype: torch.d
 
 
 def _load_trained(
-    model: SigmaModel,
+    model: nn.Module,
     checkpointer: Checkpointer,
     step: int,
     config: TrainConfig,
-    description: ModelDescription,
+    description: Description,
     *,
     ema: bool,
 ) -> None:

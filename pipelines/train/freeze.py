@@ -6,7 +6,7 @@ A pattern is searched for in our name of a parameter and in its released name, s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pipelines.train.config import FreezeSettings
 from sigma_data.errors import ConfigError
@@ -37,16 +37,20 @@ def matching(parameters: Iterable[str], pattern: str, *, setting: str, suffix: s
     `setting` is where the user wrote the pattern. Raises ConfigError where it is not a regular expression or
     is found in none.
     """
+    known = {name: (name.removesuffix(suffix), released_name(name).removesuffix(suffix)) for name in parameters}
+    return _matching(known, pattern, setting, "backbone.layers.0.gen.q")
+
+
+def matching_names(parameters: Iterable[str], pattern: str, *, setting: str, example: str) -> list[str]:
+    """The same for names that have no others; `example` is one of them."""
+    return _matching({name: (name,) for name in parameters}, pattern, setting, example)
+
+
+def _matching(known: Mapping[str, Iterable[str]], pattern: str, setting: str, example: str) -> list[str]:
     try:
-        found = [
-            name
-            for name in parameters
-            if any(re.search(pattern, known.removesuffix(suffix)) for known in (name, released_name(name)))
-        ]
+        found = [name for name, spellings in known.items() if any(re.search(pattern, one) for one in spellings)]
     except re.error as error:
         raise ConfigError(f"{setting}: {pattern!r} is not a regular expression ({error})") from None
     if not found:
-        raise ConfigError(
-            f"{setting}: {pattern!r} matches nothing in the model; names are e.g. backbone.layers.0.gen.q"
-        )
+        raise ConfigError(f"{setting}: {pattern!r} matches nothing in the model; names are e.g. {example}")
     return found

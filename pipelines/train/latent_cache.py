@@ -6,11 +6,14 @@ They are kept in the memory of the CPU, like images when they are read: a lookup
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, TypeVar, cast
 
 from torch import Tensor
 
-from sigma_data.loading.batch import ImageKey, PackedBatch
+from sigma_data.loading.batch import Batch, ImageKey
 from sigma_model.vae import Vae
+
+AnyBatch = TypeVar("AnyBatch", bound=Batch)
 
 
 class LatentCache:
@@ -20,7 +23,7 @@ class LatentCache:
         self._vae, self._room = vae, limit
         self._known: dict[ImageKey, Tensor] = {}
 
-    def encoded(self, batch: PackedBatch) -> PackedBatch:
+    def encoded(self, batch: AnyBatch) -> AnyBatch:
         """A batch on the CPU with latents in place of its images, as the VAE gives them, on the CPU too."""
         if not batch.images:
             return batch
@@ -35,4 +38,4 @@ class LatentCache:
             if latent.nbytes <= self._room:
                 self._known[key] = latent
                 self._room -= latent.nbytes
-        return replace(batch, images=(), known_latents=latents)
+        return cast(AnyBatch, replace(cast(Any, batch), images=(), known_latents=latents))

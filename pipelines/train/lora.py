@@ -72,8 +72,8 @@ def init_lora(model: nn.Module, *, seed: int) -> None:
         digest = hashlib.sha256(f"{seed}/{path}.lora_A".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
         drawn = torch.rand(layer.lora_A.weight.shape, generator=generator).mul_(2).sub_(1)
-        _fill(layer.lora_A.weight, drawn / math.sqrt(layer.in_features))
-        _fill(layer.lora_B.weight, torch.zeros(layer.lora_B.weight.shape))
+        fill_parameter(layer.lora_A.weight, drawn / math.sqrt(layer.in_features))
+        fill_parameter(layer.lora_B.weight, torch.zeros(layer.lora_B.weight.shape))
 
 
 def is_lora(name: str) -> bool:
@@ -150,7 +150,7 @@ def _not_frozen(found: list[str], trainable: list[str], pattern: str) -> set[str
 
 
 @torch.no_grad()
-def _fill(parameter: Tensor, whole: Tensor) -> None:
+def fill_parameter(parameter: Tensor, whole: Tensor) -> None:
     """Copy a whole tensor into a parameter; into this rank's part where it is sharded."""
     if isinstance(parameter, DTensor):
         whole = whole.to(parameter.device)

@@ -86,6 +86,31 @@ class LossTable:
                 )
                 self.table[_BY_ATTRIBUTE:] += self._speaks_of(batch, len(families), attribute_ids).T @ by_sample
 
+    @torch.no_grad()
+    def add_sums(
+        self,
+        kind: str,
+        pairs: Tensor,
+        families: Sequence[Family],
+        *,
+        levels: Tensor | None = None,
+        attributes: Sequence[Collection[str]] = (),
+    ) -> None:
+        """Count sums and counts [n, 2] of n samples in, whose loss is `image` or `text`.
+
+        `levels` [n] are noise levels, 1 is noise; `attributes` the attribute tokens of each.
+        """
+        pairs = pairs.to(self.table)
+        self.table[["image", "text"].index(kind)] += pairs.sum(0)
+        of = torch.tensor([_FAMILIES.index(family) for family in families], dtype=torch.long, device=pairs.device)
+        self.table.index_add_(0, _BY_FAMILY[kind] + of, pairs)
+        if levels is not None:
+            bins = (levels.to(pairs.device) * BINS).long().clamp(0, BINS - 1)
+            self.table.index_add_(0, _BY_LEVEL + bins, pairs)
+        for pair, names in zip(pairs, attributes, strict=False):
+            for name in names:
+                self.table[_BY_ATTRIBUTE + ATTRIBUTES.index(name)] += pair
+
     @staticmethod
     def _token_levels(batch: PackedBatch, out: Output) -> Tensor:
         """[M_t] noise level of each target token."""

@@ -104,7 +104,7 @@ def _hidden(model: nn.Module) -> set[Tensor]:
     return {
         module.weight
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.startswith("backbone.layers.")
+        if isinstance(module, nn.Linear) and name.startswith(("backbone.layers.", "transformer.layers."))
     }
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 
 from pipelines.train.config import TrainConfig
+from pipelines.train.omnigen2.description import Omnigen2Description
 from sigma_data.errors import ConfigError
 from sigma_data.planning.settings_diff import shown
 from sigma_model.config import weight_files
@@ -16,16 +17,21 @@ _SINCE = frozenset({"optimizer.kind", "ema", "model.master"})
 """Parts of an origin that checkpoints of older versions do not have."""
 
 
-def origin_of(config: TrainConfig, description: ModelDescription) -> dict[str, str]:
+def origin_of(config: TrainConfig, description: ModelDescription | Omnigen2Description) -> dict[str, str]:
     """What a run is built on and its checkpoints do not hold, in a few words each."""
     digest = hashlib.sha256()
-    for path in weight_files(description.directory):
+    omnigen2 = isinstance(description, Omnigen2Description)
+    if isinstance(description, Omnigen2Description):
+        files = description.weight_files()
+    else:
+        files = weight_files(description.directory)
+    for path in files:
         with path.open("rb") as file:
             head = file.read(2**20)  # names, shapes and places of all tensors, and the first numbers
             size = file.seek(0, 2)
             file.seek(max(0, size - 2**20))
             digest.update(f"{path.name} {size} ".encode() + head + file.read())
-    weights = digest.hexdigest()[:16] if weight_files(description.directory) else f"random, seed {config.model.seed}"
+    weights = digest.hexdigest()[:16] if files else f"random, seed {config.model.seed}"
     return {
         "model.path": weights,
         "model.vision": str(config.model.vision),
@@ -37,6 +43,7 @@ def origin_of(config: TrainConfig, description: ModelDescription) -> dict[str, s
         "ema": "kept" if config.ema is not None else "none",
         "model.master": config.model.master,
         **({"model.quantize": config.model.quantize} if config.model.quantize is not None else {}),
+        **({"omnigen2": config.omnigen2.model_dump_json()} if omnigen2 else {}),
     }
 
 

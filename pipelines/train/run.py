@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pipelines.common.planner import open_planner
 from pipelines.train.attribute_tokens import (
@@ -23,6 +25,8 @@ from pipelines.train.attribute_tokens import (
     start_rows,
     start_rows_similarity,
 )
+from pipelines.train.backbone import Backbone
+from pipelines.train.bagel_backbone import BagelBackbone
 from pipelines.train.checkpoint import CHECKPOINTS, Checkpointer
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.materialize import init_weights_sharded, load_weights_sharded, write_rows
@@ -33,15 +37,19 @@ from pipelines.train.ema import Ema
 from pipelines.train.estimate.flops import parameters_of
 from pipelines.train.latent_cache import LatentCache
 from pipelines.train.lora import init_lora
+from pipelines.train.omnigen2.build import build_backbone, dataset_of
+from pipelines.train.omnigen2.description import Omnigen2Description
+from pipelines.train.omnigen2.settings_checks import check_learns, check_run, unlikely
 from pipelines.train.optimizer import Optimizers, make_optimizer
 from pipelines.train.origin import check_origin, origin_of
 from pipelines.train.preflight import check_autoencoder, check_optimizer, check_out, check_shards, has_weights
 from pipelines.train.qlora import detach_weights, quantize_weights, weight_reader
 from pipelines.train.settings_checks import check_projection, check_quantized, check_trainable, model_warnings
-from pipelines.train.start_description import start_description, training_config
+from pipelines.train.start_description import Description, start_description, training_config
 from pipelines.train.token_rows import TokenRows, rows_trainable
 from pipelines.train.validation import ValidationSet, validation_planner
-from sigma_data.loading.loader import START, Loader, PackDataset, Position, check_state
+from sigma_data.loading.loader import START, Loader, Position, check_state
+from sigma_data.loading.pack_dataset import PackDataset, PackReader
 from sigma_data.planning.plan import Planner
 from sigma_data.storage.files import disk_error
 from sigma_model.config import VAE_FILE, ModelConfig, find_file, weight_files
@@ -63,11 +71,11 @@ class TrainingRun:
 
     config: TrainConfig
     group: ProcessGroup
-    parts: LoadedModel
+    parts: Backbone
     optimizer: Optimizers
     ema: Ema | None
     planner: Planner
-    dataset: PackDataset
+    dataset: PackReader
     validation: ValidationSet | None
     checkpointer: Checkpointer
     position: Position = START
@@ -157,83 +165,129 @@ class TrainingRun:
         return self.step + max(0, math.ceil(left / (self.group.size * self.config.accumulate)))
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """What a kind of model brings to a run."""
+
+    dataset: Callable[[Planner], PackReader]
+    build: Callable[[], Backbone]
+    tokens: Callable[[nn.Module], RowSimilarity | None]
+    warnings: Sequence[str]
+
+
 def make_run(config: TrainConfig, group: ProcessGroup) -> TrainingRun:
     """Put a run together and resume it from its checkpoint, if any. Raises SigmaError for what does not fit."""
     description = on_all_ranks(group, lambda: _checked_description(config, group))
-    shape, tokenizer = training_config(description.config, config), description.tokenizer
-    trained = has_weights(config, description)
     planner = rank0_first(group, lambda: open_planner(config.data, description, cache=config.loader.cache))
     on_all_ranks(group, lambda: [check_shards(index) for index in planner.indexes] if group.rank == 0 else [])
     origin = origin_of(config, description)
     if group.store is not None:
         facts = {**origin, **read_facts(description, planner)}
         compare(group.store, rank=group.rank, size=group.size, stage="files", facts=facts)
-    parameters = parameters_of(shape, config.freeze, config.lora)
-    trainable = parameters.trainable
-    check_quantized(config, trainable)
-    check_trainable(config, trainable, planner.kinds())
-    check_projection(config, trainable, released=description.config.attribute_projection)
+    if isinstance(description, Omnigen2Description):
+        kind = _omnigen2(config, description, planner, group)
+    else:
+        kind = _bagel(config, description, planner, group)
     held, note = validation_planner(config, planner)
     if config.validation.every and note and group.rank == 0:
         logger.warning("train: validation: %s: set validation.split, or validation.every=0", note)
-    datasets = [
-        PackDataset(
-            one.indexes, one.recipe, tokenizer, description.geometry, widths(shape), cache=config.loader.shard_cache()
-        )
-        for one in (planner, held)
-        if one is not None
-    ]
-    validation = None if held is None else ValidationSet(config, group, held, datasets[-1])
-    vae = Vae.load(find_file(VAE_FILE, *description.places), shape.vae, device=group.device)
+    dataset = kind.dataset(planner)
+    validation = None if held is None else ValidationSet(config, group, held, kind.dataset(held))
+    parts = kind.build()
     if config.loader.latent_cache and config.loader.workers and group.device.type == "cpu":
         # A step takes as long as it trains: images are encoded beside it, to the same bits, for each is by itself.
-        datasets[0].encode = LatentCache(vae, config.loader.latent_cache // config.loader.workers).encoded
-    model = build_model(config, description, shape, group)
-    parts = LoadedModel(description.directory.name, model, vae, tokenizer, description.geometry, trained=trained)
-    ema = Ema(model.named_parameters(), config.ema.decay) if config.ema is not None else None
+        dataset.encode = LatentCache(parts.vae, config.loader.latent_cache // config.loader.workers).encoded
+    ema = Ema(parts.model.named_parameters(), config.ema.decay) if config.ema is not None else None
     run = TrainingRun(
         config=config,
         group=group,
         parts=parts,
-        optimizer=make_optimizer(model, config.optimizer),
+        optimizer=make_optimizer(parts.model, config.optimizer),
         ema=ema,
         planner=planner,
-        dataset=datasets[0],
+        dataset=dataset,
         validation=validation,
         checkpointer=Checkpointer(config.out / CHECKPOINTS, group, config.checkpoint),
         origin=origin,
-        tokens=start_rows_similarity(config, description.directory, shape, tokenizer, trainable=rows_trainable(model)),
-        warnings=model_warnings(config, parameters, trained=trained),
+        tokens=kind.tokens(parts.model),
+        warnings=kind.warnings,
     )
     run.resume()
     return run
 
 
-def _checked_description(config: TrainConfig, group: ProcessGroup) -> ModelDescription:
+def _bagel(config: TrainConfig, description: ModelDescription, planner: Planner, group: ProcessGroup) -> _Kind:
+    """BAGEL's kind. Raises ConfigError for settings and data that do not go together."""
+    shape, tokenizer = training_config(description.config, config), description.tokenizer
+    trained = has_weights(config, description)
+    parameters = parameters_of(shape, config.freeze, config.lora)
+    check_quantized(config, parameters.trainable)
+    check_trainable(config, parameters.trainable, planner.kinds())
+    check_projection(config, parameters.trainable, released=description.config.attribute_projection)
+
+    def dataset(one: Planner) -> PackReader:
+        cache = config.loader.shard_cache()
+        return PackDataset(one.indexes, one.recipe, tokenizer, description.geometry, widths(shape), cache=cache)
+
+    def build() -> Backbone:
+        vae = Vae.load(find_file(VAE_FILE, *description.places), shape.vae, device=group.device)
+        model = build_model(config, description, shape, group)
+        name = description.directory.name
+        return BagelBackbone(config, LoadedModel(name, model, vae, tokenizer, description.geometry, trained=trained))
+
+    def tokens(model: nn.Module) -> RowSimilarity | None:
+        assert isinstance(model, SigmaModel)
+        return start_rows_similarity(config, description.directory, shape, tokenizer, trainable=rows_trainable(model))
+
+    return _Kind(dataset, build, tokens, model_warnings(config, parameters, trained=trained))
+
+
+def _omnigen2(config: TrainConfig, description: Omnigen2Description, planner: Planner, group: ProcessGroup) -> _Kind:
+    """OmniGen2. Raises ConfigError as `_bagel` does."""
+    check_learns(config, planner.kinds())
+    return _Kind(
+        dataset=lambda one: dataset_of(config, description, one),
+        build=lambda: build_backbone(config, description, group, dtype=compute_dtype(config, group.device)),
+        tokens=lambda _model: None,
+        warnings=unlikely(config, trained=description.trained),
+    )
+
+
+def _checked_description(config: TrainConfig, group: ProcessGroup) -> Description:
     """The model's description, once all that can be seen without its weights has been looked at."""
     description = start_description(config)
     check_out(config.out)
     check_optimizer(config, group.size)
+    if isinstance(description, Omnigen2Description):
+        check_run(config)
+        return description
     has_weights(config, description)
     check_autoencoder(description, training_config(description.config, config))
     return description
 
 
-def read_facts(description: ModelDescription, planner: Planner) -> dict[str, str]:
+def read_facts(description: Description, planner: Planner) -> dict[str, str]:
     """What a rank has read besides the weights, to be compared with the others: model files, corpora, packs."""
     digest = hashlib.sha256()
     plan = planner.plan(0)
     for array in (plan.draws.corpus, plan.draws.row, plan.draws.round, plan.lengths, plan.fills):
         digest.update(array.tobytes())
-    with find_file(VAE_FILE, *description.places).open("rb") as file:
-        vae = hashlib.file_digest(file, "sha256").hexdigest()
+    if isinstance(description, Omnigen2Description):
+        vae_files = sorted(description.files.need("vae").glob("*.safetensors"))
+    else:
+        vae_files = [find_file(VAE_FILE, *description.places)]
     return {
         "the model's configuration": hashlib.sha256(description.config.model_dump_json().encode()).hexdigest()[:12],
         "the tokenizer": description.tokenizer.digest[:12],
-        "the VAE": vae[:12],
+        "the VAE": " ".join(_file_digest(path) for path in vae_files),
         **{f"corpus {number}": f"of manifest {index.digest[:12]}" for number, index in enumerate(planner.indexes, 1)},
         "the plan of the packs": digest.hexdigest()[:12],
     }
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def build_model(

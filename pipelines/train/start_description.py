@@ -6,7 +6,9 @@ from pathlib import Path
 
 from pipelines.common.settings import load_settings
 from pipelines.train.checkpoint import complete_step
-from pipelines.train.config import START, TrainConfig
+from pipelines.train.config import START, ModelSettings, Omnigen2Settings, TrainConfig
+from pipelines.train.omnigen2.description import Omnigen2Description, describe_omnigen2
+from pipelines.train.omnigen2.settings_checks import check_for_omnigen2
 from sigma_data.errors import ConfigError
 from sigma_model.config import ModelConfig
 from sigma_model.loading import ModelDescription, describe_model
@@ -17,7 +19,10 @@ TAKEN = "run.json"
 """In OUT/start: the run, the step and the weights that it was made from."""
 
 
-def start_description(config: TrainConfig) -> ModelDescription:
+Description = ModelDescription | Omnigen2Description
+
+
+def start_description(config: TrainConfig) -> Description:
     """What the run's starting model says, larger where `model.max_latent_size` says so. Raises ConfigError.
 
     Of a run that is not exported yet, as in a dry run, that is what it started from itself.
@@ -32,12 +37,21 @@ def start_description(config: TrainConfig) -> ModelDescription:
             "max_latent_size": model.max_latent_size or before.model.max_latent_size,
         }
         return start_description(before.model_copy(update={"model": before.model.model_copy(update=changes)}))
-    if is_omnigen2(Path(config.start)):
-        raise ConfigError(
-            f"model.path {config.start}: is an OmniGen2 model, which sigma train does not train yet: name one of "
-            "BAGEL's kind"
-        )
-    return describe_model(config.start, base=model.base, vision=model.vision, max_latent_size=model.max_latent_size)
+    return describe(config.start, model, config.omnigen2)
+
+
+def describe(where: str, model: ModelSettings, omnigen2: Omnigen2Settings) -> Description:
+    """A directory or preset of either kind, with the settings of a run. Raises ConfigError.
+
+    Settings that the model has no use for are refused.
+    """
+    if is_omnigen2(Path(where)):
+        check_for_omnigen2(model)
+        return describe_omnigen2(where, omnigen2, base=model.base)
+    if omnigen2 != Omnigen2Settings():
+        changed = next(name for name, value in Omnigen2Settings() if getattr(omnigen2, name) != value)
+        raise ConfigError(f"omnigen2.{changed}: {where} is not an OmniGen2 model: leave it out")
+    return describe_model(where, base=model.base, vision=model.vision, max_latent_size=model.max_latent_size)
 
 
 def training_config(released: ModelConfig, config: TrainConfig) -> ModelConfig:

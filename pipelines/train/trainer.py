@@ -31,7 +31,7 @@ from pipelines.train.distributed.process_group import (
     stop_process_group,
 )
 from pipelines.train.distributed.rank_agreement import facts_of
-from pipelines.train.estimate.flops import Work, peak_flops, training_flops, work_of
+from pipelines.train.estimate.flops import Work, peak_flops
 from pipelines.train.logs import Meter, RunLog
 from pipelines.train.losses import loss_names
 from pipelines.train.optimizer import learning_rate
@@ -131,12 +131,10 @@ class Trainer:
     """Works off the steps of a run."""
 
     def __init__(self, run: TrainingRun) -> None:
-        config, parts = run.config, run.parts
+        config = run.config
         self._run = run
         self._total = run.total
-        self._train_step = TrainStep(
-            config, run.group, parts.model, parts.vae, run.optimizer, run.ema, parts.tokenizer.attribute_ids
-        )
+        self._train_step = TrainStep(config, run.group, run.parts, run.optimizer, run.ema)
         self._skips = SkipLog(config.out / SKIPPED.format(rank=run.group.rank), config.loader.max_bad)
         device = run.group.device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -267,11 +265,8 @@ class Trainer:
         self._recorded = True
         failed = run.bad >= config.optimizer.max_bad_steps
         seconds = self._waited + time.perf_counter() - begin
-        work = sum((work_of(pack.batch, group_mask=config.model.group_mask) for pack in loaded), Work())
-        flops, _ = training_flops(
-            run.parts.model.config, work, frozen=config.freeze, lora=config.lora,
-            checkpointing=config.parallel.checkpointing,
-        )  # fmt: skip
+        works = [run.parts.work(pack.batch) for pack in loaded]
+        work, flops = sum((one for one, _ in works), Work()), sum(flops for _, flops in works)
         self._meter.add(
             work, seconds=seconds, wait=self._waited, flops=flops,
             samples=sum(pack.samples for pack in loaded), skipped_samples=sum(len(pack.skips) for pack in loaded),
@@ -313,12 +308,11 @@ class Trainer:
         run, settings = self._run, self._run.config.validation
         if run.validation is None:
             return
-        model, vae = run.parts.model, run.parts.vae
-        ids = run.parts.tokenizer.attribute_ids
-        figures = {f"val/{name}": value for name, value in run.validation.losses(model, vae, ids).items()}
+        model = run.parts.model
+        figures = {f"val/{name}": value for name, value in run.validation.losses(run.parts).items()}
         with run.ema.swapped(model) if run.ema is not None else nullcontext():
             if run.ema is not None:
-                averaged = run.validation.losses(model, vae, ids)
+                averaged = run.validation.losses(run.parts)
                 figures |= {f"val_ema/{name}": value for name, value in averaged.items()}
             made = run.validation.images(run.parts, settings.images)
         self._log.step(run.step, figures)

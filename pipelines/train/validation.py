@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
 from PIL import Image as Pillow
 
+from pipelines.train.backbone import Backbone
 from pipelines.train.config import TrainConfig
-from pipelines.train.distributed.parallelize import callable_in_parts
 from pipelines.train.distributed.process_group import ProcessGroup, all_reduce_sum
 from pipelines.train.latent_cache import LatentCache
 from pipelines.train.losses import LossTable
-from pipelines.train.train_step import forward
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.images.decode import ImageFault, load
-from sigma_data.loading.loader import PackDataset
+from sigma_data.loading.pack_dataset import PackReader
 from sigma_data.planning.plan import Dropout, PackEntry, Plan, Planner, PlanSettings
 from sigma_data.sample import Sample
-from sigma_model.loading import LoadedModel
-from sigma_model.model import SigmaModel
-from sigma_model.sampling.generate import Request, generate_images, lay_out
-from sigma_model.sampling.settings import Guidance, SamplingSettings
-from sigma_model.vae import Vae
+from sigma_model.sampling.generate import Request
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +56,14 @@ def validation_planner(config: TrainConfig, planner: Planner) -> tuple[Planner |
     corpora, indexes = zip(*having, strict=True)
     only = config.model_copy(update={"data": config.data.model_copy(update={"corpora": corpora})})
     try:
-        held = Planner(validation_settings(only), indexes, planner.geometry, tokenizer=indexes[0].meta["tokenizer"])
+        chosen = validation_settings(only)
+        held = Planner(
+            chosen,
+            indexes,
+            planner.geometry,
+            tokenizer=indexes[0].meta["tokenizer"],
+            recipe=type(planner.recipe)(chosen.seed, chosen.dropout),
+        )
     except ConfigError as error:  # nothing that fits: a run does not depend on it
         return None, str(error)
     return held, note
@@ -70,7 +72,7 @@ def validation_planner(config: TrainConfig, planner: Planner) -> tuple[Planner |
 class ValidationSet:
     """The held-out packs of a run, spread over its ranks."""
 
-    def __init__(self, config: TrainConfig, group: ProcessGroup, planner: Planner, dataset: PackDataset) -> None:
+    def __init__(self, config: TrainConfig, group: ProcessGroup, planner: Planner, dataset: PackReader) -> None:
         self._config, self._group, self._dataset = config, group, dataset
         self._plan: Plan = planner.plan(0)
         self.packs = min(config.validation.packs, len(self._plan))
@@ -79,42 +81,34 @@ class ValidationSet:
         self._latents: LatentCache | None = None
 
     @torch.no_grad()
-    def losses(self, model: SigmaModel, vae: Vae, attribute_ids: Mapping[str, int]) -> dict[str, float]:
+    def losses(self, backbone: Backbone) -> dict[str, float]:
         """Average losses over the packs, by name as in `LossTable`; all ranks must call this together."""
         group, room = self._group, self._config.loader.latent_cache
         if room and self._latents is None:
-            self._latents = LatentCache(vae, room)
+            self._latents = LatentCache(backbone.vae, room)
         table = LossTable(group.device)
         for first in range(0, self.packs, group.size):
             mine = first + group.rank
             # A rank without a pack of its own runs the last one again, uncounted: all must do the same collectives.
             loaded = self._dataset[self._plan.ticket(self._chosen[min(mine, self.packs - 1)])]
             known = loaded.batch if self._latents is None else self._latents.encoded(loaded.batch)
-            batch = known.to(group.device)
-            out = forward(model, vae, batch, self._config)
+            found = backbone.losses(known.to(group.device))
             if mine < self.packs:
-                table.add(batch, out, loaded.families, attribute_ids)
+                found.note(table, loaded.families)
         table.table = all_reduce_sum(table.table, group)
         return table.averages()
 
-    def images(self, parts: LoadedModel, count: int) -> dict[str, bytes]:
+    def images(self, backbone: Backbone, count: int) -> dict[str, bytes]:
         """Sample id -> PNG of references, answer and what the model makes, side by side, for the first samples.
 
         Every rank makes all of them, and all must call this together, after `losses`: a sharded model can be used
         part by part once it has run as a whole. None where the model makes nothing that can be shown, which is said.
         """
-        drawable = self._drawable(parts, count)
+        drawable = self._drawable(backbone, count)
         if not drawable:
             return {}
-        asked = self._config.validation
-        settings = SamplingSettings(
-            steps=asked.image_steps,
-            guidance=Guidance(text=asked.text_scale, image=asked.image_scale),
-            group_mask=self._config.model.group_mask,
-        )
         try:
-            with callable_in_parts(parts.model):
-                made = generate_images(parts, [request for request, _ in drawable], settings)
+            made = backbone.images([request for request, _ in drawable], self._config.validation)
         except SigmaError as error:  # non-finite numbers; training has its own measure against those
             if self._group.rank == 0:
                 logger.warning("train: no sample images: %s", error)
@@ -124,7 +118,7 @@ class ValidationSet:
             for (request, answer), image in zip(drawable, made, strict=True)
         }
 
-    def _drawable(self, parts: LoadedModel, count: int) -> list[tuple[Request, bytes]]:
+    def _drawable(self, backbone: Backbone, count: int) -> list[tuple[Request, bytes]]:
         """Requests, with their answers, of samples of one turn that an image answers, each family in turn."""
         found: list[tuple[Request, bytes]] = []
         for entry in self._first_of_each_family():
@@ -133,10 +127,10 @@ class ValidationSet:
             sample = self._dataset.readers[entry.corpus].sample(entry.row)
             if len(sample.turns) == 1 and sample.targets == (len(sample.images),):
                 with suppress(SigmaError, ImageFault):  # a bad image or prompt: others will do
-                    found.append(self._request(parts, sample, entry))
+                    found.append(self._request(backbone, sample, entry))
         return found
 
-    def _request(self, parts: LoadedModel, sample: Sample, entry: PackEntry) -> tuple[Request, bytes]:
+    def _request(self, backbone: Backbone, sample: Sample, entry: PackEntry) -> tuple[Request, bytes]:
         """What to ask for, and the answer. Raises SigmaError or ImageFault where it cannot be used."""
         numbers = {image.number for image in sample.images}
         data = self._dataset.readers[entry.corpus].images(entry.row, numbers)
@@ -148,8 +142,11 @@ class ValidationSet:
             seed=self._config.validation.seed,
             name=sample.id,
             bindings=sample.turns[0].bindings,
+            masks=frozenset(
+                place for place, number in enumerate(sorted(sample.references), 1) if number in sample.masks
+            ),
         )
-        lay_out(request, parts.tokenizer, parts.geometry, answer=True)
+        backbone.check(request)
         return request, answer
 
     def _first_of_each_family(self) -> list[PackEntry]:

@@ -8,9 +8,9 @@ layer gathers or scatters. Visibility does not depend on this order.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self, cast
 
 import torch
 from torch import Tensor
@@ -101,8 +101,53 @@ class Item:
     name: str = ""
 
 
+class Batch:
+    """What a pack is to a model: a dataclass of tensors, tuples of tensors and plain values, which moves as a whole.
+
+    Every kind of batch has these fields: sample names; distinct images to be encoded, or their latents instead; and
+    what identifies the images.
+    """
+
+    names: tuple[str, ...]
+    images: tuple[Tensor, ...]
+    known_latents: tuple[Tensor, ...]
+    image_keys: tuple[ImageKey, ...]
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
+        """The same on a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory, for asynchronous copies."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        values = {name: _changed(value, change) for name, value in vars(self).items()}
+        made: Self = cast(Any, type(self))(**values)
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # All tensors as one: between processes each would take a shared-memory segment of its own.
+        places: list[tuple[partial[Tensor], Tensor]] = []
+        end = 0
+
+        def put(tensor: Tensor) -> partial[Tensor]:
+            nonlocal end
+            strides = torch.empty_like(tensor, device="meta").stride()  # images lie [h, w, 3] in memory
+            places.append((partial(_view, tensor.dtype, tensor.shape, strides, end), tensor))
+            end += -(-tensor.nbytes // 64) * 64  # where every type may start
+            return places[-1][0]
+
+        values = {name: _changed(value, put) for name, value in vars(self).items()}
+        device = places[0][1].device if places else torch.device("cpu")
+        flat = torch.empty(end, dtype=torch.uint8, device=device)
+        for view, tensor in places:
+            view(flat).copy_(tensor)
+        return _restored, (type(self), values, flat)
+
+
 @dataclass(frozen=True)
-class PackedBatch:
+class PackedBatch(Batch):
     """One forward pass. N tokens: `n_und` of the understanding expert, then `n_gen` latents.
 
     Shapes: T text and delimiter tokens, P patches in I_p images, M = n_gen latent tokens in I_l images, of them M_t
@@ -172,43 +217,15 @@ class PackedBatch:
         """N."""
         return self.n_und + self.n_gen
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
-        """The batch on a device."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Self:
-        """The batch in page-locked memory, for asynchronous copies."""
-        return self._map(lambda tensor: tensor.pin_memory())
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        return replace(self, **{name: _changed(value, change) for name, value in vars(self).items()})
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # All tensors as one: between processes each would take a shared-memory segment of its own.
-        places: list[tuple[partial[Tensor], Tensor]] = []
-        end = 0
-
-        def put(tensor: Tensor) -> partial[Tensor]:
-            nonlocal end
-            strides = torch.empty_like(tensor, device="meta").stride()  # images lie [h, w, 3] in memory
-            places.append((partial(_view, tensor.dtype, tensor.shape, strides, end), tensor))
-            end += -(-tensor.nbytes // 64) * 64  # where every type may start
-            return places[-1][0]
-
-        values = {name: _changed(value, put) for name, value in vars(self).items()}
-        flat = torch.empty(end, dtype=torch.uint8, device=self.positions.device)
-        for view, tensor in places:
-            view(flat).copy_(tensor)
-        return _restored, (values, flat)
-
 
 def _view(dtype: torch.dtype, shape: torch.Size, strides: tuple[int, ...], start: int, flat: Tensor) -> Tensor:
     """The tensor that starts at this byte of a buffer."""
     return flat[start : start + shape.numel() * dtype.itemsize].view(dtype).as_strided(shape, strides)
 
 
-def _restored(values: Mapping[str, Any], flat: Tensor) -> PackedBatch:
-    return PackedBatch(**{name: _changed(value, lambda view: view(flat)) for name, value in values.items()})
+def _restored(kind: type[Batch], values: Mapping[str, Any], flat: Tensor) -> Batch:
+    made: Batch = cast(Any, kind)(**{name: _changed(value, lambda view: view(flat)) for name, value in values.items()})
+    return made
 
 
 def _changed(value: Any, change: Callable[[Any], Any]) -> Any:

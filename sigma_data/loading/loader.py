@@ -10,40 +10,28 @@ from __future__ import annotations
 import json
 import re
 import sys
-import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
-from torch.utils.data import Dataset
 
-from sigma_data.errors import ConfigError, CorpusError, SequenceError
-from sigma_data.images.decode import DEFAULT_MAX_PIXELS, ImageFault
-from sigma_data.loading.batch import ImageKey, Item, PackedBatch, Widths
-from sigma_data.loading.collate import collate
-from sigma_data.loading.decode_sample import Bytes, Content, decode_content
+from sigma_data.errors import ConfigError
+from sigma_data.loading.pack_dataset import Loaded as Loaded
+from sigma_data.loading.pack_dataset import PackDataset as PackDataset
+from sigma_data.loading.pack_dataset import PackReader
 from sigma_data.loading.shard_cache import ShardCache
-from sigma_data.loading.shard_reader import ShardReader, shard_of
-from sigma_data.loading.skip_log import SkippedSample
+from sigma_data.loading.shard_reader import shard_of
 from sigma_data.loading.workers import Place, Workers
-from sigma_data.planning.index import CorpusIndex
-from sigma_data.planning.plan import PackEntry, PackRequest, Planner, SampleRandomness
+from sigma_data.planning.plan import PackRequest, Planner
 from sigma_data.planning.settings_diff import changed, shown
-from sigma_data.sample import Family, Sample
-from sigma_data.sequence.layout import Geometry, Kind, Segment, Size, layout
-from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.settings_base import StrictModel
 from sigma_data.storage.path_settings import LocalPath
 from sigma_data.storage.paths import is_uri
-
-_FAMILIES = tuple(Family)
 
 
 class LoaderSettings(StrictModel):
@@ -87,178 +75,6 @@ class Position(NamedTuple):
 START = Position(0, 0)
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A pack as read: its batch, and what reading it took.
-
-    `skips` are the samples that are not in the batch, `images` counts decoded images, `seconds` is what
-    a worker spent.
-    """
-
-    batch: PackedBatch
-    families: tuple[Family, ...]
-    """Of the batch's samples, in their order."""
-    epoch: int
-    pack: int
-    skips: tuple[SkippedSample, ...]
-    images: int
-    bytes_read: int
-    seconds: float
-
-    @property
-    def samples(self) -> int:
-        """Samples that were planned, skipped ones included."""
-        return len(self.batch.names) + len(self.skips)
-
-
-class PackDataset(Dataset[Loaded]):
-    """Map-style over tickets: `dataset[ticket]` reads a pack. `indexes` and `recipe` are the planner's.
-
-    Raises CorpusError where a shard or a record cannot be read, or is not what was planned with; an image
-    that cannot be used costs its sample alone.
-    """
-
-    def __init__(
-        self,
-        indexes: Sequence[CorpusIndex],
-        recipe: SampleRandomness,
-        tokenizer: Tokenizer,
-        geometry: Geometry,
-        widths: Widths,
-        *,
-        cache: ShardCache | None = None,
-    ) -> None:
-        self.indexes = tuple(indexes)
-        self._recipe = recipe
-        self._tokenizer = tokenizer
-        self._geometry = geometry
-        self._widths = widths
-        self.encode: Callable[[PackedBatch], PackedBatch] | None = None
-        """What else to do to a batch where it is read, say put latents in place of images."""
-        self.readers = tuple(ShardReader(index, cache) for index in indexes)
-
-    def __getitem__(self, ticket: PackRequest) -> Loaded:
-        return self.load(ticket, [-1, -1])
-
-    def load(self, ticket: PackRequest, place: Place) -> Loaded:
-        """Read a pack; corpus and row of the sample that is being read stand in `place`."""
-        begin = time.perf_counter()
-        before = sum(reader.bytes_read for reader in self.readers)
-        items: list[Item] = []
-        families: list[Family] = []
-        skips: list[SkippedSample] = []
-        for entry in ticket.entries:
-            place[:] = entry.corpus, entry.row
-            item = self._item(entry)
-            index = self.indexes[entry.corpus]
-            if isinstance(item, Item):
-                items.append(item)
-                families.append(_FAMILIES[index.families[entry.row]])
-                continue
-            sample, shard = index.ids[entry.row].decode(), index.shards[index.shard[entry.row]]
-            code, message = item.fault.code, item.fault.message
-            skips.append(SkippedSample(ticket.epoch, ticket.pack, index.uri, sample, shard, item.image, code, message))
-        batch = collate(items, self._tokenizer, self._widths)
-        return Loaded(
-            batch=batch if self.encode is None else self.encode(batch),
-            families=tuple(families),
-            epoch=ticket.epoch,
-            pack=ticket.pack,
-            skips=tuple(skips),
-            images=sum(len({*item.images, *item.patches}) for item in items),
-            bytes_read=sum(reader.bytes_read for reader in self.readers) - before,
-            seconds=time.perf_counter() - begin,
-        )
-
-    def _item(self, entry: PackEntry) -> Item | _Bad:
-        index, reader, row = self.indexes[entry.corpus], self.readers[entry.corpus], entry.row
-        sample = reader.sample(row)
-        there = slice(index.image_first[row], index.image_first[row + 1])
-        sizes = dict(
-            zip(
-                index.image_number[there].tolist(),
-                zip(index.image_width[there].tolist(), index.image_height[there].tolist(), strict=True),
-                strict=True,
-            )
-        )
-        segments = self._layout(sample, sizes, entry)
-        content = self._content(segments, reader, row, sizes, sample.masks)
-        if isinstance(content, _Bad):
-            return content
-        u: dict[int, float] = {}
-        noise: dict[int, Tensor] = {}
-        for segment in segments:
-            if segment.kind is Kind.TARGET:
-                key = self._recipe.noise_key(index, row, entry.round, segment.image)
-                # Of its own for each target: what it draws depends on no process, machine or device.
-                generator = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
-                u[segment.image] = float(generator.standard_normal())
-                shape = (segment.inner, self._widths.latent)
-                noise[segment.image] = torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
-        return Item(
-            segments,
-            images={number: torch.from_numpy(pixels) for number, pixels in content.images.items()},
-            keys={s.image: ImageKey(entry.corpus, row, s.image, s.size) for s in segments if s.kind.latent},
-            patches={number: torch.from_numpy(pixels) for number, pixels in content.patches.items()},
-            noise=noise,
-            u=u,
-            name=sample.id,
-        )
-
-    def _layout(self, sample: Sample, sizes: Mapping[int, Size], entry: PackEntry) -> tuple[Segment, ...]:
-        index = self.indexes[entry.corpus]
-        dropped = self._recipe.dropped(index, entry.row, entry.round, self._geometry)
-        try:
-            segments = layout(sample.turns, sizes, self._tokenizer, self._geometry, dropped=dropped)
-            tokens = sum(segment.length for segment in segments)
-            if tokens == entry.length:
-                return segments
-            found = f"has {tokens:,}"
-        except SequenceError as error:
-            found = f"cannot be laid out ({error})"
-        raise CorpusError(
-            f"{shard_of(index, entry.row)}: sample {sample.id} was planned with {entry.length:,} tokens and {found}: "
-            "the corpus changed since it was planned; start again, or put the old corpus back"
-        )
-
-    def _content(
-        self,
-        segments: Sequence[Segment],
-        reader: ShardReader,
-        row: int,
-        sizes: Mapping[int, Size],
-        masks: Collection[int],
-    ) -> Content | _Bad:
-        """What the segments show, or the first image that cannot be used."""
-        shown = {segment.image for segment in segments if segment.kind.image}
-        patch = self._geometry.vit.stride if self._geometry.vit is not None else 0
-        images: dict[int, Bytes] = {}
-        patches: dict[int, Bytes] = {}
-        for number, data in reader.images(row, shown).items():
-            width, height = sizes[number]
-            try:
-                content = decode_content(
-                    segments,
-                    {number: data},
-                    patch=patch,
-                    known=sizes,
-                    masks=masks,
-                    max_pixels=max(DEFAULT_MAX_PIXELS, width * height),
-                )
-            except ImageFault as fault:
-                return _Bad(number, fault)
-            images |= content.images
-            patches |= content.patches
-        return Content(images, patches)
-
-
-class _Bad(NamedTuple):
-    """An image, by number, that cannot be used."""
-
-    image: int
-    fault: ImageFault
-
-
 class Loader:
     """The packs of one rank, in order.
 
@@ -271,7 +87,7 @@ class Loader:
     def __init__(
         self,
         planner: Planner,
-        dataset: PackDataset,
+        dataset: PackReader,
         *,
         rank: int = 0,
         world: int = 1,
@@ -394,7 +210,7 @@ def _changes(name: str, was: str | None, now: str | None) -> list[str]:
     return told
 
 
-def _load(dataset: PackDataset, ticket: PackRequest, place: Place) -> Loaded:
+def _load(dataset: PackReader, ticket: PackRequest, place: Place) -> Loaded:
     """A pack, in a worker."""
     torch.set_num_threads(1)  # the others are the training's
     return dataset.load(ticket, place)

@@ -24,9 +24,9 @@ import numpy.typing as npt
 from sigma_data.corpus.corpus import INDEXES, MANIFEST, Corpus, open_corpus
 from sigma_data.corpus.places import copy_folder
 from sigma_data.errors import CorpusError, SourceError
-from sigma_data.planning.index_writer import Progress, write_arrays
+from sigma_data.planning.index_writer import Outline, Progress, TextCounter, write_arrays
 from sigma_data.planning.keyed_random import Words, names
-from sigma_data.sequence.tokenizer import Tokenizer
+from sigma_data.sequence.layout import outline as segments_outline
 from sigma_data.storage.data_folder import data_folder
 from sigma_data.storage.paths import path_or_uri
 
@@ -184,10 +184,16 @@ class CorpusIndex:
 
 
 def open_index(
-    uri: str, tokenizer: Tokenizer, *, cache: Path | None = None, progress: Progress = lambda done, total: None
+    uri: str,
+    tokenizer: TextCounter,
+    *,
+    cache: Path | None = None,
+    progress: Progress = lambda done, total: None,
+    outline: Outline = segments_outline,
 ) -> CorpusIndex:
     """The index of a corpus for a tokenizer: the one kept with it, or a new one.
 
+    The `digest` of the tokenizer must tell it from one with another `outline`.
     `cache` is where the index of a remote or read-only corpus is kept, with a copy of its manifest;
     by default `$SIGMA_CACHE`, or `~/.cache/sigma`. Raises CorpusError where there is no sound corpus.
     """
@@ -204,7 +210,7 @@ def open_index(
                 return CorpusIndex(place, uri)
             shutil.rmtree(place, ignore_errors=True)
     place = next((place for place in places if os.access(_existing(place), os.W_OK)), places[-1])
-    _build(corpus, digest, tokenizer, place, progress)
+    _build(corpus, digest, tokenizer, place, progress, outline)
     return CorpusIndex(place, uri)
 
 
@@ -239,12 +245,14 @@ def _is_whole(place: Path) -> bool:
         return False
 
 
-def _build(corpus: Corpus, digest: str, tokenizer: Tokenizer, place: Path, progress: Progress) -> None:
+def _build(
+    corpus: Corpus, digest: str, tokenizer: TextCounter, place: Path, progress: Progress, outline: Outline
+) -> None:
     """Write the index into a folder beside `place`, then rename it; whoever comes first wins."""
     scratch = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
     try:
         scratch.mkdir(parents=True)
-        meta = write_arrays(corpus, tokenizer, scratch, progress)
+        meta = write_arrays(corpus, tokenizer, scratch, progress, outline=outline)
         files = {path.name: path.stat().st_size for path in sorted(scratch.iterdir())}
         meta |= {"version": _VERSION, "manifest": digest, "tokenizer": tokenizer.digest, "files": files}
         (scratch / _META).write_text(json.dumps(meta, ensure_ascii=False), "utf-8")

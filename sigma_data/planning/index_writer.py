@@ -6,13 +6,13 @@ All but the texts are columns that go over as they are; each sample's texts beco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +22,26 @@ from sigma_data.errors import CorpusError, SequenceError
 from sigma_data.instruction import Text
 from sigma_data.sample import Family, Turn
 from sigma_data.sequence.layout import Piece, outline, segment_length, targets_of
-from sigma_data.sequence.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Progress = Callable[[int, int], None]
 """Told how many samples are done, and how many there are."""
+
+Outline = Callable[[Sequence[Turn], Collection[int]], Iterable[Piece]]
+"""A sample's content in order, from its turns and the numbers of its images; raises SequenceError."""
+
+
+class TextCounter(Protocol):
+    """What an index asks of a model's tokenizer; `digest` says which it is."""
+
+    @property
+    def digest(self) -> str: ...
+
+    def count_many(self, texts: Iterable[str]) -> list[int]:
+        """How many ids each text has."""
+
 
 _CHUNK = 4096
 _ROW = ("id", "family", "split", "shard", "json_offset", "json_size")
@@ -44,7 +57,9 @@ _DTYPES: Mapping[str, str] = {
 """All arrays but `ids`, which is as wide as the longest id; `sigma_data.planning.index` says what they hold."""
 
 
-def write_arrays(corpus: Corpus, tokenizer: Tokenizer, folder: Path, progress: Progress) -> dict[str, Any]:
+def write_arrays(
+    corpus: Corpus, tokenizer: TextCounter, folder: Path, progress: Progress, *, outline: Outline = outline
+) -> dict[str, Any]:
     """Write the arrays of a `sigma_data.planning.index.CorpusIndex` into a folder; returns what of it is no array.
 
     Raises CorpusError where the manifest is not the committed one, or holds what no build writes.
@@ -69,7 +84,7 @@ def write_arrays(corpus: Corpus, tokenizer: Tokenizer, folder: Path, progress: P
                 (list(islice(asked, turn_count)), list(islice(numbers, image_count)))
                 for turn_count, image_count in zip(turn_counts.tolist(), counts.tolist(), strict=True)
             )
-            pieces = _pieces(samples, tokenizer)
+            pieces = _pieces(samples, tokenizer, outline)
             faults |= {row + place: reason for place, reason in pieces.faults.items()}
             made: dict[str, npt.ArrayLike] = {
                 "ids": [text.encode() for text in batch["id"].to_pylist()],
@@ -152,7 +167,7 @@ def _flattened(batch: pa.RecordBatch, column: str) -> tuple[npt.NDArray[np.int32
     return counts, fields
 
 
-def _outlined(turns: Sequence[Turn], images: Sequence[int]) -> Sequence[Piece] | str:
+def _outlined(turns: Sequence[Turn], images: Sequence[int], outline: Outline) -> Sequence[Piece] | str:
     """The outline of a sample's turns and numbers of images, or why there is none."""
     if len(set(images)) != len(images):
         return "two images have one number"
@@ -179,7 +194,9 @@ class _Pieces:
     lengths: npt.NDArray[np.int64]
 
 
-def _pieces(samples: Iterable[tuple[Sequence[Turn], Sequence[int]]], tokenizer: Tokenizer) -> _Pieces:
+def _pieces(
+    samples: Iterable[tuple[Sequence[Turn], Sequence[int]]], tokenizer: TextCounter, outline: Outline
+) -> _Pieces:
     """Outlines as columns, of (turns, numbers of images). A text that occurs several times is counted once.
 
     The turns have no bindings, which change no length.
@@ -190,7 +207,7 @@ def _pieces(samples: Iterable[tuple[Sequence[Turn], Sequence[int]]], tokenizer: 
     of_text: list[int] = []  # and its number in `texts`
     found = _Pieces([], [], {}, [], [], np.zeros(0, np.int64))
     for place, (turns, images) in enumerate(samples):
-        outlined = _outlined(turns, images)
+        outlined = _outlined(turns, images, outline)
         if isinstance(outlined, str):
             found.faults[place] = outlined
             outlined = ()

@@ -22,7 +22,7 @@ from sigma_data.planning.index import CorpusIndex
 from sigma_data.planning.keyed_random import Words, mixed, units
 from sigma_data.planning.mixture import CorpusSettings, EpochSamples, Mixture, Part, draw, shares
 from sigma_data.planning.packing import pack_windows
-from sigma_data.planning.segment_table import SegmentTable, segment_table, why_unfit
+from sigma_data.planning.segment_table import SampleShapes, SegmentTable, segment_table, why_unfit
 from sigma_data.sample import Family
 from sigma_data.sequence.layout import Geometry, Kind
 from sigma_data.settings_base import StrictModel
@@ -190,18 +190,24 @@ class Plan:
 
 
 class Planner:
-    """Plans epochs. `indexes` belong to `settings.corpora`, one each.
+    """Plans epochs. `indexes` belong to `settings.corpora`, one each; `recipe` is by default that of the settings.
 
     Raises ConfigError where the settings find no samples.
     """
 
     def __init__(
-        self, settings: PlanSettings, indexes: Sequence[CorpusIndex], geometry: Geometry, *, tokenizer: str
+        self,
+        settings: PlanSettings,
+        indexes: Sequence[CorpusIndex],
+        geometry: Geometry | SampleShapes,
+        *,
+        tokenizer: str,
+        recipe: SampleRandomness | None = None,
     ) -> None:
         self.settings = settings
         self.indexes = tuple(indexes)
         self.geometry = geometry
-        self.recipe = SampleRandomness(settings.seed, settings.dropout)
+        self.recipe = recipe or SampleRandomness(settings.seed, settings.dropout)
         self.fields = self._fields(tokenizer)
         self.digest = hashlib.sha256(json.dumps(self.fields, sort_keys=True).encode()).hexdigest()
         self._most = min(settings.budget, geometry.max_tokens)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +35,27 @@ class SegmentTable:
     total: Integers
 
 
-def segment_table(index: CorpusIndex, geometry: Geometry) -> SegmentTable:
+class SampleShapes(Protocol):
+    """How another kind of model than BAGEL's lays out samples, as far as a plan must know.
+
+    Its representation as text must tell it from every other one: a saved position in the data is compared by it.
+    """
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens of a sample."""
+
+    def table(self, index: CorpusIndex) -> SegmentTable:
+        """Kinds and lengths of the segments of all samples; total 0 for those that cannot be laid out."""
+
+    def why_unfit(self, index: CorpusIndex, row: int) -> str:
+        """Why a sample of total 0 cannot be laid out."""
+
+
+def segment_table(index: CorpusIndex, geometry: Geometry | SampleShapes) -> SegmentTable:
     """The table of a corpus, made chunk by chunk."""
+    if not isinstance(geometry, Geometry):
+        return geometry.table(index)
     starts = range(0, len(index), _CHUNK)
     chunks = [_chunk(index, geometry, start, min(start + _CHUNK, len(index))) for start in starts]
     kind, length, counts, elongated = (
@@ -46,12 +66,14 @@ def segment_table(index: CorpusIndex, geometry: Geometry) -> SegmentTable:
     return SegmentTable(first, kind, length, np.where(elongated, 0, sums(length, first)))
 
 
-def why_unfit(index: CorpusIndex, row: int, total: int, geometry: Geometry, budget: int) -> str:
+def why_unfit(index: CorpusIndex, row: int, total: int, geometry: Geometry | SampleShapes, budget: int) -> str:
     """Why a sample of `total` tokens, as in the table, is in no pack."""
     if row in index.faults:
         return index.faults[row]
     if total:
         return f"it is {total:,} tokens long, and {min(budget, geometry.max_tokens):,} are the most"
+    if not isinstance(geometry, Geometry):
+        return geometry.why_unfit(index, row)
     images = slice(index.image_first[row], index.image_first[row + 1])
     sides = zip(index.image_width[images].tolist(), index.image_height[images].tolist(), strict=True)
     sizes = dict(zip(index.image_number[images].tolist(), sides, strict=True))

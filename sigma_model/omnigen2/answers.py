@@ -34,14 +34,19 @@ class Conversation:
 
 def pieces(conversation: Conversation) -> list[tuple[str, bool]]:
     """The text in pieces, each with whether it is learnt. Raises ConfigError for what has no answer to learn."""
-    if not conversation.exchanges or not all(answer.strip() for _, answer in conversation.exchanges):
+    return pieces_of(conversation.exchanges, len(conversation.images))
+
+
+def pieces_of(exchanges: Sequence[tuple[str, str]], images: int) -> list[tuple[str, bool]]:
+    """`pieces` of questions and answers about so many images."""
+    if not exchanges or not all(answer.strip() for _, answer in exchanges):
         raise ConfigError("a conversation needs at least one question, and an answer to each")
-    placed = sum(question.count(IMAGE) for question, _ in conversation.exchanges)
-    if placed > len(conversation.images):
-        raise ConfigError(f"the questions name {placed} images with {IMAGE}, and there are {len(conversation.images)}")
-    front = VISION * (len(conversation.images) - placed)
+    placed = sum(question.count(IMAGE) for question, _ in exchanges)
+    if placed > images:
+        raise ConfigError(f"the questions name {placed} images with {IMAGE}, and there are {images}")
+    front = VISION * (images - placed)
     found = [(f"{IM_START}system\n{SYSTEM}{IM_END}\n", False)]
-    for number, (question, answer) in enumerate(conversation.exchanges):
+    for number, (question, answer) in enumerate(exchanges):
         shown = (front if number == 0 else "") + question.replace(IMAGE, VISION)
         found.append((f"{IM_START}user\n{shown}{IM_END}\n{IM_START}assistant\n", False))
         found += [(f"{answer.strip()}{IM_END}", True), ("\n", False)]

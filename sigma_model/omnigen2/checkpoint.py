@@ -30,7 +30,10 @@ def empty_transformer(config: TransformerConfig) -> Omnigen2Transformer:
 
 
 def check_transformer(directory: Path, model: Omnigen2Transformer) -> dict[str, StoredTensor]:
-    """The stored tensors of a directory, known to be just the model's. Reads headers alone. Raises ConfigError."""
+    """The stored tensors of a directory, known to be just the model's but for its adapters.
+
+    Reads headers alone. Raises ConfigError.
+    """
     files = transformer_weights(directory)
     if not files:
         raise ConfigError(f"{directory}: has no {WEIGHTS}.safetensors and no index of shards: download the weights")
@@ -40,7 +43,8 @@ def check_transformer(directory: Path, model: Omnigen2Transformer) -> dict[str, 
             if name in found:
                 raise ConfigError(f"{path}: holds {name}, which {found[name].path.name} holds as well")
             found[name] = stored
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict(keep_vars=True).items()}
+    state = model.state_dict(keep_vars=True)
+    wanted = {name: tuple(tensor.shape) for name, tensor in state.items() if ".lora_" not in name}
     check_fit(wanted, {name: stored.shape for name, stored in found.items()}, where=str(directory))
     check_stored(found)
     return found

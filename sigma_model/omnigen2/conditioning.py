@@ -106,14 +106,7 @@ class Conditioner:
         cls, mllm: Path, processor: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> Conditioner:
         """Read both directories. Raises ConfigError for files that do not fit a Qwen2.5-VL."""
-        with quiet_imports():
-            from transformers import AutoImageProcessor, AutoTokenizer
-        load_images: Any = AutoImageProcessor.from_pretrained
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(processor, local_files_only=True)
-            images = load_images(processor, local_files_only=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(f"{processor}: is no processor of Qwen2.5-VL ({str(error).splitlines()[0]})") from None
+        tokenizer, images = load_tokenizer(processor), load_image_processor(processor)
         return cls(load_mllm(mllm, dtype=dtype, device=device), tokenizer, images)
 
     @torch.no_grad()
@@ -178,11 +171,61 @@ class Conditioner:
 
     def refuse_control(self, text: str) -> None:
         """Raise ConfigError where a user's text holds a control token of the tokenizer, which would act as one."""
-        found = next((one for one in self.tokenizer.all_special_tokens if one in text), None)
-        if found is None and (match := re.search(r"<\|\w+\|>", text)):
-            found = match[0]
-        if found is not None:
-            raise ConfigError(f"{found} in the prompt is a control token of the tokenizer: leave it out")
+        refuse_control(text, self.tokenizer.all_special_tokens)
+
+
+def refuse_control(text: str, control: Sequence[str]) -> None:
+    """Raise ConfigError where a user's text holds one of these control tokens, or what looks like one."""
+    found = next((one for one in control if one in text), None)
+    if found is None and (match := re.search(r"<\|\w+\|>", text)):
+        found = match[0]
+    if found is not None:
+        raise ConfigError(f"{found} in the prompt is a control token of the tokenizer: leave it out")
+
+
+def load_tokenizer(processor: Path) -> Any:
+    """The tokenizer of a processor's directory, offline. Raises ConfigError."""
+    with quiet_imports():
+        from transformers import AutoTokenizer
+    return _read(processor, AutoTokenizer.from_pretrained)
+
+
+def load_image_processor(processor: Path) -> Any:
+    """The image processor of a directory, offline. Raises ConfigError."""
+    with quiet_imports():
+        from transformers import AutoImageProcessor
+    return _read(processor, AutoImageProcessor.from_pretrained)
+
+
+def _read(processor: Path, load: Any) -> Any:
+    try:
+        return load(processor, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{processor}: is no processor of Qwen2.5-VL ({str(error).splitlines()[0]})") from None
+
+
+def init_mllm(directory: Path, *, seed: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Any:
+    """A Qwen2.5-VL of the sizes in a directory's `config.json` with random weights, drawn from `seed`."""
+    with quiet_imports():
+        import transformers
+    library: Any = transformers
+    config = library.AutoConfig.from_pretrained(directory, local_files_only=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        mllm = library.Qwen2_5_VLForConditionalGeneration(config)
+    return mllm.to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def empty_mllm(directory: Path) -> Any:
+    """The same on the meta device: names and shapes, no memory. Raises ConfigError without a `config.json`."""
+    with quiet_imports():
+        import transformers
+    library: Any = transformers
+    if not (directory / "config.json").is_file():
+        raise ConfigError(f"{directory}: has no config.json: it should hold a Qwen2.5-VL")
+    config = library.AutoConfig.from_pretrained(directory, local_files_only=True)
+    with torch.device("meta"):
+        return library.Qwen2_5_VLForConditionalGeneration(config)
 
 
 def load_mllm(directory: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Any:

@@ -19,6 +19,23 @@ TRANSFORMER, MLLM, TEXT_ENCODER, PROCESSOR, VAE, SCHEDULER = (
 )  # fmt: skip
 WEIGHTS = "diffusion_pytorch_model"
 PIPELINE_FILE, PIPELINE_CLASS = "model_index.json", "OmniGen2Pipeline"
+PRESETS = ("omnigen2-tiny",)
+"""Models by name, without weights: those are drawn. Their autoencoder is that of the preset `tiny`."""
+
+
+def preset_path(name: str) -> Path:
+    """The directory of a preset."""
+    return Path(__file__).parents[1] / "presets" / name
+
+
+def resolved(directory: Path) -> Path:
+    """A directory, or that of the preset of this name."""
+    return preset_path(str(directory)) if str(directory) in PRESETS and not directory.is_dir() else directory
+
+
+def is_preset(directory: Path) -> bool:
+    """Whether a directory, or a name, is that of a preset."""
+    return resolved(directory).resolve() in [preset_path(name).resolve() for name in PRESETS]
 
 
 @dataclass(frozen=True)
@@ -48,8 +65,8 @@ class Omnigen2Files:
 
 
 def is_omnigen2(directory: Path) -> bool:
-    """Whether a directory holds an OmniGen2 transformer, as released, as SGT-Gen2, or alone."""
-    return next(_transformers(directory), None) is not None
+    """Whether a directory holds an OmniGen2 transformer, as released, as SGT-Gen2, or alone, or names a preset."""
+    return next(_transformers(resolved(directory)), None) is not None
 
 
 def find_omnigen2(directory: Path, *, base: Path | None = None) -> Omnigen2Files:
@@ -58,6 +75,8 @@ def find_omnigen2(directory: Path, *, base: Path | None = None) -> Omnigen2Files
     SGT-Gen2 keeps its transformer and a fine-tuned `text_encoder` one level down; the text encoder is used in place of
     `mllm`. Raises ConfigError where there is no transformer.
     """
+    if is_preset(directory):
+        directory, base = resolved(directory), preset_path("tiny")
     transformer = next(_transformers(directory), None)
     if transformer is None:
         raise ConfigError(f"{directory}: holds no {TRANSFORMER}/{CONFIG_FILE} of an {CLASS_NAME}")

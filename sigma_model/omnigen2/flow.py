@@ -5,32 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 from torch import Tensor
 
 from sigma_model.attention import Backend
-from sigma_model.omnigen2.pack import DiffusionSample
+from sigma_model.omnigen2.pack import Bound, DiffusionSample
+from sigma_model.omnigen2.settings import TimeShift as TimeShift
 from sigma_model.omnigen2.transformer import Omnigen2Transformer
 
 STATIC_TOKENS = 4096
 """Target tokens that the static shift takes every sample to have."""
-
-
-class TimeShift(StrEnum):
-    """How the number of target tokens n moves training times towards noise: t <- t / (t + factor (1 - t))."""
-
-    V1 = "v1"
-    """factor = exp(0.5 + 0.65 (n - 256) / 3840), OmniGen2's."""
-    V2 = "v2"
-    """factor = sqrt(n) / 20, that of sampling."""
-
-    def factor(self, tokens: int) -> float:
-        """For `tokens` target tokens."""
-        if self is TimeShift.V1:
-            return math.exp(0.5 + 0.65 * (tokens - 256) / 3840)
-        return math.sqrt(tokens) / 20
 
 
 def training_time(u: Tensor, tokens: int, *, shift: TimeShift = TimeShift.V1, static: bool = False) -> Tensor:
@@ -80,6 +65,7 @@ class FlowTarget:
     time: Tensor | float
     text: Tensor
     references: tuple[Tensor, ...] = ()
+    bound: Bound = ()
 
 
 def flow_loss(
@@ -87,7 +73,8 @@ def flow_loss(
 ) -> FlowLoss:
     """The squared errors of the predicted velocities; no weighting by time. Raises ConfigError as the model does."""
     samples = [
-        DiffusionSample(one.text, mixture(one.data, one.noise, one.time), one.time, one.references) for one in targets
+        DiffusionSample(one.text, mixture(one.data, one.noise, one.time), one.time, one.references, one.bound)
+        for one in targets
     ]
     velocities = model(samples, backend=backend)
     errors = [

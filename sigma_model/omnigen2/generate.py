@@ -30,19 +30,24 @@ from sigma_model.sampling.settings import MAX_TOKENS, TEMPERATURE
 _ORDINALS = ("first", "second", "third", "fourth", "fifth")
 
 
-def plain_prompt(text: str, references: int) -> str:
+def plain_prompt(text: str, references: int | Sequence[int], *, attributes: bool = False) -> str:
     """A prompt in the words that OmniGen2 knows: `<image_2>` is "the second image", of one reference "the image".
 
-    Attribute tokens are left out. Raises ConfigError for an empty prompt and for an image that is not there.
+    `references` are their numbers in order, or how many there are, numbered from 1. Attribute tokens are left out
+    unless `attributes`. Raises ConfigError for an empty prompt and for an image that is not there.
     """
+    numbers = list(range(1, references + 1)) if isinstance(references, int) else list(references)
     words = []
-    for part in parse(text, references=references).parts:
+    for part in parse(text, references=len(numbers)).parts:
         if isinstance(part, Attribute):
-            continue
-        if isinstance(part, Placeholder):
-            if not 1 <= part.number <= references:
-                raise ConfigError(f"<image_{part.number}> in the prompt: there are {references} references")
-            words.append("the image" if references == 1 else f"the {_ORDINALS[part.number - 1]} image")
+            words += [f"<{part.name}>"] if attributes else []
+        elif isinstance(part, Placeholder):
+            if part.number not in numbers:
+                raise ConfigError(f"<image_{part.number}> in the prompt: there are {len(numbers)} references")
+            place = numbers.index(part.number)
+            if place >= len(_ORDINALS):
+                raise ConfigError(f"{len(numbers)} reference images: OmniGen2 takes at most {MAX_REFERENCES}")
+            words.append("the image" if len(numbers) == 1 else f"the {_ORDINALS[place]} image")
         else:
             words.append(part.text)
     found = "".join(words) if len(words) == 1 else " ".join(" ".join(words).split())

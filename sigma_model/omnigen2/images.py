@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
 
 from sigma_data.errors import ConfigError
 from sigma_data.images.decode import ImageFault, load
+
+Integers = npt.NDArray[np.int64]
 
 STRIDE = 16
 """Pixels that a token covers on a side, patch 2 times the autoencoder's 8."""
@@ -39,6 +42,13 @@ class SizeRule:
         )
         return new_width, new_height
 
+    def grids(self, width: Integers, height: Integers, max_pixels: Integers) -> tuple[Integers, Integers]:
+        """Columns and rows in strides of many images at once, each with a number of pixels of its own: as `size`."""
+        wide, high = width.astype(np.float64), height.astype(np.float64)
+        ratio = np.minimum(1.0, np.minimum(np.sqrt(max_pixels / (wide * high)), self.max_side / np.maximum(wide, high)))
+        columns, rows = (np.maximum(1, (side * ratio).astype(np.int64) // self.stride) for side in (wide, high))
+        return columns, rows
+
 
 INFERENCE_RULE = SizeRule(max_side=1024)
 TRAINING_TARGET_RULE = SizeRule()
@@ -64,10 +74,14 @@ def pixels(image: Image.Image, rule: SizeRule | tuple[int, int], *, colour_map: 
     A `colour_map` is resized by nearest neighbour: no colour is invented between two objects.
     """
     size = rule.size(*image.size) if isinstance(rule, SizeRule) else rule
+    return pixel_bytes(image, size, colour_map=colour_map).float() / 127.5 - 1
+
+
+def pixel_bytes(image: Image.Image, size: tuple[int, int], *, colour_map: bool = False) -> Tensor:
+    """RGB image -> uint8 [3, h, w] at (width, height); lies [h, w, 3] in memory."""
     if image.size != size:
         image = image.resize(size, Image.Resampling.NEAREST if colour_map else Image.Resampling.LANCZOS)
-    array = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
-    return array.float() / 127.5 - 1
+    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
 
 
 def output_sizes(

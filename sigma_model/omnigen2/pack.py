@@ -16,6 +16,9 @@ from sigma_data.errors import ConfigError
 from sigma_model.omnigen2.config import MAX_REFERENCES, TransformerConfig
 from sigma_model.vae import from_tokens, to_tokens
 
+Bound = tuple[tuple[int, int], ...]
+"""Attribute tokens of a text: (place among its states, reference that it speaks of, counting from 1; 0: of none)."""
+
 Grid = tuple[int, int]
 """Rows and columns of an image's tokens."""
 
@@ -27,13 +30,15 @@ class DiffusionSample:
     """What the transformer sees of one sample.
 
     `text` [T, F]: states of the language model, valid ones only. `latent` [z, h, w]: the target, noised to `time` (0
-    noise, 1 data). `references`: clean latents [z, h, w] in their order, each of its own size.
+    noise, 1 data). `references`: clean latents [z, h, w] in their order, each of its own size. `bound`: attribute
+    tokens that must not see the latents of other references than their own.
     """
 
     text: Tensor
     latent: Tensor
     time: Tensor | float
     references: tuple[Tensor, ...] = ()
+    bound: Bound = ()
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Layout:
     text: int
     references: tuple[Grid, ...]
     target: Grid
+    bound: Bound = ()
 
     @property
     def tokens(self) -> int:
@@ -112,7 +118,26 @@ def layout_of(sample: DiffusionSample, config: TransformerConfig) -> Layout:
         )
     named = [(f"reference {number}", latent) for number, latent in enumerate(sample.references, 1)]
     grids = [_grid(latent, name, config) for name, latent in (*named, ("the target", sample.latent))]
-    return Layout(len(sample.text), tuple(grids[:-1]), grids[-1])
+    return Layout(len(sample.text), tuple(grids[:-1]), grids[-1], sample.bound)
+
+
+def group_mask(layout: Layout, device: torch.device | str = "cpu") -> Tensor | None:
+    """[n, n] which token sees which in a sample's sequence, None: all see all.
+
+    An attribute token sees no latents of a reference that it does not speak of; everything else is as without it
+    (SIGMA's paper, section 3, by the image's index).
+    """
+    if not layout.bound or not layout.references:
+        return None
+    owner = torch.zeros(layout.tokens, dtype=torch.long, device=device)
+    start = layout.text
+    for number, (rows, columns) in enumerate(layout.references, 1):
+        owner[start : start + rows * columns] = number
+        start += rows * columns
+    seen = torch.ones(layout.tokens, layout.tokens, dtype=torch.bool, device=device)
+    for place, reference in layout.bound:
+        seen[place] = (owner == 0) | (owner == reference)
+    return seen
 
 
 def _grid(latent: Tensor, name: str, config: TransformerConfig) -> Grid:

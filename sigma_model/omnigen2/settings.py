@@ -33,6 +33,21 @@ class Solver(StrEnum):
     """Second order with two velocities a step; not in its library."""
 
 
+class TimeShift(StrEnum):
+    """How the number of target tokens n moves training times towards noise: t <- t / (t + factor (1 - t))."""
+
+    V1 = "v1"
+    """factor = exp(0.5 + 0.65 (n - 256) / 3840), OmniGen2's."""
+    V2 = "v2"
+    """factor = sqrt(n) / 20, that of sampling."""
+
+    def factor(self, tokens: int) -> float:
+        """For `tokens` target tokens."""
+        if self is TimeShift.V1:
+            return math.exp(0.5 + 0.65 * (tokens - 256) / 3840)
+        return math.sqrt(tokens) / 20
+
+
 @dataclass(frozen=True)
 class Omnigen2Sampling:
     """How to sample. The defaults are those of the released library.

@@ -14,9 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sigma_model.attention import Attention, Backend, FullAttention, spans_of
+from sigma_model.attention import Attention, Backend, FullAttention, MaskedAttention, spans_of
 from sigma_model.omnigen2.config import MAX_REFERENCES, TransformerConfig
-from sigma_model.omnigen2.pack import DiffusionSample, Layout, Pack, image_tokens, latents_of, lay_out, layout_of
+from sigma_model.omnigen2.pack import (
+    DiffusionSample,
+    Layout,
+    Pack,
+    group_mask,
+    image_tokens,
+    latents_of,
+    lay_out,
+    layout_of,
+)
 
 HEAD_NORM_EPS, FINAL_NORM_EPS = 1e-5, 1e-6
 TIME_FEATURES = 256
@@ -250,8 +259,14 @@ class Omnigen2Transformer(nn.Module):
             text_attention=attention(pack.text_lengths),
             reference_attention=attention(pack.reference_lengths),
             target_attention=attention(pack.target_lengths),
-            joint_attention=attention(pack.lengths),
+            joint_attention=self._joint_attention(pack, backend),
         )
+
+    def _joint_attention(self, pack: Pack, backend: Backend) -> Attention:
+        masks = [group_mask(layout, self.device) for layout in pack.layouts]
+        if all(mask is None for mask in masks):
+            return FullAttention(pack.lengths, spans_of(pack.lengths), device=self.device, backend=backend)
+        return MaskedAttention(pack.lengths, masks)
 
     def embed_time(self, time: Tensor) -> Tensor:
         """[S] -> [S, E]."""

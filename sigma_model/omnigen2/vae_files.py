@@ -30,13 +30,9 @@ def load_vae(directory: Path, *, dtype: torch.dtype = torch.float32, device: tor
 
     Raises ConfigError for a configuration or weights that do not fit.
     """
-    single = directory / VAE_FILE
-    if single.is_file() and not (directory / CONFIG_FILE).is_file():
-        sizes = VaeConfig.from_shapes(header_shapes(single))
-        ours = directory / "sigma.json"
-        said = read_json(ours).get("vae", {}) if ours.is_file() else {}
-        return Vae.load(single, VaeConfig(**{**sizes.model_dump(), **said}), dtype, device)
-    config = _config(directory / CONFIG_FILE)
+    config = vae_config(directory)
+    if not (directory / CONFIG_FILE).is_file():
+        return Vae.load(directory / VAE_FILE, config, dtype, device)
     with torch.device("meta"):
         vae = Vae(config)
     files = transformer_weights(directory)
@@ -50,6 +46,17 @@ def load_vae(directory: Path, *, dtype: torch.dtype = torch.float32, device: tor
     tensors = {name: read_stored(one, dtype=dtype, device=device) for name, one in stored.items()}
     vae.autoencoder.load_state_dict(tensors, assign=True)
     return vae.eval().requires_grad_(False)
+
+
+def vae_config(directory: Path) -> VaeConfig:
+    """Sizes of the autoencoder in a directory, as `load_vae` reads them. Raises ConfigError."""
+    single = directory / VAE_FILE
+    if not single.is_file() or (directory / CONFIG_FILE).is_file():
+        return _config(directory / CONFIG_FILE)
+    sizes = VaeConfig.from_shapes(header_shapes(single))
+    ours = directory / "sigma.json"
+    said = read_json(ours).get("vae", {}) if ours.is_file() else {}
+    return VaeConfig(**{**sizes.model_dump(), **said})
 
 
 def export_vae(vae: Vae, directory: Path) -> None:

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pipelines.train.config import ParallelSettings
 from pipelines.train.distributed.process_group import ProcessGroup
+from pipelines.train.omnigen2.model import Omnigen2Model
 from sigma_model.model import SigmaModel
 from sigma_model.omnigen2.transformer import Omnigen2Transformer
 
@@ -41,7 +42,7 @@ def parallelize(model: nn.Module, group: ProcessGroup, settings: ParallelSetting
         return
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     offload = CPUOffloadPolicy() if settings.offload else OffloadPolicy()
-    for module in (*layers, model):
+    for module in (*layers, *_parts_of(model), model):
         unit = fully_shard(module, mesh=group.mesh, mp_policy=policy, offload_policy=offload)
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)  # gloo knows no other
@@ -49,12 +50,23 @@ def parallelize(model: nn.Module, group: ProcessGroup, settings: ParallelSetting
 
 def layers_of(model: nn.Module) -> tuple[list[nn.Module], int]:
     """The layers of a model, which are sharded and computed again one by one, and how many of the first to compile."""
+    if isinstance(model, Omnigen2Model):
+        layers, compiled = layers_of(model.transformer)
+        if model.mllm is None:
+            return layers, compiled
+        inner = model.mllm.model
+        return [*layers, *inner.language_model.layers, *inner.visual.blocks], compiled
     if isinstance(model, Omnigen2Transformer):
         refiners = (*model.context_refiner, *model.noise_refiner, *model.ref_image_refiner)
         return [*model.layers, *refiners], len(model.layers)
     assert isinstance(model, SigmaModel)
     vision = model.vision.layers if model.vision is not None else ()
     return [*model.backbone.layers, *vision], len(model.backbone.layers)
+
+
+def _parts_of(model: nn.Module) -> list[nn.Module]:
+    """Parts that run as a whole and are read and sampled by themselves."""
+    return [model.transformer] if isinstance(model, Omnigen2Model) else []
 
 
 @contextmanager

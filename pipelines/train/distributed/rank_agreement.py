@@ -30,6 +30,7 @@ from sigma_data.errors import ConfigError, TrainError
 from sigma_data.planning.settings_diff import flat, shown
 from sigma_data.version import sigma_version
 from sigma_model.config import PRESETS
+from sigma_model.omnigen2.files import PRESETS as OMNIGEN2_PRESETS
 
 _LIBRARIES = ("torch", "numpy", "pillow", "transformers", "tokenizers", "safetensors", "pyarrow")
 _VARIABLES = (
@@ -49,7 +50,7 @@ def facts_of(config: TrainConfig, **more: object) -> dict[str, str]:
     """
     settings = flat(config.model_dump(mode="json"))
     facts = {name: shown(value) for name, value in settings.items() if not _is_own(name)}
-    if config.model.path in PRESETS:
+    if config.model.path in (*PRESETS, *OMNIGEN2_PRESETS):
         facts["model.path"] = config.model.path
     facts |= {f"the version of {name}": found for name in _LIBRARIES if (found := _version(name))}
     facts |= {"the version of Python": platform.python_version(), "the version of sigma": sigma_version()}

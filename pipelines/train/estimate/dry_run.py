@@ -20,9 +20,14 @@ from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.estimate.flops import parameters_of
 from pipelines.train.estimate.memory import EpochWork, Estimate, estimate
+from pipelines.train.omnigen2.description import Omnigen2Description
+from pipelines.train.omnigen2.estimate import EpochCounts
+from pipelines.train.omnigen2.estimate import estimate as estimate_omnigen2
+from pipelines.train.omnigen2.settings_checks import check_learns, check_run, unlikely
 from pipelines.train.preflight import check_autoencoder, check_optimizer, check_out, check_shards, has_weights
 from pipelines.train.settings_checks import (
     EpochContent,
+    Tokens,
     check_machine,
     check_projection,
     check_quantized,
@@ -31,7 +36,7 @@ from pipelines.train.settings_checks import (
     model_warnings,
     warnings,
 )
-from pipelines.train.start_description import start_description, training_config
+from pipelines.train.start_description import Description, start_description, training_config
 from pipelines.train.token_rows import ROWS, TABLE
 from pipelines.train.validation import validation_planner
 from sigma_data.errors import ConfigError
@@ -43,6 +48,8 @@ from sigma_model.checkpoint_io import Checkpoint, expected
 from sigma_model.config import ModelConfig
 from sigma_model.loading import ModelDescription
 from sigma_model.model import SigmaModel
+from sigma_model.model_files import stored_tensors
+from sigma_model.omnigen2.vae_files import load_vae
 
 _LISTED = 5
 """Samples without a pack that are printed; --json has all."""
@@ -186,32 +193,22 @@ def dry_run(config: TrainConfig, *, ranks: int = 1) -> DryRun:
     check_optimizer(config, ranks)
     free = check_out(config.out)
     description = start_description(config)
-    shape = training_config(description.config, config)
-    vae = check_autoencoder(description, shape)
-    weights = check_weights(config, description, shape)
-    parameters = parameters_of(shape, config.freeze, config.lora)
-    trainable = parameters.trainable
-    rows = not trainable.isdisjoint((ROWS, TABLE))
-    check_token_init(config, trainable=rows)
-    tokens = start_rows_similarity(config, description.directory, shape, description.tokenizer, trainable=rows)
+    parts = look_at_model(config, description)
     planner = open_planner(config.data, description, cache=config.loader.cache)
     sizes = [check_shards(index) for index in planner.indexes]
     kinds = planner.kinds()
-    check_quantized(config, trainable)
-    check_trainable(config, trainable, kinds)
-    check_projection(config, trainable, released=description.config.attribute_projection)
+    parts.check(kinds)
     held, not_held_out = validation_planner(config, planner)
     resumed = _resumed(config, planner)
     plan = planner.plan(0)
     drawn = np.bincount(plan.draws.corpus, minlength=len(sizes)).tolist()
-    planned = EpochWork.of(planner)
-    whole = estimate(config, shape, planned, ranks=ranks)
+    whole = parts.estimate(planner, ranks)
     epoch = EpochContent(kinds, len(plan.draws.row), len(plan), len(planner.unfit))
     return DryRun(
         model=description.directory.resolve().name,
-        weights=weights,
-        tokens=tokens,
-        autoencoder=str(vae),
+        weights=parts.weights,
+        tokens=parts.tokens,
+        autoencoder=str(parts.autoencoder),
         corpora=tuple(
             CorpusShards(corpus.title, corpus.path, samples, *shards)
             for corpus, samples, shards in zip(config.data.corpora, drawn, sizes, strict=True)
@@ -227,10 +224,72 @@ def dry_run(config: TrainConfig, *, ranks: int = 1) -> DryRun:
         estimate=whole,
         warnings=(
             *warnings(config, epoch, steps=whole.steps, ranks=ranks),
-            *model_warnings(config, parameters, trained=weights is not None),
+            *parts.warnings,
             *_here(config),
         ),
     )
+
+
+class _Bagel:
+    """What is known of BAGEL's kind from headers. Raises ConfigError for what does not fit."""
+
+    def __init__(self, config: TrainConfig, description: ModelDescription) -> None:
+        self._config, self._description = config, description
+        self._shape = training_config(description.config, config)
+        self.autoencoder = check_autoencoder(description, self._shape)
+        self.weights = check_weights(config, description, self._shape)
+        self._parameters = parameters_of(self._shape, config.freeze, config.lora)
+        rows = not self._parameters.trainable.isdisjoint((ROWS, TABLE))
+        check_token_init(config, trainable=rows)
+        self.tokens = start_rows_similarity(
+            config, description.directory, self._shape, description.tokenizer, trainable=rows
+        )
+        self.warnings = model_warnings(config, self._parameters, trained=self.weights is not None)
+
+    def check(self, kinds: Tokens) -> None:
+        """Raise ConfigError where nothing would be trained."""
+        trainable = self._parameters.trainable
+        check_quantized(self._config, trainable)
+        check_trainable(self._config, trainable, kinds)
+        check_projection(self._config, trainable, released=self._description.config.attribute_projection)
+
+    def estimate(self, planner: Planner, ranks: int) -> Estimate:
+        """What the run takes."""
+        return estimate(self._config, self._shape, EpochWork.of(planner), ranks=ranks)
+
+
+class _Omnigen2:
+    """The same of OmniGen2."""
+
+    tokens = None
+
+    def __init__(self, config: TrainConfig, description: Omnigen2Description) -> None:
+        self._config, self._description = config, description
+        check_run(config)
+        load_vae(description.files.need("vae"), device="meta")
+        self.autoencoder = description.files.need("vae")
+        files = description.weight_files()
+        self.weights = None
+        if files:
+            count = sum(len(stored_tensors(path)) for path in files)
+            self.weights = WeightFiles(count, len(files), sum(path.stat().st_size for path in files))
+        self.warnings = unlikely(config, trained=description.trained)
+
+    def check(self, kinds: Tokens) -> None:
+        """Raise ConfigError where nothing would be trained."""
+        check_learns(self._config, kinds)
+
+    def estimate(self, planner: Planner, ranks: int) -> Estimate:
+        """What the run takes."""
+        planned = EpochCounts.of(planner, self._description)
+        return estimate_omnigen2(self._config, self._description, planned, ranks=ranks)
+
+
+def look_at_model(config: TrainConfig, description: Description) -> _Bagel | _Omnigen2:
+    """What the headers of the starting model say. Raises ConfigError for what does not fit the run."""
+    if isinstance(description, Omnigen2Description):
+        return _Omnigen2(config, description)
+    return _Bagel(config, description)
 
 
 def _here(config: TrainConfig) -> list[str]:

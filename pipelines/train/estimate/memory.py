@@ -20,7 +20,7 @@ from pipelines.train.token_rows import ROWS
 from sigma_data.loading.batch import Run
 from sigma_data.planning.plan import Planner
 from sigma_data.planning.segment_table import SegmentTable, segment_table
-from sigma_data.sequence.layout import DELIMITERS, Kind
+from sigma_data.sequence.layout import DELIMITERS, Geometry, Kind
 from sigma_data.text_format import aligned, counted
 from sigma_model.attention_mask import visible_pairs
 from sigma_model.config import ModelConfig
@@ -64,15 +64,16 @@ class EpochWork:
         The pairs are those without the group mask, which hides but a few, and an image that is shown and asked for
         counts as encoded twice.
         """
-        plan = planner.plan(epoch)
-        stride = planner.geometry.vae.stride  # pixels a latent token covers on a side
-        tables = [segment_table(index, planner.geometry) for index in planner.indexes]
+        plan, geometry = planner.plan(epoch), planner.geometry
+        assert isinstance(geometry, Geometry), "segments of BAGEL's kind"
+        stride = geometry.vae.stride  # pixels a latent token covers on a side
+        tables = [segment_table(index, geometry) for index in planner.indexes]
         chosen = np.unique(np.linspace(0, len(plan) - 1, min(most, len(plan))).round().astype(int)).tolist()
         work = Work()
         for pack in chosen:
             for entry in plan.ticket(pack).entries:
                 index = planner.indexes[entry.corpus]
-                dropped = planner.recipe.dropped(index, entry.row, entry.round, planner.geometry)
+                dropped = planner.recipe.dropped(index, entry.row, entry.round, geometry)
                 work += _work_of(tables[entry.corpus], entry.row, dropped, stride)
         return cls(len(plan), len(plan.draws.row), len(chosen), work)
 

@@ -1,1 +1,1 @@
-"""Training OmniGen2's transformer: weights sharded over ranks, and optimiser steps that mean the same on any number."""
+"""Training OmniGen2: samples in its layout, losses behind `pipelines.train.backbone`, weights."""

@@ -181,7 +181,7 @@ def test_a_run_computes_with_the_threads_asked_for_and_leaves_the_process_as_it_
         found.append(torch.get_num_threads())
         raise TrainError("a fault")
 
-    monkeypatch.setattr("pipelines.train.train_step.forward", broken)
+    monkeypatch.setattr("pipelines.train.bagel_backbone.forward", broken)
     asked = settings_of(tmp_path, training_corpus, parallel={"threads": before + 1})
     with pytest.raises(TrainError, match="a fault"):
         train(TrainConfig.model_validate(asked))

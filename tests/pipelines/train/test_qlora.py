@@ -16,6 +16,7 @@ from support.sequences import generator, one_thread  # noqa: F401
 from support.training_runs import apart, lines, run, same, saved, settings_of
 from torch import Tensor, nn
 
+from pipelines.train.bagel_backbone import forward
 from pipelines.train.checkpoint import CHECKPOINTS
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.process_group import ProcessGroup
@@ -25,7 +26,6 @@ from pipelines.train.lora import is_lora
 from pipelines.train.qlora import QuantizedLinear, QuantizedLora, QuantizedWeight, quantized_numel
 from pipelines.train.run import TrainingRun, make_run
 from pipelines.train.token_rows import ROWS
-from pipelines.train.train_step import forward
 from pipelines.train.trainer import Trainer
 from sigma_data.errors import ConfigError
 from sigma_model.checkpoint_io import export_model, init_model, load_model

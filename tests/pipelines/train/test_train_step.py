@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from support import ranks
 from support.sequences import FIRST_ATTRIBUTE, Case, case, one_thread, pack, tiny_model  # noqa: F401
 from torch import Tensor
 
+from pipelines.train.bagel_backbone import BagelBackbone
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.parallelize import parallelize
 from pipelines.train.distributed.process_group import ProcessGroup, start_process_group, stop_process_group
@@ -22,6 +24,7 @@ from sigma_data.instruction import ATTRIBUTES
 from sigma_data.loading.batch import PackedBatch
 from sigma_data.loading.loader import Loaded
 from sigma_data.sample import Family, Turn
+from sigma_model.loading import LoadedModel
 from sigma_model.model import SigmaModel
 
 ALONE = ProcessGroup.single()
@@ -80,8 +83,11 @@ def config(**changes: Any) -> TrainConfig:
 def stepper(model: SigmaModel, settings: TrainConfig, group: ProcessGroup = ALONE, **parts: Any) -> TrainStep:
     optimizer = parts.get("optimizer") or Plain([p for p in model.parameters() if p.requires_grad], lr=1.0)
     ids = {name: FIRST_ATTRIBUTE + number for number, name in enumerate(ATTRIBUTES)}
+    words: Any = SimpleNamespace(attribute_ids=ids)
     vae: Any = NoPictures()
-    return TrainStep(settings, group, model, vae, optimizer, parts.get("ema"), ids)
+    geometry: Any = None
+    backbone = BagelBackbone(settings, LoadedModel("tiny", model, vae, words, geometry, trained=False))
+    return TrainStep(settings, group, backbone, optimizer, parts.get("ema"))
 
 
 def gradients(packs: Sequence[Loaded], **changes: Any) -> tuple[dict[str, Tensor], StepResult]:

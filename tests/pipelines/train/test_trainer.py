@@ -292,7 +292,7 @@ def test_whatever_ends_a_run_its_workers_end_too(
     def broken(*_: Any, **__: Any) -> None:
         raise LoaderError("a fault while workers are at work")
 
-    monkeypatch.setattr("pipelines.train.train_step.forward", broken)
+    monkeypatch.setattr("pipelines.train.bagel_backbone.forward", broken)
     with pytest.raises(LoaderError, match="a fault while"):
         run(settings_of(tmp_path, training_corpus, loader={"workers": 2}))
 

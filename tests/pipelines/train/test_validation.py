@@ -36,7 +36,7 @@ def put_together(out: Path, corpus: Path, **changes: Any) -> TrainingRun:
 
 def losses(run_: TrainingRun) -> dict[str, float]:
     assert run_.validation is not None
-    return run_.validation.losses(run_.parts.model, run_.parts.vae, run_.parts.tokenizer.attribute_ids)
+    return run_.validation.losses(run_.parts)
 
 
 @pytest.mark.slow
