@@ -66,7 +66,8 @@ def write(root: Path) -> None:
     tokenizer.save_pretrained(root / "processor")
     sizes = {"shortest_edge": 56 * 56, "longest_edge": 112 * 112}
     Qwen2VLImageProcessorPil(size=sizes).save_pretrained(root / "processor")
-    control = {token: int(tokenizer.convert_tokens_to_ids([token])[0]) for token in ("<|endoftext|>", *CONTROL)}
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    control = {token: vocabulary[token] for token in ("<|endoftext|>", *CONTROL)}
     for folder in ("transformer", "mllm", "scheduler"):
         (root / folder).mkdir(exist_ok=True)
     TRANSFORMER.write(root / "transformer")

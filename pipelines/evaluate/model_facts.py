@@ -13,7 +13,7 @@ from sigma_data.sequence.layout import Kind
 from sigma_model.config import weight_files
 from sigma_model.dtypes import DType
 from sigma_model.loading import choose_dtype, describe_model
-from sigma_model.omnigen2.files import find_omnigen2, is_omnigen2, transformer_weights
+from sigma_model.omnigen2.files import find_omnigen2, is_omnigen2, is_preset, resolved, transformer_weights
 from sigma_model.omnigen2.loading import choose_omnigen2_dtype
 
 Size = tuple[int, int]
@@ -54,9 +54,9 @@ def _of_omnigen2(directory: Path, base: Path | None, adapter: Path | None) -> Mo
     adapters = [] if adapter is None else sorted(adapter.iterdir()) if adapter.is_dir() else [adapter]
     config = files.transformer / "config.json"
     return ModelFacts(
-        directory=directory,
+        directory=resolved(directory),
         digest=run_folder.digest_of_files([*transformer_weights(files.transformer), config, *loose, *adapters]),
-        trained=True,
+        trained=not is_preset(directory),
         max_tokens=_ANSWERS,
         fit=lambda size: size,
         dtype=lambda dtype, device: choose_omnigen2_dtype(dtype, config, device),

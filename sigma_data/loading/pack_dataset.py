@@ -42,7 +42,8 @@ class Loaded:
     a worker spent.
     """
 
-    batch: Batch
+    batch: Any
+    """A `Batch` of the model's kind."""
     families: tuple[Family, ...]
     """Of the batch's samples, in their order."""
     epoch: int
@@ -55,7 +56,8 @@ class Loaded:
     @property
     def samples(self) -> int:
         """Samples that were planned, skipped ones included."""
-        return len(self.batch.names) + len(self.skips)
+        names: tuple[str, ...] = self.batch.names
+        return len(names) + len(self.skips)
 
 
 class BadImage(NamedTuple):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sigma_data.errors import ConfigError
 from sigma_data.images.decode import to_rgb
+from sigma_data.instruction import ATTRIBUTES
 from sigma_model.omnigen2.prompts import IM_END, INFERENCE_TOKENS, Route, text_of
 from sigma_model.quiet_imports import quiet_imports
 
@@ -171,7 +172,8 @@ class Conditioner:
 
     def refuse_control(self, text: str) -> None:
         """Raise ConfigError where a user's text holds a control token of the tokenizer, which would act as one."""
-        refuse_control(text, self.tokenizer.all_special_tokens)
+        names = {f"<{name}>" for name in ATTRIBUTES}
+        refuse_control(text, [one for one in self.tokenizer.all_special_tokens if one not in names])
 
 
 def refuse_control(text: str, control: Sequence[str]) -> None:
@@ -226,6 +228,19 @@ def empty_mllm(directory: Path) -> Any:
     config = library.AutoConfig.from_pretrained(directory, local_files_only=True)
     with torch.device("meta"):
         return library.Qwen2_5_VLForConditionalGeneration(config)
+
+
+def save_mllm(mllm: Any, directory: Path) -> None:
+    """Write a language model under its released names. Raises OSError."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        mllm.save_pretrained(directory)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
 
 
 def load_mllm(directory: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Any:

@@ -17,10 +17,12 @@ from sigma_data.errors import ConfigError
 from sigma_data.instruction import Attribute, Placeholder, parse
 from sigma_data.version import sigma_version
 from sigma_model.omnigen2.answers import SYSTEM as ANSWER_SYSTEM
+from sigma_model.omnigen2.attribute_tokens import among_states, attribute_ids, bound_tokens
 from sigma_model.omnigen2.conditioning import Prompt
 from sigma_model.omnigen2.config import MAX_REFERENCES
 from sigma_model.omnigen2.images import open_image, output_sizes, pixels
 from sigma_model.omnigen2.loading import LoadedOmnigen2
+from sigma_model.omnigen2.pack import Bound
 from sigma_model.omnigen2.prompts import IM_END, IM_START, VISION
 from sigma_model.omnigen2.sampler import SamplingRequest, Step, sample
 from sigma_model.omnigen2.settings import Omnigen2Generation
@@ -92,21 +94,28 @@ def generate_images(
         output_sizes(request.size, [rule.size(*image.size) for image in images], rule=rule)
         for request, images in zip(requests, shown, strict=True)
     ]
+    own = attribute_ids(loaded.conditioner.tokenizer)
     prompts = [
-        Prompt(plain_prompt(request.prompt, len(images)), tuple(images))
+        Prompt(plain_prompt(request.prompt, len(images), attributes=bool(own)), tuple(images))
         for request, images in zip(requests, shown, strict=True)
     ]
     # One by one: a prompt's states do not depend on the padding of others' then, to the last bit.
     states = [loaded.conditioner.encode([prompt], route)[0] for prompt in prompts]
     negative = loaded.conditioner.encode([Prompt(settings.negative)], route)[0]
     made = []
-    for request, images, text, (size, _) in zip(requests, shown, states, sizes, strict=True):
+    for request, prompt, images, text, (size, _) in zip(requests, prompts, shown, states, sizes, strict=True):
         views = [pixels(image, rule, colour_map=number in request.masks) for number, image in enumerate(images, 1)]
         references = tuple(loaded.vae.encode(views)) if route.has_latents else ()
         generator = torch.Generator().manual_seed(noise_seed(request.seed, request.name))
         stride = loaded.vae.config.downsample
         shape = (loaded.transformer.config.in_channels, size[1] // stride, size[0] // stride)
-        made.append(SamplingRequest(text, negative, torch.randn(shape, generator=generator), references))
+        bound: Bound = ()
+        if own and settings.group_mask:
+            ids = loaded.conditioner.inputs([prompt], route).ids[0].tolist()
+            numbers = range(1, len(images) + 1)
+            bound = bound_tokens(ids, own, request.prompt, numbers, dict(request.bindings))
+            bound = among_states(bound, ids, loaded.conditioner.image_token, route)
+        made.append(SamplingRequest(text, negative, torch.randn(shape, generator=generator), references, bound))
 
     def decode(latents: Sequence[Tensor]) -> list[Pillow.Image]:
         decoded = loaded.vae.decode(latents)

@@ -10,10 +10,10 @@ import torch
 from sigma_data.errors import ConfigError
 from sigma_model.dtypes import DType
 from sigma_model.loading import choose_device
-from sigma_model.omnigen2.checkpoint import check_transformer, empty_transformer, fill_transformer
-from sigma_model.omnigen2.conditioning import Conditioner
+from sigma_model.omnigen2.checkpoint import check_transformer, empty_transformer, fill_transformer, init_transformer
+from sigma_model.omnigen2.conditioning import Conditioner, init_mllm, load_image_processor, load_tokenizer
 from sigma_model.omnigen2.config import CONFIG_FILE, TransformerConfig
-from sigma_model.omnigen2.files import find_omnigen2
+from sigma_model.omnigen2.files import find_omnigen2, is_preset
 from sigma_model.omnigen2.images import INFERENCE_RULE, SizeRule
 from sigma_model.omnigen2.lora import load_adapter, merge_adapter
 from sigma_model.omnigen2.transformer import Omnigen2Transformer
@@ -61,17 +61,21 @@ def load_omnigen2(
     dtype: DType = DType.AUTO,
     device: str = "auto",
     adapter: str | None = None,
+    seed: int = 0,
 ) -> LoadedOmnigen2:
     """Load a directory as released, or SGT-Gen2's with what it lacks from `base`. An `adapter` (LoRA) is merged.
 
-    Everything that can be known from headers is checked before weights are read. Raises ConfigError.
+    A preset is random, drawn from `seed`, to be trained. Everything that can be known from headers is checked before
+    weights are read. Raises ConfigError.
     """
     directory = Path(where)
+    trained = not is_preset(directory)
     files = find_omnigen2(directory, base=None if base is None else Path(base))
     mllm, processor, vae_directory = (files.need(part) for part in ("mllm", "processor", "vae"))
     config = TransformerConfig.from_file(files.transformer / CONFIG_FILE)
     model = empty_transformer(config)
-    check_transformer(files.transformer, model)
+    if trained:
+        check_transformer(files.transformer, model)
     place = choose_device(device)
     numbers = choose_omnigen2_dtype(dtype, files.transformer / CONFIG_FILE, place)
     vae = load_vae(vae_directory, device=place)
@@ -80,13 +84,20 @@ def load_omnigen2(
             f"{vae_directory}: makes {vae.config.z_channels} channels, and the transformer takes {config.in_channels}: "
             "use the autoencoder that belongs to it"
         )
-    conditioner = Conditioner.load(mllm, processor, dtype=numbers, device=place)
+    if trained:
+        conditioner = Conditioner.load(mllm, processor, dtype=numbers, device=place)
+    else:
+        language = init_mllm(mllm, seed=seed, dtype=numbers, device=place)
+        conditioner = Conditioner(language, load_tokenizer(processor), load_image_processor(processor))
     if conditioner.width != config.text_feat_dim:
         raise ConfigError(
             f"{mllm}: its states are {conditioner.width} wide, and the transformer takes {config.text_feat_dim}: use "
             "the language model that belongs to it"
         )
-    fill_transformer(model, files.transformer, dtype=numbers, device=place)
+    if trained:
+        fill_transformer(model, files.transformer, dtype=numbers, device=place)
+    else:
+        model = init_transformer(config, seed=seed, dtype=numbers, device=place)
     if adapter is not None:
         load_adapter(model, Path(adapter))
         merge_adapter(model)
@@ -96,6 +107,7 @@ def load_omnigen2(
         conditioner=conditioner,
         vae=vae,
         dynamic_time_shift=files.dynamic_time_shift,
+        trained=trained,
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sigma_model.attention import Backend
 from sigma_model.omnigen2.flow import sampling_times
-from sigma_model.omnigen2.pack import DiffusionSample, image_tokens, latents_of, layout_of
+from sigma_model.omnigen2.pack import Bound, DiffusionSample, image_tokens, latents_of, layout_of
 from sigma_model.omnigen2.settings import Omnigen2Sampling, Solver
 from sigma_model.omnigen2.step_cache import step_cache
 from sigma_model.omnigen2.transformer import ModulatedNorm, Omnigen2Transformer
@@ -30,6 +30,7 @@ class SamplingRequest:
     negative: Tensor
     noise: Tensor
     references: tuple[Tensor, ...] = ()
+    bound: Bound = ()
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,11 @@ class _Run:
         def branch(*, negative: bool, references: bool) -> _Branch:
             samples = [
                 DiffusionSample(
-                    one.negative if negative else one.text, one.noise, 0.0, one.references if references else ()
+                    one.negative if negative else one.text,
+                    one.noise,
+                    0.0,
+                    one.references if references else (),
+                    () if negative else one.bound,
                 )
                 for one in requests
             ]

@@ -116,3 +116,5 @@ class Omnigen2Generation:
     sampling: Omnigen2Sampling = field(default_factory=Omnigen2Sampling)
     negative: str = ""
     route: Route = Route.VAE
+    group_mask: bool = True
+    """Hide the latents of other references from attribute tokens, where the tokenizer has such."""

@@ -21,6 +21,7 @@ from pipelines.train.omnigen2.model import Omnigen2Model, TrainInputs, TrainOutp
 from sigma_data.loading.batch import Batch
 from sigma_data.sample import Family
 from sigma_model.attention import Backend
+from sigma_model.omnigen2.attribute_tokens import among_states
 from sigma_model.omnigen2.conditioning import IGNORED, Conditioner, MllmInputs, text_states
 from sigma_model.omnigen2.flow import training_time
 from sigma_model.omnigen2.generate import check_request, generate_images
@@ -136,7 +137,9 @@ class Omnigen2Backbone:
         try:
             with callable_in_parts(self._model), callable_in_parts(self._model.transformer):
                 loaded = LoadedOmnigen2(self.name, self._model.transformer, self._conditioner, self._vae)
-                generation = Omnigen2Generation(sampling, route=self._config.omnigen2.route)
+                generation = Omnigen2Generation(
+                    sampling, route=self._config.omnigen2.route, group_mask=self._config.model.group_mask
+                )
                 return generate_images(loaded, fitted, generation)
         finally:
             mllm.train(was)
@@ -224,10 +227,8 @@ class Omnigen2Backbone:
         if not self._config.model.group_mask:
             return [()] * len(pack.targets)
         route, image = self._config.omnigen2.route, self._conditioner.image_token
-        if not route.shows_images or route.keeps_image_states:
-            return list(pack.bound)
         return [
-            tuple((place - int((ids[:place] == image).sum()), number) for place, number in bound)
+            among_states(bound, ids.tolist(), image, route) if bound else ()
             for ids, bound in zip(pack.prompt_ids, pack.bound, strict=True)
         ]
 

@@ -14,7 +14,6 @@ from pipelines.train.omnigen2.description import ImageProcessor
 from pipelines.train.omnigen2.shapes import Omnigen2Randomness, Omnigen2Shapes
 from sigma_data.errors import SequenceError
 from sigma_data.images.decode import DEFAULT_MAX_PIXELS, ImageFault, load
-from sigma_data.instruction import parse
 from sigma_data.loading.batch import ImageKey
 from sigma_data.loading.pack_dataset import BadImage, PackReader
 from sigma_data.loading.shard_cache import ShardCache
@@ -22,8 +21,10 @@ from sigma_data.planning.index import CorpusIndex
 from sigma_data.planning.plan import PackEntry
 from sigma_data.sample import Sample, Turn
 from sigma_data.sequence.layout import Size
+from sigma_model.omnigen2.attribute_tokens import bound_tokens
 from sigma_model.omnigen2.conditioning import IGNORED
 from sigma_model.omnigen2.images import pixel_bytes
+from sigma_model.omnigen2.pack import Bound
 from sigma_model.omnigen2.prompts import dropped_text, text_of
 
 
@@ -138,20 +139,12 @@ class Omnigen2Dataset(PackReader):
             (*keys, ImageKey(entry.corpus, entry.row, found.target, target)),
             torch.from_numpy(generator.standard_normal(shape, dtype=np.float32)),
             u,
-            () if without_prompt else self._bound(ids, sample.turns[0], found),
+            () if without_prompt else self._bound(ids, sample.turns[0], found.references),
         )
 
-    def _bound(self, ids: Sequence[int], turn: Turn, found: Asked) -> tuple[tuple[int, int], ...]:
-        """Where attribute tokens stand among the ids of a prompt, and the reference, from 1, that each speaks of."""
-        own = set(self._words.attribute_ids.values())
-        places = [place for place, one in enumerate(ids) if one in own]
-        if not places:
-            return ()
-        instruction = parse(turn.instruction, references=len(found.references))
-        unnamed = [number for number in found.references if number not in instruction.placeholders]
-        groups = instruction.groups(before=unnamed, bindings=dict(turn.bindings))
-        numbers = [found.references.index(one) + 1 if one in found.references else 0 for one in groups]
-        return tuple(zip(places, numbers, strict=False))  # a prompt may have been cut
+    def _bound(self, ids: Sequence[int], turn: Turn, references: Sequence[int]) -> Bound:
+        own = self._words.attribute_ids
+        return bound_tokens(ids, own, turn.instruction, references, dict(turn.bindings)) if own else ()
 
     def _check(self, entry: PackEntry, sample: Sample, tokens: int) -> None:
         if tokens != entry.length:

@@ -260,7 +260,7 @@ class _Memory:
         block = 19 * width + 6 * keys + 4 * inner
         tokens = [counts.joint] * config.num_layers
         tokens += [one for one in (counts.text, counts.latent, counts.target) for _ in range(config.num_refiner_layers)]
-        layers = [(one * block, one * width) for one in tokens]
+        layers: list[tuple[float, float]] = [(one * block, one * width) for one in tokens]
         if trains_mllm(self._config):
             layers += self._language_layers()
         every = {"none": 0, "selective": 2, "full": 1}[self._config.parallel.checkpointing]
@@ -275,8 +275,8 @@ class _Memory:
         keys = width // int(text["num_attention_heads"]) * int(text["num_key_value_heads"])
         asked, patches = self._counts.asked, self._counts.patches
         wide = int(vision["hidden_size"])
-        layer = asked * (9 * width + 3 * keys + 4 * inner), asked * width
-        block = patches * (9 * wide + 4 * int(vision["intermediate_size"])), patches * wide
+        layer: tuple[float, float] = asked * (9 * width + 3 * keys + 4 * inner), asked * width
+        block: tuple[float, float] = patches * (9 * wide + 4 * int(vision["intermediate_size"])), patches * wide
         learns = self._config.omnigen2.train_mllm and not self._config.freeze.vit
         return [layer] * int(text["num_hidden_layers"]) + ([block] * int(vision["depth"]) if learns else [])
 

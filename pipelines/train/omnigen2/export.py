@@ -19,6 +19,7 @@ from sigma_data.storage.files import dump_json, write_atomic
 from sigma_model.checkpoint_io import DTYPES
 from sigma_model.model_files import stored_tensors
 from sigma_model.omnigen2.checkpoint import export_transformer, init_transformer, load_transformer
+from sigma_model.omnigen2.conditioning import save_mllm
 from sigma_model.omnigen2.config import CONFIG_FILE
 from sigma_model.omnigen2.files import (
     MLLM,
@@ -96,7 +97,7 @@ def write_model(
     export_transformer(model.transformer, root / TRANSFORMER, dtype=dtype)
     mllm = root / (TEXT_ENCODER if layout is Layout.SGT else MLLM)
     if model.mllm is not None:
-        model.mllm.to(dtype).save_pretrained(mllm)
+        save_mllm(model.mllm.to(dtype), mllm)
     elif layout is Layout.RELEASED:
         _language_model(config, description, mllm)
     if layout is Layout.SGT:
@@ -119,7 +120,7 @@ def _language_model(config: TrainConfig, description: Omnigen2Description, folde
     if description.trained:
         _copied(description.mllm, folder)
     else:
-        read_mllm(config, description, dtype=torch.float32).save_pretrained(folder)
+        save_mllm(read_mllm(config, description, dtype=torch.float32), folder)
 
 
 def _processor(config: TrainConfig, description: Omnigen2Description, folder: Path) -> None:

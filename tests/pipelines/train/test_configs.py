@@ -13,11 +13,14 @@ from support.places import ROOT, TESTS
 from pipelines.common.settings import load_settings
 from pipelines.train.config import TrainConfig
 from pipelines.train.estimate.flops import parameters_of
+from pipelines.train.omnigen2.build import lora_targets
+from pipelines.train.omnigen2.settings_checks import check_run
 from pipelines.train.start_description import training_config
 from pipelines.train.token_rows import ROWS, TABLE
 from sigma_data.sample import Family
 from sigma_model.checkpoint_io import released_name
 from sigma_model.config import preset
+from sigma_model.omnigen2.lora import TARGETS
 
 CONFIGS = ROOT / "configs"
 NAMES = (
@@ -29,6 +32,7 @@ NAMES = (
     "sigma-qlora",
     "sgt-bagel",
 )
+OMNIGEN2 = ("sgt-omnigen2", "omnigen2-lora")
 
 
 def config(name: str) -> TrainConfig:
@@ -37,7 +41,7 @@ def config(name: str) -> TrainConfig:
 
 def test_every_configuration_is_one_that_is_tested_here() -> None:
     training = [path.stem for path in CONFIGS.glob("*.yaml") if not path.stem.startswith("corpus-")]
-    assert sorted(training) == sorted(NAMES)
+    assert sorted(training) == sorted((*NAMES, *OMNIGEN2))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,7 +53,7 @@ def test_a_configuration_loads_and_freezes_something_that_is_there(name: str) ->
     assert settings.data.budget <= model.language.max_position_embeddings
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *OMNIGEN2])
 def test_paths_are_relative_and_every_setting_says_why(name: str) -> None:
     settings = config(name)
     paths = [settings.out, Path(settings.model.path), *(Path(corpus.path) for corpus in settings.data.corpora)]
@@ -164,3 +168,26 @@ def test_the_quickstart_needs_neither_gpu_nor_weights() -> None:
     assert settings.model.dtype == settings.model.master == "float32"
     assert not settings.parallel.compile
     assert not settings.freeze.und
+
+
+def test_sgt_on_omnigen2_is_what_its_code_says() -> None:
+    settings = config("sgt-omnigen2")
+    check_run(settings)
+    chosen = settings.omnigen2
+    assert (chosen.route, chosen.train_mllm, chosen.time_shift, chosen.static_shift) == ("mllm", True, "v1", False)
+    assert settings.data.mixture is not None
+    shares = settings.data.mixture.shares
+    assert shares[Family.SEGMENTATION] == 2 * shares[Family.UNDERSTANDING]
+    assert (settings.optimizer.lr, settings.schedule.warmup, settings.schedule.kind) == (5e-6, 300, "constant")
+    assert (settings.steps, settings.ema, settings.data.dropout.text) == (2500, None, 0.0)
+
+
+def test_lora_on_omnigen2_is_that_of_its_release() -> None:
+    settings = config("omnigen2-lora")
+    check_run(settings)
+    assert settings.lora is not None
+    assert (settings.lora.rank, settings.lora.alpha, lora_targets(settings.lora)) == (8, 8.0, TARGETS)
+    optimizer, dropout = settings.optimizer, settings.data.dropout
+    assert (optimizer.betas, optimizer.eps, optimizer.weight_decay, optimizer.clip) == ((0.9, 0.95), 1e-8, 0.01, 1.0)
+    assert (dropout.text, dropout.latent, settings.schedule.warmup, settings.ema) == (0.0001, 0.5, 500, None)
+    assert (settings.omnigen2.max_pixels, settings.omnigen2.text_tokens) == (1_048_576, 888)
