@@ -37,7 +37,7 @@ def bound_tokens(
     parsed = parse(instruction, references=len(references))
     unnamed = [number for number in references if number not in parsed.placeholders]
     groups = parsed.groups(before=unnamed, bindings=bindings)
-    numbers = [list(references).index(one) + 1 if one in references else 0 for one in groups]
+    numbers = [0 if one is None or one not in references else list(references).index(one) + 1 for one in groups]
     return tuple(zip(places, numbers, strict=False))  # a prompt may have been cut
 
 

@@ -232,8 +232,10 @@ def empty_mllm(directory: Path) -> Any:
 
 def save_mllm(mllm: Any, directory: Path) -> None:
     """Write a language model under its released names. Raises OSError."""
-    from transformers.utils import logging
-
+    with quiet_imports():
+        import transformers
+    library: Any = transformers
+    logging = library.utils.logging
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -39,10 +39,7 @@ def init_attribute_rows(mllm: Any, words: ChatWords) -> None:
 
 
 def merge_attribute_rows(mllm: Any) -> None:
-    """Write the rows into the table and make the embedding plain again."""
+    """Write the rows into the table, which a tied text head shares, and make the embedding plain again."""
     embed = mllm.model.language_model.embed_tokens
     if isinstance(embed, TokenRows):
-        plain = embed.merge()
-        mllm.model.language_model.embed_tokens = plain
-        if mllm.config.get_text_config().tie_word_embeddings:
-            mllm.lm_head.weight = plain.weight
+        mllm.model.language_model.embed_tokens = embed.merge()

@@ -9,16 +9,26 @@ from typing import Any
 
 import pytest
 import torch
-from support import corpora, ranks
+from safetensors.torch import load_file
+from support import corpora, image_files, ranks
 from support.training_runs import apart, lines, run, same, saved, settings_of
 
 from pipelines.common.planner import open_planner
 from pipelines.train.config import Omnigen2Settings, TrainConfig
+from pipelines.train.estimate.dry_run import dry_run
+from pipelines.train.export import export_run
 from pipelines.train.omnigen2.batch import Omnigen2Batch
 from pipelines.train.omnigen2.build import dataset_of
 from pipelines.train.omnigen2.description import describe_omnigen2
+from pipelines.train.omnigen2.export import Layout
+from sigma_data.errors import ConfigError
 from sigma_data.planning.plan import PlanSettings
 from sigma_data.sample import Family
+from sigma_model.api import load
+from sigma_model.omnigen2.attribute_tokens import attribute_ids
+from sigma_model.omnigen2.loading import load_omnigen2
+from sigma_model.omnigen2.lora import LORA_FILE, load_adapter, merge_adapter
+from sigma_model.omnigen2.settings import Omnigen2Generation, Omnigen2Sampling
 
 pytestmark = pytest.mark.slow
 NAME = "omnigen2-tiny"
@@ -93,12 +103,14 @@ def test_every_sample_is_read_as_long_as_it_was_planned(corpus: Path, route: str
     assert bool(bound) is (route == "both")
 
 
-@pytest.mark.parametrize("route", ["vae", "mllm"])
-def test_two_ranks_are_one_process_with_twice_the_packs(tmp_path: Path, corpus: Path, route: str) -> None:
+@pytest.mark.parametrize(("route", "parallel"), [("vae", {"checkpointing": "full"}), ("mllm", {"shard": 1})])
+def test_two_ranks_are_one_process_with_twice_the_packs(
+    tmp_path: Path, corpus: Path, route: str, parallel: dict[str, Any]
+) -> None:
     """Both losses, the language model trained, packs of images alone and of answers alone among them."""
     changes = {"steps": 3, "omnigen2": {"route": route}, "data": {"budget": 500}}
     one = settings(tmp_path / "one", corpus, accumulate=2, **changes)
-    two = settings(tmp_path / "two", corpus, **changes)
+    two = settings(tmp_path / "two", corpus, parallel=parallel, **changes)
     run(one)
     ranks.run(run, 2, two, timeout_s=300)
     seen: set[str] = set()
@@ -125,3 +137,74 @@ def test_a_resumed_run_is_the_whole_one_to_the_bit(tmp_path: Path, corpus: Path,
     assert [json.dumps(line) for line in lines(tmp_path / "whole")] == [
         json.dumps(line) for line in lines(tmp_path / "cut")
     ]
+
+
+@pytest.fixture(scope="module")
+def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps that trains all, keeps an average and has attribute tokens."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    run(settings(out, corpus, steps=2, omnigen2={"train_mllm": True, "attribute_tokens": True}))
+    return out
+
+
+def test_an_export_is_a_whole_model_with_the_average_that_was_kept(finished: Path, tmp_path: Path) -> None:
+    """The reference never writes its averages. The files bear the released names."""
+    made = export_run(finished, tmp_path / "model")
+    averages = {name.removeprefix("ema/transformer."): one for name, one in saved(finished).items()}
+    written = load_file(made / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(tensor, averages[name]) for name, tensor in written.items())
+    names = load_file(made / "mllm" / "model.safetensors").keys()
+    assert {name.partition(".")[0] for name in names} == {"model", "visual"}
+    model = load(made)
+    image = model.generate(
+        "Put <style>the cat <image_1> there", [image_files.image_bytes("png", 7)],
+        settings=Omnigen2Generation(Omnigen2Sampling(steps=1, text_scale=1.0)),
+    )  # fmt: skip
+    assert min(image.size) >= 8
+    own = attribute_ids(model.parts.conditioner.tokenizer)
+    rows = saved(finished)["ema/mllm.model.language_model.embed_tokens.rows"]
+    table = model.parts.conditioner.mllm.model.language_model.embed_tokens.weight
+    assert torch.equal(table[list(own.values())], rows)
+
+
+def test_sgt_gen2s_layout_is_what_was_trained_and_takes_the_rest_from_its_base(finished: Path, tmp_path: Path) -> None:
+    base = export_run(finished, tmp_path / "model", ema=False)
+    made = export_run(finished, tmp_path / "sgt", ema=False, layout=Layout.SGT)
+    assert sorted(path.name for path in (made / "transformer").iterdir()) == [
+        "processor",
+        "text_encoder",
+        "transformer",
+    ]
+    found = load(made, base=base)
+    same_state = found.parts.conditioner.mllm.state_dict()
+    for name, tensor in load(base).parts.conditioner.mllm.state_dict().items():
+        assert torch.equal(tensor, same_state[name])
+
+
+def test_lora_is_exported_in_its_file_format_and_merged_alike(corpus: Path, tmp_path: Path) -> None:
+    changes = {"lora": {"rank": 2, "alpha": 4.0}, "omnigen2": {"train_mllm": False}, "steps": 2}
+    run(settings(tmp_path / "run", corpus, **{**changes, "data": {"corpora": only_images(corpus)}}))
+    adapter = export_run(tmp_path / "run", tmp_path / "adapter", adapter=True)
+    assert all(name.startswith("transformer.") for name in load_file(adapter / LORA_FILE))
+    merged = load(export_run(tmp_path / "run", tmp_path / "merged")).parts.transformer
+    again = load_omnigen2(NAME).transformer
+    load_adapter(again, adapter)
+    merge_adapter(again)
+    for name, tensor in again.state_dict().items():
+        torch.testing.assert_close(tensor, merged.state_dict()[name], rtol=0, atol=1e-6, msg=name)
+
+
+def test_a_dry_run_counts_what_training_counts_and_refuses_what_it_refuses(corpus: Path, tmp_path: Path) -> None:
+    config = TrainConfig.model_validate(settings(tmp_path / "run", corpus))
+    seen = dry_run(config)
+    assert sum(whole for whole, _ in seen.estimate.parameters.values()) == 1_253_712 + 292_880
+    assert seen.weights is None and seen.epoch.packs > 0 and "omnigen2-tiny" in seen.show()
+    for changes, message in (
+        ({"omnigen2": {"train_mllm": False}}, "understanding samples are answered in words"),
+        ({"model": {"vision": False}}, "model.vision has no meaning with an OmniGen2"),
+        ({"freeze": {"und": True}}, "freeze.und has no meaning"),
+        ({"lora": {"rank": 2}}, "lora gives adapters to the transformer alone"),
+        ({"model": {"path": "tiny"}}, "omnigen2.train_mllm: tiny is not an OmniGen2"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            dry_run(TrainConfig.model_validate(settings(tmp_path / "run", corpus, **changes)))

@@ -472,10 +472,10 @@ class Stuck(PackDataset):
 
     row = -1
 
-    def _item(self, entry: PackEntry) -> Any:
+    def read_sample(self, entry: PackEntry) -> Any:
         if entry.row == self.row:
             time.sleep(120)
-        return super()._item(entry)
+        return super().read_sample(entry)
 
 
 def stuck(planner: Planner) -> tuple[Stuck, str]:
@@ -526,7 +526,7 @@ def test_a_worker_that_hangs_is_an_error_that_names_the_sample(planner: Planner)
 class Broken(PackDataset):
     fault: Exception = ZeroDivisionError("a fault of our own")
 
-    def _item(self, entry: PackEntry) -> Any:
+    def read_sample(self, entry: PackEntry) -> Any:
         raise self.fault
 
 
@@ -535,7 +535,7 @@ def test_a_fault_of_the_program_arrives_as_it_is_with_the_worker_s_traceback(pla
     with pytest.raises(ZeroDivisionError) as error:
         next(iter(Loader(planner, broken, settings=LoaderSettings(workers=1))))
     assert str(error.value) == "a fault of our own"
-    assert any("in _item" in note for note in error.value.__notes__)
+    assert any("in read_sample" in note for note in error.value.__notes__)
 
 
 def test_no_room_for_batches_is_an_error_that_says_what_to_enlarge(planner: Planner) -> None:
