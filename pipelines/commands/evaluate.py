@@ -148,7 +148,9 @@ def evaluate(
         given["metric_model"] = pairs("--metric-model", metric_model, "MODEL=DIR")
     settings = load_settings(EvalConfig, config, (), typed={"benchmark": "BENCHMARK"}, **given)
     if print_config:
-        print_result(dump_settings(settings))
+        from pipelines.common.omnigen2_settings import with_own_defaults
+
+        print_result(dump_settings(with_own_defaults(settings)))
         return
     result = run(settings.options())
     if as_json:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from pipelines.common.inference_config import InferenceConfig
 from sigma_data.errors import ConfigError
 from sigma_model.omnigen2.settings import Omnigen2Generation, Omnigen2Sampling
 from sigma_model.omnigen2.settings import Solver as ReleasedSolver
 from sigma_model.sampling.settings import Solver
+
+AnyConfig = TypeVar("AnyConfig", bound=InferenceConfig)
 
 _BAGEL_ONLY = ("timestep_shift", "rescale", "rescale_min", "group_mask", "understanding", "device_map", "quantize")
 _OMNIGEN2_ONLY = ("negative", "route", "solver", "step_cache", "adapter")
@@ -33,6 +36,15 @@ def omnigen2_settings(config: InferenceConfig) -> Omnigen2Generation:
     sampling.check()
     settings = Omnigen2Generation(sampling, config.negative or "")
     return settings if config.route is None else replace(settings, route=config.route)
+
+
+def with_own_defaults(config: AnyConfig) -> AnyConfig:
+    """The settings as they would be used, to be printed: with an OmniGen2 model, its defaults instead of BAGEL's."""
+    if not config.omnigen2:
+        return config
+    found = omnigen2_settings(config)
+    values = {name: getattr(found.sampling, name) for name in _SAMPLING}
+    return config.model_copy(update={**values, "negative": found.negative, "route": found.route})
 
 
 def refuse_omnigen2_settings(config: InferenceConfig) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from support import eval_runs, omnigen2
+from support.commands import sigma
 from typer.testing import CliRunner
 
 import cli
@@ -67,3 +69,16 @@ def test_what_means_nothing_to_a_model_is_refused(model: Path, world: Path, tmp_
         result = evaluate(f"world:{world}", *words, "--out", tmp_path / "out")
         assert isinstance(result.exception, ConfigError)
         assert told in str(result.exception)
+
+
+def test_the_printed_settings_are_omnigen2s_own(tmp_path: Path) -> None:
+    """Not BAGEL's defaults, which would not be used; and what is printed is taken back as it was."""
+    words = ["eval", "questions:x", "--model", "omnigen2-tiny", "--out", str(tmp_path), "--print-config"]
+    values = yaml.safe_load(sigma(*words).stdout)
+    assert (values["steps"], values["text_scale"], values["image_scale"]) == (28, 4.0, 1.0)
+    assert (values["route"], values["solver"], values["negative"]) == ("vae", "euler", "")
+    assert yaml.safe_load(sigma(*words, "--steps", "9").stdout)["steps"] == 9
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(yaml.safe_dump(values))
+    again = sigma("eval", "--config", str(printed), "--print-config")
+    assert yaml.safe_load(again.stdout) == values
