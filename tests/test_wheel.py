@@ -75,6 +75,7 @@ def test_the_wheel_holds_three_packages_with_types_and_the_configurations(wheel:
         *ROOT.glob("sigma_data/**/*.j2"),
         *ROOT.glob("pipelines/**/*.j2"),
         *ROOT.glob("pipelines/**/*.js"),
+        *ROOT.glob("pipelines/**/*.css"),
     ]:
         assert template.relative_to(ROOT).as_posix() in names
 

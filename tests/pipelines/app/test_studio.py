@@ -18,7 +18,7 @@ from support import image_files
 from support.commands import sigma
 
 from pipelines.app import markup
-from pipelines.app.ask import Ask
+from pipelines.app.ask import CACHES, Ask, defaults_of
 from pipelines.app.config import WAITING, AppConfig
 from pipelines.app.gallery import ASK, RESULT, Gallery
 from pipelines.app.guard import POLICY, Guard
@@ -331,6 +331,14 @@ def test_an_upload_that_is_over_is_no_error_in_the_page() -> None:
     asyncio.run(Guard(page, None)(scope, None, keep))  # type: ignore[arg-type]
     assert sent[0]["status"] == 200 and b"content-length" not in dict(sent[0]["headers"])
     assert sent[1]["body"] == b'data: {"msg": "done"}\n\n'
+
+
+@pytest.mark.skipif(not CACHES, reason="the sampler leaves nothing out")
+def test_steps_left_out_are_asked_for_as_the_command_does() -> None:
+    usual = defaults_of("tiny-base")
+    ask = Ask("a cup", models=("tiny-base",), settings={**usual, "cache": "taylor"})
+    assert "--cache taylor" in ask.command("tiny-base", {}) and ask.config("tiny-base", {}).cache == "taylor"
+    assert "--cache" not in replace(ask, settings=usual).command("tiny-base", {})
 
 
 def test_without_gradio_one_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
