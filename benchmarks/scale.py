@@ -91,7 +91,16 @@ def write_scans(folder: Path, rows: int) -> None:
         )
         ends = pa.array(np.arange(0, 2 * count + 1, 2), pa.int32())
         text = hexadecimal(keyed(numbers + 2 * rows, 64))
+        turn = schema.field("turns").type.value_type
+        turns = pa.StructArray.from_arrays(
+            [text, pa.array(np.full(count, 2), pa.int16()), pa.nulls(count, pa.string())], fields=list(turn)
+        )
+        one, none = (pa.array(np.arange(count + 1) * many, pa.int32()) for many in (1, 0))
+        no_words = pa.ListArray.from_arrays(none, pa.array([], pa.string()))
         columns: dict[str, Any] = {
+            "family_inferred": pa.array(np.zeros(count, dtype=bool)), "instruction": text,
+            "turns": pa.ListArray.from_arrays(one, turns), "attributes": no_words, "warnings": no_words,
+            "references": pa.array(np.ones(count), pa.int16()), "tokens": pa.array(np.full(count, 2000), pa.int32()),
             "id": hexadecimal(keyed(numbers + 3 * rows, 20)),
             "family": pa.array(np.array(_FAMILIES)[numbers % len(_FAMILIES)]),
             "source": constant("release", count), "location": constant(f"{start}.parquet", count),

@@ -42,6 +42,7 @@ class TableRows(ABC):
         held = merged = 0
         for frame in self.batches(columns):
             part = group(frame)
+            part = part.with_columns(pl.col(name).cast(pl.Int64) for name in part.columns if _is_sum(name))
             parts.append(part)
             held += len(part)
             if held > 2 * merged + _BATCH:
@@ -105,9 +106,13 @@ def _added(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
     if not parts:
         return pl.DataFrame()
     whole = pl.concat(parts)
-    sums = [name for name in whole.columns if name == "len" or name.startswith("sum")]
+    sums = [name for name in whole.columns if _is_sum(name)]
     keys = [name for name in whole.columns if name not in sums]
-    return whole.group_by(keys, maintain_order=True).agg(pl.col(name).cast(pl.Int64).sum() for name in sums)
+    return whole.group_by(keys, maintain_order=True).agg(pl.col(name).sum() for name in sums)
+
+
+def _is_sum(name: str) -> bool:
+    return name == "len" or name.startswith("sum")
 
 
 def warnings_of(manifest: TableRows) -> dict[str, int]:
