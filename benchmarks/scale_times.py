@@ -16,9 +16,9 @@ import numpy as np
 MB, GB, TB = 1e6, 1e9, 1e12
 
 # Measured, on one core of the machine in docs/performance.md.
-SCAN, WRITE, HASH = 32 * MB, 250 * MB, 400 * MB
+SCAN, WRITE, HASH = 32 * MB, 250 * MB, 1500 * MB
 """Bytes a second and core: decoding and checking, copying to the shards, hashing a finished shard."""
-PLAN, COMMIT = 35e-6, 90e-6
+PLAN, COMMIT = 24e-6, 33e-6
 """Seconds a row of the parent, which is one process: the plan; manifest, card and report."""
 
 # Assumed.
@@ -80,6 +80,8 @@ def stages(corpus: Corpus, machines: int) -> dict[str, tuple[float, str]]:
 
 def hours(seconds: float) -> str:
     """A duration in the unit that suits it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
 
 
