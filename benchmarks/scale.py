@@ -242,9 +242,10 @@ def main() -> None:
             f"then tables and report: {found['described']:,.0f} s, {megabytes(found['parent'])}",
         )
     if len(planned) > 1:
-        (few, low), *_, (many, high) = sorted(planned.items())
-        plan, whole = ((high[name] - low[name]) / (many - few) for name in ("planned", "parent"))
-        release, most = high["parent"] + whole * (RELEASE_ROWS - many), high["planned"] + plan * (PLAN_ROWS - many)
+        small, large = min(planned), max(planned)
+        begun, ended = planned[small], planned[large]
+        plan, whole = ((ended[name] - begun[name]) / (large - small) for name in ("planned", "parent"))
+        release, most = ended["parent"] + whole * (RELEASE_ROWS - large), ended["planned"] + plan * (PLAN_ROWS - large)
         kept = whole <= PARENT_BYTES_A_ROW and release <= PARENT_BYTES
         tell(f"parent: {whole:,.0f} bytes a row; {RELEASE_ROWS:,} rows by that: {megabytes(release)}: {met(kept)}")
         tell(f"plan: {plan:,.0f} bytes a row; {PLAN_ROWS:,} rows by that: {megabytes(most)}: {met(most <= PLAN_BYTES)}")
