@@ -21,7 +21,7 @@ from sigma_data.storage.files import with_temporary
 from sigma_model.config import ModelConfig, refuse_shadow, weight_files
 from sigma_model.initialization import fresh_tensor
 from sigma_model.model import SigmaModel
-from sigma_model.model_files import StoredTensor, refuse_wrapped, stored_tensors
+from sigma_model.model_files import StoredTensor, refuse_wrapped, weight_tensors
 from sigma_model.position_extension import extended_table, may_extend
 from sigma_model.state_dict_adapter import PATCH_EMBEDDING, PROJECTION, unwrapped
 from sigma_model.state_dict_adapter import our_name as our_name
@@ -61,15 +61,14 @@ class Checkpoint:
             raise ConfigError(f"{directory}: has no ema.safetensors or model.safetensors: download the weights there")
         self.tensors: dict[str, StoredTensor] = {}
         strip = config.strip_prefix if config is not None else ()
-        for path in self.files:
-            for full, stored in stored_tensors(path, complete=True).items():
-                name = unwrapped(full, strip)
-                if strip and name == _AVERAGED_STEPS:
-                    continue
-                if name in self.tensors:
-                    raise ConfigError(f"{path}: holds {name}, which {self.tensors[name].path.name} holds as well")
-                if vision or not name.startswith(_VISION):
-                    self.tensors[name] = stored
+        for full, stored in weight_tensors(directory, complete=True).items():
+            name = unwrapped(full, strip)
+            if strip and name == _AVERAGED_STEPS:
+                continue
+            if name in self.tensors:  # with its prefix and without
+                raise ConfigError(f"{stored.path}: holds {name}, which {self.tensors[name].path.name} holds as well")
+            if vision or not name.startswith(_VISION):
+                self.tensors[name] = stored
         refuse_wrapped(self.tensors, directory)
         if config is not None and config.language.tie_word_embeddings and _EMBEDDINGS in self.tensors:
             self.tensors.setdefault(_HEAD, self.tensors[_EMBEDDINGS])

@@ -67,24 +67,53 @@ def header_shapes(path: Path) -> dict[str, list[int]]:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The files of the weights to use: one file, or the parts that an index names. Empty: none there.
+    """The files of the weights to use: one file, or the shards that an index names. Empty: none there.
 
-    Raises ConfigError where an index names parts that are not there.
+    An index may name the autoencoder's tensors as well, as vLLM-Omni needs it; its file is no shard of the weights.
+    Raises ConfigError where an index names shards that are not there, or shards lie there without an index.
     """
     for name in WEIGHT_FILES:
         if (directory / name).exists():
             return [directory / name]
-        index = directory / f"{name}.index.json"
-        if index.exists():
-            named = read_json(index).get("weight_map")
-            if not isinstance(named, dict) or not all(isinstance(part, str) for part in named.values()):
-                raise ConfigError(f"{index}: has no weight_map from tensors to files")
-            parts = sorted(set(named.values()))
-            for part in parts:
-                if Path(part).name != part or not (directory / part).is_file():
-                    raise ConfigError(f"{index}: names {part!r}, which is not there")
-            return [directory / part for part in parts]
+        if (directory / f"{name}.index.json").exists():
+            named = _weight_map(directory / f"{name}.index.json")
+            return [directory / shard for shard in sorted(set(named.values()) - {VAE_FILE})]
+    for name in WEIGHT_FILES:
+        if shards := sorted(directory.glob(f"{Path(name).stem}-*-of-*.safetensors")):
+            raise ConfigError(f"{directory}: holds {shards[0].name} and no {name}.index.json: download the index, too")
     return []
+
+
+def weight_tensors(directory: Path, *, complete: bool = False) -> dict[str, StoredTensor]:
+    """The tensors of the weights to use by the names in their files, from the headers alone; empty: none there.
+
+    Raises ConfigError as `weight_files` and `stored_tensors`, where two shards hold one name, and where an index names
+    a tensor that its shard does not hold.
+    """
+    found: dict[str, StoredTensor] = {}
+    files = weight_files(directory)
+    for path in files:
+        for name, stored in stored_tensors(path, complete=complete).items():
+            if name in found:
+                raise ConfigError(f"{path}: holds {name}, which {found[name].path.name} holds as well")
+            found[name] = stored
+    index = next((path for name in WEIGHT_FILES if (path := directory / f"{name}.index.json").exists()), None)
+    if index is not None and files and files[0].name not in WEIGHT_FILES:
+        for name, shard in _weight_map(index).items():
+            if shard != VAE_FILE and (name not in found or found[name].path.name != shard):
+                raise ConfigError(f"{index}: places {name} in {shard}, which does not hold it: download both again")
+    return found
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensors and their files as an index has them. Raises ConfigError where it names a file that is not there."""
+    named = read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(shard, str) for shard in named.values()):
+        raise ConfigError(f"{index}: has no weight_map from tensors to files")
+    for shard in sorted(set(named.values())):
+        if Path(shard).name != shard or not (index.parent / shard).is_file():
+            raise ConfigError(f"{index}: names {shard!r}, which is not there: download it")
+    return named
 
 
 def refuse_shadow(directory: Path, name: str) -> None:
@@ -100,10 +129,9 @@ def refuse_shadow(directory: Path, name: str) -> None:
 def released_shapes(directory: Path, *, strip: Sequence[str] = ()) -> dict[str, list[int]]:
     """Names without the prefixes to `strip`, and shapes, of the weights to use; empty where there are none.
 
-    Raises ConfigError where the names bear other prefixes.
+    Raises ConfigError as `weight_tensors`, and where the names bear other prefixes.
     """
-    shapes = {name: shape for path in weight_files(directory) for name, shape in header_shapes(path).items()}
-    found = {unwrapped(name, strip): shape for name, shape in shapes.items()}
+    found = {unwrapped(name, strip): list(stored.shape) for name, stored in weight_tensors(directory).items()}
     refuse_wrapped(found, directory)
     return found
 

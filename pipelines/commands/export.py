@@ -33,6 +33,13 @@ def export(
     dtype: Annotated[
         DType, typer.Option(help="Type of the weights; auto is that of the weights the run started from.")
     ] = DType.AUTO,
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Largest file of weights, e.g. 5GB: several files with an index; by default one file.",
+            show_default=False,
+        ),
+    ] = None,
     layout: Annotated[
         str, typer.Option(help="Of an OmniGen2: `released`, a whole model, or `sgt-gen2`, what was trained alone.")
     ] = "released",
@@ -43,15 +50,18 @@ def export(
 ) -> None:
     """Export a checkpoint as a model directory.
 
-    In the released layout, for `sigma generate --model` and `sigma eval --model`.
+    In the released layout, for `sigma generate --model` and `sigma eval --model`, BAGEL's own code, vLLM-Omni and NeMo
+    Automodel.
     """
     from pipelines.train.export import export_run
     from pipelines.train.omnigen2.export import Layout
+    from sigma_model.sharded_files import parse_shard_size
 
     if layout not in list(Layout):
         raise typer.BadParameter(f"{layout!r}: choose one of {', '.join(Layout)}", param_hint="--layout")
     made = export_run(
         run, out, step=step, ema=ema, adapter=adapter, released_names=released_names, dtype=dtype,
         layout=Layout(layout), overrides=tuple(settings or ()),
+        shard_bytes=None if max_shard_size is None else parse_shard_size(max_shard_size),
     )  # fmt: skip
     print_result(f"{made}\n")

@@ -33,6 +33,7 @@ from sigma_data.sequence.tokenizer_files import write_tokenizer
 from sigma_data.storage.files import disk_error
 from sigma_model.checkpoint_io import DTYPES, Checkpoint, export_model, init_model, load_model
 from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, find_file, weight_files
+from sigma_model.interop import export_sharded, write_configs
 from sigma_model.loading import DType, ModelDescription
 from sigma_model.model import SigmaModel
 from sigma_model.omnigen2.files import PRESETS as OMNIGEN2_PRESETS
@@ -50,6 +51,7 @@ def export_run(
     adapter: bool = False,
     released_names: bool = False,
     dtype: DType = DType.AUTO,
+    shard_bytes: int | None = None,
     layout: Layout = Layout.RELEASED,
     overrides: Sequence[str] = (),
 ) -> Path:
@@ -59,6 +61,7 @@ def export_run(
     averages, if the run keeps them. LoRA is merged into them, and the attribute tokens' own rows into the embeddings.
     `adapter` writes the LoRA adapter alone, and these rows, for peft, under our names or released ones. `dtype` auto
     is that of the weights the run started from, or float32 where it started from none; an adapter's stays as it is.
+    `shard_bytes` is the largest file of weights: more of them become several, with an index (`export_sharded`).
     `layout` is for OmniGen2, whose adapter is the LoRA file of diffusers. `overrides` are model.path=DIR and
     model.base=DIR, where the run's base has moved. Every number is rounded once, but those of layers with LoRA twice
     where `dtype` is narrower than what the run started from. `out` appears by rename, whole. Memory: one copy of the
@@ -76,6 +79,8 @@ def export_run(
         raise ConfigError(f"{run}: trains no LoRA, so it has no adapter: leave --adapter out")
     if released_names and not adapter:
         raise ConfigError("--released-names belongs to --adapter: a whole export has the released names anyway")
+    if shard_bytes is not None and adapter:
+        raise ConfigError("--max-shard-size belongs to a whole export: an adapter is one file")
     checkpointer = Checkpointer(run / CHECKPOINTS, ProcessGroup.single(), config.checkpoint)
     chosen = checkpointer.latest() if step is None else step
     if chosen is None:
@@ -86,9 +91,13 @@ def export_run(
     description = _base(config, run)
     asked = None if dtype is DType.AUTO else dtype.torch
     if isinstance(description, Omnigen2Description):
-        write = _omnigen2(config, description, checkpointer, chosen, ema, adapter, released_names, asked, layout)
+        write = _omnigen2(
+            config, description, checkpointer, chosen, ema, adapter, released_names, asked, layout, shard_bytes
+        )
     else:
-        write = _bagel(config, description, checkpointer, chosen, ema, adapter, released_names, asked, layout)
+        write = _bagel(
+            config, description, checkpointer, chosen, ema, adapter, released_names, asked, layout, shard_bytes
+        )
     temporary = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
@@ -111,6 +120,7 @@ def _bagel(
     released_names: bool,
     asked: torch.dtype | None,
     layout: Layout,
+    shard_bytes: int | None,
 ) -> Callable[[Path], None]:
     """What writes a model of BAGEL's kind into a folder. Raises ConfigError."""
     if layout is not Layout.RELEASED:
@@ -130,9 +140,11 @@ def _bagel(
         merge_lora(model)
         merge_token_rows(model)
         model.config = model.config.with_rows(description.tokenizer.attribute_ids)
-        export_model(model, folder, dtype=written, name=_AVERAGES if ema else _RAW)
         shutil.copyfile(vae, folder / vae.name)
+        if shard_bytes is None or not export_sharded(model, folder, dtype=written, shard_bytes=shard_bytes):
+            export_model(model, folder, dtype=written, name=_AVERAGES if ema else _RAW)
         write_tokenizer(description.words, folder, description.tokenizer)
+        write_configs(folder, model.config, description.tokenizer, dtype=written)
 
     return write
 
@@ -147,6 +159,7 @@ def _omnigen2(
     released_names: bool,
     asked: torch.dtype | None,
     layout: Layout,
+    shard_bytes: int | None,
 ) -> Callable[[Path], None]:
     """What writes an OmniGen2 into a folder. Raises ConfigError."""
     if released_names:
@@ -160,7 +173,9 @@ def _omnigen2(
         if adapter:
             omnigen2.write_adapter(model, folder, dtype=asked)
         else:
-            omnigen2.write_model(model, config, description, folder, dtype=written, layout=layout)
+            omnigen2.write_model(
+                model, config, description, folder, dtype=written, layout=layout, shard_bytes=shard_bytes
+            )
 
     return write
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from sigma_data.errors import ConfigError
-from sigma_data.storage.files import dump_json, write_atomic
-from sigma_model.checkpoint_io import assign, check_stored, counted, read_stored, write_tensors
+from sigma_model.checkpoint_io import assign, check_stored, counted, read_stored
 from sigma_model.model_files import StoredTensor, stored_tensors
 from sigma_model.omnigen2.config import CONFIG_FILE, TransformerConfig
 from sigma_model.omnigen2.files import WEIGHTS, transformer_weights
 from sigma_model.omnigen2.transformer import Omnigen2Transformer
+from sigma_model.sharded_files import shard_names, shards_of, write_shards
 
 SHARD_BYTES = 10_000_000_000
 """Largest file that is written; more are several, with an index."""
@@ -100,45 +100,18 @@ def export_transformer(
     `dtype` None keeps each tensor's own. Raises ConfigError where the files cannot be written or others lie there.
     """
     tensors = model.state_dict()
-    shards = _shards(tensors, dtype, shard_bytes)
-    single = len(shards) == 1
-    names = [
-        f"{WEIGHTS}.safetensors" if single else f"{WEIGHTS}-{number:05d}-of-{len(shards):05d}.safetensors"
-        for number in range(1, len(shards) + 1)
-    ]
+    shards = shards_of(tensors, dtype, shard_bytes)
+    names = shard_names(WEIGHTS, len(shards))
     others = [one.name for one in directory.glob(f"{WEIGHTS}*") if one.name not in names]
-    if others and (others != [f"{WEIGHTS}.safetensors.index.json"] or single):
+    if others and (others != [f"{WEIGHTS}.safetensors.index.json"] or len(shards) == 1):
         raise ConfigError(f"{directory}: holds {others[0]}: choose another folder")
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for name, shard in zip(names, shards, strict=True):
-            write_tensors(directory / name, {one: tensors[one] for one in shard}, dtype=dtype)
-        if not single:
-            total = sum(_size(tensors[one], dtype) for one in tensors)
-            places = {one: name for name, shard in zip(names, shards, strict=True) for one in shard}
-            index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
-            write_atomic(directory / f"{WEIGHTS}.safetensors.index.json", dump_json(index))
+        write_shards(directory, tensors, shards, stem=WEIGHTS, dtype=dtype)
         model.config.write(directory)
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"{directory}: cannot be written ({reason}): free space or choose another place") from None
-
-
-def _size(tensor: Tensor, dtype: torch.dtype | None) -> int:
-    return tensor.numel() * (dtype or tensor.dtype).itemsize
-
-
-def _shards(tensors: Mapping[str, Tensor], dtype: torch.dtype | None, most: int) -> list[list[str]]:
-    """Names in the model's order, cut wherever a file would grow beyond `most` bytes."""
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name, tensor in tensors.items():
-        if shards[-1] and size + _size(tensor, dtype) > most:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += _size(tensor, dtype)
-    return shards
 
 
 def init_transformer(

@@ -18,7 +18,7 @@ from sigma_data.errors import ConfigError
 from sigma_data.storage.files import dump_json, write_atomic
 from sigma_model.checkpoint_io import DTYPES
 from sigma_model.model_files import stored_tensors
-from sigma_model.omnigen2.checkpoint import export_transformer, init_transformer, load_transformer
+from sigma_model.omnigen2.checkpoint import SHARD_BYTES, export_transformer, init_transformer, load_transformer
 from sigma_model.omnigen2.conditioning import save_mllm
 from sigma_model.omnigen2.config import CONFIG_FILE
 from sigma_model.omnigen2.files import (
@@ -87,6 +87,7 @@ def write_model(
     *,
     dtype: torch.dtype,
     layout: Layout,
+    shard_bytes: int | None = None,
 ) -> None:
     """All parts of a model; adapters are merged, and so are rows of attribute tokens. Raises OSError."""
     assert isinstance(model, Omnigen2Model)
@@ -94,7 +95,7 @@ def write_model(
     if model.mllm is not None:
         merge_attribute_rows(model.mllm)
     root = folder / TRANSFORMER if layout is Layout.SGT else folder
-    export_transformer(model.transformer, root / TRANSFORMER, dtype=dtype)
+    export_transformer(model.transformer, root / TRANSFORMER, dtype=dtype, shard_bytes=shard_bytes or SHARD_BYTES)
     mllm = root / (TEXT_ENCODER if layout is Layout.SGT else MLLM)
     if model.mllm is not None:
         save_mllm(model.mllm.to(dtype), mllm)

@@ -118,7 +118,8 @@ def test_weights_are_those_of_the_checkpoint_to_the_bit(
     assert config == preset("tiny")
     names = {path.name for path in out.iterdir()}
     there = {name for name in TOKENIZER_FILES if (preset_directory("tiny") / name).exists()}
-    assert names == {file, "ae.safetensors", "llm_config.json", "vit_config.json", "sigma.json", *there}
+    configs = {"config.json", "generation_config.json", "preprocessor_config.json"}
+    assert names == {file, "ae.safetensors", "llm_config.json", "vit_config.json", "sigma.json", *configs, *there}
     assert [path.name for path in out.parent.iterdir()] == ["out"], "no litter"
 
 
@@ -301,8 +302,11 @@ def test_a_folder_that_is_no_run_is_said_in_a_sentence(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_command_writes_a_directory_that_generate_takes(run: Trained, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    exported = sigma("export", str(run.folder), "--out", str(out), "--raw", "--step", "3", "--dtype", "bfloat16")
+    options = ("--raw", "--step", "3", "--dtype", "bfloat16", "--max-shard-size", "1MB")
+    exported = sigma("export", str(run.folder), "--out", str(out), *options)
     assert (exported.returncode, exported.stdout) == (0, f"{out}\n"), exported.stderr
+    assert (out / "model.safetensors.index.json").is_file()
+    assert (out / "model-00001-of-00003.safetensors").stat().st_size <= 1_010_000
     picture = tmp_path / "a.png"
     made = sigma("generate", "a cat", "--model", str(out), "--out", str(picture), "--steps", "3")
     assert made.returncode == 0, made.stderr
