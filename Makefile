@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # Linux, Python 3.11. CUDA's own packages follow from the torch that a machine has and are not pinned.
-COMPILE := uv pip compile pyproject.toml --python-version 3.11 $(addprefix --extra ,app dev eval inject quant s3 train) \
+COMPILE := uv pip compile pyproject.toml --python-version 3.11 $(addprefix --extra ,app dev eval inject quant ray s3 train) \
 	--annotation-style line --no-header --output-file constraints.txt
 
 .PHONY: help setup demo test test-fast lint format bench docs constraints clean

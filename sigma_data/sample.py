@@ -151,6 +151,18 @@ class Sample:
         """Numbers of the images in the context of the turn with this index, references first."""
         return self.references + tuple(earlier.target for earlier in self.turns[:turn] if earlier.target is not None)
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the instruction with coloured tokens, the images small."""
+        from sigma_data.sample_html import sample_html
+
+        source, targets = self.source, set(self.targets)
+        return sample_html(
+            f"{self.id}  {self.family}",
+            f"{source.name}, {source.location}, row {source.row}, license {source.license}",
+            [(turn.instruction, turn.target, turn.response) for turn in self.turns],
+            [(image.number, image.number in targets, image.data) for image in self.images],
+        )
+
 
 @dataclass(frozen=True)
 class Rejection:

@@ -27,7 +27,7 @@ THROUGH = {
 """Packages that are used through another one."""
 ASKED_FOR = {"wandb", "dreamsim"}
 """Imported where a user asks for them, with a message that says how to install them; no extra has them."""
-TOOLS = {"mypy", "ruff", "pytest-xdist", "types-pyyaml"}
+TOOLS = {"ipykernel", "mypy", "ruff", "pytest-xdist", "types-pyyaml"}
 """Of the extra `dev`: run, not imported."""
 
 

@@ -15,7 +15,7 @@ from sigma_data.errors import ConfigError
 from sigma_data.images.decode import thumbnail
 from sigma_data.instruction import ATTRIBUTES, parse
 from sigma_data.report.report import parts
-from sigma_data.report.style import TOKEN_COLOURS, printable
+from sigma_data.token_style import TOKEN_COLOURS, printable
 from sigma_model.sampling.generate import check_prompt
 
 _LONGEST = 4000

@@ -16,8 +16,8 @@ from pipelines.browse.site import PAGE, Answer, NotFoundError, image_answer, num
 from sigma_data.corpus.corpus import REPORT, Corpus
 from sigma_data.instruction import parse
 from sigma_data.report.report import parts
-from sigma_data.report.style import printable
 from sigma_data.sample import Sample
+from sigma_data.token_style import printable
 
 _IMAGES_A_CARD = 5
 _COMPONENTS = 10

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines.browse.site import Answer, NotFoundError, image_answer, page_of, render
 from sigma_data.errors import ConfigError
-from sigma_data.report.style import TOKEN_COLOURS, printable
+from sigma_data.token_style import TOKEN_COLOURS, printable
 
 METRICS, IMAGES, TEXTS, CONFIG = "metrics.jsonl", "images", "texts.jsonl", "config.yaml"
 _POINTS, _POINTS_OF_MANY = 300, 40

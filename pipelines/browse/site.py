@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import jinja2
 
 from sigma_data.images.decode import EXTENSIONS, ImageFault, sniff, thumbnail
-from sigma_data.report.style import TARGET_COLOUR, TOKEN_COLOURS
+from sigma_data.token_style import TARGET_COLOUR, TOKEN_COLOURS
 
 PAGE = 24
 _SIDE = 240

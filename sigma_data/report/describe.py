@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from sigma_data.images.decode import ImageFault, open_image, probe
 from sigma_data.images.image_info import ImageInfo
 from sigma_data.instruction import Attribute, Part, Placeholder, Text, parse
-from sigma_data.report.style import TOKEN_COLOURS, printable
 from sigma_data.sample import Image, Sample, Turn
+from sigma_data.token_style import TOKEN_COLOURS, printable
 
 if TYPE_CHECKING:
     from rich.text import Text as RichText

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sigma_data.images.decode import ImageFault, load, open_image
 from sigma_data.instruction import Attribute, Part, Placeholder, Text, parse
-from sigma_data.report.style import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.sample import Sample, Turn
+from sigma_data.token_style import TARGET_COLOUR, TOKEN_COLOURS, printable
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 

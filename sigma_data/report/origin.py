@@ -10,8 +10,8 @@ import polars as pl
 
 from sigma_data.corpus.table_rows import TableRows
 from sigma_data.instruction import ATTRIBUTES
-from sigma_data.report.style import printable
 from sigma_data.sample import Family
+from sigma_data.token_style import printable
 
 FILTERS: Mapping[str, str] = {
     "license_refused": "A license that the build does not take",

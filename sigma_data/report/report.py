@@ -25,8 +25,8 @@ from sigma_data.instruction import ATTRIBUTES, Attribute, Placeholder, Text, par
 from sigma_data.report.charts import Chart, bars, file_size, number, percent
 from sigma_data.report.distributions import references, sizes, tokens, values
 from sigma_data.report.origin import filters, injections, made, sources, tokens_by_family
-from sigma_data.report.style import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.sample import FAMILY_RULES, Family
+from sigma_data.token_style import TARGET_COLOUR, TOKEN_COLOURS, printable
 
 Read = Callable[[str, int, int], bytes]
 

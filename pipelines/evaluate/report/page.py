@@ -33,8 +33,8 @@ from pipelines.evaluate.report.thumbnails import Thumbnail, thumbnails
 from pipelines.evaluate.stored import Encoded, sha256_of
 from sigma_data.report.charts import number
 from sigma_data.report.report import parts
-from sigma_data.report.style import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.storage.files import finite
+from sigma_data.token_style import TARGET_COLOUR, TOKEN_COLOURS, printable
 
 IMAGE_BYTES = 36_000_000
 """What all thumbnails may weigh; base64 makes 48 MB of it."""

@@ -31,8 +31,8 @@ from pipelines.evaluate.report.page import render_page
 from pipelines.evaluate.report.published import NOTE, ROWS
 from pipelines.evaluate.report.tables import Entry, Line, Table, definitions, figure, interval, tables
 from sigma_data.errors import ConfigError
-from sigma_data.report.style import printable
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
+from sigma_data.token_style import printable
 
 RESULTS, MARKDOWN, REPORT = "results.json", "results.md", "report.html"
 

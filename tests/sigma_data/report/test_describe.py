@@ -17,8 +17,8 @@ from sigma_data.corpus.checks import examine
 from sigma_data.instruction import ATTRIBUTES
 from sigma_data.report.describe import describe
 from sigma_data.report.draw import draw
-from sigma_data.report.style import TARGET_COLOUR, TOKEN_COLOURS, printable
 from sigma_data.sample import Family, Image, Sample, Source, Turn
+from sigma_data.token_style import TARGET_COLOUR, TOKEN_COLOURS, printable
 
 SOURCE = Source("demo", "demo.jsonl", 3, "cc0-1.0")
 

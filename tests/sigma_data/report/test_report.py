@@ -15,8 +15,8 @@ from sigma_data.corpus.checks import RULES
 from sigma_data.instruction import ATTRIBUTES
 from sigma_data.report.charts import file_size, histogram, number, percent
 from sigma_data.report.report import EXAMPLES_A_CODE, SAMPLES_A_FAMILY, parts, render_report
-from sigma_data.report.style import TOKEN_COLOURS
 from sigma_data.sample import FAMILY_RULES, Family
+from sigma_data.token_style import TOKEN_COLOURS
 
 IMAGE = pl.Struct({
     "number": pl.Int16, "role": pl.String, "member": pl.String, "format": pl.String, "mode": pl.String,
