@@ -167,11 +167,7 @@ def test_commands_put_what_they_write_under_home_and_never_under_a_tilde(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["validate", "s3://bkt/x"],
-        ["inspect", "s3://bkt/x"],
-        ["shard", "gs://bkt/x", "--out", "y"],
         ["shard", "x", "--out", "s3://bkt/y"],
-        ["build-dataset", "world:10", "--out", "s3://bkt/x"],
         ["train", "s3://bkt/x.yaml"],
         ["train", "run.yaml", "out=s3://bkt/run"],
         ["train", "run.yaml", "model.path=hf://owner/model"],
@@ -193,6 +189,32 @@ def test_a_remote_place_that_must_be_local_is_one_sentence_with_its_whole_name(
     uri = next(part for word in arguments for part in [word.rpartition("=")[2].removeprefix("sigma:")] if is_uri(part))
     assert f"{uri}: is a remote place" in line
     assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["validate", "s3://bkt/x"],
+        ["inspect", "s3://bkt/x"],
+        ["shard", "gs://bkt/x", "--out", "y"],
+        ["build-dataset", "world:10", "--out", "s3://bkt/x"],
+    ],
+)
+def test_a_remote_place_that_cannot_be_reached_is_one_sentence_with_its_whole_name(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("SIGMA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    assert run_main(arguments, monkeypatch) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    uri = next(word for word in arguments if is_uri(word) and not word.startswith("world:"))
+    assert line.startswith(f"sigma: {uri}: ")
+    assert not (tmp_path / "y").exists()
 
 
 def test_a_message_is_one_line_whatever_names_it_holds(
