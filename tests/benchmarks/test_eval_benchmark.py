@@ -66,6 +66,6 @@ def test_an_evaluation_is_weighed_with_its_pictures(
 ) -> None:
     bench.weigh(4, tmp_path / "work")
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["pictures"] == pytest.approx(4 * 5 * 30_000, rel=0.05)
+    assert told["pictures"] == pytest.approx(4 * 5 * bench.SIDE**2 * 3, rel=0.05)
     assert told["report"] >= told["score"] >= told["generate"] > 0
     assert len(list((tmp_path / "work" / "out" / "generated").rglob("*.png"))) == 4
