@@ -238,7 +238,7 @@ def process(corpus: Path, before: str = "") -> subprocess.Popen[str]:
 
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 MOMENTS = {
-    "between chunks": f"sigma_data.planning.index.write_arrays = lambda *a, w=sigma_data.planning.index.write_arrays: w(*a[:3], lambda d, t: d > 50 and {KILL})",
+    "between chunks": f"sigma_data.planning.index.write_arrays = lambda *a, w=sigma_data.planning.index.write_arrays, **k: w(*a[:3], lambda d, t: d > 50 and {KILL}, **k)",
     "before it is complete": f"sigma_data.planning.index.json.dumps = lambda *a, **k: {KILL}",
     "before it has its name": f"pathlib.Path.rename = lambda *a: {KILL}",
 }
