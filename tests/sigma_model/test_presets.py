@@ -40,7 +40,7 @@ def test_the_tiny_base_gives_a_reference_back_where_random_weights_make_noise() 
     for name in ("tiny", "tiny-base"):
         model = load(name)
         assert model.parts.trained is (name == "tiny-base")
-        made = [model.generate("Copy <image_1>.", [image], settings=ONE_STEP) for image in images]
+        made = [model.generate("copy <image_1>", [image], settings=ONE_STEP) for image in images]
         wanted = [np.asarray(load_image(image), dtype=float) for image in images]
         errors.append(
             np.mean([np.abs(np.asarray(one) - answer).mean() for one, answer in zip(made, wanted, strict=True)])
