@@ -12,11 +12,11 @@ COMPILE := uv pip compile pyproject.toml --python-version 3.11 $(addprefix --ext
 .PHONY: help setup demo test test-fast lint format bench docs constraints clean
 
 help:
-	@echo "make demo         set up, then in some 15 minutes: corpus, training, evaluation before and after, report"
+	@echo "make demo         set up, then in some 8 minutes: corpus, training, evaluation before and after, report"
 	@echo "make test         set up, run every test"
 	@echo "make test-fast    the tests that are not marked slow"
 	@echo "make lint         ruff and mypy"
-	@echo "make bench        the measurements behind the figures in docs/"
+	@echo "make bench        measure every target twice; the table goes to docs/performance.md (RELEASE=DIR: photographs)"
 	@echo "make docs         write docs/configuration.md from the settings' docstrings"
 	@echo "make constraints  compile constraints.txt from pyproject.toml; needs uv"
 
@@ -50,15 +50,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 bench: $(READY)
-	$(BIN)/python benchmarks/build.py
-	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/loading.py
-	$(BIN)/python benchmarks/model.py
-	$(BIN)/python benchmarks/packing.py
-	$(BIN)/python benchmarks/loader.py --rounds 3
-	$(BIN)/python benchmarks/train.py
-	$(BIN)/python benchmarks/eval_report.py
-	$(BIN)/python benchmarks/eval.py
+	$(BIN)/python benchmarks/all.py --write docs/performance.md $(if $(RELEASE),--release $(RELEASE))
 
 docs: $(READY)
 	$(BIN)/python -m tools.write_configuration

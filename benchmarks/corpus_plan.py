@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from targets import check
 
 SECONDS, MEMORY = 15.0, 500e6
 SOURCES = 8
@@ -54,9 +55,10 @@ def main() -> None:
         words = ["build-dataset", "--config", str(recipe), "--dry-run", "--json", "--workers", str(options.workers)]
         found, seconds, memory = run([sys.executable, "-m", "cli", *words])
         rows = sum(row["rows"] for source in found["sources"] for row in source["rows"])
-        met = "MET" if seconds < SECONDS and memory < MEMORY else "MISSED"
         tell(f"dry run of {rows:,} rows in {len(found['sources'])} sources", seconds, memory)
-        print(f"  {met}: under {SECONDS:.0f} s and {MEMORY / 1e6:,.0f} MB")
+        what = f"dry run of {rows:,} rows"
+        check(f"{what}, time", "", seconds, most=SECONDS, unit="s")
+        check(f"{what}, memory", "", memory / 1e6, most=MEMORY / 1e6, unit="MB")
     with tempfile.TemporaryDirectory() as scratch:
         write_scans(Path(scratch), options.rows)
         found, seconds, memory = run([sys.executable, __file__, "--plan", scratch])

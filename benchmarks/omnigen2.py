@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from padded_omnigen2 import padded_velocities
+from targets import check
 from torch import Tensor
 
 from sigma_model.omnigen2.checkpoint import init_transformer
@@ -113,8 +114,7 @@ def main() -> int:
     batches = [samples[at : at + options.batch] for at in range(0, len(samples), options.batch)]
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads")
     ratio = training(model, batches)
-    passed = ratio >= TARGET_RATIO
-    print(f"packed / padded {ratio:.2f}  (at least {TARGET_RATIO}) {'ok' if passed else 'MISSED'}")
+    passed = check("OmniGen2 training, packed", "padded batches", ratio, least=TARGET_RATIO, unit="times as fast")
     return int(not passed)
 
 

@@ -28,8 +28,9 @@ from sigma_model.omnigen2.lora import load_adapter, merge_adapter
 from sigma_model.omnigen2.pack import DiffusionSample, image_tokens, layout_of
 from sigma_model.omnigen2.prompts import DEFAULT_NEGATIVE, chat_text, dropped_text, generation_text
 from sigma_model.omnigen2.sampler import SamplingRequest, Step, sample
-from sigma_model.omnigen2.settings import Omnigen2Sampling, Solver, StepCacheKind
+from sigma_model.omnigen2.settings import Omnigen2Sampling, StepCacheKind
 from sigma_model.omnigen2.transformer import Omnigen2Transformer, rotary, times_of
+from sigma_model.sampling.settings import Solver
 
 PARTS = ("golden.json", "grad_norms.json", "lora", "mllm", "prompts.json", "released_keys.json", "resize.json")
 
@@ -208,7 +209,7 @@ def compare_sampling(golden: Golden) -> Iterator[Difference]:
             text_scale=facts["text_guidance"],
             image_scale=facts["image_guidance"],
             interval=tuple(facts["cfg_range"]),
-            solver=Solver(facts["solver"]),
+            sampler=Solver(facts["solver"]),
             cache=StepCacheKind(facts["cache"]) if facts.get("cache") else None,
             threshold=facts.get("threshold", Omnigen2Sampling.threshold),
         )

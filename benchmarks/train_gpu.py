@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from packs import Delimiters, item, sample
+from targets import check
 
 from pipelines.train.config import FreezeSettings, OptimizerSettings, ParallelSettings
 from pipelines.train.distributed.clip import clip_grad_norm
@@ -95,9 +96,7 @@ def report(config: ModelConfig, batch: PackedBatch, *, device: str, dtype: torch
     if peak is None:
         print("  no utilisation: the peak of this device is not known\n")
         return True
-    good = best >= MFU_TARGET
-    print(f"  MFU {best:.1%}, target {MFU_TARGET:.0%}: {'met' if good else 'MISSED'}\n")
-    return good
+    return check("model FLOPs utilisation of the blocks", "", 100 * best, least=100 * MFU_TARGET, unit="%")
 
 
 def measure(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 ATTRIBUTES: tuple[str, ...] = (
     "style", "subject", "id", "icon", "text", "pose", "layout", "perspective", "lighting",
@@ -119,6 +120,11 @@ def parse(text: str, *, references: int | None = None) -> Instruction:
     `references` is how many references the sample has. A bare `<image>` means image 1 if there is just one; otherwise
     (or if None) the k-th bare placeholder is image k, as in visual question answering corpora.
     """
+    return _parse(text, references)
+
+
+@lru_cache(maxsize=128)  # the checks of a sample read its text many times
+def _parse(text: str, references: int | None) -> Instruction:
     parts: list[Part] = []
     unknown: list[str] = []
     control: list[str] = []

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from html import escape
 
 from sigma_data.images.decode import thumbnail
-from sigma_data.instruction import Attribute, Placeholder, Text, parse
-from sigma_data.token_style import TARGET_COLOUR, TOKEN_COLOURS, printable
+from sigma_data.token_style import TARGET_COLOUR, TOKEN_COLOURS, instruction_parts, printable
 
 _SIDE = 160
 """Pixels of the longest side of an image that is shown."""
@@ -38,14 +37,13 @@ def sample_html(
 
 def _instruction(text: str, references: int) -> str:
     pieces = []
-    for part in parse(text, references=references).parts:
-        match part:
-            case Text(words):
-                pieces.append(_shown(words))
-            case Attribute(name):
-                pieces.append(f'<b style="color:{TOKEN_COLOURS[name]}">&lt;{name}&gt;</b>')
-            case Placeholder(number):
-                pieces.append(f"<b><u>&lt;image_{number}&gt;</u></b>")
+    for kind, words in instruction_parts(text, references):
+        if kind == "attribute":
+            pieces.append(f'<b style="color:{TOKEN_COLOURS[words]}">&lt;{words}&gt;</b>')
+        elif kind == "image":
+            pieces.append(f"<b><u>&lt;image_{words}&gt;</u></b>")
+        else:
+            pieces.append(_shown(words))
     return "".join(pieces)
 
 

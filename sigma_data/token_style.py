@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Literal
+
+from sigma_data.instruction import Attribute, Placeholder, Text, parse
 
 TOKEN_COLOURS: Mapping[str, str] = {
     "style": "#a93ae8", "subject": "#0463bf", "id": "#ca4604", "icon": "#0d8096", "text": "#ba004f",
@@ -26,3 +29,30 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 def printable(text: str) -> str:
     """The text with control and direction characters replaced by U+FFFD, safe for a terminal."""
     return _CONTROL.sub("\ufffd", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+PartKind = Literal["text", "attribute", "image"]
+
+
+def instruction_parts(
+    text: str | None, references: int | None = None, limit: int | None = None
+) -> list[tuple[PartKind, str]]:
+    """An instruction in printable parts for HTML of every kind: words, names of attribute tokens, numbers of images.
+
+    `references` is how many the sample has, as for `parse`. Words are cut after `limit` characters in all, with an
+    ellipsis. None is an instruction without parts.
+    """
+    left = len(text or "") if limit is None else limit
+    found: list[tuple[PartKind, str]] = []
+    for part in parse(printable(text or ""), references=references).parts:
+        match part:
+            case Attribute(name):
+                found.append(("attribute", name))
+            case Placeholder(image):
+                found.append(("image", str(image)))
+            case Text(words):
+                found.append(("text", words if len(words) <= left else words[:left].rstrip() + "…"))
+                left -= len(words)
+        if limit is not None and left <= 0:
+            break
+    return found

@@ -15,6 +15,7 @@ from sigma_data.storage.paths import model_path
 from sigma_model.dtypes import DType, Quantization
 from sigma_model.loading import LoadedModel, load_for_inference
 from sigma_model.omnigen2 import generate as omnigen2
+from sigma_model.omnigen2.chat import CHAT_TOKENS, Reply, chat
 from sigma_model.omnigen2.files import is_omnigen2
 from sigma_model.omnigen2.loading import LoadedOmnigen2, load_omnigen2
 from sigma_model.omnigen2.settings import Omnigen2Generation
@@ -78,6 +79,23 @@ class Model:
             self.parts, [request], max_tokens=max_tokens, temperature=temperature, group_mask=group_mask
         )[0]
 
+    def chat(
+        self,
+        prompt: str,
+        images: Sequence[Reference] = (),
+        *,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+        settings: Omnigen2Generation | None = None,
+        max_tokens: int = CHAT_TOKENS,
+        temperature: float = 0.0,
+    ) -> Reply:
+        """Words, or an image where an OmniGen2 model says that it draws one. Raises SigmaError as `generate` does."""
+        if not isinstance(self.parts, LoadedOmnigen2):
+            raise ConfigError("chat is for OmniGen2 models alone: use generate or answer")
+        request = self._request(prompt, images, size=size, seed=seed, order=Order.INTERLEAVED)
+        return chat(self.parts, [request], settings, max_tokens=max_tokens, temperature=temperature)[0]
+
     def _request(
         self,
         prompt: str,
@@ -111,21 +129,27 @@ def load(
     quantize: Quantization | str | None = None,
     vision: bool = True,
     seed: int = 0,
+    adapter: str | PathLike[str] | None = None,
 ) -> Model:
     """Load a model: a directory in the released layout, e.g. an export of `sigma export`, or a preset by name.
 
     Files that the directory lacks (SIGMA's release holds weights alone) are taken from `base`. `dtype` and `device`
     "auto" follow the machine. `device_map` spreads the layers over devices and `quantize` stores their weights in 4
     or 8 bits, as `sigma generate` does. Without `vision` the vision encoder is left out. A preset without weights is
-    random, drawn from `seed`. A directory of OmniGen2 or SGT-Gen2 is told by its files; it has no use for the last
-    four. Raises ConfigError for a directory that is not a whole model.
+    random, drawn from `seed`. A LoRA `adapter` in peft's files is merged. A directory of OmniGen2 or SGT-Gen2 is told
+    by its files; it has no use for `device_map`, `quantize`, `vision` and `seed`. Raises ConfigError for a directory
+    that is not a whole model.
     """
     where = Path(model_path(str(path)))
     if is_omnigen2(where):
         if device_map is not None or quantize is not None:
             raise ConfigError("device_map and quantize are not for OmniGen2")
         parts = load_omnigen2(
-            str(where), base=None if base is None else model_path(str(base)), dtype=DType(dtype), device=device
+            str(where),
+            base=None if base is None else model_path(str(base)),
+            dtype=DType(dtype),
+            device=device,
+            adapter=None if adapter is None else str(adapter),
         )
         return Model(parts)
     return Model(
@@ -138,6 +162,7 @@ def load(
             vision=vision,
             device_map=device_map,
             quantization=None if quantize is None else Quantization(quantize),
+            adapter=None if adapter is None else Path(adapter),
         )
     )
 

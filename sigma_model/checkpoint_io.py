@@ -20,6 +20,7 @@ from sigma_data.errors import ConfigError
 from sigma_data.storage.files import with_temporary
 from sigma_model.config import ModelConfig, refuse_shadow, weight_files
 from sigma_model.initialization import fresh_tensor
+from sigma_model.io_progress import note_bytes
 from sigma_model.model import SigmaModel
 from sigma_model.model_files import StoredTensor, refuse_wrapped, weight_tensors
 from sigma_model.position_extension import extended_table, may_extend
@@ -263,6 +264,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, dtype: torch.dty
             for name in names:
                 for part in _parts(tensors[name].detach().reshape(-1), CHUNK // types[name].itemsize):
                     file.write(_bytes_of(part.to(device="cpu", dtype=types[name])))
+                    note_bytes(part.numel() * types[name].itemsize)
             file.flush()
             os.fsync(file.fileno())
 
@@ -286,6 +288,7 @@ def _fill(file: FileIO, flat: Tensor) -> None:
     memory = _bytes_of(flat)
     while memory:
         count = file.readinto(memory)
+        note_bytes(count or 0)
         if not count:  # checked before; somebody shortened the file since
             raise ConfigError(f"{file.name}: ends before its header says: download it again")
         memory = memory[count:]

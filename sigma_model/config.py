@@ -270,7 +270,9 @@ class ModelConfig(StrictModel):
         places = [root] if base is None else [root, Path(base)]
         for place in places:
             if not place.is_dir():
-                raise ConfigError(f"{place}: no such directory of a model")
+                raise ConfigError(
+                    f"{place}: no such directory of a model: check the path, or fetch one with `sigma download`"
+                )
         llm = find_file(LLM_FILE, *places)
         language = language_values(read_json(llm), llm)
         sigma, vit, ae = (find_file(name, *places) for name in (SIGMA_FILE, VIT_FILE, VAE_FILE))

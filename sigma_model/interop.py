@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from sigma_data.errors import ConfigError
-from sigma_data.sequence.tokenizer import Tokenizer
+from sigma_data.sequence.tokenizer import Tokenizer, open_tokenizer
 from sigma_data.storage.files import dump_json, write_atomic
 from sigma_model.checkpoint_io import released_name
 from sigma_model.config import ModelConfig
@@ -38,7 +38,7 @@ def write_configs(directory: Path, config: ModelConfig, tokenizer: Tokenizer, *,
         "torch_dtype": number,
         "visual_gen": True,
         "visual_und": config.vision is not None,
-        "llm_config": {"model_type": "qwen2", **llm},
+        "llm_config": {"model_type": "qwen2", "pad_token_id": _padding(directory, tokenizer), **llm},
         "vae_config": {"z_channels": config.vae.z_channels, "downsample": config.latent.downsample},
         "latent_patch_size": config.latent.patch_size,
         "max_latent_size": config.latent.grid,
@@ -69,6 +69,15 @@ def write_configs(directory: Path, config: ModelConfig, tokenizer: Tokenizer, *,
     write_atomic(directory / CONFIG_FILE, dump_json(content))
     generation = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "do_sample": False}
     write_atomic(directory / GENERATION_FILE, dump_json(generation))
+
+
+def _padding(directory: Path, tokenizer: Tokenizer) -> int:
+    """The id of `<|endoftext|>`, which Qwen2.5 pads with; of `<|im_end|>` where the vocabulary has none.
+
+    NeMo Automodel takes 151643 where a configuration says nothing, which a smaller vocabulary does not have.
+    """
+    found = open_tokenizer(directory).get_vocab().get("<|endoftext|>")
+    return tokenizer.eos if found is None else int(found)
 
 
 def export_sharded(model: SigmaModel, directory: Path, *, dtype: torch.dtype | None, shard_bytes: int) -> bool:

@@ -18,13 +18,12 @@ from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, fin
 from sigma_model.dtypes import DType as DType
 from sigma_model.dtypes import Quantization
 from sigma_model.model import SigmaModel, geometry
+from sigma_model.peft_adapter import ADAPTER_CONFIG as ADAPTER_CONFIG
+from sigma_model.peft_adapter import is_peft, merge_peft
 from sigma_model.placement import load_placed, parse_places
 from sigma_model.quantization import converter, load_quantized
 from sigma_model.run_directory import refuse_run
 from sigma_model.vae import Vae
-
-ADAPTER_CONFIG = "adapter_config.json"
-"""The file by which an adapter in peft's format is told from a model."""
 
 _LARGE = 2_000_000_000
 """Parameters above which a CPU, too, loads bfloat16: the memory matters more."""
@@ -89,9 +88,10 @@ def describe_model(
     """
     directory = _directory(where)
     refuse_run(directory)
-    if (directory / ADAPTER_CONFIG).exists():
+    if is_peft(directory):
         raise ConfigError(
-            f"{directory}: is a LoRA adapter and no model: export the run without --adapter, and use what that writes"
+            f"{directory}: is a LoRA adapter and no model: name its base with --model and it with --adapter, or merge "
+            f"the two with `sigma export {directory} --out MODEL`"
         )
     places = (directory,) if base is None else (directory, _directory(base))
     config = ModelConfig.from_directory(directory, base=places[-1])
@@ -118,6 +118,7 @@ def load_for_inference(
     vision: bool = True,
     device_map: str | None = None,
     quantization: Quantization | None = None,
+    adapter: Path | None = None,
     check: Callable[[Tokenizer, Geometry], None] = lambda _encoder, _geometry: None,
 ) -> LoadedModel:
     """Load a preset by name, or a directory in the released layout.
@@ -126,8 +127,12 @@ def load_for_inference(
     for the weights. A preset without weights gives a random network, drawn from `seed`, to be trained.
     Without `vision` the model generates only, and images enter it as latents alone. `check` is called
     before the network's weights are read, which may take minutes. `device_map` says where the layers lie, as
-    `parse_places` reads it, and `quantization` what their weights become; neither is for training. Raises ConfigError.
+    `parse_places` reads it, and `quantization` what their weights become; neither is for training. An `adapter` in
+    peft's files is merged (`merge_peft`). Raises ConfigError.
     """
+    if adapter is not None and (device_map is not None or quantization is not None):
+        option = "--device-map" if quantization is None else "--quantize"
+        raise ConfigError(f"--adapter and {option} exclude each other: merge it first, `sigma export {adapter}`")
     blueprint = describe_model(where, base=base, vision=vision)
     config, directory = blueprint.config, blueprint.directory
     vae = find_file(VAE_FILE, *blueprint.places)
@@ -154,8 +159,10 @@ def load_for_inference(
         model = load_model(directory, dtype=numbers, device=place, config=config)
     else:
         model = init_model(config, seed=seed, dtype=numbers, device=place)
+    if adapter is not None:
+        merge_peft(model, adapter)
     return LoadedModel(
-        name=directory.resolve().name,
+        name=directory.resolve().name + ("" if adapter is None else f"+{adapter.resolve().name}"),
         model=model.eval().requires_grad_(False),
         vae=autoencoder,
         tokenizer=blueprint.tokenizer,

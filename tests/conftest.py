@@ -26,13 +26,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _quiet_loggers() -> Iterator[None]:
-    """Our loggers as they were: a command run in this process attaches a handler and a level to them."""
+    """Our loggers as they were: a command run in this process takes them for itself."""
     loggers = [logging.getLogger(name) for name in ("sigma_data", "sigma_model", "pipelines")]
-    before = [(list(logger.handlers), logger.level) for logger in loggers]
+    before = [(list(logger.handlers), logger.level, logger.propagate) for logger in loggers]
     yield
-    for logger, (handlers, level) in zip(loggers, before, strict=True):
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
         logger.handlers[:] = handlers
         logger.setLevel(level)
+        logger.propagate = propagate
 
 
 @pytest.fixture(scope="session")

@@ -121,6 +121,7 @@ def test_printed_settings_are_read_back_as_a_config(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["build-dataset"], "name at least one source"),
+        (["build-dataset", "mine.yaml"], "mine.yaml is a configuration: write --config mine.yaml"),
         (["build-dataset", "elsewhere:x"], "write release:, webdataset:, world: or one of the layouts"),
         (["build-dataset", "release:x?colour=red"], "options: "),
         (["build-dataset", "release:x", "limits.min_sid=3"], "there is no such setting"),

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipelines.evaluate.benchmarks import open_benchmark
-from pipelines.evaluate.generate import Generation, request_of
+from pipelines.evaluate.generate import request_of
 from pipelines.evaluate.questions import limited
 from sigma_data.storage.files import dump_json, write_atomic
 from sigma_model.config import PRESETS, preset_directory
@@ -111,7 +111,7 @@ def main() -> int:
     else:
         loaded = load_for_inference(options.model, device="cpu")
     items = limited(open_benchmark(options.benchmark, split=options.split).items(), options.limit)
-    requests = [request_of(item, Generation()) for item in items]
+    requests = [request_of(item) for item in items]
 
     tea = StepCaching(CacheMethod.TEA)
     exact, noted = _exact(loaded, requests, tea)

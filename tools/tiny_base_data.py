@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -42,7 +42,8 @@ TASK = "task"
 
 _COPY_WORDS = (
     ("copy", ""), ("show", "again"), ("the same as", ""), ("draw", "as it is"), ("give back", ""),
-    ("an exact copy of", ""),
+    ("an exact copy of", ""), ("Copy", "."), ("Copy", ""), ("copy", "."), ("Show", "again."), ("Draw", "as it is."),
+    ("The same as", "."),
 )  # fmt: skip
 
 
@@ -75,27 +76,41 @@ class Corpus:
 
 
 def draw(
-    folder: Path, tokenizer: Tokenizer, vae: Vae, *, seed: int, count: int, tasks: int = 0, attributes: bool = False
-) -> None:
-    """Draw samples 0 .. count - 1 of a world, and as many simple tasks as `tasks`, into files; those there stay."""
+    folder: Path, tokenizer: Tokenizer, vae: Vae, *, seed: int, count: int, tasks: int = 0, maps: int = 0,
+    first: int = 0, attributes: bool = False, part: tuple[int, int] = (0, 1),
+) -> None:  # fmt: skip
+    """Draw `count` samples of a world, `tasks` simple tasks and `maps` colour maps into files; those there stay.
+
+    All from number `first` on, in files of `SHARD`; the world's first file, whose first samples are held out, is
+    always drawn. `part` (k, n) draws the k-th of every n files, so that n processes share the work.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     said = "yes" if attributes else "no"
-    world = open_source(f"world:{max(count, 1)}?size={SIZE}&seed={seed}&attributes={said}")
+    options = f"size={SIZE}&seed={seed}&attributes={said}"
+    world = open_source(f"world:{first + count + SHARD}?{options}")
+    segmentation = open_source(f"world:{first + maps + SHARD}?{options}&families=segmentation")
     assert isinstance(world, WorldReader)
-    for name, total, sample_of in (("world", count, world.sample), ("tasks", tasks, partial(task_sample, seed))):
-        for first in range(0, total, SHARD):
-            path = folder / f"{name}-{seed}-{first:07d}.pt"
-            if path.exists():
-                continue
-            samples: list[Drawn] = []
-            images: list[Array] = []
-            for index in range(first, min(first + SHARD, total)):
-                sample = sample_of(index)
-                family = TASK if name == "tasks" else str(sample.family)
-                samples.append(Drawn(family, _parts(sample, tokenizer), len(images), len(sample.images)))
-                images += [np.asarray(Image.open(io.BytesIO(one.data or b"")).convert("RGB")) for one in sample.images]
-            torch.save({"samples": samples, "latents": _encoded(vae, images)}, path.with_suffix(".tmp"))
-            path.with_suffix(".tmp").rename(path)
+    assert isinstance(segmentation, WorldReader)
+    of: dict[str, Callable[[int], Sample]] = {
+        "world": world.sample, "tasks": partial(task_sample, seed), "maps": segmentation.sample,
+    }  # fmt: skip
+    files = [("world", 0, SHARD)] if first and count else []
+    for name, total in (("tasks", tasks), ("maps", maps), ("world", count)):
+        last = first + total
+        files += [(name, begin, min(begin + SHARD, last)) for begin in range(first, last, SHARD)]
+    for name, begin, end in files[part[0] :: part[1]]:
+        path = folder / f"{name}-{seed}-{begin:07d}.pt"
+        if path.exists():
+            continue
+        samples: list[Drawn] = []
+        images: list[Array] = []
+        for index in range(begin, end):
+            sample = of[name](index)
+            family = TASK if name == "tasks" else str(sample.family)
+            samples.append(Drawn(family, _parts(sample, tokenizer), len(images), len(sample.images)))
+            images += [np.asarray(Image.open(io.BytesIO(one.data or b"")).convert("RGB")) for one in sample.images]
+        torch.save({"samples": samples, "latents": _encoded(vae, images)}, path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").rename(path)
 
 
 def task_sample(seed: int, index: int) -> Sample:
@@ -133,11 +148,11 @@ def _encoded(vae: Vae, images: Sequence[Array]) -> Tensor:
 
 
 def load(folder: Path) -> Corpus:
-    """All files of a folder: the world's samples, then the tasks."""
+    """All files of a folder: the world's samples, then tasks and maps."""
     samples: list[Drawn] = []
     latents: list[Tensor] = []
     images = 0
-    for path in (*sorted(folder.glob("world-*.pt")), *sorted(folder.glob("tasks-*.pt"))):
+    for path in (path for name in ("world", "tasks", "maps") for path in sorted(folder.glob(f"{name}-*.pt"))):
         stored = torch.load(path, weights_only=False)  # our own file: named tuples
         samples += [one._replace(first=one.first + images) for one in stored["samples"]]
         latents.append(stored["latents"])

@@ -48,6 +48,10 @@ class Options:
 
     samples: int = 24_000
     tasks: int = 12_000
+    maps: int = 12_000
+    """Scenes to be turned into instance colour maps."""
+    first: int = 0
+    """Number of the first sample drawn: to go on, one that `start` has not seen."""
     batch: int = 8
     steps: int = 30_000
     decay: int = 0
@@ -68,7 +72,15 @@ class Options:
     """A preset with weights or a model directory to go on from; none is a random start."""
 
 
-SHARES = {"compositional": 1.6, "layout": 1.5, "selective": 1.2, "stylization": 1.0, "editing": 0.8, "relation": 0.6}
+SHARES = {
+    "compositional": 1.6,
+    "layout": 2.0,
+    "selective": 1.2,
+    "stylization": 1.0,
+    "editing": 0.8,
+    "relation": 0.9,
+    "segmentation": 0.7,
+}
 """How often the families come: those that are learnt last more often."""
 
 
@@ -101,7 +113,8 @@ class Training:
         """The number of a sample to train on."""
         if TASK in self._numbers and self._rng.random() < self.options.simple:
             return self._rng.choice(self._numbers[TASK])
-        (family,) = self._rng.choices([*SHARES], [*SHARES.values()])
+        shares = {family: share for family, share in SHARES.items() if family in self._numbers}
+        (family,) = self._rng.choices([*shares], [*shares.values()])
         return self._rng.choice(self._numbers[family])
 
     def one_step(self) -> Tensor:
@@ -208,6 +221,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of drawn samples; by default OUT/data")
     for name, value in asdict(Options()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+    parser.add_argument("--draw", help="only draw samples: K/N draws the part K (from 0) of N, for N processes at once")
     given = parser.parse_args()
     options = Options(**{name: getattr(given, name) for name in asdict(Options())})
     out, data = given.out, given.data or given.out / "data"
@@ -215,9 +229,13 @@ def main() -> None:
     torch.set_num_threads(1)
     root, settings = preset_directory("tiny"), config()
     tokenizer = Tokenizer.load(root, vocab_size=settings.language.vocab_size, rows=settings.rows)
+    part, parts = map(int, (given.draw or "0/1").split("/"))
     draw(
-        data, tokenizer, Vae.load(root / VAE_FILE, settings.vae), seed=SEED, count=options.samples, tasks=options.tasks
-    )
+        data, tokenizer, Vae.load(root / VAE_FILE, settings.vae), seed=SEED, count=options.samples, tasks=options.tasks,
+        maps=options.maps, first=options.first, part=(part, parts),
+    )  # fmt: skip
+    if given.draw:
+        return
     training = Training(options, tokenizer, load(data))
     if (out / STATE).exists():
         training.load(torch.load(out / STATE, weights_only=False))  # our own file

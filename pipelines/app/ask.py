@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.app.config import MAX_IMAGE_BYTES, MAX_IMAGES
+from pipelines.common.inference_config import parse_size
 from pipelines.common.settings import load_settings
 from pipelines.generate.config import GenerateConfig
 from sigma_data.errors import ConfigError
@@ -50,6 +51,12 @@ class Ask:
     def with_images(self, images: Sequence[str]) -> Ask:
         """The same with its images elsewhere."""
         return replace(self, images=tuple(images))
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """The size that is asked for. Raises ValueError for what is no size."""
+        found: tuple[int, int] | None = parse_size((self.settings or {}).get("size"))
+        return found
 
     def config(self, model: str, loading: Mapping[str, Any]) -> GenerateConfig:
         """As `sigma generate` takes it. Raises ConfigError for a setting that cannot be."""

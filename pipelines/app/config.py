@@ -37,7 +37,7 @@ class AppConfig(StrictModel):
     device_map: str | None = None
     quantize: Quantization | None = None
     adapter: LocalPath | None = None
-    """OmniGen2's LoRA file."""
+    """A LoRA adapter in peft's files, or OmniGen2's LoRA file; it is merged into each model."""
 
     def loading(self) -> dict[str, object]:
         """What says how a model is loaded, where it is not as by default; names of `GenerateConfig`."""

@@ -31,7 +31,10 @@ _SIDE = 320
 
 @dataclass(frozen=True)
 class Made:
-    """What a model answered: the file of an image in the entry's folder, or a text; `command` makes it again."""
+    """What a model answered: the file of an image in the entry's folder, or a text; `command` makes it again.
+
+    `size` is the image's (width, height), None in folders of an earlier version.
+    """
 
     model: str
     command: str
@@ -39,6 +42,7 @@ class Made:
     text: str | None = None
     seconds: float = 0.0
     trained: bool = True
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ class Gallery:
             if not (folder / RESULT).exists():
                 return Entry(name, folder, ask)
             found: dict[str, Any] = json.loads((folder / RESULT).read_text("utf-8"))
-            made = tuple(Made(**one) for one in found["made"])
+            made = tuple(Made(**{**one, "size": _size(one.get("size"))}) for one in found["made"])
             return Entry(name, folder, ask, str(found["state"]), str(found["message"]), made)
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ConfigError(f"{folder}: cannot be read ({error})") from None
@@ -143,6 +147,10 @@ def small_name(file: str) -> str:
 def _relative(ask: Ask) -> dict[str, Any]:
     """For the file: images by their names in the folder, so that it can be moved."""
     return ask.with_images([Path(image).name for image in ask.images]).as_dict()
+
+
+def _size(found: Any) -> tuple[int, int] | None:
+    return None if found is None else (int(found[0]), int(found[1]))
 
 
 def _known(name: str) -> bool:

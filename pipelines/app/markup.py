@@ -10,12 +10,13 @@ from urllib.parse import quote
 
 from pipelines.app.config import MAX_IMAGES
 from pipelines.app.gallery import DONE, FAILED, Entry, Made, small_name
-from pipelines.app.studio import LOADING, QUEUED, Job
-from sigma_data.errors import ConfigError
+from pipelines.app.studio import LOADING, QUEUED, RUNNING, Job
+from pipelines.common.inference_config import parse_size
+from pipelines.common.made_size import made_size, show_size, size_told
+from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.images.decode import thumbnail
 from sigma_data.instruction import ATTRIBUTES, parse
-from sigma_data.report.report import parts
-from sigma_data.token_style import TOKEN_COLOURS, printable
+from sigma_data.token_style import TOKEN_COLOURS, instruction_parts, printable
 from sigma_model.sampling.generate import check_prompt
 
 _LONGEST = 4000
@@ -30,7 +31,7 @@ def style() -> str:
 def coloured(prompt: str, references: int) -> str:
     """An instruction with its tokens and placeholders marked."""
     words = []
-    for kind, text in parts(prompt, references, _LONGEST):
+    for kind, text in instruction_parts(prompt, references, _LONGEST):
         if kind == "attribute":
             words.append(_token(text))
         elif kind == "image":
@@ -99,6 +100,17 @@ def understood(prompt: str, count: int, note: str = "") -> str:
     return f'<p class="instruction">{coloured(prompt, count)}</p><ul>{"".join(rows)}</ul>{fault}{hint}'
 
 
+def sizes(models: Sequence[str], base: str | None, size: str | None) -> str:
+    """What the models make of the size that somebody writes; nothing where they make it as it is."""
+    try:
+        asked = parse_size(size)
+        found = [] if asked is None else [(model, made_size(model, base, asked)) for model in models]
+    except (ValueError, SigmaError) as error:
+        return f'<p class="fault">{escape(printable(f"Size: {error}"))}</p>'
+    told = [f"{model} makes {show_size(made)} of it" for model, made in found if made != asked]
+    return f'<p class="hint">{escape(printable("; ".join(told)))}</p>' if told else ""
+
+
 def status(job: Job, ahead: int) -> str:
     """Where a job is, in a sentence that changes only with its state, for screen readers."""
     if job.state == QUEUED:
@@ -106,7 +118,7 @@ def status(job: Job, ahead: int) -> str:
     elif job.state == LOADING:
         words = f"Loading {job.model}"
     elif job.state == DONE:
-        words = "Done"
+        words = "; ".join(["Done", *filter(None, (_other_size(job.entry, one) for one in job.entry.made))])
     elif job.state == FAILED:
         words = f"Failed: {job.entry.message}"
     elif job.ended.is_set():
@@ -114,6 +126,12 @@ def status(job: Job, ahead: int) -> str:
     else:
         words = f"Computing with {job.model}"
     return said(words, fault=job.state == FAILED)
+
+
+def _other_size(entry: Entry, made: Made) -> str:
+    """That an image does not have the size that was asked for, if so."""
+    asked = entry.ask.size
+    return size_told(made.model, asked, made.size) if asked is not None and made.size is not None else ""
 
 
 def said(words: str, *, fault: bool = False) -> str:
@@ -155,8 +173,13 @@ def _card(entry: Entry) -> str:
         f'<img loading="lazy" src="{_address(Path(image))}" alt="image {number}">'
         for number, image in enumerate(entry.ask.images, 1)
     )
-    told = entry.message or ("the server ended before it was done" if entry.state != DONE else "")
-    why = f'<p class="fault">{escape(entry.state)}: {escape(printable(told))}</p>' if entry.state != DONE else ""
+    if entry.state == DONE:
+        why = ""
+    elif entry.state in (QUEUED, RUNNING):
+        why = f'<p class="hint">{entry.state}</p>'
+    else:
+        told = entry.message or "the server ended before it was done"
+        why = f'<p class="fault">{escape(entry.state)}: {escape(printable(told))}</p>'
     models = escape(printable(" and ".join(entry.ask.models)))
     seed = (entry.ask.settings or {}).get("seed", 0)
     return (
@@ -180,6 +203,9 @@ def _small(entry: Entry, made: Made) -> str:
 def _figure(entry: Entry, made: Made) -> str:
     name = escape(printable(made.model))
     noise = "" if made.trained else "; it has no trained weights, so this is noise"
+    size = "" if made.size is None else f", {show_size(made.size)}"
+    if told := _other_size(entry, made):
+        size = f"; {escape(printable(told))}"
     if made.file is None:
         shown, save = f'<p class="answer">{escape(printable(made.text or "(an empty answer)"))}</p>', ""
     else:
@@ -187,7 +213,7 @@ def _figure(entry: Entry, made: Made) -> str:
         shown = f'<img src="{address}" alt="made by {name}: {escape(printable(entry.ask.prompt[:200]))}">'
         save = f'<a class="button" href="{address}" download="{entry.id}_{made.file}">Download</a>'
     return (
-        f"<figure>{shown}<figcaption>{name}, {made.seconds:g} s{noise}</figcaption>"
+        f"<figure>{shown}<figcaption>{name}, {made.seconds:g} s{size}{noise}</figcaption>"
         f'<div class="actions">{save}<button type="button" data-copy="{escape(made.command)}">'
         f"Copy as command</button></div><code>{escape(printable(made.command))}</code></figure>"
     )

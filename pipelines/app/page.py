@@ -16,10 +16,11 @@ from pipelines.app import markup
 from pipelines.app.ask import CACHES, Ask, check_image, defaults_of
 from pipelines.app.config import MAX_IMAGES
 from pipelines.app.gallery import Entry
+from pipelines.app.numbers import FIELDS, read_numbers
 from pipelines.app.studio import Job, Studio
-from pipelines.common.inference_config import parse_size
+from pipelines.generate.example import MODEL as EXAMPLE_MODEL
+from pipelines.generate.example import SAMPLING, draw_example
 from sigma_data.errors import ConfigError, SigmaError
-from sigma_data.sample import Family
 from sigma_model.omnigen2.files import is_omnigen2
 
 PAGE = 12
@@ -28,9 +29,6 @@ NOBODY = "(no comparison)"
 _POLL = 0.1
 _TICK = "element.addEventListener('click', (e) => {{ const b = e.target.closest('[data-{0}]');\
  if (b) trigger('click', {{ {0}: b.dataset.{0} }}); }})"
-_EXAMPLES = (Family.RELATION, Family.COMPOSITIONAL, Family.STYLIZATION, Family.EDITING)
-_EXAMPLE_SAMPLING = (12, 2.0, 1.5)
-"""Noise levels and guidance towards text and references: what the embedded model is quick and good with."""
 
 Images = list[tuple[str, str]]
 """Uploaded files, each with what it was called."""
@@ -81,22 +79,20 @@ def build_page(studio: Studio) -> Any:
                     [NOBODY, *models], value=NOBODY, label="Compare with", elem_id="other", visible=len(models) > 1
                 )
                 with gr.Row():
-                    seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="seed")
+                    seed = _number("seed", 0)
                     dice = gr.Button("Another seed", elem_id="dice")
                 with gr.Accordion("Sampling", open=False, elem_id="sampling"):
-                    steps = gr.Slider(2, 100, usual["steps"], step=1, label="Noise levels (steps + 1)", elem_id="steps")
-                    towards_text = gr.Slider(1, 12, usual["text_scale"], step=0.1, label="Guidance towards the text")
-                    towards_image = gr.Slider(
-                        1, 12, usual["image_scale"], step=0.1, label="Guidance towards the references"
+                    steps, towards_text, towards_image = (
+                        _number(name, usual[name]) for name in ("steps", "text_scale", "image_scale")
                     )
                     size = gr.Textbox(label="Size, e.g. 1024x768; by default the last reference's", elem_id="size")
+                    sized = gr.HTML(elem_id="sized", js_on_load=None)
                     mask = gr.Checkbox(True, label="Group mask: attribute tokens see their own reference only")
                     cache = gr.Dropdown(
                         list(CACHES) or ["none"], value="none", visible=bool(CACHES), elem_id="cache",
                         label="Leave the network out of some steps",
                     )  # fmt: skip
-                    longest = gr.Slider(16, 2048, usual["max_tokens"], step=1, label="Longest text answer, in tokens")
-                    warmth = gr.Slider(0, 2, usual["temperature"], step=0.1, label="Temperature of a text answer")
+                    longest, warmth = (_number(name, usual[name]) for name in ("max_tokens", "temperature"))
             with gr.Column(scale=1, min_width=320, elem_id="made"):
                 state = gr.HTML(markup.said("Ready"), elem_id="state", js_on_load=None)
                 progress = gr.HTML(elem_id="progress", js_on_load=None)
@@ -113,10 +109,11 @@ def build_page(studio: Studio) -> Any:
         filled = [
             upload.upload(desk.add, [upload, held], desk_images, **quick),
             shown.click(desk.remove, held, desk_images, **quick),
-            example.click(desk.example, None, [prompt, *desk_images, steps, towards_text, towards_image], **quick),
+            example.click(desk.example, model, [prompt, *desk_images, steps, towards_text, towards_image], **quick),
         ]
         read = {"trigger_mode": "always_last", **quick}
         gr.on([prompt.change, model.change], desk.understand, reading, understood, **read)
+        gr.on([size.change, model.change, other.change], desk.sizes, [size, model, other], sized, **read)
         model.change(desk.usual, model, [steps, towards_text, towards_image], **quick)
         dice.click(lambda: random.SystemRandom().randrange(2**31), None, seed, **quick)
         asked = [prompt, held, answer, model, other, *sampling]
@@ -132,6 +129,26 @@ def build_page(studio: Studio) -> Any:
         page.load(lambda: desk.cards(0), None, [cards, first], **quick)
         page.unload(desk.leave)
     return page
+
+
+def _models(model: str, other: str | None) -> tuple[str, ...]:
+    """Who is asked."""
+    return (model,) if other in (NOBODY, model, None) else (model, other)
+
+
+def _number(name: str, value: float | None = None, **words: Any) -> Any:
+    """A field for a number: a slider where it has bounds, which `read_numbers` checks.
+
+    Gradio would check them, too, and log a traceback for a field that somebody has emptied.
+    """
+    field = FIELDS[name]
+    words |= {"value": value, "label": field.label, "minimum": field.least, "elem_id": name.replace("_", "-")}
+    if field.most is None:
+        shown: Any = gr.Number(precision=0, **words)
+    else:
+        shown = gr.Slider(maximum=field.most, step=field.step, **words)
+    shown.preprocess = lambda payload: payload
+    return shown
 
 
 class _Desk:
@@ -151,8 +168,7 @@ class _Desk:
                 faults.append(f"{name}: at most {MAX_IMAGES} images are taken; remove one first")
                 continue
             try:
-                with self._studio.decoding:
-                    check_image(Path(path), name)
+                self._studio.decode(check_image, Path(path), name)
             except ConfigError as error:
                 faults.append(str(error))
             else:
@@ -165,8 +181,7 @@ class _Desk:
         return self._images([one for place, one in enumerate(held, 1) if place != number])
 
     def _images(self, held: Images, faults: Sequence[str] = ()) -> tuple[Any, ...]:
-        with self._studio.decoding:
-            shown = markup.references(held, faults)
+        shown = self._studio.decode(markup.references, held, faults)
         return None, held, shown, markup.token_buttons(len(held))
 
     def understand(self, prompt: str, held: Images, model: str) -> str:
@@ -175,6 +190,10 @@ class _Desk:
         if is_omnigen2(Path(model)):
             note = "OmniGen2 does not know attribute tokens: it is asked without them, in plain words."
         return markup.understood(prompt, len(held), note)
+
+    def sizes(self, size: str, model: str, other: str) -> str:
+        """What the models make of the size that is written."""
+        return markup.sizes(_models(model, other), self._studio.config.base, (size or "").strip() or None)
 
     def usual(self, model: str) -> tuple[Any, ...]:
         """A model's own defaults."""
@@ -188,31 +207,31 @@ class _Desk:
         answer: str,
         model: str,
         other: str,
-        seed: float,
-        steps: float,
-        text_scale: float,
-        image_scale: float,
+        seed: Any,
+        steps: Any,
+        text_scale: Any,
+        image_scale: Any,
         size: str,
         group_mask: bool,
-        max_tokens: float,
-        temperature: float,
+        max_tokens: Any,
+        temperature: Any,
         cache: str,
         request: gr.Request,
     ) -> AsyncIterator[tuple[Any, ...]]:
         """Put the request in line and tell where it is, until it has ended; whoever leaves stops it."""
         keep = (gr.skip(), gr.skip(), gr.skip())
-        settings = {
-            "seed": int(seed or 0), "steps": int(steps), "text_scale": text_scale, "image_scale": image_scale,
-            "size": (size or "").strip() or None, "group_mask": group_mask, "max_tokens": int(max_tokens),
-            "temperature": temperature, **({"cache": cache} if CACHES else {}),
-        }  # fmt: skip
-        models = (model,) if other in (NOBODY, model, None) else (model, other)
         paths, names = tuple(path for path, _ in held), tuple(name for _, name in held)
         try:
-            parse_size(settings["size"])
-            asked = Ask(prompt or "", paths, names, models, answer == "Text", settings)
+            settings = {
+                **read_numbers({
+                    "seed": seed, "steps": steps, "text_scale": text_scale, "image_scale": image_scale,
+                    "max_tokens": max_tokens, "temperature": temperature,
+                }),
+                "size": (size or "").strip() or None, "group_mask": group_mask, **({"cache": cache} if CACHES else {}),
+            }  # fmt: skip
+            asked = Ask(prompt or "", paths, names, _models(model, other), answer == "Text", settings)
             job = await asyncio.to_thread(self._studio.submit, asked)
-        except (SigmaError, ValueError) as error:
+        except SigmaError as error:
             yield markup.said(str(error), fault=True), "", *keep
             return
         self._mine[request.session_hash] = job
@@ -266,30 +285,27 @@ class _Desk:
             markup.results(entry),
         )
 
-    def example(self) -> tuple[Any, ...]:
-        """Drawn references, an instruction and few steps, of the kind that the embedded models know."""
-        from sigma_data.synthetic import draw_sample
-
-        family = _EXAMPLES[self._drawn % len(_EXAMPLES)]
-        sample = draw_sample(seed=11, size=256, format="png", family=family, index=self._drawn // len(_EXAMPLES))
+    def example(self, model: str) -> tuple[Any, ...]:
+        """Drawn references and an instruction, of the kind that the embedded models know; its steps and guidance."""
+        instruction, drawn = draw_example(self._drawn)
         self._drawn += 1
         folder = Path(tempfile.mkdtemp(prefix="sigma-app-example-"))
         images = []
-        for number, data in enumerate(sample.images[:-1], 1):
+        for number, data in enumerate(drawn, 1):
             path = folder / f"example_{number}.png"
             path.write_bytes(data)
             images.append((str(path), path.name))
-        return sample.instruction, *self._images(images), *_EXAMPLE_SAMPLING
+        sampling = tuple(SAMPLING.values()) if model == EXAMPLE_MODEL else self.usual(model)
+        return instruction, *self._images(images), *sampling
 
     def cards(self, first: int) -> tuple[str, int]:
         """A page of the gallery."""
-        gallery = self._studio.gallery
-        ids = gallery.ids()
+        ids = self._studio.gallery.ids()
         first = max(0, min(first, (len(ids) - 1) // PAGE * PAGE))
         found: list[Entry] = []
         for name in ids[first : first + PAGE]:
             try:
-                found.append(gallery.entry(name))
+                found.append(self._studio.entry(name))
             except ConfigError:  # of another version, or damaged: the others are shown
                 continue
         return markup.cards(found, len(ids), first), first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,9 +66,9 @@ def _serve(config: AppConfig, studio: Studio) -> None:
             app_kwargs={"middleware": [(Guard, (), {"hosts": hosts_of(config.host)})], "docs_url": None},
             **theme(),
         )
-    except OSError as error:
+    except OSError:  # gradio's own text names options of its own
         raise ConfigError(
-            f"--host {config.host} --port {config.port}: cannot be listened on ({error}): choose another --port"
+            f"--host {config.host} --port {config.port}: is taken, or cannot be listened on: choose another --port"
         ) from None
     logger.info("sigma: the app is at %s (Ctrl-C ends it); results are kept in %s", address, studio.gallery.out)
     studio.warm_up()
@@ -75,8 +76,9 @@ def _serve(config: AppConfig, studio: Studio) -> None:
         logger.warning("sigma: everybody who reaches %s can use the app, and see all results", config.host)
     try:
         with suppress(KeyboardInterrupt):
-            page.block_thread()
+            threading.Event().wait()
     finally:
+        studio.close()  # before the page, which waits for requests that would be computed meanwhile
         page.close(verbose=False)
 
 

@@ -12,21 +12,24 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image as Pillow
 
 from pipelines.app.ask import Ask
 from pipelines.app.config import WAITING, AppConfig
-from pipelines.app.gallery import DONE, FAILED, STOPPED, Entry, Gallery, Made
-from pipelines.generate.answerer import Answerer, load_answerer
+from pipelines.app.gallery import DONE, FAILED, INTERRUPTED, STOPPED, Entry, Gallery, Made
+from pipelines.common.answerer import Answerer, load_answerer
 from pipelines.generate.config import GenerateConfig
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_model.sampling.generate import Request
 
 logger = logging.getLogger(__name__)
+
+Decoded = TypeVar("Decoded")
 
 QUEUED, LOADING, RUNNING = "waiting", "loading", "running"
 _PREVIEW_SIDE = 512
@@ -68,8 +71,7 @@ class Studio:
         self._line: deque[Job] = deque()
         self._now: Job | None = None
         self._turn = threading.Condition()
-        self.decoding = threading.Lock()
-        """Held while an image is decoded: one at a time, however many ask; that bounds the memory."""
+        self._decoder = ThreadPoolExecutor(1, "decoder")
         self._closed = self._cold = False
         self._worker = threading.Thread(target=self._work, name="studio", daemon=True)
         self._worker.start()
@@ -90,14 +92,32 @@ class Studio:
                 raise ConfigError(f"{model}: is not served here; start `sigma app` with --model {model}")
             ask.config(model, self._loading)
         self._refuse_when_full()
-        with self.decoding:
-            ask.check()
+        self.decode(ask.check)
         with self._turn:
             self._refuse_when_full()
             job = Job(self.gallery.begin(ask))
             self._line.append(job)
             self._turn.notify_all()
         return job
+
+    def decode(self, act: Callable[..., Decoded], *arguments: Any) -> Decoded:
+        """Do what decodes images: one at a time, however many ask, and always in the same thread.
+
+        Both bound the memory: of what a thread has freed, the C library keeps up to 30 MB for that thread.
+        """
+        return self._decoder.submit(act, *arguments).result()
+
+    def entry(self, name: str) -> Entry:
+        """An entry of the gallery; one that waits or is at work has that state. Raises ConfigError as the gallery."""
+        found = self.gallery.entry(name)
+        if found.state != INTERRUPTED:
+            return found
+        with self._turn:
+            if self._now is not None and self._now.entry.id == name:
+                return replace(found, state=RUNNING)
+            if any(job.entry.id == name for job in self._line):
+                return replace(found, state=QUEUED)
+        return self.gallery.entry(name)  # it may have ended in the meantime
 
     def ahead(self, job: Job) -> int:
         """How many are computed before a job that waits."""
@@ -116,8 +136,10 @@ class Studio:
             self._end(job, STOPPED, "stopped before its turn", [])
 
     def close(self) -> None:
-        """Stop everything; what waits is kept as interrupted."""
+        """Stop everything; what waits is kept as interrupted. Again: nothing."""
         with self._turn:
+            if self._closed:
+                return
             self._closed = True
             self._line.clear()
             if self._now is not None:
@@ -179,17 +201,17 @@ class Studio:
             job.step, job.steps, job.preview = 0, answerer.steps, None
             job.state = RUNNING
             start = time.monotonic()
-            file, text = None, None
+            file, text, size = None, None, None
             if ask.text:
                 text = answerer.texts([request], _Watch(job).progress)[0]
             else:
                 watch = _Watch(job)
                 image = answerer.images([request], watch.progress, watch.preview)[0]
-                file = f"result_{number}.png"
+                file, size = f"result_{number}.png", image.size
                 answerer.write(image, entry.path(file), request)
             seconds = round(time.monotonic() - start, 2)
             command = ask.command(model, self._loading)
-            made.append(Made(model, command, file, text, seconds, answerer.trained))
+            made.append(Made(model, command, file, text, seconds, answerer.trained, size))
             if job.stop.is_set() and number < len(ask.models):
                 raise Stopped
 

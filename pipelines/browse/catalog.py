@@ -156,7 +156,7 @@ class Catalog:
         """Of these rows each image's number, hash and signature; only the parts of the manifest that hold them."""
         found: dict[int, list[tuple[int, str, bytes]]] = {}
         columns = [f"images.list.element.{name}" for name in ("number", "sha256", "signature")]
-        with pq.ParquetFile(literal(self.corpus.path / MANIFEST)) as file:
+        with pq.ParquetFile(literal(self.corpus.path / MANIFEST), pre_buffer=False) as file:
             start = 0
             for group in range(file.num_row_groups):
                 stop = start + file.metadata.row_group(group).num_rows

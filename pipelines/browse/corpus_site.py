@@ -12,13 +12,14 @@ from typing import Any
 import polars as pl
 
 from pipelines.browse.catalog import Catalog, Filters
-from pipelines.browse.site import PAGE, Answer, NotFoundError, image_answer, number, page_of, render
+from pipelines.browse.site import PAGE, Answer, NotFoundError, image_answer, number, own_file, page_of, render
 from sigma_data.corpus.corpus import REPORT, Corpus
 from sigma_data.instruction import parse
-from sigma_data.report.report import parts
 from sigma_data.sample import Sample
-from sigma_data.token_style import printable
+from sigma_data.token_style import instruction_parts, printable
 
+_LONGEST_ON_CARD = 420
+"""Characters of an instruction on a card."""
 _IMAGES_A_CARD = 5
 _COMPONENTS = 10
 _LINKS = [("Samples", "/"), ("Quarantine", "/quarantine"), ("Shared images", "/pairs"), ("Report", "/report")]
@@ -47,7 +48,7 @@ class CorpusSite:
             case ["pairs"]:
                 return self._pairs(query)
             case ["report"]:
-                return Answer((self._corpus.path / REPORT).read_bytes(), own_policy=True)
+                return Answer(own_file(self._corpus.path, REPORT), own_policy=True)
             case _:
                 raise NotFoundError
 
@@ -72,7 +73,8 @@ class CorpusSite:
         checks = row["checks"].strip(",")
         facts = f"{row['family']} · {row['split']} · {row['tokens']:,} tokens · {row['source']} · {row['license']}"
         return {
-            "row": number_, "id": row["id"], "images": shown, "parts": parts(row["instruction"], row["references"]),
+            "row": number_, "id": row["id"], "images": shown,
+            "parts": instruction_parts(row["instruction"], row["references"], _LONGEST_ON_CARD),
             "facts": printable(facts + (f" · warning: {checks}" if checks else "")),
         }  # fmt: skip
 
@@ -178,8 +180,8 @@ def _turns(sample: Sample) -> list[dict[str, Any]]:
         before = tuple(one for one in sample.context(index) if one not in named)
         groups = read.groups(before=before, bindings=dict(turn.bindings))
         found.append({
-            "parts": parts(turn.instruction, count, 20_000),
-            "alternatives": [parts(text, count, 20_000) for text in turn.alternatives],
+            "parts": instruction_parts(turn.instruction, count, 20_000),
+            "alternatives": [instruction_parts(text, count, 20_000) for text in turn.alternatives],
             "groups": list(zip(read.attributes, groups, strict=True)),
             "target": turn.target,
             "response": None if turn.response is None else printable(turn.response),

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pipelines.browse.corpus_site import CorpusSite
 from pipelines.browse.run_site import METRICS, RunSite
-from pipelines.browse.site import Answer, NotFoundError, Site
+from pipelines.browse.site import Answer, NotFoundError, Site, own_file
 from pipelines.common.loopback import host_of, hosts_of, is_loopback
 from pipelines.evaluate.report.report import REPORT, RESULTS
 from sigma_data.corpus.corpus import COMMIT, open_corpus
@@ -39,7 +39,7 @@ class EvaluationSite:
         if path:
             raise NotFoundError
         try:
-            return Answer((self._folder / REPORT).read_bytes(), own_policy=True)
+            return Answer(own_file(self._folder, REPORT), own_policy=True)
         except OSError:
             raise ConfigError(f"{self._folder}: has no report yet: run `sigma eval` to its end") from None
 

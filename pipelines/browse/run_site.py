@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from pipelines.browse.site import Answer, NotFoundError, image_answer, page_of, render
+from pipelines.browse.site import Answer, NotFoundError, image_answer, own_file, page_of, render
 from sigma_data.errors import ConfigError
 from sigma_data.token_style import TOKEN_COLOURS, printable
 
@@ -75,11 +75,8 @@ class RunSite:
                 raise NotFoundError
 
     def _image(self, step: str, name: str) -> Answer:
-        path = self._folder / IMAGES / step / name
-        if not path.resolve().is_relative_to(self._folder.resolve()):
-            raise NotFoundError
         try:
-            return image_answer(path.read_bytes())
+            return image_answer(own_file(self._folder, f"{IMAGES}/{step}/{name}"))
         except OSError:
             raise NotFoundError from None
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
@@ -22,6 +23,14 @@ _TYPES = {"jpg": "image/jpeg", "tif": "image/tiff"}
 
 class NotFoundError(LookupError):
     """There is no such page."""
+
+
+def own_file(folder: Path, name: str) -> bytes:
+    """A file of a folder. Raises NotFoundError where it leads out of it, for links in a corpus may lead anywhere."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise NotFoundError
+    return path.read_bytes()
 
 
 @dataclass(frozen=True)

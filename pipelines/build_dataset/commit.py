@@ -20,7 +20,7 @@ from pipelines.build_dataset.plan import Plan
 from pipelines.build_dataset.tables import ROW_GROUP, manifest_tables, quarantine_tables
 from sigma_data.corpus.corpus import CARD, COMMIT, MANIFEST, QUARANTINE, REPORT, WORK, file_digest
 from sigma_data.corpus.dataset_card import render_card
-from sigma_data.corpus.manifest import OPTIONAL, manifest_schema, quarantine_schema
+from sigma_data.corpus.manifest import manifest_schema, quarantine_schema
 from sigma_data.corpus.record import SCHEMA_VERSION
 from sigma_data.corpus.shard import read_range
 from sigma_data.corpus.table_rows import FileRows
@@ -162,27 +162,6 @@ def write_corpus_files(
 
 def _summary(sums: Mapping[str, Any]) -> dict[str, Any]:
     return {**sums, "quarantined_by_code": sums["codes"]}
-
-
-def as_table(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
-    """A frame as an Arrow table of this schema: missing columns are null, optional ones without values left out."""
-    table = frame.to_arrow()
-    schema = pa.schema([field for field in schema if field.name not in OPTIONAL or _has_values(frame, field.name)])
-    columns = [
-        table.column(field.name).cast(field.type)
-        if field.name in table.column_names
-        else pa.nulls(len(table), field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)
-
-
-def _has_values(frame: pl.DataFrame, column: str) -> bool:
-    """Whether a column says anything: neither null nor false in every row."""
-    if column not in frame.columns:
-        return False
-    values = frame[column].drop_nulls()
-    return bool(values.any()) if values.dtype == pl.Boolean else len(values) > 0
 
 
 def _write_table(path: Path, tables: Iterable[pa.Table], scratch: Path) -> None:

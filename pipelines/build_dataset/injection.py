@@ -208,7 +208,7 @@ def _requests(settings: InjectionSettings, scans: Sequence[Path]) -> Iterator[Re
 
 
 def _batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(literal(path)) as file:
+    with pq.ParquetFile(literal(path), pre_buffer=False) as file:
         yield from file.iter_batches(_BATCH, columns=columns, use_threads=False)
 
 

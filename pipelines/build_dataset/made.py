@@ -11,7 +11,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from pydantic import Field, model_validator
 
@@ -29,6 +29,8 @@ from sigma_data.storage.path_settings import LocalPath
 
 _LEAST_SIDE = 64
 """A smaller image of a thing is no target."""
+_HELD, _STRETCH = 8192, 256
+"""Parents that are held for several rings, and those that a ring reads at a time beyond these."""
 _PAIRS = frozenset((Family.EDITING, Family.STYLIZATION))
 
 
@@ -70,13 +72,14 @@ class Made(StrictModel):
 class Parent:
     """A written sample that others may be made from, its images without bytes; `infos` as the scan found them.
 
-    `component` is the plan's number of it.
+    `component` is the plan's number of it, `number` the sample's own.
     """
 
     sample: Sample
     split: str
     component: int
     infos: Mapping[int, ImageInfo]
+    number: int
 
     def image(self, number: int) -> ImageInfo:
         """What is known of an image."""
@@ -92,6 +95,15 @@ class MadeSample:
     origins: Mapping[int, tuple[int, int]]
 
 
+class Parents(Protocol):
+    """All parents, which are read each time they are gone through: a corpus has more than fit into memory."""
+
+    def __iter__(self) -> Iterator[Parent]: ...
+
+    def take(self, places: Sequence[int]) -> dict[int, Parent]:
+        """The parents at some places of the order in which they come."""
+
+
 def usable(sample: Sample) -> bool:
     """Whether a sample may be a parent: one turn that makes an image, not made itself, no maps among its images."""
     return (
@@ -102,9 +114,7 @@ def usable(sample: Sample) -> bool:
     )
 
 
-def made_samples(
-    parents: Sequence[Parent], settings: Made, *, seed: int, words: ImageWords = NO_WORDS
-) -> Iterator[MadeSample]:
+def made_samples(parents: Parents, settings: Made, *, seed: int, words: ImageWords = NO_WORDS) -> Iterator[MadeSample]:
     """All samples that the settings ask for, in a fixed order."""
     if settings.selective:
         for parent in parents:
@@ -113,7 +123,7 @@ def made_samples(
     if settings.dense:
         yield from (one for parent in parents if (one := _dense(parent, words)) is not None)
     if settings.relation:
-        yield from _relations([one for one in parents if one.sample.family in _PAIRS], settings, seed)
+        yield from _relations(parents, settings, seed)
 
 
 def _dense(parent: Parent, words: ImageWords) -> MadeSample | None:
@@ -157,20 +167,59 @@ def _reversed(parent: Parent, words: ImageWords) -> Iterator[MadeSample]:
         yield _made("selective", [parent], name, source, Family.SELECTIVE, turns, {1: (0, target), 2: (0, number)})
 
 
-def _relations(parents: Sequence[Parent], settings: Made, seed: int) -> Iterator[MadeSample]:
+def _operation(parent: Parent) -> Operation | None:
+    """What a pair does, if that holds for any image."""
+    turn = parent.sample.turns[0]
+    texts = [turn.caption or "", *(parse(text).plain for text in (turn.instruction, *turn.alternatives))]
+    return operation_of(texts)
+
+
+def _relations(parents: Parents, settings: Made, seed: int) -> Iterator[MadeSample]:
     """Quadruples (A, A', B, B') of pairs of the same edit in one split, neighbours in a ring drawn by a hash."""
-    groups: dict[tuple[str, str], list[tuple[Parent, Operation]]] = defaultdict(list)
-    for parent in parents:
-        turn = parent.sample.turns[0]
-        texts = [turn.caption or "", *(parse(text).plain for text in (turn.instruction, *turn.alternatives))]
-        if (operation := operation_of(texts)) is not None:
-            groups[parent.split, operation.key].append((parent, operation))
+    groups: dict[tuple[str, str], list[tuple[float, str, int]]] = defaultdict(list)
+    for place, parent in enumerate(parents):
+        if parent.sample.family in _PAIRS and (operation := _operation(parent)) is not None:
+            name = parent.sample.id
+            groups[parent.split, operation.key].append((hash_fraction("relation", seed, name), name, place))
+    orders = []
     for _, pairs in sorted(groups.items(), key=lambda entry: entry[0]):
-        pairs.sort(key=lambda pair: (hash_fraction("relation", seed, pair[0].sample.id), pair[0].sample.id))
-        yield from _ring(pairs, settings)
+        orders.append([place for _, _, place in sorted(pairs)])
+    del groups
+    # As many as most rings look at are read for several rings at a time, the others as a ring comes to them.
+    usual = settings.relations_an_edit + 1
+    wave: list[list[int]] = []
+    for order in [*orders, []]:
+        if not order or sum(min(len(one), usual) for one in wave) + min(len(order), usual) > _HELD:
+            held = parents.take(sorted({place for one in wave for place in one[:usual]}))
+            for one in wave:
+                yield from _ring(_Pairs(parents, one, held), settings)
+            wave = []
+        wave.append(order)
 
 
-def _ring(pairs: Sequence[tuple[Parent, Operation]], settings: Made) -> Iterator[MadeSample]:
+class _Pairs(Sequence[Parent]):
+    """The parents of a ring, of which those that are not in `held` are read in stretches."""
+
+    def __init__(self, parents: Parents, order: Sequence[int], held: Mapping[int, Parent]) -> None:
+        self._parents, self._order, self._held = parents, order, held
+        self._stretches: dict[int, dict[int, Parent]] = {}
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, place: Any) -> Any:
+        number = self._order[place]
+        if number in self._held:
+            return self._held[number]
+        start = place - place % _STRETCH
+        if start not in self._stretches:
+            if len(self._stretches) == 3:  # a ring looks at two places at a time, near each other or at its ends
+                del self._stretches[next(iter(self._stretches))]
+            self._stretches[start] = self._parents.take(sorted(self._order[start : start + _STRETCH]))
+        return self._stretches[start][number]
+
+
+def _ring(pairs: Sequence[Parent], settings: Made) -> Iterator[MadeSample]:
     uses: Counter[int] = Counter()
     count = 0
     for step in range(1, min(settings.relations_a_pair // 2, len(pairs) - 1) + 1):
@@ -180,7 +229,10 @@ def _ring(pairs: Sequence[tuple[Parent, Operation]], settings: Made) -> Iterator
                 return
             if max(uses[place], uses[other]) >= settings.relations_a_pair:
                 continue
-            if (made := _quadruple(pairs[place][0], *pairs[other])) is None:
+            asked = pairs[other]
+            operation = _operation(asked)
+            assert operation is not None
+            if (made := _quadruple(pairs[place], asked, operation)) is None:
                 continue
             uses[place] += 1
             uses[other] += 1

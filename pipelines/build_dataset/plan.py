@@ -68,7 +68,7 @@ class Plan:
     @property
     def made_samples(self) -> int:
         """How many samples were made from others."""
-        return 0 if self.made is None else len(self.made.table)
+        return 0 if self.made is None else len(self.made.rows)
 
     def digest(self) -> str:
         """SHA-256 over the place and the content of every sample."""

@@ -191,7 +191,7 @@ class _Part:
 
 
 def _batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(literal(path)) as file:
+    with pq.ParquetFile(literal(path), pre_buffer=False) as file:
         yield from file.iter_batches(_BATCH, columns=list(columns), use_threads=False)
 
 

@@ -127,11 +127,10 @@ def _blocks(plan: Plan, wanted: Integers, columns: list[str]) -> Iterator[tuple[
 
 
 def _batches(plan: Plan, fragment: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    if fragment == len(plan.scans):
-        assert plan.made is not None
-        yield from plan.made.table.select(columns).to_batches(_BATCH)
-        return
-    with pq.ParquetFile(literal(plan.scans[fragment])) as file:
+    made = plan.made.path if plan.made is not None else None
+    path = plan.scans[fragment] if fragment < len(plan.scans) else made
+    assert path is not None
+    with pq.ParquetFile(literal(path), pre_buffer=False) as file:
         yield from file.iter_batches(_BATCH, columns=columns, use_threads=False)
 
 

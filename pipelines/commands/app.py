@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -27,6 +27,7 @@ from pipelines.commands.serve_app import serve_app
 from pipelines.commands.shard import shard
 from pipelines.commands.sources import sources
 from pipelines.commands.train import INTERRUPTED, train
+from pipelines.commands.upload import upload
 from pipelines.commands.validate import validate
 from sigma_data.storage.paths import one_line
 
@@ -86,6 +87,7 @@ _GROUPS: dict[str, dict[str, Callable[..., None]]] = {
     "Data": {
         "sources": sources,
         "download": download,
+        "upload": upload,
         "build-dataset": build_dataset,
         "validate": validate,
         "shard": shard,
@@ -103,6 +105,16 @@ for _group, _commands in _GROUPS.items():
         app.command(_name, cls=Command, rich_help_panel=_group)(_command)
 
 
+def _after_interrupt(arguments: Sequence[str]) -> str:
+    """What an interrupted command has left, or how to go on."""
+    if "--push-to-hub" in arguments:
+        return "what was made is kept: run the same command again, or `sigma upload`"
+    alone = "generate" in arguments[:1] and "--from" not in arguments
+    if alone or arguments[:1] in (["export"], ["fingerprints"]):
+        return "nothing was written"
+    return "run the same command again to continue"
+
+
 def main() -> None:
     """Run the command; a user's mistake ends with one line and exit code 2."""
     debug = "--debug" in sys.argv[1:]
@@ -112,12 +124,7 @@ def main() -> None:
     except (KeyboardInterrupt, SystemExit) as stop:
         if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
             raise
-        after = (
-            "nothing was written"
-            if arguments[:1] in (["generate"], ["export"])
-            else "run the same command again to continue"
-        )
-        sys.stderr.write(f"interrupted; {after}\n")
+        sys.stderr.write(f"interrupted; {_after_interrupt(arguments)}\n")
         sys.exit(INTERRUPTED)
     except Exception as error:
         from sigma_data.errors import SigmaError

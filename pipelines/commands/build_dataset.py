@@ -24,6 +24,9 @@ from pipelines.commands.options import (
     print_result,
     split_settings,
 )
+from pipelines.commands.upload import PushToHub, Yes, check_push, push
+from sigma_data.errors import ConfigError
+from sigma_data.storage.paths import is_uri
 
 if TYPE_CHECKING:
     from sigma_data.corpus.corpus import Corpus
@@ -85,6 +88,8 @@ def build_dataset(
         float | None,
         typer.Option(min=0.001, help="For --dry-run: MB a second that a worker builds.", show_default=False),
     ] = None,
+    push_to_hub: PushToHub = None,
+    yes: Yes = False,
     print_config: PrintConfig = False,
     as_json: Json = False,
 ) -> None:
@@ -100,6 +105,9 @@ def build_dataset(
     from pipelines.common.settings import dump_settings, load_settings
 
     places, overrides = split_settings(sources)
+    for one in places:
+        if ":" not in one and one.endswith((".yaml", ".yml")):
+            raise ConfigError(f"source {one!r}: {one} is a configuration: write --config {one}")
     checks = pairs("--check", check)
     licenses = {"allow": listed(license_allow), "deny": listed(license_deny)}
     if allow_unknown_tokens:
@@ -131,6 +139,9 @@ def build_dataset(
         else:
             print_result(told.text())
         return
+    if push_to_hub is not None and is_uri(out):
+        raise typer.BadParameter("uploads a folder of this machine: build it here", param_hint="--push-to-hub")
+    check_push(push_to_hub, yes=yes)
     running = open_engine(engine, workers, address=address)
     result = build(settings, out, engine=running, staging=work, overwrite=overwrite, strict_files=strict_files)
     if as_json:
@@ -148,6 +159,7 @@ def build_dataset(
             print_result("\n".join(asked_lines(result.asked)) + "\n")
         if result.asked.reached is not None:
             raise typer.Exit(BUDGET_REACHED)
+    push(Path(out), push_to_hub, yes=yes)
 
 
 def build_summary(corpus: Corpus, *, fresh: bool) -> str:

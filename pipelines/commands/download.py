@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 from pipelines.commands.options import Json, listed, path_option, print_json, print_result
 
 if TYPE_CHECKING:
-    from pipelines.download.catalog import Kind
+    from pipelines.download.catalog import Entry, Kind
 
 
 def download(
@@ -46,12 +47,13 @@ def download(
     if name is None:
         entries = catalog()
         if as_json:
-            rows = [{"name": one.name, "kind": one.kind, "hub": list(one.repos), "what": one.what} for one in entries]
+            rows = [
+                {"name": one.name, "kind": one.kind, "hub": list(one.repos), "what": one.what, "license": one.license}
+                for one in entries
+            ]
             print_json(rows)
         else:
-            from sigma_data.text_format import aligned
-
-            print_result(aligned([(one.name, one.kind, ", ".join(one.repos), one.what) for one in entries]) + "\n")
+            print_result(_list(entries))
         return
     from pipelines.download.run import download as fetch
     from pipelines.download.run import downloaded, plan_download
@@ -76,3 +78,22 @@ def download(
         print_json(result)
     else:
         print_result(downloaded(plan, result))
+
+
+def _list(entries: Sequence[Entry]) -> str:
+    """All names, models first, in lines for a terminal of 80 columns."""
+    from sigma_data.text_format import described
+
+    told = []
+    for kind, head in (("model", "Models"), ("dataset", "Data sets")):
+        rows = [
+            (one.name, "; ".join(filter(None, (one.what, one.license, ", ".join(one.repos)))))
+            for one in entries
+            if one.kind == kind
+        ]
+        told += [head, described(rows), ""]
+    told += [
+        "`sigma download NAME --dry-run` shows license, files and size.",
+        "Any other: OWNER/NAME, of a data set with --dataset.",
+    ]
+    return "\n".join(told) + "\n"

@@ -10,7 +10,8 @@ import typer
 from pipelines.commands.options import (
     DEFAULTS,
     Adapter,
-    Base,
+    Address,
+    BasePlace,
     CacheEvery,
     CacheOption,
     CacheOrder,
@@ -19,6 +20,7 @@ from pipelines.commands.options import (
     Device,
     DeviceMap,
     Dtype,
+    EngineOption,
     GroupMask,
     GuidanceRescale,
     GuidanceThreshold,
@@ -27,7 +29,7 @@ from pipelines.commands.options import (
     Json,
     Layout,
     MaxTokens,
-    ModelPath,
+    ModelPlace,
     Negative,
     PrintConfig,
     Quantize,
@@ -37,7 +39,6 @@ from pipelines.commands.options import (
     Seed,
     StepCache,
     Steps,
-    StepSolver,
     Temperature,
     TextScale,
     TimestepShift,
@@ -66,8 +67,8 @@ def evaluate(
         Path | None, path_option("--out", "-o", help="Folder of images, scores and report.", show_default=False)
     ] = None,
     config: Config = None,
-    model: ModelPath = None,
-    base: Base = None,
+    model: ModelPlace = None,
+    base: BasePlace = None,
     name: Annotated[str | None, typer.Option(help="Name of the run in the report; by default the model's.")] = None,
     split: Annotated[
         str | None, typer.Option(help="Split of a corpus to ask; by default test.", show_default=False)
@@ -111,7 +112,6 @@ def evaluate(
     temperature: Temperature = TEMPERATURE,
     negative: Negative = None,
     route: ReferenceRoute = None,
-    solver: StepSolver = None,
     step_cache: StepCache = None,
     adapter: Adapter = None,
     batch: Annotated[int, typer.Option(min=1, help="Items computed together.")] = BATCH,
@@ -130,6 +130,8 @@ def evaluate(
         Stage | None,
         typer.Option(help="Only this stage; score and report take the settings that OUT holds.", show_default=False),
     ] = None,
+    engine: EngineOption = "local",
+    address: Address = None,
     print_config: PrintConfig = False,
     as_json: Json = False,
 ) -> None:
@@ -152,7 +154,7 @@ def evaluate(
 
         print_result(dump_settings(with_own_defaults(settings)))
         return
-    result = run(settings.options())
+    result = run(settings.located().options())
     if as_json:
         print_json(result)
     else:

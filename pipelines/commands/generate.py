@@ -34,7 +34,6 @@ from pipelines.commands.options import (
     Seed,
     StepCache,
     Steps,
-    StepSolver,
     Temperature,
     TextScale,
     TimestepShift,
@@ -67,6 +66,10 @@ def generate(
             "--from", help="Many prompts: JSON lines, the release's parquet, or a corpus (docs/generation.md)."
         ),
     ] = None,
+    example: Annotated[
+        bool,
+        typer.Option("--example", help="Compose drawn references, written beside OUT, with the embedded tiny-base."),
+    ] = False,
     out: Annotated[
         Path, path_option("--out", "-o", help="The PNG to write; with --from the folder, by default `generated`.")
     ] = Path("out.png"),
@@ -96,6 +99,9 @@ def generate(
     guidance_threshold: GuidanceThreshold = DEFAULTS.guidance_threshold,
     understanding: Understanding = True,
     text: Annotated[bool, typer.Option("--text", help="Answer with text, on standard output.")] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="OmniGen2: answer with text, or an image where the model says so.")
+    ] = False,
     max_tokens: MaxTokens = MAX_TOKENS,
     temperature: Temperature = TEMPERATURE,
     dtype: Dtype = DType.AUTO,
@@ -104,7 +110,6 @@ def generate(
     quantize: Quantize = None,
     negative: Negative = None,
     route: ReferenceRoute = None,
-    solver: StepSolver = None,
     step_cache: StepCache = None,
     adapter: Adapter = None,
     split: Annotated[str | None, typer.Option(help="Of a corpus with --from.", show_default="test")] = None,
@@ -117,32 +122,48 @@ def generate(
     """Generate an image or text from a prompt.
 
     With references, images that the prompt names as <image_1>, <image_2> and so on. With --from many prompts are
-    answered into a folder: run it again to go on, failures are listed and tried again.
+    answered into a folder: run it again to go on, failures are listed and tried again; exit code 1 where some failed.
     """
     from pipelines.common.settings import load_settings
 
+    if example:
+        _refuse(context, ("prompt", "images", "source", "text"), "--example has a prompt and images of its own")
     if source is not None:
-        from pipelines.generate.batch import BatchConfig, batch_summary, run_batch
+        from pipelines.generate.batch import BatchConfig, batch_summary, failures_told, run_batch
 
         _refuse(context, ("prompt", "images", "count"), "with --from prompts and images come from the source")
+        _refuse(context, ("chat",), "answers one prompt: leave it out with --from")
         answered = run_batch(load_settings(BatchConfig, None, (), typed={}, **typed(context, BatchConfig)))
         if as_json:
             print_json(answered)
         else:
             print_result(batch_summary(answered))
+        if (told := failures_told(answered)) is not None:
+            typer.echo(f"sigma: {told}", err=True)
+            raise typer.Exit(1)
         return
     _refuse(context, ("split", "start", "limit", "batch", "nproc"), "belongs to --from")
-    if prompt is None:
+    if prompt is None and not example:
         raise typer.BadParameter("write what to make, or give a file of prompts with --from", param_hint="PROMPT")
     from pipelines.generate.config import GenerateConfig
     from pipelines.generate.run import run_generate
 
     given = typed(context, GenerateConfig)
+    if example:
+        from pipelines.generate.example import MODEL, SAMPLING, write_example
+
+        instruction, paths = write_example(out)
+        typer.echo(f"sigma: {instruction}", err=True)
+        given = {"model": MODEL, **SAMPLING, **given, "prompt": instruction, "images": paths}
     result = run_generate(load_settings(GenerateConfig, None, (), typed={"images": "--image"}, **given))
     if as_json:
         print_json(result)
     else:
-        print_result("".join(f"{line}\n" for line in result.get("files") or result["texts"]))
+        shown = [*result.get("files", ()), *filter(None, result.get("texts", ()))]
+        print_result("".join(f"{line}\n" for line in shown))
+
+
+_HINTS = {"prompt": "PROMPT", "source": "--from"}
 
 
 def _refuse(context: typer.Context, names: tuple[str, ...], why: str) -> None:
@@ -150,4 +171,4 @@ def _refuse(context: typer.Context, names: tuple[str, ...], why: str) -> None:
     for name in names:
         origin = context.get_parameter_source(name)
         if origin is not None and origin.name == "COMMANDLINE" and context.params[name]:
-            raise typer.BadParameter(why, param_hint="PROMPT" if name == "prompt" else f"--{name.removesuffix('s')}")
+            raise typer.BadParameter(why, param_hint=_HINTS.get(name, f"--{name.removesuffix('s')}"))

@@ -7,16 +7,15 @@ configuration file decides the others.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sigma_data.storage.paths import is_uri, local_path, model_path
+from sigma_data.storage.paths import is_uri, local_path, model_path, path_or_uri
 from sigma_model.dtypes import DType, Quantization
 from sigma_model.omnigen2.prompts import Route
-from sigma_model.omnigen2.settings import Solver as ReleasedSolver
 from sigma_model.omnigen2.settings import StepCacheKind
 from sigma_model.sampling.settings import CacheMethod, Order, Rescale, SamplingSettings, Solver
 
@@ -44,9 +43,9 @@ def place(text: str) -> str:
     return text if is_uri(text) else str(local_path(text))
 
 
-def model_option(*names: str, help: str) -> Any:
-    """A preset, or a model's directory on this machine."""
-    return typer.Option(*names, parser=model_path, metavar="TEXT", help=help)
+def model_option(*names: str, help: str, parser: Callable[[str], str] = model_path) -> Any:
+    """A preset, or a model's directory on this machine; with `path_or_uri` also one in a store."""
+    return typer.Option(*names, parser=parser, metavar="TEXT", help=help)
 
 
 def _warnings_only(as_json: bool) -> bool:
@@ -82,6 +81,13 @@ ModelPath = Annotated[
 ]
 Base = Annotated[
     str | None, model_option(help="Directory of files that MODEL lacks, e.g. BAGEL's for SIGMA's weights alone.")
+]
+ModelPlace = Annotated[
+    str | None,
+    model_option("--model", "-m", help="A directory in the released layout, its URI, or a preset.", parser=path_or_uri),
+]
+BasePlace = Annotated[
+    str | None, model_option(help="Directory, or its URI, of files that MODEL lacks.", parser=path_or_uri)
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[
@@ -143,14 +149,11 @@ GuidanceThreshold = Annotated[
     float,
     typer.Option(min=0, help="Leave out a guidance branch for some steps if it differs by less than this share."),
 ]
-StepSolver = Annotated[
-    ReleasedSolver | None, typer.Option("--solver", help="OmniGen2: --sampler by its old name.", hidden=True)
-]
 StepCache = Annotated[
     StepCacheKind | None,
     typer.Option(help="OmniGen2: leave layers out of some steps as its library does.", show_default=False),
 ]
-Adapter = Annotated[Path | None, path_option(help="OmniGen2: a LoRA file to merge.")]
+Adapter = Annotated[Path | None, path_option(help="A LoRA adapter in peft's files, to merge.")]
 Layout = Annotated[Order, typer.Option(help="References at their placeholders, as in training, or after all text.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Longest text answer, in tokens.")]
 Temperature = Annotated[float, typer.Option(min=0, help="Sampling temperature of a text answer; 0 is greedy.")]

@@ -25,10 +25,12 @@ def show_messages(level: int) -> None:
     """Print messages of this level and above, as they are. Progress is shown at INFO and below.
 
     Also for spawned processes, which start without: give them the parent's `message_level` and call this there.
+    Handlers of the root logger get none of them any more: libraries add one (wandb does), which prints each again.
     """
     for logger in _LOGGERS:
         if not logger.handlers:
             logger.addHandler(_StandardError())
+        logger.propagate = False
         logger.setLevel(level)
 
 

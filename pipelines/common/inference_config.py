@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, model_validator
 
 from sigma_data.errors import ConfigError
 from sigma_data.settings_base import StrictModel
@@ -17,7 +17,6 @@ from sigma_model.config import PRESETS, preset_directory
 from sigma_model.dtypes import DType, Quantization
 from sigma_model.omnigen2.files import is_omnigen2
 from sigma_model.omnigen2.prompts import Route
-from sigma_model.omnigen2.settings import Solver as ReleasedSolver
 from sigma_model.omnigen2.settings import StepCacheKind
 from sigma_model.sampling.settings import (
     MAX_TOKENS,
@@ -95,12 +94,22 @@ class InferenceConfig(StrictModel):
     """OmniGen2's negative prompt; by default empty, as in its library."""
     route: Route | None = None
     """Where OmniGen2's references go; by default `vae`, as in its training."""
-    solver: ReleasedSolver | None = None
-    """OmniGen2's sampler as its library has it; `sampler` is the same for both backbones."""
     step_cache: StepCacheKind | None = None
     """What leaves OmniGen2's layers out of some steps as in its library; `cache` is the same for both backbones."""
     adapter: LocalPath | None = None
-    """OmniGen2's LoRA file, or a directory with `pytorch_lora_weights.safetensors`; it is merged."""
+    """A LoRA adapter in peft's files, which is merged; of OmniGen2 also a file or a directory with
+    `pytorch_lora_weights.safetensors`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_sampler(cls, given: Any) -> Any:
+        """Files written before 0.2 may name OmniGen2's sampler `solver`, beside the other's `sampler`, euler then."""
+        if not isinstance(given, dict) or "solver" not in given:
+            return given
+        kept = {name: value for name, value in given.items() if name != "solver"}
+        if given["solver"] is None or kept.get("sampler", Solver.EULER) != Solver.EULER:
+            return kept
+        return kept | {"sampler": given["solver"]}
 
     @property
     def omnigen2(self) -> bool:
@@ -167,5 +176,6 @@ class InferenceConfig(StrictModel):
             vision=self.understanding,
             device_map=self.device_map,
             quantization=self.quantize,
+            adapter=self.adapter,
             check=check,
         )

@@ -9,26 +9,18 @@ from typing import TypeVar
 from pipelines.common.inference_config import InferenceConfig
 from sigma_data.errors import ConfigError
 from sigma_model.omnigen2.settings import Omnigen2Generation, Omnigen2Sampling
-from sigma_model.omnigen2.settings import Solver as ReleasedSolver
-from sigma_model.sampling.settings import Solver
 
 AnyConfig = TypeVar("AnyConfig", bound=InferenceConfig)
 
 _BAGEL_ONLY = ("timestep_shift", "rescale", "rescale_min", "group_mask", "understanding", "device_map", "quantize")
-_OMNIGEN2_ONLY = ("negative", "route", "solver", "step_cache", "adapter")
-_SOLVERS = {Solver.EULER: ReleasedSolver.EULER, Solver.DPMPP: ReleasedSolver.DPM, Solver.HEUN: ReleasedSolver.HEUN}
-_SAMPLING = ("steps", "text_scale", "image_scale", "interval", "solver")
+_OMNIGEN2_ONLY = ("negative", "route", "step_cache")
+_SAMPLING = ("steps", "text_scale", "image_scale", "interval", "sampler")
 
 
 def omnigen2_settings(config: InferenceConfig) -> Omnigen2Generation:
     """What was set, over OmniGen2's defaults. Raises ConfigError for what has no meaning with OmniGen2."""
     refuse(config, _BAGEL_ONLY, "has no meaning with an OmniGen2 model: leave it out")
     given = {name: getattr(config, name) for name in _SAMPLING if name in config.model_fields_set}
-    given = {name: value for name, value in given.items() if value is not None}
-    if config.sampler is not Solver.EULER:
-        if config.solver is not None:
-            raise ConfigError("--sampler and --solver say the same: leave --solver out")
-        given["solver"] = _SOLVERS[config.sampler]
     plain = Omnigen2Sampling(
         cache=config.step_cache, reuse=config.caching, guidance_threshold=config.guidance_threshold
     )

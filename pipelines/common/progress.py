@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from pipelines.common.console import shows_progress
+from sigma_data.text_format import format_duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -19,13 +20,13 @@ _PLAIN_INTERVAL = 10.0  # seconds between plain lines
 
 
 class ProgressBar:
-    """One pass of a pipeline with a known amount of work; use as a context manager.
+    """One pass of a pipeline; use as a context manager.
 
-    Shown where messages of level INFO are, on standard error, so that standard output stays the result's.
-    `found` is work that an earlier run has done.
+    Shown where messages of level INFO are, on standard error, so that standard output stays the result's. `total` is
+    the amount of work, None where it is not known before the end; `found` is work that an earlier run has done.
     """
 
-    def __init__(self, name: str, total: int, unit: str, *, found: int = 0) -> None:
+    def __init__(self, name: str, total: int | None, unit: str, *, found: int = 0) -> None:
         self.name, self.total, self.unit = name, total, unit
         self.count = self._found = found
         self._shown = shows_progress()
@@ -54,7 +55,8 @@ class ProgressBar:
             self._bar.update(self._task, advance=amount, speed=self._speed(now))
         elif self._shown and now - self._last >= _PLAIN_INTERVAL:
             self._last = now
-            self._line(f"{self.count:,} of {self.total:,} {self.unit}, {self._speed(now)}")
+            of = f" of {self.total:,}" if self.total is not None else ""
+            self._line(f"{self.count:,}{of} {self.unit}, {self._speed(now)}{self._left(now)}")
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._bar is not None:
@@ -67,7 +69,17 @@ class ProgressBar:
 
     def _speed(self, now: float) -> str:
         elapsed = now - self._start
-        return f"{(self.count - self._found) / elapsed:,.0f} {self.unit}/s" if elapsed > 0 else ""
+        if elapsed <= 0:
+            return ""
+        pace = (self.count - self._found) / elapsed
+        return f"{pace:,.0f} {self.unit}/s" if pace >= 10 else f"{pace:.2g} {self.unit}/s"
+
+    def _left(self, now: float) -> str:
+        """The time that the rest takes at the pace so far."""
+        done = self.count - self._found
+        if self.total is None or done <= 0:
+            return ""
+        return f", {format_duration((now - self._start) / done * max(0, self.total - self.count))} left"
 
     def _line(self, text: str) -> None:
         logger.info("%s: %s", self.name, text)

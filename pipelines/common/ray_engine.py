@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from pipelines.common.process_pool import ProcessPool
 from sigma_data.errors import BuildError, ConfigError, SigmaError
+from sigma_data.text_format import counted
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ class RayEngine:
         cpus = int(ray.cluster_resources().get("CPU", 1))
         self.workers = min(self._limit or cpus, cpus)
         nodes = sum(1 for node in ray.nodes() if node["Alive"])
-        logger.info("ray: %d nodes with %d CPUs, %d tasks at a time", nodes, cpus, self.workers)
+        size, most = f"{counted(nodes, 'node')} with {counted(cpus, 'CPU')}", counted(self.workers, "task")
+        logger.info("ray: %s, %s at a time", size, most)
         self._task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_do)
         return self
 

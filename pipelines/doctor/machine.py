@@ -15,7 +15,7 @@ from sigma_data.text_format import counted, format_bytes
 
 SHARED = Path("/dev/shm")  # noqa: S108
 SHARED_NEEDED = 2**30
-"""Batches cross from workers to the trainer in shared memory: some 100 MB a worker with large packs."""
+"""NCCL, and other libraries, pass data between the processes of a machine through it; batches need none of it."""
 HANDLES_NEEDED = 4096
 SLOW_DISK = 100e6
 """Bytes a second below which checkpoints and shards hold up a GPU."""
@@ -38,7 +38,9 @@ def check_shared_memory(total: int | None, free: int) -> Finding:
         return ok("shared memory", "no /dev/shm on this system: not needed")
     found = f"{format_bytes(free)} of {format_bytes(total)} free in {SHARED}"
     if free < SHARED_NEEDED:
-        return warn("shared memory", found, "batches pass through it: start the container with --shm-size=16g")
+        return warn(
+            "shared memory", found, "GPUs of one machine talk through it: start the container with --shm-size=16g"
+        )
     return ok("shared memory", found)
 
 
@@ -62,7 +64,7 @@ def check_disk(where: Path, free: int, speed: float | None, needed: int | None) 
         advice = "corpora and checkpoints of released models take hundreds: choose another disk for them"
         findings = [warn(name, found, advice)]
     else:
-        findings = [ok(name, found)]
+        findings = [ok(name, found if needed is None else f"{found}; checkpoints take {format_bytes(needed)}")]
     if speed is not None:
         told = f"writes {speed / 1e6:,.0f} MB/s"
         slow = speed < SLOW_DISK

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.doctor.finding import Finding, fail, ok, warn
+from pipelines.doctor.finding import Finding, fail, failed, ok, warn
+from pipelines.download.catalog import entry_of_folder
 from sigma_data.errors import SigmaError
 from sigma_data.text_format import counted, format_bytes
 
 if TYPE_CHECKING:
     from pipelines.train.config import TrainConfig
     from pipelines.train.estimate.dry_run import DryRun
+    from pipelines.train.estimate.run_estimate import Estimate
 
+ASSUMED = "packs assumed full of images, two references to a target"
 ADVICE = "as it says; `sigma train CONFIG --dry-run` shows more"
 
 
@@ -48,41 +51,80 @@ def look_config(config: TrainConfig, memories: Sequence[int], available: int) ->
     """The same of settings that are known to be right."""
     from pipelines.train.estimate.dry_run import dry_run
 
-    faults = [*_model(config), *_corpora(config)]
-    if faults:
-        return Run(config.out, None, tuple(faults))
+    ranks = max(1, len(memories))
+    found = [*_model(config), *_corpora(config)]
+    if not failed(found):
+        try:
+            seen = dry_run(config, ranks=ranks)
+        except SigmaError as error:
+            found.append(fail("run", str(error), ADVICE))
+        else:
+            return Run(config.out, _room(seen.estimate), tuple(_fit(seen, memories, available)))
+    whole = _assumed(config, ranks)
+    if whole is None:
+        advice = "run `sigma doctor` again with the model in its place"
+        return Run(config.out, None, (*found, warn("memory", "not known without the model's configuration", advice)))
+    return Run(config.out, _room(whole), (*found, _memory(whole, memories, available, f"; {ASSUMED}")))
+
+
+def _room(whole: Estimate) -> int:
+    """Bytes of all checkpoints at their most."""
+    return int(whole.checkpoint * (whole.checkpoints_kept + 1))  # the oldest goes once the newest is whole
+
+
+def _assumed(config: TrainConfig, ranks: int) -> Estimate | None:
+    """What the run takes, as far as it is known before all is there; None for a model whose shape is not known."""
+    from pipelines.train.estimate.assumed import assumed_estimate
+    from pipelines.train.start_description import Description, start_description
+    from sigma_model.config import ModelConfig, preset
+
+    model: Description | ModelConfig
     try:
-        seen = dry_run(config, ranks=max(1, len(memories)))
-    except SigmaError as error:
-        return Run(config.out, None, (fail("run", str(error), ADVICE),))
-    whole = seen.estimate
-    most = int(whole.checkpoint * (whole.checkpoints_kept + 1))  # the oldest goes once the newest is whole
-    return Run(config.out, most, tuple(_fit(seen, memories, available)))
+        model = start_description(config)
+    except SigmaError:
+        entry = entry_of_folder(Path(config.model.path))
+        if entry is None or entry.shape is None:
+            return None
+        model = preset(entry.shape)
+    try:
+        return assumed_estimate(config, model, ranks=ranks)
+    except SigmaError:
+        return None
 
 
 def _model(config: TrainConfig) -> list[Finding]:
-    """What is wrong with the model's files; nothing where they fit."""
+    """Whether the model's files fit the run."""
     from pipelines.train.estimate.dry_run import look_at_model
     from pipelines.train.start_description import start_description
 
     try:
         look_at_model(config, start_description(config))
     except SigmaError as error:
-        return [fail("model", str(error), "get the model's files whole, or set model.path")]
-    return []
+        return [fail("model", str(error), _how_to_get(Path(config.model.path)))]
+    return [ok("model", f"{config.model.path}: names and shapes fit")]
+
+
+def _how_to_get(path: Path) -> str:
+    entry = entry_of_folder(path)
+    if entry is None:
+        return "get the model's files whole (`sigma download` lists what can be fetched), or set model.path"
+    out = "" if path == entry.folder else f" --out {path}"
+    return f"`sigma download {entry.name}{out}` fetches what is missing; or set model.path to where it lies"
 
 
 def _corpora(config: TrainConfig) -> list[Finding]:
-    """What is wrong with each corpus; nothing where all can be read."""
+    """Whether each corpus can be read."""
     from sigma_data.corpus.corpus import open_corpus
 
     findings = []
     for corpus in config.data.corpora:
         try:
-            open_corpus(corpus.path)
+            found = open_corpus(corpus.path)
         except SigmaError as error:
             advice = "build it (`sigma build-dataset`), or set data.corpora to where it lies"
             findings.append(fail("corpus", str(error), advice))
+        else:
+            findings.append(ok("corpus", f"{corpus.path}: {counted(len(found), 'sample')}"))
     return findings
 
 
@@ -93,15 +135,23 @@ def _fit(seen: DryRun, memories: Sequence[int], available: int) -> list[Finding]
         ok("corpus", f"{one.path}: {counted(one.samples, 'sample')} an epoch in {counted(one.shards, 'shard')}")
         for one in seen.corpora
     ]
-    peak = seen.estimate.memory_peak
-    has, where = (min(memories), "GPU") if memories else (available, "machine")
-    found = f"{format_bytes(peak)} estimated for each of {counted(seen.estimate.ranks, 'rank')}"
-    advice = "lower data.budget, use more GPUs, parallel.offload, or LoRA (configs/sigma-lora.yaml)"
-    if peak > has:
-        findings.append(fail("memory", f"{found}, and the {where} has {format_bytes(has)}", advice))
-    elif peak > 0.9 * has:
-        findings.append(warn("memory", f"{found}, of {format_bytes(has)}: CUDA and fragments need the rest", advice))
-    else:
-        findings.append(ok("memory", f"{found}, of {format_bytes(has)}"))
+    findings.append(_memory(seen.estimate, memories, available))
     findings += [warn("settings", line, "change it, or leave it if it is meant") for line in seen.warnings]
     return findings
+
+
+def _memory(whole: Estimate, memories: Sequence[int], available: int, how: str = "") -> Finding:
+    """Whether it fits; `how` it was estimated, where that is not from the planned packs."""
+    peak = whole.memory_peak
+    has, where = (min(memories), "GPU") if memories else (available, "machine")
+    found = f"{format_bytes(peak)} estimated for {_each(whole.ranks)}"
+    advice = "lower data.budget, use more GPUs, parallel.offload, or LoRA (configs/sigma-lora.yaml)"
+    if peak > has:
+        return fail("memory", f"{found}, and the {where} has {format_bytes(has)}{how}", advice)
+    if peak > 0.9 * has:
+        return warn("memory", f"{found}, of {format_bytes(has)}: CUDA and fragments need the rest{how}", advice)
+    return ok("memory", f"{found}, of {format_bytes(has)}{how}")
+
+
+def _each(ranks: int) -> str:
+    return "one rank" if ranks == 1 else f"each of {counted(ranks, 'rank')}"

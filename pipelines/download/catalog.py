@@ -20,7 +20,10 @@ _WEIGHTS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md", "L
 
 @dataclass(frozen=True)
 class Entry:
-    """Repositories under one name. `include`: globs of the files that are needed; none is all."""
+    """Repositories under one name. `include`: globs of the files that are needed; none is all.
+
+    `shape`: the preset that a model has the shape of. `license`: as `sigma sources` has it, for a card that says none.
+    """
 
     name: str
     kind: Kind
@@ -28,6 +31,8 @@ class Entry:
     what: str
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    shape: str | None = None
+    license: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -38,9 +43,16 @@ class Entry:
 
 
 _ENTRIES = (
-    Entry("bagel", "model", ("ByteDance-Seed/BAGEL-7B-MoT",), "BAGEL 7B MoT, what SIGMA and SGT start from", _WEIGHTS),
+    Entry(
+        "bagel",
+        "model",
+        ("ByteDance-Seed/BAGEL-7B-MoT",),
+        "BAGEL 7B MoT, what SIGMA and SGT start from",
+        _WEIGHTS,
+        shape="bagel-7b-mot",
+    ),
     Entry("omnigen2", "model", ("OmniGen2/OmniGen2",), "OmniGen2", _WEIGHTS, ("*.bin", "*.py")),
-    Entry("sgt-bagel", "model", ("Two-hot/SGT-BAGEL",), "SGT's fine-tuned BAGEL", _WEIGHTS),
+    Entry("sgt-bagel", "model", ("Two-hot/SGT-BAGEL",), "SGT's fine-tuned BAGEL", _WEIGHTS, shape="bagel-7b-mot"),
     Entry("sgt-gen2", "model", ("Two-hot/SGT-Gen2",), "SGT's fine-tuned OmniGen2 (the rest is omnigen2's)", _WEIGHTS),
     Entry("sigma-dataset", "dataset", ("Xiaoyan667/SIGMA-dataset",), "SIGMA's training data: `release:DIR`"),
     Entry("sigma-benchmark", "dataset", ("Xiaoyan667/SIGMA-Benchmark",), "SIGMA-Benchmark: `sigma eval sigma:DIR`"),
@@ -81,15 +93,48 @@ def find_entry(name: str, kind: Kind | None = None) -> Entry:
         return Entry(name.rpartition("/")[2], kind or "model", (name,), "", include)
     if name.casefold() == "sigma":
         raise ConfigError(_NO_WEIGHTS)
-    known = {entry.name: entry for entry in (*_ENTRIES, *_corpora())}
+    known = {entry.name: entry for entry in catalog()}
     if name not in known:
+        _refuse_reader(name)
         near = difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "`sigma download` lists the names"
+        hint = f"did you mean {' or '.join(near)}?" if near else "`sigma download` lists the names."
         raise ConfigError(f"{name}: nothing of that name to download: {hint} Or give a hub name, OWNER/NAME")
-    entry = known[name]
-    if not entry.repos:
-        raise ConfigError(f"{name}: {entry.what} is not on the hub: `sigma sources {name}` says where it is to be had")
-    return entry
+    return known[name]
+
+
+_READERS = {
+    "hf": "streams data sets of the hub (`hf:OWNER/NAME`): for their files give the name, OWNER/NAME, with --dataset",
+    "map": "reads files of your own by a map (`map:FILE.yaml?root=DIR`): download those, by OWNER/NAME and --dataset",
+    "release": "reads SIGMA's release: `sigma download sigma-dataset` fetches it",
+    "webdataset": "reads corpora that sigma has built: of one on the hub give the name, OWNER/NAME, with --dataset",
+    "world": "draws its samples itself, and there is nothing to fetch: `sigma build-dataset world:1000 --out CORPUS`",
+}
+"""Readers that are no data sets, and what to do instead."""
+
+
+def _refuse_reader(name: str) -> None:
+    """Raises ConfigError for a name of `sigma build-dataset` or `sigma eval` that is no data set of the hub."""
+    from pipelines.evaluate.benchmarks import NAMES
+    from sigma_data.sources.base import field_maps, names
+    from sigma_data.sources.field_map.load import load_shipped
+
+    if name in field_maps():
+        found = load_shipped(name)
+        raise ConfigError(
+            f"{name}: is a layout of files and no repository of the hub: {found.corpus} can be had at "
+            f"{', '.join(found.hub)}, and `sigma sources {name}` says how to lay the files out"
+        )
+    if name in names():
+        raise ConfigError(f"{name}: {_READERS.get(name, 'is a reader of files and no data set of the hub')}")
+    if name in NAMES:
+        raise ConfigError(
+            f"{name}: is a benchmark of `sigma eval`, and its data is not on the list: see docs/evaluation.md"
+        )
+
+
+def entry_of_folder(folder: Path) -> Entry | None:
+    """The model that a folder of this name is for, whether it is there or not; None for any other name."""
+    return next((one for one in _ENTRIES if one.kind == "model" and one.folder.name == folder.name), None)
 
 
 def _corpora() -> list[Entry]:
@@ -102,7 +147,8 @@ def _corpora() -> list[Entry]:
             name,
             "dataset",
             tuple(one for one in found.hub if _HUB_NAME.fullmatch(one)),
-            f"{found.corpus}: {found.size}",
+            found.corpus if found.size == "unknown" else f"{found.corpus}: {found.size}",
+            license=None if found.license == "unknown" else found.license,
         )
         for name, found in maps
     ]

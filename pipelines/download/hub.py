@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -123,8 +123,11 @@ def _check_path(name: str, path: str) -> None:
 
 
 @contextmanager
-def hub_errors(name: str, endpoint: str) -> Iterator[None]:
-    """The hub's errors and the network's as one sentence each. Raises ConfigError, SourceError."""
+def hub_errors(name: str, endpoint: str, *, advice: Mapping[int, str] | None = None) -> Iterator[None]:
+    """The hub's errors and the network's as one sentence each. Raises ConfigError, SourceError.
+
+    `advice`: what to do about a status, where it is not as for reading.
+    """
     from huggingface_hub import errors
 
     login = "log in with `hf auth login`, or set HF_TOKEN"
@@ -139,10 +142,11 @@ def hub_errors(name: str, endpoint: str) -> Iterator[None]:
     except errors.HFValidationError as error:
         raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from None
     except errors.OfflineModeIsEnabled:
-        raise ConfigError(f"{name}: HF_HUB_OFFLINE is set, so nothing is fetched: unset it") from None
+        raise ConfigError(f"{name}: HF_HUB_OFFLINE is set, so the hub is not asked: unset it") from None
     except errors.HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
-        raise SourceError(f"{name}: {endpoint} answers {status}: {_ADVICE.get(status, _LATER).format(login)}") from None
+        told = (_ADVICE | dict(advice or {})).get(status, _LATER).format(login)
+        raise SourceError(f"{name}: {endpoint} answers {status}: {told}") from None
     except Exception as error:
         if not _of_network(error):
             raise
@@ -155,7 +159,7 @@ def hub_errors(name: str, endpoint: str) -> Iterator[None]:
 
 _LATER = "run the same command later to go on"
 _ADVICE = {
-    401: "{}",
+    401: "the token is missing or not accepted: {}",
     403: "this account may not read it: {}",
     429: "too many requests: wait, and run the same command again",
 }

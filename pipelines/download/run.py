@@ -17,7 +17,7 @@ from pipelines.download.fetch import Record, fetch, partial_path
 from pipelines.download.hub import Hub, RemoteFile, Repository
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import disk_error
-from sigma_data.text_format import aligned, counted, format_bytes
+from sigma_data.text_format import counted, format_bytes
 
 STREAMS = 4
 """Files at a time: one stream does not fill a line."""
@@ -54,7 +54,7 @@ class Plan:
                 {
                     "repository": part.repository.name,
                     "commit": part.repository.commit,
-                    "license": part.repository.license,
+                    "license": part.repository.license or self.entry.license,
                     "folder": str(part.folder),
                     "files": len(part.repository.files),
                     "bytes": part.repository.size,
@@ -68,15 +68,22 @@ class Plan:
 
     def show(self) -> str:
         """License, sizes and folders, for a person."""
-        rows = [("repository", "license", "files", "size", "missing", "folder")]
+        lines = []
         for part in self.parts:
             found = part.repository
-            license_ = (found.license or "not stated") + (", terms to accept" if found.gated else "")
-            missing = format_bytes(sum(file.size for file in part.missing)) if part.missing else "-"
-            rows.append(
-                (found.name, license_, f"{len(found.files):,}", format_bytes(found.size), missing, str(part.folder))
-            )
-        return f"{aligned(rows, right=(2, 3, 4))}\n{format_bytes(self.free)} are free there"
+            missing = format_bytes(sum(file.size for file in part.missing)) if part.missing else "nothing"
+            lines += [
+                found.name,
+                f"  license  {self._license(found)}{', terms to accept' if found.gated else ''}",
+                f"  files    {len(found.files):,} of {format_bytes(found.size)}; {missing} to fetch",
+                f"  folder   {part.folder}",
+            ]
+        return "\n".join([*lines, f"{format_bytes(self.free)} are free there"])
+
+    def _license(self, found: Repository) -> str:
+        if found.license is None and self.entry.license is not None:
+            return f"{self.entry.license} (says `sigma sources`; the card says none)"
+        return found.license or "not stated"
 
 
 def plan_download(

@@ -10,10 +10,10 @@ def evaluate(benchmark: str, out: str | PathLike[str], **settings: Any) -> dict[
     """Generate a model's answers to a benchmark, score them, write the report; go on from what is in `out`.
 
     `benchmark` is e.g. "world:corpus" or "sigma:benchmark.parquet"; `settings` are the fields of
-    `pipelines.evaluate.config.EvalConfig`, which `sigma eval --print-config` shows: `model` (a directory or a preset),
-    `metrics` by name, `limit`, `steps`, `text_scale` and so on. `stage` is "generate", "score" or "report" alone; the
-    later ones take the model and the questions from `out`. A script that lets several processes generate (`nproc`)
-    must call it under `if __name__ == "__main__"`.
+    `pipelines.evaluate.config.EvalConfig`, which `sigma eval --print-config` shows: `model` (a directory, its URI, or
+    a preset), `metrics` by name, `limit`, `steps`, `text_scale` and so on. `stage` is "generate", "score" or "report"
+    alone; the later ones take the model and the questions from `out`. A script that lets several processes generate
+    (`nproc`) must call it under `if __name__ == "__main__"`.
 
     Returns `name`, `benchmark`, `items`, `failed` (item -> reason), `families` (family -> main metric, mean and its
     95 % interval), `summary`, `skipped` (metric -> reason) and the place of the `report`, as far as the stages ran.
@@ -24,4 +24,4 @@ def evaluate(benchmark: str, out: str | PathLike[str], **settings: Any) -> dict[
     from pipelines.evaluate.runner import evaluate as run
 
     given = {name: fspath(value) if isinstance(value, PathLike) else value for name, value in settings.items()}
-    return run(merge_settings(EvalConfig, {"benchmark": benchmark, "out": fspath(out)}, given).options())
+    return run(merge_settings(EvalConfig, {"benchmark": benchmark, "out": fspath(out)}, given).located().options())

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 from pydantic import Field
 
+from pipelines.common.answerer import answering_of
+from pipelines.common.engine import EngineName
 from pipelines.common.inference_config import InferenceConfig
-from pipelines.common.omnigen2_settings import omnigen2_settings, refuse_omnigen2_settings
+from pipelines.common.model_copy import local_model
 from pipelines.evaluate.defaults import BATCH, MAX_TOKENS, Stage
 from pipelines.evaluate.generate import Generation
 from pipelines.evaluate.runner import EvalOptions
-from sigma_data.storage.path_settings import LocalPath
+from sigma_data.storage.path_settings import LocalPath, PathOrUri
 from sigma_model.sampling.settings import Order
 
 
@@ -17,7 +21,11 @@ class EvalConfig(InferenceConfig):
     """A benchmark, a model, and how it answers."""
 
     benchmark: str
-    """`sigma:`, `world:`, `segmentation:`, `questions:`, `geneval:` or `cv-bench:` and a path."""
+    """`sigma:`, `world:`, `segmentation:`, `questions:`, `geneval:` or `cv-bench:` and a path (of a corpus: or URI)."""
+    model: PathOrUri | None = None
+    """A directory in the released layout, a preset, or the URI of a directory, which is copied to the cache."""
+    base: PathOrUri | None = None
+    """Directory of files that the model's lacks."""
     out: LocalPath
     """Folder of images, scores and report."""
     name: str | None = None
@@ -40,22 +48,26 @@ class EvalConfig(InferenceConfig):
     """Other evaluations for the report, the first as the baseline."""
     stage: Stage | None = None
     """Only this stage; null is all of them."""
+    engine: EngineName = "local"
+    """Where results are scored: `local`, in this process, or `ray`."""
+    address: str | None = None
+    """The Ray cluster that scores: auto, or HOST:PORT."""
+
+    def located(self) -> Self:
+        """With the model on this machine. Raises SourceError and BuildError where it cannot be copied here."""
+        places = {name: local_model(place) for name in ("model", "base") if (place := getattr(self, name)) is not None}
+        return self.model_copy(update=places)
 
     def options(self) -> EvalOptions:
         """What the pipeline takes. Raises ConfigError for sampler settings that make no sense."""
         from pipelines.train.launch import default_nproc
 
-        if not self.omnigen2:
-            refuse_omnigen2_settings(self)
         generation = Generation(
+            **vars(answering_of(self, text=False)),
             seed=self.seed,
             batch=self.batch,
             order=self.layout,
-            settings=self.sampling,
-            max_tokens=self.max_tokens,
-            temperature=self.temperature,
             understanding=self.understanding,
-            omnigen2=omnigen2_settings(self) if self.omnigen2 else None,
         )
         return EvalOptions(
             benchmark=self.benchmark, out=self.out, model=self.model, base=self.base, name=self.name,
@@ -64,5 +76,5 @@ class EvalConfig(InferenceConfig):
             nproc=self.nproc or (default_nproc() if self.device_map is None else 1), device=self.device,
             dtype=self.dtype, device_map=self.device_map, quantization=self.quantize, adapter=self.adapter,
             compare=self.compare,
-            stage=self.stage,
+            stage=self.stage, engine=self.engine, address=self.address,
         )  # fmt: skip

@@ -11,45 +11,38 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image as Pillow
 
+from pipelines.common.answerer import Answerer, Answering
+from pipelines.common.together import together_or_each
 from pipelines.evaluate.defaults import BATCH, MAX_TOKENS
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.stored import bytes_of, stored_file
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.storage.files import disk_error, dump_json
-from sigma_model.loading import LoadedModel
-from sigma_model.omnigen2 import generate as omnigen2
-from sigma_model.omnigen2.loading import LoadedOmnigen2
-from sigma_model.omnigen2.settings import Omnigen2Generation
-from sigma_model.sampling.generate import Request, generate_images, generate_texts, lay_out
-from sigma_model.sampling.settings import TEMPERATURE, Order, SamplingSettings
+from sigma_model.sampling.generate import Request
+from sigma_model.sampling.settings import Order
 
 GENERATED = "generated"
 _INDEX = "batch.json"
 
 
 @dataclass(frozen=True)
-class Generation:
+class Generation(Answering):
     """How items are answered; all of it is recorded with the results.
 
-    `text`: with text instead of images. `understanding`: references go to the vision encoder, too. `omnigen2` says what
-    an OmniGen2 model is asked with, instead of `settings`.
+    `understanding`: references go to the vision encoder, too.
     """
 
+    max_tokens: int = MAX_TOKENS
     seed: int = 0
     batch: int = BATCH
     order: Order = Order.INTERLEAVED
-    settings: SamplingSettings = field(default_factory=SamplingSettings)
-    text: bool = False
-    max_tokens: int = MAX_TOKENS
-    temperature: float = TEMPERATURE
     understanding: bool = True
-    omnigen2: Omnigen2Generation | None = None
 
 
 def batches(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
@@ -74,7 +67,7 @@ def shares(missing: Mapping[int, Sequence[Item]], world: int) -> list[dict[int, 
 
 
 def generate(
-    loaded: LoadedModel | LoadedOmnigen2,
+    model: Answerer,
     share: Mapping[int, Sequence[Item]],
     folder: Path,
     generation: Generation,
@@ -86,7 +79,7 @@ def generate(
     An item that cannot be answered is recorded with the reason. Raises BuildError where the disk refuses.
     """
     for number, items in share.items():
-        _write(_folder(folder, number), _answers(loaded, items, generation))
+        _write(_folder(folder, number), _answers(model, items, generation))
         progress(len(items))
 
 
@@ -140,19 +133,20 @@ def _folder(folder: Path, number: int) -> Path:
     return folder / GENERATED / f"batch-{number:06d}"
 
 
-def _answers(loaded: LoadedModel | LoadedOmnigen2, items: Sequence[Item], generation: Generation) -> list[Result]:
+def _answers(model: Answerer, items: Sequence[Item], generation: Generation) -> list[Result]:
     """A result an item. One that cannot be answered does not stop the others."""
     failures: dict[str, str] = {}
     requests: list[tuple[Item, Request]] = []
     for item in items:
-        request = request_of(item, generation)
+        request = request_of(item, seed=generation.seed, order=generation.order)
         try:
-            _check(loaded, request, generation)
+            model.check(request)
             requests.append((item, request))
         except SigmaError as error:
             failures[item.id] = str(error)
     made: dict[str, Result] = {}
-    for item, outcome in zip([item for item, _ in requests], _run(loaded, requests, generation), strict=True):
+    outcomes = together_or_each(model.answers, [request for _, request in requests], SigmaError)
+    for (item, _), outcome in zip(requests, outcomes, strict=True):
         if isinstance(outcome, SigmaError):
             failures[item.id] = str(outcome)
         elif isinstance(outcome, str):
@@ -162,61 +156,16 @@ def _answers(loaded: LoadedModel | LoadedOmnigen2, items: Sequence[Item], genera
     return [made.get(item.id) or Result(item, failure=failures[item.id]) for item in items]
 
 
-def _run(
-    loaded: LoadedModel | LoadedOmnigen2, requests: Sequence[tuple[Item, Request]], generation: Generation
-) -> list[Pillow.Image | str | SigmaError]:
-    """All at once; where that fails, one by one, so that the one at fault is found and the others are kept."""
-    only = [request for _, request in requests]
-    if not only:
-        return []
-    try:
-        if isinstance(loaded, LoadedOmnigen2):
-            return [*_of_omnigen2(loaded, only, generation)]
-        if generation.text:
-            return [
-                *generate_texts(
-                    loaded,
-                    only,
-                    max_tokens=generation.max_tokens,
-                    temperature=generation.temperature,
-                    group_mask=generation.settings.group_mask,
-                )
-            ]
-        return [*generate_images(loaded, only, generation.settings)]
-    except SigmaError as error:
-        if len(requests) == 1:
-            return [error]
-        return [outcome for one in requests for outcome in _run(loaded, [one], generation)]
-
-
-def _check(loaded: LoadedModel | LoadedOmnigen2, request: Request, generation: Generation) -> None:
-    """Raises SigmaError for what cannot be answered, before anything is computed."""
-    if isinstance(loaded, LoadedModel):
-        lay_out(request, loaded.tokenizer, loaded.geometry, answer=not generation.text)
-    elif not generation.text:
-        omnigen2.check_request(request)
-
-
-def _of_omnigen2(
-    loaded: LoadedOmnigen2, requests: Sequence[Request], generation: Generation
-) -> Sequence[Pillow.Image | str]:
-    if generation.text:
-        return omnigen2.generate_texts(
-            loaded, requests, max_tokens=generation.max_tokens, temperature=generation.temperature
-        )
-    return omnigen2.generate_images(loaded, requests, generation.omnigen2)
-
-
-def request_of(item: Item, generation: Generation) -> Request:
+def request_of(item: Item, *, seed: int = 0, order: Order = Order.INTERLEAVED) -> Request:
     """An item as a model is asked it."""
     return Request(
         item.instruction,
         [bytes_of(data) for data in item.references],
         names=[f"reference {number}" for number in range(1, len(item.references) + 1)],
         size=item.size,
-        seed=generation.seed,
+        seed=seed,
         name=item.id,
-        order=generation.order,
+        order=order,
         bindings=item.bindings,
         before=item.before,
         masks=item.masks,

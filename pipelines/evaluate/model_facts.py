@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from pipelines.evaluate import run_folder
+from sigma_data.errors import ConfigError
 from sigma_data.sequence.layout import Kind
 from sigma_model.config import weight_files
 from sigma_model.dtypes import DType
@@ -37,9 +38,10 @@ def model_facts(model: str, *, base: str | None, adapter: Path | None = None) ->
     if is_omnigen2(Path(model)):
         return _of_omnigen2(Path(model), None if base is None else Path(base), adapter)
     description = describe_model(model, base=base)
+    digest = run_folder.digest_of_model(description)
     return ModelFacts(
         directory=description.directory,
-        digest=run_folder.digest_of_model(description),
+        digest=digest if adapter is None else run_folder.digest_of_files(_files_of(adapter), digest),
         trained=bool(weight_files(description.directory)),
         max_tokens=description.geometry.max_tokens,
         fit=lambda size: description.geometry.fit(Kind.TARGET, size)[0],
@@ -47,11 +49,18 @@ def model_facts(model: str, *, base: str | None, adapter: Path | None = None) ->
     )
 
 
+def _files_of(adapter: Path) -> list[Path]:
+    """The files of an adapter. Raises ConfigError where there are none."""
+    if not adapter.exists():
+        raise ConfigError(f"--adapter {adapter}: is not there")
+    return sorted(path for path in adapter.iterdir() if path.is_file()) if adapter.is_dir() else [adapter]
+
+
 def _of_omnigen2(directory: Path, base: Path | None, adapter: Path | None) -> ModelFacts:
     files = find_omnigen2(directory, base=base)
     folders = [files.need(part) for part in ("mllm", "processor", "vae")]
     loose = sorted(path for folder in folders for path in folder.iterdir() if path.suffix in (".safetensors", ".json"))
-    adapters = [] if adapter is None else sorted(adapter.iterdir()) if adapter.is_dir() else [adapter]
+    adapters = [] if adapter is None else _files_of(adapter)
     config = files.transformer / "config.json"
     return ModelFacts(
         directory=resolved(directory),

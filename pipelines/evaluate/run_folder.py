@@ -67,6 +67,8 @@ def read(out: Path) -> dict[str, Any]:
         # What folders of older versions do not say.
         settings.setdefault("understanding", True)
         settings.setdefault("temperature", 0.0 if settings.get("words") else None)
+        if (solver := settings.pop("solver", None)) is not None and Solver(solver) is not Solver.EULER:
+            settings["sampler"] = Solver(solver).value
     except FileNotFoundError:
         raise ConfigError(f"{out}: holds no evaluation: name a folder that sigma eval has written to") from None
     except (OSError, ValueError, LookupError, TypeError) as error:
@@ -137,16 +139,15 @@ def flat(generation: Generation) -> dict[str, Any]:
             "text_scale": sampling.text_scale,
             "image_scale": sampling.image_scale,
             "interval": list(sampling.interval),
-            "solver": sampling.solver.value,
             "step_cache": None if sampling.cache is None else sampling.cache.value,
             "negative": generation.omnigen2.negative,
             "route": generation.omnigen2.route.value,
         }
-        | _faster(None, sampling.reuse, sampling.guidance_threshold)
+        | _faster(sampling.sampler.value, sampling.reuse, sampling.guidance_threshold)
     )
 
 
-def _faster(sampler: str | None, cache: StepCaching, guidance_threshold: float) -> dict[str, Any]:
+def _faster(sampler: str, cache: StepCaching, guidance_threshold: float) -> dict[str, Any]:
     """How fewer evaluations are made, by the names of the options: None where nothing is, as in older folders."""
     recorded = {} if cache.method is CacheMethod.NONE else cache.recorded
     return {

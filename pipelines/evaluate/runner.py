@@ -13,29 +13,31 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipelines.common.answerer import answerer_of, load_backbone
+from pipelines.common.engine import Engine, EngineName, open_engine
+from pipelines.common.inference_config import InferenceConfig
 from pipelines.common.process_pool import run_ranks
 from pipelines.common.progress import ProgressBar
 from pipelines.evaluate import run_folder
 from pipelines.evaluate import score as score_module
 from pipelines.evaluate.aggregate import RunScores, family_summary
-from pipelines.evaluate.benchmarks import Benchmark
+from pipelines.evaluate.benchmarks import OF_CORPORA, Benchmark
 from pipelines.evaluate.defaults import Stage
 from pipelines.evaluate.generate import Generation, clean, generate, missing, results, shares
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics import weights
-from pipelines.evaluate.metrics.registry import NAMES, backbones, make_metrics
+from pipelines.evaluate.metrics.registry import NAMES
 from pipelines.evaluate.metrics.registry import names as metric_names
 from pipelines.evaluate.model_facts import model_facts
 from pipelines.evaluate.questions import QuestionSet
 from pipelines.evaluate.questions import limited as limited
 from pipelines.evaluate.report.report import REPORT, write_report
+from pipelines.evaluate.scoring import score_results, scorer_of
 from pipelines.evaluate.stored import ImageStore, image_store
 from sigma_data.errors import ConfigError
-from sigma_data.storage.files import disk_error
-from sigma_data.storage.paths import local_path
+from sigma_data.storage.paths import is_uri, local_path
 from sigma_data.version import sigma_version
-from sigma_model.loading import DType, LoadedModel, choose_device, load_for_inference, shown_dtype
-from sigma_model.omnigen2.loading import LoadedOmnigen2, load_omnigen2
+from sigma_model.loading import DType, choose_device, shown_dtype
 from sigma_model.quantization import Quantization
 
 logger = logging.getLogger(__name__)
@@ -47,12 +49,6 @@ USUAL_METRICS: Mapping[str, tuple[str, ...]] = {
 
 The world's own are exact, and a benchmark that is answered with text has no images.
 """
-
-GENEVAL = "geneval"
-"""The folder for GenEval's own scorer."""
-
-_METRIC_BATCH = 32
-"""Images that go through a metric's model at once."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +80,8 @@ class EvalOptions:
     adapter: Path | None = None
     compare: tuple[Path, ...] = ()
     stage: Stage | None = None
+    engine: EngineName = "local"
+    address: str | None = None
 
     @property
     def questions(self) -> QuestionSet:
@@ -144,6 +142,7 @@ def evaluate(options: EvalOptions) -> dict[str, Any]:
 
 def _evaluate(options: EvalOptions, store: ImageStore) -> dict[str, Any]:
     spec = _absolute(options.benchmark)
+    engine = _engine(options)
     benchmark = options.questions.benchmark(spec)
     wanted = _wanted(benchmark, options)
     generates = options.stage in (None, Stage.GENERATE)
@@ -181,7 +180,9 @@ def _evaluate(options: EvalOptions, store: ImageStore) -> dict[str, Any]:
         if options.stage is Stage.GENERATE:
             return result
         if options.stage is not Stage.REPORT:
-            _score(evaluation, made, wanted, options)
+            questions = run_folder.questions(evaluation.settings)
+            scorer = scorer_of(evaluation.settings["benchmark"], questions, options.models, options.device)
+            score_results(options.out, benchmark, made, wanted, scorer, engine)
         run = evaluation.scores(made)
         result |= {"skipped": dict(run.skipped), "summary": dict(run.summary), "families": family_summary(run)}
         if options.stage is not Stage.SCORE:
@@ -191,9 +192,20 @@ def _evaluate(options: EvalOptions, store: ImageStore) -> dict[str, Any]:
     return result
 
 
+def _engine(options: EvalOptions) -> Engine | None:
+    """The cluster that scores; None is this process. Raises ConfigError."""
+    engine = open_engine(options.engine, None, address=options.address)
+    return engine if options.engine == "ray" else None
+
+
 def _absolute(spec: str) -> str:
-    """The benchmark with its path in full: a report may be made from elsewhere."""
+    """The benchmark with its path in full: a report may be made from elsewhere.
+
+    Raises ConfigError for a URI of what is no corpus.
+    """
     name, colon, path = spec.partition(":")
+    if is_uri(path) and name in OF_CORPORA:
+        return spec.rstrip("/")
     return f"{name}:{local_path(path).resolve()}" if colon and path else spec
 
 
@@ -345,48 +357,17 @@ def _share(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        loaded: LoadedModel | LoadedOmnigen2
-        if generation.omnigen2 is not None:
-            adapter = None if options.adapter is None else str(options.adapter)
-            loaded = load_omnigen2(
-                options.model, base=options.base, device=device, dtype=options.dtype, adapter=adapter
-            )
-        else:
-            loaded = load_for_inference(
-                options.model,
-                base=options.base,
-                device=device,
-                dtype=options.dtype,
-                device_map=options.device_map,
-                quantization=options.quantization,
-                vision=generation.understanding,
-            )
-        generate(loaded, share, options.out, generation, progress=progress)
+        config = InferenceConfig(
+            model=options.model,
+            base=options.base,
+            device=device,
+            dtype=options.dtype,
+            device_map=options.device_map,
+            quantize=options.quantization,
+            understanding=generation.understanding,
+            adapter=options.adapter,
+        )
+        model = answerer_of(load_backbone(config), generation)
+        generate(model, share, options.out, generation, progress=progress)
     finally:
         torch.set_num_threads(threads)
-
-
-def _score(evaluation: Evaluation, made: Sequence[Result], wanted: Sequence[str], options: EvalOptions) -> None:
-    """The second stage. The folder is held."""
-    out, benchmark = evaluation.out, evaluation.benchmark
-    if benchmark.name == "geneval":
-        from pipelines.evaluate.benchmarks.geneval import write_folder
-
-        try:
-            write_folder(made, out / GENEVAL)
-        except OSError as error:
-            raise disk_error(error, out / GENEVAL) from None
-    of = score_module.digest(made)
-    if not score_module.is_scored(out, score_module.OWN, of, benchmark.metrics):
-        with ProgressBar(f"score {benchmark.name}", len(made), "results") as shown:
-            score_module.score_own(benchmark, made, out, of)
-            shown.add(len(made))
-    if not wanted:
-        return
-    metrics, skipped = make_metrics(wanted, options.models, choose_device(options.device), _METRIC_BATCH)
-    for name, reason in skipped.items():
-        score_module.skip(out, name, of, reason, backbones=backbones(name, options.models))
-    for metric in metrics:
-        if not score_module.is_scored(out, metric.name, of, [score_module.info(metric)]):
-            with ProgressBar(f"score {metric.name}", len(made), "results") as shown:
-                score_module.score_metric(metric, made, out, of, progress=shown.add)

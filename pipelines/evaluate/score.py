@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipelines.common.together import together_or_each
 from pipelines.evaluate.aggregate import MetricInfo
 from pipelines.evaluate.benchmarks import Benchmark
 from pipelines.evaluate.item import Result, Score
@@ -86,6 +87,15 @@ def score_metric(
         write(folder, metric.name, _score_set(metric, results, of))
         progress(len(results))
         return
+    write(
+        folder, metric.name, Scored(of, [info(metric)], metric_scores(metric, results, batch=batch, progress=progress))
+    )
+
+
+def metric_scores(
+    metric: Metric, results: Sequence[Result], *, batch: int = 64, progress: Progress = lambda count: None
+) -> list[Score]:
+    """A score of each result, in their order."""
     scores: dict[int, Score] = {}
     fitting = []
     for number, result in enumerate(results):
@@ -99,12 +109,14 @@ def score_metric(
         for number, (value, reason) in zip(some, _values(metric, [results[n] for n in some]), strict=True):
             scores[number] = Score(results[number].item.id, metric.name, value, reason)
         progress(len(some))
-    write(folder, metric.name, Scored(of, [info(metric)], [scores[number] for number in range(len(results))]))
+    return [scores[number] for number in range(len(results))]
 
 
-def score_own(benchmark: Benchmark, results: Sequence[Result], folder: Path, of: str) -> None:
-    """What only the benchmark can score, with its official aggregates."""
-    scores = benchmark.own_scores(results)
+def score_own(
+    benchmark: Benchmark, results: Sequence[Result], folder: Path, of: str, *, scores: Sequence[Score] | None = None
+) -> None:
+    """What only the benchmark can score, with its official aggregates; `scores` are its own, if they are known."""
+    scores = benchmark.own_scores(results) if scores is None else scores
     summary = benchmark.summary(results, scores)
     write(folder, OWN, Scored(of, benchmark.metrics, scores, summary, benchmark.skipped))
 
@@ -166,13 +178,11 @@ def _fits(metric: Metric | SetMetric, result: Result) -> tuple[bool, str]:
 
 
 def _values(metric: Metric, results: Sequence[Result]) -> list[tuple[float | None, str]]:
-    """A value or a reason each: together, and where that fails one by one, so that only those at fault have none."""
-    try:
-        return [(value, "") for value in metric.score(results)]
-    except ImageFault as fault:
-        if len(results) == 1:
-            return [(None, fault.message)]
-        return [value for one in results for value in _values(metric, [one])]
+    """A value or a reason each; only those at fault have none."""
+    return [
+        (None, value.message) if isinstance(value, ImageFault) else (value, "")
+        for value in together_or_each(metric.score, results, ImageFault)
+    ]
 
 
 def _score_set(metric: SetMetric, results: Sequence[Result], of: str) -> Scored:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from pipelines.common.progress import ProgressBar
 from sigma_data.corpus.corpus import COMMIT, open_corpus
 from sigma_data.errors import ConfigError, SourceError
 from sigma_data.images.decode import ImageFault, probe
@@ -54,13 +55,15 @@ def write_benchmark_fingerprints(paths: Sequence[str], out: Path, *, split: str 
         if (folder / COMMIT).is_file():
             prints += _of_corpus(folder, split)
         else:
-            for name, data in _images(path):
-                try:
-                    info = probe(data)
-                except ImageFault as fault:
-                    broken.append(f"{name}: {fault.message}")
-                else:
-                    prints.append(Fingerprint(info.sha256, info.signature, name))
+            with ProgressBar("read", None, "images") as progress:
+                for name, data in _images(path):
+                    try:
+                        info = probe(data)
+                    except ImageFault as fault:
+                        broken.append(f"{name}: {fault.message}")
+                    else:
+                        prints.append(Fingerprint(info.sha256, info.signature, name))
+                    progress.add()
         if len(prints) == before:
             raise ConfigError(
                 f"{path}: has no image that can be read: give a corpus, a folder of images, parquet files or tars, "

@@ -5,33 +5,39 @@ An answer appears by rename, so a run that was killed goes on with what is missi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipelines.common.answerer import Answerer, answering_of, load_answerer
 from pipelines.common.folder_lock import LOCK, FolderLock, refuse_other_settings
 from pipelines.common.inference_config import InferenceConfig
-from pipelines.common.omnigen2_settings import omnigen2_settings, refuse_omnigen2_settings
+from pipelines.common.made_size import Size, size_told
 from pipelines.common.process_pool import run_ranks
 from pipelines.common.progress import ProgressBar
+from pipelines.common.together import together_or_each
 from pipelines.evaluate.defaults import BATCH
+from pipelines.evaluate.generate import request_of
 from pipelines.evaluate.item import Item
-from pipelines.evaluate.model_facts import model_facts
-from pipelines.evaluate.stored import bytes_of, sha256_of
-from pipelines.generate.answerer import Answerer, load_answerer
-from pipelines.generate.prompts import read_prompts
+from pipelines.evaluate.model_facts import ModelFacts, model_facts
+from pipelines.evaluate.stored import sha256_of
+from pipelines.generate.prompts import UNREADABLE, read_prompts
 from pipelines.generate.sheet import write_sheet
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
 from sigma_data.storage.path_settings import LocalPath, ModelPath
+from sigma_data.text_format import counted
 from sigma_model.loading import choose_device
 from sigma_model.sampling.generate import Request
+from sigma_model.sampling.settings import Solver
 
 logger = logging.getLogger(__name__)
 
@@ -67,13 +73,14 @@ class BatchConfig(InferenceConfig):
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt of the source, without its images. `digest` names all that is asked: text, images, size."""
+    """A prompt of the source, without its images. `digest` names all that is asked: text, images, `size`."""
 
     index: int
     id: str
     prompt: str
     references: int
     digest: str
+    size: Size | None = None
 
     @classmethod
     def of(cls, index: int, item: Item) -> Asked:
@@ -81,7 +88,7 @@ class Asked:
         digest = hashlib.sha256(json.dumps([item.instruction, item.size, item.bindings]).encode())
         for data in (*(turn.instruction.encode() for turn in item.before), *item.references):
             digest.update(bytes.fromhex(sha256_of(data)))
-        return cls(index, item.id, item.instruction, len(item.references), digest.hexdigest()[:8])
+        return cls(index, item.id, item.instruction, len(item.references), digest.hexdigest()[:8], item.size)
 
     def file(self, *, text: bool) -> str:
         """Where its answer lies in the folder; what is asked otherwise lies elsewhere."""
@@ -94,15 +101,12 @@ def run_batch(config: BatchConfig) -> dict[str, Any]:
 
     One item that cannot be answered stops no other: it is listed with the reason.
     """
-    if config.omnigen2:
-        omnigen2_settings(config)  # raises for values that make no sense, as the other does
-    else:
-        refuse_omnigen2_settings(config)
-        config.sampling  # noqa: B018
+    answering_of(config, text=config.text)  # raises for values that make no sense
     facts = model_facts(config.model, base=config.base, adapter=config.adapter)
-    asked = [Asked.of(index, item) for index, item in config.prompts()]
+    asked = _read(config)
     if not asked:
         raise ConfigError(f"--from {config.source}: has no prompt there: look at --start, --limit and --split")
+    _tell_sizes(config, asked, facts)
     settings = config.model_dump(
         mode="json", exclude={"source", "out", "model", "base", "adapter", "nproc", "start", "limit"}
     )
@@ -149,6 +153,29 @@ def _usual(name: str) -> Any:
     return BatchConfig.model_fields[name].get_default()
 
 
+def _read(config: BatchConfig) -> list[Asked]:
+    """What is asked: a pass over the source with its images, which for many takes minutes."""
+    asked = []
+    with ProgressBar("read", config.limit, "prompts") as shown:
+        for index, item in config.prompts():
+            asked.append(Asked.of(index, item))
+            shown.add()
+    return asked
+
+
+def _tell_sizes(config: BatchConfig, asked: Sequence[Asked], facts: ModelFacts) -> None:
+    """Say that the model does not make some of the sizes that are asked for, and what it makes instead."""
+    wanted = Counter(size for one in asked if (size := config.size or one.size) is not None and not config.text)
+    told = {}
+    for size in wanted:
+        with contextlib.suppress(SigmaError):  # one that it cannot make at all fails its prompts, with the reason
+            told[size] = size_told(facts.directory.name, size, facts.fit(size))
+    others = [size for size, words in told.items() if words]
+    if others:
+        count = sum(wanted[size] for size in others)
+        logger.info("sigma: %s, and so for %s", told[others[0]], counted(count, "prompt"))
+
+
 def batch_summary(result: dict[str, Any]) -> str:
     """The counts, the first failures, where to look."""
     lines = [f"{result['out']}: {result['answered']:,} of {result['prompts']:,} prompts answered; {result['sheet']}"]
@@ -158,14 +185,30 @@ def batch_summary(result: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def failures_told(result: dict[str, Any]) -> str | None:
+    """How many prompts failed, where they are listed and what to do, in a sentence; None where all were answered."""
+    count = len(result["failed"])
+    if not count:
+        return None
+    return (
+        f"{count:,} of {counted(result['prompts'], 'prompt')} failed, listed with the reasons in {result['results']}: "
+        "what was made is kept, and the same command makes what is missing"
+    )
+
+
 def _enter(out: Path, settings: dict[str, Any]) -> None:
     """Record the settings. Raises ConfigError where something was made there with others."""
     path = out / SETTINGS
     try:
         if path.exists():
             there = json.loads(path.read_text("utf-8"))
-            differ = [name for name in settings if there.get(name) != settings[name]]
-            refuse_other_settings(out, [f"{name} ({there.get(name)} there, {settings[name]} now)" for name in differ])
+            if (solver := there.pop("solver", None)) is not None and Solver(solver) is not Solver.EULER:
+                there["sampler"] = Solver(solver).value  # as folders named it before 0.2
+            names = dict.fromkeys([*settings, *sorted(FASTER & there.keys())])
+            differ = [name for name in names if there.get(name) != settings.get(name)]
+            refuse_other_settings(
+                out, [f"{name} ({there.get(name)} there, {settings.get(name)} now)" for name in differ]
+            )
         elif {one.name for one in out.iterdir()} - {LOCK}:
             raise ConfigError(f"{out} is not empty, and nothing was generated there: choose another --out")
         write_atomic(path, dump_json(settings))
@@ -225,6 +268,9 @@ def _answer(config: BatchConfig, model: Answerer, items: Sequence[tuple[int, Ite
     requests: list[tuple[Asked, Request]] = []
     for index, item in items:
         one = Asked.of(index, item)
+        if reason := item.truth.get(UNREADABLE):
+            _fail(config.out, one, reason)
+            continue
         request = _request(config, item)
         try:
             model.check(request)
@@ -232,12 +278,15 @@ def _answer(config: BatchConfig, model: Answerer, items: Sequence[tuple[int, Ite
         except SigmaError as error:
             _fail(config.out, one, str(error))
     count = 0
-    for (one, request), made in zip(requests, _run(config, model, [request for _, request in requests]), strict=True):
+    answers = together_or_each(model.answers, [request for _, request in requests], SigmaError)
+    for (one, request), made in zip(requests, answers, strict=True):
         path = config.out / one.file(text=config.text)
         if isinstance(made, SigmaError):
             _fail(config.out, one, str(made))
             continue
-        count += not path.is_file()
+        if path.is_file():  # beside a prompt that failed before, its last bits would be others
+            continue
+        count += 1
         try:
             path.parent.mkdir(exist_ok=True)
             _failure(config.out, one).unlink(missing_ok=True)
@@ -250,30 +299,9 @@ def _answer(config: BatchConfig, model: Answerer, items: Sequence[tuple[int, Ite
     return count
 
 
-def _run(config: BatchConfig, model: Answerer, requests: Sequence[Request]) -> list[Any]:
-    """All at once; where that fails one by one, so that only the one at fault is lost."""
-    if not requests:
-        return []
-    try:
-        return [*(model.texts(requests) if config.text else model.images(requests))]
-    except SigmaError as error:
-        if len(requests) == 1:
-            return [error]
-        return [made for request in requests for made in _run(config, model, [request])]
-
-
 def _request(config: BatchConfig, item: Item) -> Request:
-    return Request(
-        item.instruction,
-        [bytes_of(data) for data in item.references],
-        names=item.truth.get("files") or [f"reference {number}" for number in range(1, len(item.references) + 1)],
-        size=config.size or item.size,
-        seed=config.seed,
-        name=item.id,
-        bindings=item.bindings,
-        before=item.before,
-        masks=item.masks,
-    )
+    asked = request_of(item, seed=config.seed)
+    return replace(asked, size=config.size or item.size, names=item.truth.get("files") or asked.names)
 
 
 def _rows(config: BatchConfig, asked: Sequence[Asked], failures: dict[int, str]) -> list[dict[str, Any]]:

@@ -20,3 +20,5 @@ class GenerateConfig(InferenceConfig):
     """Images to make, with seeds counting up."""
     text: bool = False
     """Answer with text instead of an image."""
+    chat: bool = False
+    """OmniGen2: answer with text, or with an image where the model says `<|img|>`; images go both ways to it."""

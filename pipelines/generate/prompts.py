@@ -15,6 +15,8 @@ from sigma_data.errors import ConfigError
 from sigma_data.sample import Sample
 
 LINES = (".jsonl", ".ndjson")
+UNREADABLE = "unreadable"
+"""In an item's `truth`: why an image of it could not be read."""
 _KEYS = {"id", "prompt", "images", "size"}
 
 
@@ -56,7 +58,7 @@ def _lines(path: Path) -> Iterator[Item]:
 
 
 def _item(path: Path, number: int, line: str) -> Item:
-    """A line as an item; an image that cannot be read is b"", which fails that item alone."""
+    """A line as an item; where an image cannot be read, `truth` says why, which fails that item alone."""
     where = f"{path}, line {number}"
     try:
         row: dict[str, Any] = json.loads(line)
@@ -73,12 +75,12 @@ def _item(path: Path, number: int, line: str) -> Item:
         size = parse_size(row["size"]) if row.get("size") is not None else None
     except ValueError as error:
         raise ConfigError(f"{where}: size: {error}") from None
-    references = tuple(_bytes(path.parent / Path(name).expanduser()) for name in names)
-    return Item(str(row.get("id", number)), "", row["prompt"], references, size=size, truth={"files": names})
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
+    references: list[bytes] = []
+    truth: dict[str, Any] = {"files": names}
+    for name in names:
+        try:
+            references.append((path.parent / Path(name).expanduser()).read_bytes())
+        except OSError as fault:
+            references.append(b"")
+            truth.setdefault(UNREADABLE, f"{name}: cannot be read ({fault.strerror}): mend its path in {where}")
+    return Item(str(row.get("id", number)), "", row["prompt"], tuple(references), size=size, truth=truth)

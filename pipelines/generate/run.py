@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.common.omnigen2_settings import refuse_omnigen2_settings
+from pipelines.common.answerer import Answerer, answering_of, load_answerer
+from pipelines.common.made_size import size_told
 from pipelines.common.progress import ProgressBar
-from pipelines.generate.answerer import load_answerer
 from pipelines.generate.config import GenerateConfig
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import disk_error
+from sigma_model.omnigen2.prompts import Route
 from sigma_model.sampling.generate import Request, check_prompt
 
 logger = logging.getLogger(__name__)
@@ -23,31 +24,56 @@ logger = logging.getLogger(__name__)
 def run_generate(config: GenerateConfig) -> dict[str, Any]:
     """Generate; returns the files written, or the texts. Raises SigmaError."""
     references = read_images(config.images)
+    answering_of(config, text=config.text)  # raises for values that make no sense
+    if config.chat:
+        config = _for_chat(config)
     if not config.omnigen2:
-        config.sampling  # noqa: B018  # raises for values that make no sense
         check_prompt(config.prompt, len(references))
-        refuse_omnigen2_settings(config)
     files = _outputs(config)
     names = [str(path) for path in config.images]
     requests = [
         Request(config.prompt, references, names, config.size, config.seed + index) for index in range(config.count)
     ]
     model = load_answerer(config, text=config.text, first=requests[0])  # they differ in their seeds alone
-    if config.text:
-        result: dict[str, Any] = {"texts": [*model.texts(requests)], "trained": model.trained}
+    result: dict[str, Any]
+    if config.chat:
+        result = {**_chat(model, requests, files), "trained": model.trained}
+    elif config.text:
+        result = {"texts": [*model.texts(requests)], "trained": model.trained}
     else:
         with ProgressBar("sample", model.steps, "steps") as progress:
             images = model.images(requests, lambda _done, _all: progress.add())
         for image, path, request in zip(images, files, requests, strict=True):
             model.write(image, path, request)
         size = images[0].size
-        if config.size not in (None, size):
-            requested = "x".join(map(str, config.size or ()))
-            logger.info("sigma: --size %s is not a size of %s: made %dx%d", requested, model.name, *size)
+        if told := size_told(model.name, config.size or size, size):
+            logger.info("sigma: --size %s", told)
         result = {"files": [str(path) for path in files], "size": list(size), "trained": model.trained}
     if not model.trained:
         logger.info("sigma: %s has no trained weights, so this is noise", model.name)
     return result
+
+
+def _for_chat(config: GenerateConfig) -> GenerateConfig:
+    """The settings with the route that chat has. Raises ConfigError for settings that do not go with it."""
+    if not config.omnigen2:
+        raise ConfigError("--chat is for OmniGen2 models alone: ask for an image, or for words with --text")
+    if config.text:
+        raise ConfigError("--chat answers in words or with an image, as the model chooses: leave --text out")
+    if config.route not in (None, Route.BOTH):
+        raise ConfigError(f"--chat shows images to the language model and to the transformer, not by {config.route}")
+    return config.model_copy(update={"route": Route.BOTH})
+
+
+def _chat(model: Answerer, requests: Sequence[Request], files: Sequence[Path]) -> dict[str, Any]:
+    """Words, and the images that the model chose to draw, each in its file; the text of these is empty."""
+    replies = model.replies(requests)
+    written = []
+    for reply, path, request in zip(replies, files, requests, strict=True):
+        if reply.image is not None:
+            model.write(reply.image, path, request)
+            written.append(str(path))
+    return {"files": written, "texts": [reply.text for reply in replies]}
 
 
 def _outputs(config: GenerateConfig) -> list[Path]:

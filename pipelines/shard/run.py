@@ -7,65 +7,39 @@ components stay. To merge corpora, build from them: `sigma build-dataset webdata
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
 
-from pipelines.build_dataset.commit import as_table, write_corpus_files
+from pipelines.build_dataset.commit import write_corpus_files
 from pipelines.build_dataset.placing import Shard, place, with_offsets
 from pipelines.build_dataset.run import finish_shards
+from pipelines.build_dataset.tables import ROW_GROUP
 from pipelines.build_dataset.workspace import Workspace, refuse_overlap
 from pipelines.build_dataset.write import ShardFiles, preallocate
-from pipelines.common.batched import batched
 from pipelines.common.engine import Engine
+from pipelines.common.lazy_tasks import LazyTasks
 from pipelines.common.process_pool import Crashed, ProcessPool
 from pipelines.common.progress import ProgressBar
-from sigma_data.corpus.corpus import Corpus, file_digest, open_corpus
-from sigma_data.corpus.manifest import manifest_schema, quarantine_schema
+from pipelines.shard.export import export_release, release_row
+from pipelines.shard.selection import Chosen, Selection
+from sigma_data.corpus.corpus import open_corpus
+from sigma_data.corpus.manifest import OPTIONAL, manifest_schema, quarantine_schema
 from sigma_data.corpus.places import ShardPlace
 from sigma_data.corpus.shard import ShardFault, read_range
-from sigma_data.errors import BuildError, ConfigError, CorpusError, SourceError
-from sigma_data.instruction import renumber
-from sigma_data.sample import Family, Sample
+from sigma_data.errors import BuildError, CorpusError, SourceError
 from sigma_data.settings_base import StrictModel
-from sigma_data.sources.release import SPLIT_COLUMN
-from sigma_data.storage.files import disk_error, dump_json, write_atomic
-from sigma_data.storage.paths import literal
 
-_RELEASE_ROWS, _RELEASE_GROUP = 300, 10
-"""Rows a file and rows a row group in the release."""
+__all__ = ["Selection", "export_release", "release_row", "reshard"]
 
-
-@dataclass(frozen=True)
-class Selection:
-    """Which samples of a corpus: of these families and splits, for which `where` (SQL) holds."""
-
-    families: tuple[str, ...] = ()
-    splits: tuple[str, ...] = ()
-    where: str | None = None
-    limit: int | None = None
-
-    def apply(self, corpus: Corpus) -> pl.DataFrame:
-        """The chosen rows of the manifest, in its order. Raises ConfigError."""
-        rows = corpus.manifest
-        for name, wanted, known in (
-            ("family", self.families, sorted(family.value for family in Family)),
-            ("split", self.splits, sorted(corpus.sums["splits"])),
-        ):
-            if wrong := [value for value in wanted if value not in known]:
-                raise ConfigError(f"there is no {name} {wrong[0]!r} (there are: {', '.join(known)})")
-            if wanted:
-                rows = rows.filter(pl.col(name).is_in(wanted))
-        if self.where is not None:
-            rows = _filter(rows, self.where)
-        rows = rows.head(self.limit) if self.limit is not None else rows
-        if rows.is_empty():
-            raise ConfigError(f"{corpus.place}: no sample is left after the selection")
-        return rows
+_COPIED = ("id", "shard", "offset", "size", "json_size", "json_sha256", "images")
+"""What a copy of a sample needs."""
 
 
 class _ShardConfig(StrictModel):
@@ -112,7 +86,7 @@ def reshard(
     corpus = open_corpus(path)
     if corpus.uri is None:
         refuse_overlap(out, corpus.path, str(path))
-    chosen = selection.apply(corpus)
+    chosen = selection.of(corpus)
     old = corpus.commit["config"]
     config = _ShardConfig(
         title=old["title"],
@@ -129,24 +103,25 @@ def reshard(
         engine or ProcessPool(workers) as running,
         Workspace(out, config, config.digest(), overwrite=overwrite) as work,
     ):
-        rows = chosen.rename({"shard": "old_shard", "offset": "old_offset"})
-        rows, shards = _placed(rows, shard_bytes, shard_samples)
-        counts = {"samples": len(rows), "shards": len(shards), "bytes": sum(shard.size for shard in shards)}
+        placed = _Placed.of(chosen, shard_bytes, shard_samples)
+        shards = placed.shards
+        size = sum(shard.size for shard in shards)
+        counts = {"samples": len(chosen.rows), "shards": len(shards), "bytes": size}
         if work.committed:
             return counts
-        _refuse_sizes(corpus, rows)
+        _refuse_sizes(chosen)
         work.enter_plan(config.digest())
         # A shard gets its name when it is whole: what an interrupted run has finished is not copied again.
-        missing = [shard for shard in shards if not (work.out / shard.path).exists()]
-        for shard in missing:
-            preallocate(work.partial / shard.path, shard.size)
-        _copy(running, corpus, rows.filter(pl.col("shard").is_in([shard.path for shard in missing])), work)
+        missing = [number for number, shard in enumerate(shards) if not (work.out / shard.path).exists()]
+        for number in missing:
+            preallocate(work.partial / shards[number].path, shards[number].size)
+        _copy(running, placed, missing, work)
         digests = finish_shards(running, shards, work)
         write_corpus_files(
             out,
-            manifest=[as_table(rows, manifest_schema())],
-            quarantine=[as_table(corpus.quarantine.clear(), quarantine_schema())],
-            sums=_sums(rows, counts["bytes"]),
+            manifest=_manifest(placed),
+            quarantine=[_schema(quarantine_schema(), set()).empty_table()],
+            sums=_sums(chosen.columns, size),
             shards={
                 shard.path: {
                     "samples": shard.samples,
@@ -183,175 +158,111 @@ def copy_samples(task: CopyTask) -> int:
     return copied
 
 
-def export_release(path: str | Path, out: Path, selection: Selection) -> dict[str, Any]:
-    """Write the chosen samples in the layout of the SIGMA release: a folder a split, with relative paths.
+@dataclass(frozen=True)
+class _Placed:
+    """Chosen samples with their places in the new shards."""
 
-    Each row names its split, so that `sigma build-dataset release:OUT` keeps it. Returns the counts, `splits` of them
-    those by split.
+    chosen: Chosen
+    shards: tuple[Shard, ...]
+    places: pl.DataFrame
+    """A row each: the number of its shard, its index there, its offset."""
 
-    Samples that layout cannot hold (text answers, several turns over more than one reference) are
-    counted as `left_out`. The folder appears whole or not at all. Raises ConfigError, CorpusError.
-    """
-    corpus = open_corpus(path)
-    if corpus.uri is None:
-        refuse_overlap(out, corpus.path, str(path))
-    rows = selection.apply(corpus)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out} is there already: choose another place with --out")
-    temporary = out.resolve().with_name(f".{out.name}.tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        counts = _write_release(corpus, rows, temporary)
-        if not counts["samples"]:
-            raise ConfigError(f"{path}: no chosen sample fits the release's layout")
-        if out.exists():
-            out.rmdir()
-        temporary.rename(out)
-    except OSError as error:
-        raise disk_error(error, out) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return counts
+    @classmethod
+    def of(cls, chosen: Chosen, shard_bytes: int, shard_samples: int) -> _Placed:
+        columns = chosen.columns
+        shards, places = place(
+            columns["split"], columns["family"], columns["size"].to_numpy(), columns["images"].to_numpy(),
+            shard_bytes=shard_bytes, shard_samples=shard_samples,
+        )  # fmt: skip
+        return cls(chosen, shards, pl.DataFrame(places))
+
+    def frames(self, names: Sequence[str]) -> Iterator[tuple[slice, pl.DataFrame]]:
+        """The samples with columns of the manifest, some at a time, in the new places; the old are `old_...`."""
+        paths = pl.Series([shard.path for shard in self.shards], dtype=pl.String)
+        for some, frame in self.chosen.frames(names):
+            places = self.places[some]
+            new = {"shard": paths.gather(places["shard"]), "index": places["index"], "offset": places["offset"]}
+            frame = frame.rename({"shard": "old_shard", "offset": "old_offset"}).with_columns(**new)
+            yield some, pl.DataFrame(pl.from_arrow(with_offsets(frame.to_arrow())))
 
 
-def release_row(sample: Sample) -> dict[str, Any] | None:
-    """A sample as a row of the release, or None where that layout cannot say it.
+def _copy(engine: Engine, placed: _Placed, missing: Sequence[int], work: Workspace) -> None:
+    """Copy the samples of missing shards: a task for all that lie side by side in the manifest and in one old shard."""
+    copied = placed.places["shard"].is_in(missing).to_numpy()
+    old = placed.chosen.columns["shard"].to_physical().to_numpy()[copied]
+    count = int(np.count_nonzero(old[1:] != old[:-1])) + 1 if len(old) else 0
+    stream = _runs(placed, copied)
+    at_work: dict[int, CopyTask] = {}
 
-    Images are renumbered: references first, then the targets in turn order.
-    """
-    targets = sample.targets
-    if len(targets) != len(sample.turns) or (len(targets) > 1 and len(sample.references) != 1):
-        return None
-    order = [*sample.references, *targets]
-    numbers = {old: new for new, old in enumerate(order, 1)}
-    data = {image.number: image.data for image in sample.images}
-    texts = [[renumber(text, numbers) for text in (turn.instruction, *turn.alternatives)] for turn in sample.turns]
-    return {
-        "image_list": [data[number] for number in order],
-        "instruction_list": texts,
-        "data_prep_method": sample.family.value,
-    }
+    def task(number: int) -> CopyTask:
+        if number not in at_work:  # else it is tried again
+            shard, rows = next(stream)
+            at_work[number] = CopyTask(ShardPlace(placed.chosen.corpus.place, shard), rows, str(work.partial))
+        return at_work[number]
 
-
-def _filter(rows: pl.DataFrame, where: str) -> pl.DataFrame:
-    """Rows for which an SQL expression over the manifest's columns holds; an expression only, no query."""
-    try:
-        return rows.filter(pl.sql_expr(where))
-    except (pl.exceptions.PolarsError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"--where {where!r}: {reason} (columns: {', '.join(rows.columns)})") from None
-
-
-def _copy(engine: Engine, corpus: Corpus, rows: pl.DataFrame, work: Workspace) -> None:
-    by_shard: dict[str, list[Any]] = {}
-    columns = ["old_shard", "id", "old_offset", "offset", "size", "shard", "json_size", "json_sha256", "images"]
-    for row in rows.select(columns).sort("old_shard", "old_offset").iter_rows(named=True):
-        shift = row["old_offset"] - row["offset"]
-        first = row["old_offset"] + 512
-        members = [(first, row["json_size"], row["json_sha256"])]
-        members += [(image["offset"] + shift, image["size"], image["sha256"]) for image in row["images"]]
-        entry = (row["id"], row["old_offset"], row["size"], row["shard"], row["offset"], members)
-        by_shard.setdefault(row["old_shard"], []).append(entry)
-    tasks = [
-        CopyTask(ShardPlace(corpus.place, shard), entries, str(work.partial)) for shard, entries in by_shard.items()
-    ]
-    with ProgressBar("copy", len(rows), "samples") as progress:
+    with ProgressBar("copy", len(old), "samples") as progress:
 
         def done(index: int, result: Any) -> None:
+            task = at_work.pop(index)
             if isinstance(result, Crashed):
-                raise BuildError(f"{tasks[index].source}: reading it kills the reader ({result.signal})")
-            progress.add(len(tasks[index].rows))
+                raise BuildError(f"{task.source}: reading it kills the reader ({result.signal})")
+            progress.add(len(task.rows))
 
-        engine.run(copy_samples, tasks, done, what="copying")
-
-
-def _placed(rows: pl.DataFrame, shard_bytes: int, shard_samples: int) -> tuple[pl.DataFrame, tuple[Shard, ...]]:
-    """The rows with their places in the new shards."""
-    counts = rows["images"].list.len().to_numpy()
-    shards, columns = place(
-        rows["split"], rows["family"], rows["size"].to_numpy(), counts, shard_bytes=shard_bytes,
-        shard_samples=shard_samples,
-    )  # fmt: skip
-    names = pl.Series([shard.path for shard in shards], dtype=pl.String)
-    shard = names.gather(columns.pop("shard"))
-    table = with_offsets(rows.with_columns(shard=shard, **columns).to_arrow())
-    return pl.DataFrame(pl.from_arrow(table)), shards
+        engine.run(copy_samples, LazyTasks(count, task), done, what="copying")
 
 
-def _refuse_sizes(corpus: Corpus, rows: pl.DataFrame) -> None:
+def _runs(placed: _Placed, copied: NDArray[np.bool_]) -> Iterator[tuple[str, list[Any]]]:
+    """Old shard, and what is copied of it, for each stretch of rows of one old shard."""
+    held: list[Any] = []
+    shard = ""
+    for some, frame in placed.frames(_COPIED):
+        for row in frame.filter(pl.Series(copied[some])).iter_rows(named=True):
+            if held and row["old_shard"] != shard:
+                yield shard, sorted(held, key=lambda entry: entry[1])
+                held = []
+            shard = row["old_shard"]
+            shift = row["old_offset"] - row["offset"]
+            members = [(row["old_offset"] + 512, row["json_size"], row["json_sha256"])]
+            members += [(image["offset"] + shift, image["size"], image["sha256"]) for image in row["images"]]
+            held.append((row["id"], row["old_offset"], row["size"], row["shard"], row["offset"], members))
+    if held:
+        yield shard, sorted(held, key=lambda entry: entry[1])
+
+
+def _manifest(placed: _Placed) -> Iterator[pa.Table]:
+    """The new manifest in row groups."""
+    filled = {name for name in OPTIONAL if name in placed.chosen.columns and placed.chosen.columns[name].any()}
+    schema = _schema(manifest_schema(), filled)
+    held: list[pa.Table] = []
+    for _, frame in placed.frames(manifest_schema().names):
+        held.append(frame.select(schema.names).to_arrow().cast(schema))
+        if sum(map(len, held)) >= ROW_GROUP:
+            whole = pa.concat_tables(held)
+            yield whole.slice(0, ROW_GROUP).combine_chunks()
+            held = [whole.slice(ROW_GROUP)]
+    if sum(map(len, held)):
+        yield pa.concat_tables(held).combine_chunks()
+
+
+def _schema(schema: pa.Schema, filled: set[str]) -> pa.Schema:
+    """Without the optional columns in which no value stands."""
+    return pa.schema([field for field in schema if field.name not in OPTIONAL or field.name in filled])
+
+
+def _refuse_sizes(chosen: Chosen) -> None:
     """Space is set aside for what the manifest says, so it must not say more than there is."""
-    for shard, size in rows.group_by("old_shard").agg(pl.col("size").sum()).sort("old_shard").iter_rows():
-        place = ShardPlace(corpus.place, shard)
+    for shard, size in chosen.columns.group_by("shard").agg(pl.col("size").sum()).sort("shard").iter_rows():
+        place = ShardPlace(chosen.corpus.place, shard)
         if (place.size() or 0) < size:
             raise CorpusError(f"{place}: is not there, or shorter than the manifest says; run sigma validate")
 
 
 def _sums(rows: pl.DataFrame, size: int) -> dict[str, Any]:
+    families = rows.group_by("family").len().iter_rows()
     return {
         "read": len(rows), "made": 0, "written": len(rows), "filtered": 0, "quarantined": 0, "duplicates": 0,
         "codes": {}, "filters": {},
         "splits": dict(rows.group_by("split", maintain_order=True).len().iter_rows()),
-        "families": dict(rows.group_by("family").len().sort("family").iter_rows()),
-        "images": int(rows["images"].list.len().sum()), "bytes": size, "components": rows["component"].n_unique(),
+        "families": dict(sorted(families)),
+        "images": int(rows["images"].cast(pl.Int64).sum()), "bytes": size, "components": rows["component"].n_unique(),
     }  # fmt: skip
-
-
-def _write_release(corpus: Corpus, rows: pl.DataFrame, out: Path) -> dict[str, Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema({
-        "image_list": pa.list_(pa.binary()),
-        "instruction_list": pa.list_(pa.list_(pa.string())),
-        "data_prep_method": pa.string(),
-        SPLIT_COLUMN: pa.string(),
-    })  # fmt: skip
-    # Encoded images do not shrink, and no reader asks for the first of them in order: pyarrow's defaults would
-    # compress them, look for equal ones and keep whole images as statistics.
-    text, images = (
-        ["instruction_list.list.element.list.element", "data_prep_method", SPLIT_COLUMN],
-        "image_list.list.element",
-    )
-    options = {
-        "use_dictionary": text,
-        "write_statistics": text,
-        "compression": {images: "none"} | dict.fromkeys(text, "snappy"),
-    }
-    info: dict[str, dict[str, int]] = {}
-    splits: dict[str, int] = {}
-
-    def records(part: pl.DataFrame) -> Iterator[dict[str, Any]]:
-        for row in part.iter_rows(named=True):
-            if (record := release_row(corpus.sample(row))) is not None:
-                yield record | {SPLIT_COLUMN: row["split"]}
-
-    for split, part in rows.group_by("split", maintain_order=True):
-        folder = f"{split[0]}/seedxedit_multi"
-        writer: pq.ParquetWriter | None = None
-        name = ""
-        files = written = 0
-        try:
-            for group in batched(records(part), _RELEASE_GROUP):
-                if writer is None or info[name]["num_rows"] >= _RELEASE_ROWS:
-                    if writer is not None:
-                        writer.close()
-                    name = f"{folder}/chunk_{files}.parquet"
-                    files += 1
-                    info[name] = {"num_row_groups": 0, "num_rows": 0}
-                    (out / folder).mkdir(parents=True, exist_ok=True)
-                    writer = pq.ParquetWriter(literal(out / name), schema, **options)
-                writer.write_table(pa.Table.from_pylist(group, schema=schema))
-                info[name]["num_row_groups"] += 1
-                info[name]["num_rows"] += len(group)
-                written += len(group)
-        finally:
-            if writer is not None:
-                writer.close()
-        if written:
-            splits[str(split[0])] = written
-    write_atomic(out / "parquet_info.json", dump_json(info))
-    size = sum(file_digest(out / name)[0] for name in info)
-    samples = sum(splits.values())
-    counts = {"samples": samples, "left_out": len(rows) - samples, "files": len(info), "bytes": size}
-    return {**counts, "splits": splits}

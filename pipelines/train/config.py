@@ -35,6 +35,9 @@ class ModelSettings(StrictModel):
     """Of `from_run`: the averaged weights, or those of the step; auto is the average, if that run keeps one."""
     base: ModelPath | None = None
     """Where to find files that `path` lacks, as SIGMA's weights alone do."""
+    adapter: LocalPath | None = None
+    """A LoRA adapter in peft's files, merged into `path` before a run: the sum is written to OUT/start and may be
+    removed afterwards, as with `from_run`. With `lora` a new adapter is trained on top."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the forward and backward pass; auto is bfloat16 on a GPU and float32 on a CPU."""
     master: Literal["float32", "bfloat16"] = "float32"
@@ -133,6 +136,9 @@ class Omnigen2Settings(StrictModel):
     """Of a target, and of one or two references; of three references 9/16 of it each, of four or five a quarter."""
     text_tokens: int = Field(TRAINING_TOKENS, ge=64)
     """Of a prompt in its template, images not counted; longer ones are cut."""
+    drop_openings: float = Field(0.5, ge=0, le=1)
+    """How often a caption of a sample without references loses an opening as "The image shows", as in OmniGen2's
+    training."""
     attribute_tokens: bool = False
     """Keep attribute tokens in prompts, as tokens of the language model's vocabulary (the release leaves them out);
     their rows are trained. With `model.group_mask` each sees its own reference alone among the latents."""
@@ -272,7 +278,7 @@ class TrainConfig(StrictModel):
     @property
     def start(self) -> str:
         """The directory, or preset, whose weights the run starts from."""
-        return self.model.path if self.model.from_run is None else str(self.out / START)
+        return str(self.out / START) if self.model.from_run is not None or self.model.adapter else self.model.path
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainConfig:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from pipelines.common.settings import load_settings
+from pipelines.common.weights_progress import size_of, weights_progress
 from pipelines.train.attribute_tokens import attribute_ids_in_order, choose_trainable
 from pipelines.train.checkpoint import CHECKPOINTS, Checkpointer
 from pipelines.train.config import TrainConfig
@@ -25,12 +28,13 @@ from pipelines.train.omnigen2 import export as omnigen2
 from pipelines.train.omnigen2.description import Omnigen2Description
 from pipelines.train.omnigen2.export import Layout
 from pipelines.train.origin import origin_of
+from pipelines.train.provenance import TRAINING, training_record
 from pipelines.train.settings_history import CONFIG
 from pipelines.train.start_description import Description, located, start_description, training_config
 from pipelines.train.token_rows import merge_token_rows
 from sigma_data.errors import ConfigError
 from sigma_data.sequence.tokenizer_files import write_tokenizer
-from sigma_data.storage.files import disk_error
+from sigma_data.storage.files import disk_error, dump_json, write_atomic
 from sigma_model.checkpoint_io import DTYPES, Checkpoint, export_model, init_model, load_model
 from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, find_file, weight_files
 from sigma_model.interop import export_sharded, write_configs
@@ -85,96 +89,135 @@ def export_run(
     chosen = checkpointer.latest() if step is None else step
     if chosen is None:
         raise ConfigError(f"{run / CHECKPOINTS}: holds no complete checkpoint")
+    refuse_taken(out)
+    wanted = _Wanted(
+        config=config,
+        checkpointer=checkpointer,
+        step=chosen,
+        ema=ema,
+        adapter=adapter,
+        released_names=released_names,
+        dtype=None if dtype is DType.AUTO else dtype.torch,
+        layout=layout,
+        shard_bytes=shard_bytes,
+    )
+    description = _base(config, run)
+    if isinstance(description, Omnigen2Description):
+        write = _omnigen2(description, wanted)
+    else:
+        write = _bagel(description, wanted)
+    with written_whole(out) as folder:
+        write(folder)
+        data = checkpointer.read_extra(chosen).get("data") or {}
+        record = training_record(config, description, run=run.absolute().name, step=chosen, ema=ema, data=data)
+        write_atomic(folder / TRAINING, dump_json(record))
+    return out
+
+
+def refuse_taken(out: Path) -> None:
+    """Raise ConfigError where something lies at `out`, other than an empty folder."""
     if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
         raise ConfigError(f"--out {out}: is there already: choose another folder")
 
-    description = _base(config, run)
-    asked = None if dtype is DType.AUTO else dtype.torch
-    if isinstance(description, Omnigen2Description):
-        write = _omnigen2(
-            config, description, checkpointer, chosen, ema, adapter, released_names, asked, layout, shard_bytes
-        )
-    else:
-        write = _bagel(
-            config, description, checkpointer, chosen, ema, adapter, released_names, asked, layout, shard_bytes
-        )
+
+@contextmanager
+def written_whole(out: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `out` by rename at the end, or is removed. Raises BuildError."""
     temporary = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
-        write(temporary)
+        yield temporary
         temporary.rename(out)
     except OSError as error:
         raise disk_error(error, out) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return out
 
 
-def _bagel(
-    config: TrainConfig,
-    description: ModelDescription,
-    checkpointer: Checkpointer,
-    step: int,
-    ema: bool,
-    adapter: bool,
-    released_names: bool,
-    asked: torch.dtype | None,
-    layout: Layout,
-    shard_bytes: int | None,
-) -> Callable[[Path], None]:
+@dataclass(frozen=True)
+class _Wanted:
+    """What is exported, and how; `dtype` None is that of the weights the run started from."""
+
+    config: TrainConfig
+    checkpointer: Checkpointer
+    step: int
+    ema: bool
+    adapter: bool
+    released_names: bool
+    dtype: torch.dtype | None
+    layout: Layout
+    shard_bytes: int | None
+
+
+def _bagel(description: ModelDescription, wanted: _Wanted) -> Callable[[Path], None]:
     """What writes a model of BAGEL's kind into a folder. Raises ConfigError."""
-    if layout is not Layout.RELEASED:
-        raise ConfigError(f"--layout {layout} is for OmniGen2: leave it out")
+    if wanted.layout is not Layout.RELEASED:
+        raise ConfigError(f"--layout {wanted.layout} is for OmniGen2: leave it out")
     vae = find_file(VAE_FILE, *description.places)
     if not vae.is_file():
         raise ConfigError(f"{vae}: is not there any more, and belongs to the export: put it back")
-    started = _started_type(description)
-    written = asked or started
-    model = _starting(config, description, max(started, written, key=lambda kind: kind.itemsize))
-    _load_trained(model, checkpointer, step, config, description, ema=ema)
+    started = started_type(description)
+    written = wanted.dtype or started
+    with weights_progress("read", size_of(weight_files(description.directory))):
+        model = _starting(wanted.config, description, max(started, written, key=lambda kind: kind.itemsize))
+    _load_trained(model, description, wanted)
 
     def write(folder: Path) -> None:
-        if adapter:
-            save_adapter(model, folder, base=config.start, dtype=asked, released=released_names)
+        if wanted.adapter:
+            base = wanted.config.start
+            save_adapter(model, folder, base=base, dtype=wanted.dtype, released=wanted.released_names)
             return
         merge_lora(model)
         merge_token_rows(model)
-        model.config = model.config.with_rows(description.tokenizer.attribute_ids)
-        shutil.copyfile(vae, folder / vae.name)
-        if shard_bytes is None or not export_sharded(model, folder, dtype=written, shard_bytes=shard_bytes):
-            export_model(model, folder, dtype=written, name=_AVERAGES if ema else _RAW)
-        write_tokenizer(description.words, folder, description.tokenizer)
-        write_configs(folder, model.config, description.tokenizer, dtype=written)
+        name = _AVERAGES if wanted.ema else _RAW
+        write_released(model, description, folder, dtype=written, name=name, shard_bytes=wanted.shard_bytes)
 
     return write
 
 
-def _omnigen2(
-    config: TrainConfig,
-    description: Omnigen2Description,
-    checkpointer: Checkpointer,
-    step: int,
-    ema: bool,
-    adapter: bool,
-    released_names: bool,
-    asked: torch.dtype | None,
-    layout: Layout,
+def write_released(
+    model: SigmaModel,
+    description: ModelDescription,
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    name: str,
     shard_bytes: int | None,
-) -> Callable[[Path], None]:
+) -> None:
+    """Write a model in the released layout, with the autoencoder and tokenizer of its base. Raises OSError."""
+    model.config = model.config.with_rows(description.tokenizer.attribute_ids)
+    shutil.copyfile(find_file(VAE_FILE, *description.places), folder / VAE_FILE)
+    with weights_progress("write", sum(one.numel() for one in model.state_dict().values()) * dtype.itemsize):
+        if shard_bytes is None or not export_sharded(model, folder, dtype=dtype, shard_bytes=shard_bytes):
+            export_model(model, folder, dtype=dtype, name=name)
+    write_tokenizer(description.words, folder, description.tokenizer)
+    write_configs(folder, model.config, description.tokenizer, dtype=dtype)
+
+
+def _omnigen2(description: Omnigen2Description, wanted: _Wanted) -> Callable[[Path], None]:
     """What writes an OmniGen2 into a folder. Raises ConfigError."""
-    if released_names:
+    if wanted.released_names:
         raise ConfigError("--released-names is for BAGEL: OmniGen2's LoRA file has one kind of names")
     started = omnigen2.started_type(description)
-    written = asked or started
-    model = omnigen2.starting(config, description, max(started, written, key=lambda kind: kind.itemsize))
-    _load_trained(model, checkpointer, step, config, description, ema=ema)
+    written = wanted.dtype or started
+    with weights_progress("read", size_of(description.weight_files())):
+        model = omnigen2.starting(wanted.config, description, max(started, written, key=lambda kind: kind.itemsize))
+    _load_trained(model, description, wanted)
 
     def write(folder: Path) -> None:
-        if adapter:
-            omnigen2.write_adapter(model, folder, dtype=asked)
-        else:
+        if wanted.adapter:
+            omnigen2.write_adapter(model, folder, dtype=wanted.dtype, base=wanted.config.start)
+            return
+        size = sum(one.numel() for one in model.state_dict().values()) * written.itemsize
+        with weights_progress("write", size):
             omnigen2.write_model(
-                model, config, description, folder, dtype=written, layout=layout, shard_bytes=shard_bytes
+                model,
+                wanted.config,
+                description,
+                folder,
+                dtype=written,
+                layout=wanted.layout,
+                shard_bytes=wanted.shard_bytes,
             )
 
     return write
@@ -213,7 +256,7 @@ def _base(config: TrainConfig, run: Path) -> Description:
         ) from None
 
 
-def _started_type(description: ModelDescription) -> torch.dtype:
+def started_type(description: ModelDescription) -> torch.dtype:
     """The widest type among the weights a run started from; float32 where there are none."""
     if not weight_files(description.directory):
         return torch.float32
@@ -232,22 +275,15 @@ def _starting(config: TrainConfig, description: ModelDescription, dtype: torch.d
     return model
 
 
-def _load_trained(
-    model: nn.Module,
-    checkpointer: Checkpointer,
-    step: int,
-    config: TrainConfig,
-    description: Description,
-    *,
-    ema: bool,
-) -> None:
+def _load_trained(model: nn.Module, description: Description, wanted: _Wanted) -> None:
     """Replace the trainable parameters by those of a checkpoint, in the dtype they are stored in."""
+    config = wanted.config
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     master = DType(config.model.master).torch
     for parameter in trainable.values():
-        kind = torch.float32 if ema or config.lora is not None else master
+        kind = torch.float32 if wanted.ema or config.lora is not None else master
         parameter.data = torch.empty(parameter.shape, dtype=kind)  # the old memory is given back one by one
-    extra = checkpointer.load(step, {"ema" if ema else "model": trainable}, part=True)
+    extra = wanted.checkpointer.load(wanted.step, {"ema" if wanted.ema else "model": trainable}, part=True)
     before, now = extra.get("origin", {}).get("model.path"), origin_of(config, description)["model.path"]
     if before is not None and before != now:
         raise ConfigError(

@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import re
+import secrets
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from pipelines.train.estimate.flops import Work
 from pipelines.train.tensorboard_log import TensorBoardLog
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import append, disk_error, dump_line, write_atomic
+from sigma_data.text_format import format_duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -277,7 +279,7 @@ class TrainingProgress:
 
     def _where(self) -> str:
         left = self._pace * (self._total - self._step)
-        return f"step {self._step:,} of {self._total:,}" + (f", {_duration(left)} left" if left else "")
+        return f"step {self._step:,} of {self._total:,}" + (f", {format_duration(left)} left" if left else "")
 
     def _parts(self) -> list[str]:
         formats = {
@@ -304,14 +306,6 @@ class TrainingProgress:
         head = Table.grid(padding=(0, 1))
         head.add_row("train", ProgressBar(self._total, self._step, width=40), Text(self._where(), style="bold"))
         return Group(head, Text(" · ".join(self._parts()), style="dim", no_wrap=True, overflow="ellipsis"))
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
 
 
 def _number(value: Any) -> float | None:
@@ -361,7 +355,7 @@ def _start_wandb(folder: Path, project: str) -> Any:
     kept = folder / WANDB
     if not kept.exists():  # a resumed run goes on under the same name
         with _disk(kept):
-            write_atomic(kept, wandb.util.generate_id())
+            write_atomic(kept, secrets.token_hex(4))  # 8 characters, as theirs
     return wandb.init(project=project, name=folder.name, dir=str(folder), id=kept.read_text().strip(), resume="allow")
 
 

@@ -43,7 +43,7 @@ def origin_of(config: TrainConfig, description: ModelDescription | Omnigen2Descr
         "ema": "kept" if config.ema is not None else "none",
         "model.master": config.model.master,
         **({"model.quantize": config.model.quantize} if config.model.quantize is not None else {}),
-        **({"omnigen2": config.omnigen2.model_dump_json()} if omnigen2 else {}),
+        **({"omnigen2": _omnigen2_settings(config)} if omnigen2 else {}),
     }
 
 
@@ -78,3 +78,10 @@ def _words(value: str | None) -> str:
         return value
     there = {name: one for name, one in json.loads(value).items() if one not in (False, None, [], "")}
     return ", ".join(name if one is True else f"{name} {shown(one)}" for name, one in there.items()) or "nothing"
+
+
+def _omnigen2_settings(config: TrainConfig) -> str:
+    """OmniGen2's settings; those that are younger than version 0.2 only where they are not as by default."""
+    default = type(config.omnigen2)()
+    younger = {"drop_openings"} if config.omnigen2.drop_openings == default.drop_openings else None
+    return config.omnigen2.model_dump_json(exclude=younger)

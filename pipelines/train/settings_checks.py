@@ -72,6 +72,8 @@ def check_settings(config: TrainConfig) -> None:
             f"model.from_run and model.{'base' if model.path == ModelSettings().path else 'path'} both say where to "
             "start: leave one of them out"
         )
+    if model.from_run is not None and model.adapter is not None:
+        raise ConfigError("model.from_run and model.adapter both make what a run starts from: leave one of them out")
     if model.from_run is None and model.from_weights != "auto":
         raise ConfigError(
             f"model.from_weights={model.from_weights} belongs to model.from_run: set that, or leave it out"
@@ -81,6 +83,7 @@ def check_settings(config: TrainConfig) -> None:
         ("data.corpora", corpus.path) for corpus in config.data.corpora if "://" not in corpus.path
     ]
     places += [("model.path", model.path), ("model.base", model.base), ("model.from_run", model.from_run)]
+    places += [("model.adapter", None if model.adapter is None else str(model.adapter))]
     for name, place in places:
         there = _real(place.partition("@")[0]) if place is not None else None
         if there == out:

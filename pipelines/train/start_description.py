@@ -10,7 +10,7 @@ from pipelines.train.config import START, ModelSettings, Omnigen2Settings, Train
 from pipelines.train.omnigen2.description import Omnigen2Description, describe_omnigen2
 from pipelines.train.omnigen2.settings_checks import check_for_omnigen2
 from sigma_data.errors import ConfigError
-from sigma_model.config import ModelConfig
+from sigma_model.config import PRESETS, ModelConfig
 from sigma_model.loading import ModelDescription, describe_model
 from sigma_model.omnigen2.files import is_omnigen2
 from sigma_model.run_directory import RUN_CONFIG, run_of
@@ -37,6 +37,8 @@ def start_description(config: TrainConfig) -> Description:
             "max_latent_size": model.max_latent_size or before.model.max_latent_size,
         }
         return start_description(before.model_copy(update={"model": before.model.model_copy(update=changes)}))
+    if model.adapter is not None and not (config.out / START / TAKEN).exists():
+        return describe(model.path, model, config.omnigen2)
     return describe(config.start, model, config.omnigen2)
 
 
@@ -48,7 +50,7 @@ def describe(where: str, model: ModelSettings, omnigen2: Omnigen2Settings) -> De
     if is_omnigen2(Path(where)):
         check_for_omnigen2(model)
         return describe_omnigen2(where, omnigen2, base=model.base)
-    if omnigen2 != Omnigen2Settings():
+    if omnigen2 != Omnigen2Settings() and (where in PRESETS or Path(where).is_dir()):
         changed = next(name for name, value in Omnigen2Settings() if getattr(omnigen2, name) != value)
         raise ConfigError(f"omnigen2.{changed}: {where} is not an OmniGen2 model: leave it out")
     return describe_model(where, base=model.base, vision=model.vision, max_latent_size=model.max_latent_size)

@@ -15,6 +15,7 @@ from pipelines.train.checkpoint import complete_step
 from pipelines.train.config import START, TrainConfig
 from pipelines.train.distributed.process_group import ProcessGroup, on_all_ranks
 from pipelines.train.export import export_run
+from pipelines.train.merge_adapter import export_adapter
 from pipelines.train.start_description import TAKEN, source, source_config
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import dump_json, write_atomic
@@ -26,9 +27,11 @@ def take_start(config: TrainConfig, group: ProcessGroup) -> TrainConfig:
     All ranks must call this together; rank 0 does the work. Raises SigmaError for what cannot be exported, and
     ConfigError where OUT/start was made from another run.
     """
+    start = config.out / START
+    if config.model.adapter is not None:
+        return _take_adapter(config, config.model.adapter, start, group)
     if config.model.from_run is None:
         return config
-    start = config.out / START
     on_all_ranks(group, lambda: _export(config, start) if group.rank == 0 else None)
     taken: dict[str, Any] = json.loads((start / TAKEN).read_bytes())
     run, step = source(config)
@@ -41,6 +44,28 @@ def take_start(config: TrainConfig, group: ProcessGroup) -> TrainConfig:
             )
     settled = {"from_run": f"{run}@{taken['step']}", "from_weights": taken["weights"]}
     return config.model_copy(update={"model": config.model.model_copy(update=settled)})
+
+
+def _take_adapter(config: TrainConfig, adapter: Path, start: Path, group: ProcessGroup) -> TrainConfig:
+    """Merge `model.adapter` into `model.path` at OUT/start unless that was done. Raises as `take_start`."""
+    taken = {"adapter": str(adapter.absolute()), "path": config.model.path}
+
+    def merge() -> None:
+        if (start / TAKEN).exists():
+            there = json.loads((start / TAKEN).read_bytes())
+            if there != taken:
+                raise ConfigError(
+                    f"{start}: was made from {there.get('path')} and {there.get('adapter')}: choose another `out`, or "
+                    "set model.path and model.adapter as they were"
+                )
+            return
+        if start.exists():
+            shutil.rmtree(start)
+        export_adapter(adapter, start, base=config.model.path, files=config.model.base)
+        write_atomic(start / TAKEN, dump_json(taken))
+
+    on_all_ranks(group, lambda: merge() if group.rank == 0 else None)
+    return config
 
 
 def _export(config: TrainConfig, start: Path) -> None:

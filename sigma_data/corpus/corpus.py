@@ -135,13 +135,18 @@ class Corpus:
         build writes, or names shards outside the corpus.
         """
         manifest = self._table(MANIFEST, manifest_schema())
-        _refuse_odd_rows(manifest, self.path / MANIFEST)
+        refuse_odd_rows(manifest, self.path / MANIFEST)
         return manifest
 
     @cached_property
     def quarantine(self) -> pl.DataFrame:
         """The records that were not written."""
         return self._table(QUARANTINE, quarantine_schema())
+
+    @cached_property
+    def rejected(self) -> int:
+        """How many records were not written. The quarantine is read, but not held."""
+        return sum(len(batch) for batch in self._batches(QUARANTINE, quarantine_schema(), None, rows=4096))
 
     @cached_property
     def refused(self) -> list[RefusedFile]:
@@ -228,7 +233,7 @@ class Corpus:
     def manifest_batches(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         """Some columns of the manifest in chunks of `rows` (see `read_batches`), for corpora larger than memory.
 
-        Raises CorpusError as `manifest` does; offsets and names of shards are not checked.
+        Raises CorpusError as `manifest` does; offsets and names of shards are not checked (`refuse_odd_rows`).
         """
         return read_batches(self._file(MANIFEST), manifest_schema(), columns, rows=rows)
 
@@ -236,10 +241,15 @@ class Corpus:
         import polars as pl
         import pyarrow as pa
 
-        batches = list(read_batches(self._file(name), schema, columns, nulls=name == QUARANTINE))
+        batches = list(self._batches(name, schema, columns))
         expected = pa.schema([schema.field(column) for column in columns or schema.names])
         table = pl.DataFrame(pl.from_arrow(pa.Table.from_batches(batches, batches[0].schema if batches else expected)))
-        return _with_value_ranges(table) if "images" in table.columns else table
+        return with_value_ranges(table) if "images" in table.columns else table
+
+    def _batches(
+        self, name: str, schema: pa.Schema, columns: list[str] | None, *, rows: int = 65_536
+    ) -> Iterator[pa.RecordBatch]:
+        return read_batches(self._file(name), schema, columns, rows=rows, nulls=name == QUARANTINE)
 
     def _file(self, name: str) -> Path:
         """The path of a table, its digest checked: damage would make readers fail in many ways, or not at all."""
@@ -259,7 +269,7 @@ class Corpus:
             raise ConfigError(f"{self.uri}: {what} reads a corpus of this machine: copy it here first")
 
 
-def _with_value_ranges(manifest: pl.DataFrame) -> pl.DataFrame:
+def with_value_ranges(manifest: pl.DataFrame) -> pl.DataFrame:
     """The manifest; that of an older corpus gets a null `value_range` for each image."""
     import polars as pl
 
@@ -271,8 +281,8 @@ def _with_value_ranges(manifest: pl.DataFrame) -> pl.DataFrame:
     return manifest.with_columns(pl.col("images").list.eval(pl.element().struct.with_fields(unknown)))
 
 
-def _refuse_odd_rows(manifest: pl.DataFrame, path: Path) -> None:
-    """Values that would lead a reader outside the corpus, or make it fail far from the cause."""
+def refuse_odd_rows(manifest: pl.DataFrame, path: Path) -> None:
+    """Raise CorpusError for values that would lead a reader outside the corpus, or make it fail far from the cause."""
     import polars as pl
 
     for split, family, shard in manifest.select("split", "family", "shard").unique().iter_rows():

@@ -28,6 +28,9 @@ _OLD_COLUMNS = {"licence": "license"}
 """Former names of columns, by which older corpora are opened."""
 _NULLABLE = {"images.reencoded", "images.value_range", "turns.target", "turns.response", "made", "injection"}
 
+_BUFFER = 2**18
+"""Bytes of a column that are read at a time: a row group is not held whole while a part of it is looked at."""
+
 OPTIONAL = {"filtered": False, "made": None, "injection": None}
 """Columns that a table only has if a row has another value than this: older tables have none of them."""
 
@@ -152,7 +155,8 @@ def read_batches(
     wanted = list(schema.names) if columns is None else list(columns)
     older = {"images": images_type(ranges=False)}
     try:
-        with pq.ParquetFile(literal(path)) as file:
+        with pq.ParquetFile(literal(path), buffer_size=_BUFFER, pre_buffer=False) as file:
+            # Buffered ahead (pyarrow's default), every byte that was read would be kept until the file is closed.
             there = {_OLD_COLUMNS.get(name, name): name for name in file.schema_arrow.names}
             types = {name: file.schema_arrow.field(old).type for name, old in there.items()}
             tops = dict.fromkeys(name.partition(".")[0] for name in wanted)
@@ -174,6 +178,9 @@ def read_batches(
                 if not nulls:
                     _check(named, path)
                 yield named
+                # What a batch took is given back: the pool would keep some of it for each thread that freed it.
+                del batch, named
+                pa.default_memory_pool().release_unused()
     except (OSError, pa.ArrowException, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise CorpusError(f"{path}: cannot be read ({reason}); run sigma validate") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 NearBlank = Literal["near_black", "near_white"]
@@ -29,12 +30,18 @@ _SPECKS = 0.001
 def near_blank(image: Image.Image) -> NearBlank | None:
     """Whether an RGB image is nearly black or nearly white."""
     pixels = np.asarray(image)
-    least, most = pixels.min(axis=2), pixels.max(axis=2)
-    if _flat(float(np.mean(most < DARK)), float(np.mean(most >= LIGHT))):
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    most = np.maximum(np.maximum(red, green), blue)  # many times as fast as a reduction over three values
+    if _flat(_share(most < DARK), _share(most >= LIGHT)):
         return "near_black"
-    if _flat(float(np.mean(least >= LIGHT)), float(np.mean(least < DARK))):
+    least = np.minimum(np.minimum(red, green), blue)
+    if _flat(_share(least >= LIGHT), _share(least < DARK)):
         return "near_white"
     return None
+
+
+def _share(where: npt.NDArray[np.bool_]) -> float:
+    return np.count_nonzero(where) / where.size
 
 
 def _flat(ground: float, drawn: float) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, NamedTuple, Protocol, Self, cast
 
 import torch
@@ -126,25 +125,6 @@ class Batch:
         made: Self = cast(Any, type(self))(**values)
         return made
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # All tensors as one: between processes each would take a shared-memory segment of its own.
-        places: list[tuple[partial[Tensor], Tensor]] = []
-        end = 0
-
-        def put(tensor: Tensor) -> partial[Tensor]:
-            nonlocal end
-            strides = torch.empty_like(tensor, device="meta").stride()  # images lie [h, w, 3] in memory
-            places.append((partial(_view, tensor.dtype, tensor.shape, strides, end), tensor))
-            end += -(-tensor.nbytes // 64) * 64  # where every type may start
-            return places[-1][0]
-
-        values = {name: _changed(value, put) for name, value in vars(self).items()}
-        device = places[0][1].device if places else torch.device("cpu")
-        flat = torch.empty(end, dtype=torch.uint8, device=device)
-        for view, tensor in places:
-            view(flat).copy_(tensor)
-        return _restored, (type(self), values, flat)
-
 
 @dataclass(frozen=True)
 class PackedBatch(Batch):
@@ -218,25 +198,18 @@ class PackedBatch(Batch):
         return self.n_und + self.n_gen
 
 
-def _view(dtype: torch.dtype, shape: torch.Size, strides: tuple[int, ...], start: int, flat: Tensor) -> Tensor:
-    """The tensor that starts at this byte of a buffer."""
-    return flat[start : start + shape.numel() * dtype.itemsize].view(dtype).as_strided(shape, strides)
-
-
-def _restored(kind: type[Batch], values: Mapping[str, Any], flat: Tensor) -> Batch:
-    made: Batch = cast(Any, kind)(**{name: _changed(value, lambda view: view(flat)) for name, value in values.items()})
-    return made
-
-
-def _changed(value: Any, change: Callable[[Any], Any]) -> Any:
-    """A field of a batch with its tensors, or the views that stand for them, changed."""
-    if isinstance(value, Tensor | partial):
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A field of a batch with its tensors changed."""
+    if isinstance(value, Tensor):
         return change(value)
-    if isinstance(value, tuple) and value and isinstance(value[0], Tensor | partial):
+    if isinstance(value, tuple) and value and isinstance(value[0], Tensor):
         return TokenTags(*map(change, value)) if isinstance(value, TokenTags) else tuple(map(change, value))
     return value
 
 
 def unit_range(pixels: Tensor) -> Tensor:
-    """Bytes -> new float32 in [-1, 1], by the steps of to-tensor and normalise; floats are there already."""
-    return pixels if pixels.is_floating_point() else pixels.float().div_(255).sub_(0.5).div_(0.5)
+    """Bytes -> new float32 in [-1, 1], to the bit as to-tensor and normalise make them; floats are there already.
+
+    Those take ((x / 255) - 0.5) / 0.5, which halves and doubles exactly, so two steps do for four.
+    """
+    return pixels if pixels.is_floating_point() else pixels.float().div_(127.5).sub_(1)

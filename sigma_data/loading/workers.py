@@ -19,18 +19,13 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Generic, TypeVar
 
 from sigma_data.errors import LoaderError, SigmaError
+from sigma_data.loading.crossing import Inbox, Outbox
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 Place = MutableSequence[int]
 """Two numbers in shared memory: what a worker is at, in its own words; -1 where it is at nothing."""
-
-_NO_ROOM = LoaderError(
-    "no shared memory is left for batches: make /dev/shm larger (in a container by --shm-size), or use fewer workers "
-    "or a smaller prefetch"
-)
-"""What torch says of it is no more than a RuntimeError."""
 
 _PATIENCE = 5.0
 """Seconds for a worker to end before it is killed."""
@@ -41,6 +36,12 @@ class _Worker:
     process: BaseProcess
     pipe: Connection
     place: Any
+    inbox: Inbox = field(default_factory=Inbox)
+
+    def give(self, task: Any) -> None:
+        """A task, and the memory that its results may use again."""
+        freed = [self.inbox.freed.popleft() for _ in range(len(self.inbox.freed))]
+        self.pipe.send((task, freed))
 
 
 @dataclass
@@ -73,7 +74,7 @@ class Workers(Generic[Task, Result]):
                 results = [self._answer(given.popleft())] if len(given) == self.count * self.ahead else []
                 worker = self._pool[number % self.count]
                 with suppress(BrokenPipeError, ConnectionResetError):  # it died: its answer will be missed
-                    worker.pipe.send(task)
+                    worker.give(task)
                 given.append(worker)
                 yield from results
             while given:
@@ -102,7 +103,7 @@ class Workers(Generic[Task, Result]):
         try:
             if worker.pipe not in ready:
                 raise EOFError
-            done, value = worker.pipe.recv()
+            done, value = worker.inbox.receive(worker.pipe)
         except (EOFError, OSError):
             worker.process.join(_PATIENCE)
             code = worker.process.exitcode or 0
@@ -131,15 +132,17 @@ def _serve(pipe: Connection, work: Callable[[Any, Place], Any], place: Any, copi
         signal.signal(number, signal.SIG_IGN)
     for copy in copies:
         copy.close()
+    outbox = Outbox()
     with suppress(EOFError, ConnectionResetError, BrokenPipeError):
         while True:
-            task = pipe.recv()
+            task, freed = pipe.recv()
+            outbox.take_back(freed)
             try:
-                pipe.send((True, work(task, place)))
+                outbox.send(pipe, (True, work(task, place)))
             except SigmaError as error:  # carried to the parent, which raises it
-                pipe.send((False, error))
+                outbox.send(pipe, (False, error))
             except Exception as error:
                 error.add_note("in a loader worker:\n" + traceback.format_exc())
-                pipe.send((False, _NO_ROOM if "shared memory" in str(error) else error))
+                outbox.send(pipe, (False, error))
             place[:] = -1, -1
     os._exit(0)

@@ -25,7 +25,7 @@ from sigma_data.corpus.corpus import INDEXES, MANIFEST, Corpus, open_corpus
 from sigma_data.corpus.places import copy_folder
 from sigma_data.errors import CorpusError, SourceError
 from sigma_data.planning.index_writer import Outline, Progress, TextCounter, write_arrays
-from sigma_data.planning.keyed_random import Words, names
+from sigma_data.planning.keyed_random import Words, name_of, names
 from sigma_data.sequence.layout import outline as segments_outline
 from sigma_data.storage.data_folder import data_folder
 from sigma_data.storage.paths import path_or_uri
@@ -100,7 +100,7 @@ class CorpusIndex:
 
     def name(self, row: int) -> Words:
         """[1] the word of one sample; a loader worker needs no others."""
-        return names(np.asarray(self.ids[row : row + 1]))
+        return np.array([name_of(bytes(self.ids[row]))], np.uint64)
 
     @cached_property
     def families(self) -> npt.NDArray[np.uint8]:

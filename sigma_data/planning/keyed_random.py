@@ -14,6 +14,7 @@ Words = npt.NDArray[np.uint64]
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
+_ALL = 2**64 - 1
 
 
 def mixed(*words: Words | int) -> Words:
@@ -22,6 +23,17 @@ def mixed(*words: Words | int) -> Words:
     with np.errstate(over="ignore"):
         for word in words:
             state = _scrambled(state ^ np.asarray(word).astype(np.uint64))
+    return state
+
+
+def mixed_one(*words: int) -> int:
+    """`mixed` of numbers alone, many times as fast."""
+    state = 0
+    for word in words:
+        state = ((state ^ word) + int(_STEP)) & _ALL
+        state = ((state ^ (state >> 30)) * int(_FIRST)) & _ALL
+        state = ((state ^ (state >> 27)) * int(_SECOND)) & _ALL
+        state ^= state >> 31
     return state
 
 
@@ -39,6 +51,15 @@ def names(texts: npt.NDArray[np.bytes_]) -> Words:
     for column in columns.T:
         # A column of nothing must leave the state as it is, or the width of the array would count.
         state = np.where(column == 0, state, mixed(state, column))
+    return state
+
+
+def name_of(text: bytes) -> int:
+    """The word that `names` has for one text."""
+    state = 0
+    for start in range(0, len(text), 8):
+        column = int.from_bytes(text[start : start + 8], "little")
+        state = mixed_one(state, column) if column else state
     return state
 
 

@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sigma_data.errors import ConfigError
 from sigma_data.planning.index import CorpusIndex
-from sigma_data.planning.keyed_random import Words, mixed, units
+from sigma_data.planning.keyed_random import Words, mixed, mixed_one, units
 from sigma_data.planning.mixture import CorpusSettings, EpochSamples, Mixture, Part, draw, shares
 from sigma_data.planning.packing import pack_windows
 from sigma_data.planning.segment_table import SampleShapes, SegmentTable, segment_table, why_unfit
@@ -154,8 +154,8 @@ class SampleRandomness:
 
     def noise_key(self, index: CorpusIndex, row: int, round: int, image: int) -> tuple[int, int]:
         """Key of the generator (numpy's Philox) that draws level and noise of a target."""
-        first = mixed(self.seed, _NOISE, round, index.name(row), image)
-        return int(first[0]), int(mixed(first)[0])
+        first = mixed_one(self.seed, _NOISE, round, int(index.name(row)[0]), image)
+        return first, mixed_one(first)
 
 
 class Plan:

@@ -21,12 +21,12 @@ from sigma_data.corpus.refused_files import RefusedFile, refused_files
 from sigma_data.corpus.table_rows import FrameRows, TableRows, warnings_of
 from sigma_data.images.decode import thumbnail
 from sigma_data.images.reader_differences import DEEP, LARGE, TRANSPARENT, TURNED
-from sigma_data.instruction import ATTRIBUTES, Attribute, Placeholder, Text, parse
+from sigma_data.instruction import ATTRIBUTES
 from sigma_data.report.charts import Chart, bars, file_size, number, percent
 from sigma_data.report.distributions import references, sizes, tokens, values
 from sigma_data.report.origin import filters, injections, made, sources, tokens_by_family
 from sigma_data.sample import FAMILY_RULES, Family
-from sigma_data.token_style import TARGET_COLOUR, TOKEN_COLOURS, printable
+from sigma_data.token_style import TARGET_COLOUR, TOKEN_COLOURS, PartKind, instruction_parts, printable
 
 Read = Callable[[str, int, int], bytes]
 
@@ -95,7 +95,7 @@ class Card:
     references: tuple[Thumbnail, ...]
     targets: tuple[Thumbnail, ...]
     hidden: int
-    turns: tuple[tuple[list[tuple[str, str]], str], ...]
+    turns: tuple[tuple[list[tuple[PartKind, str]], str], ...]
 
     @property
     def wide(self) -> bool:
@@ -124,7 +124,7 @@ def render_report(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": number, "bytes": file_size, "percent": percent, "parts": parts}
+    environment.filters |= {"number": number, "bytes": file_size, "percent": percent, "parts": _parts}
     template = environment.from_string(
         files("sigma_data.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     )
@@ -156,21 +156,9 @@ def render_report(
     )
 
 
-def parts(text: str | None, references: int | None = None, limit: int = _LONGEST_TEXT) -> list[tuple[str, str]]:
-    """An instruction as (kind, words), kind `text`, `attribute` or `image`; cut after `limit` characters."""
-    result: list[tuple[str, str]] = []
-    for part in parse(printable(text or ""), references=references).parts:
-        match part:
-            case Attribute(name):
-                result.append(("attribute", name))
-            case Placeholder(image):
-                result.append(("image", str(image)))
-            case Text(words):
-                result.append(("text", words if len(words) <= limit else words[:limit].rstrip() + "…"))
-                limit -= len(words)
-        if limit <= 0:
-            break
-    return result
+def _parts(text: str | None, references: int | None = None) -> list[tuple[PartKind, str]]:
+    """An instruction as a card has room for."""
+    return instruction_parts(text, references, _LONGEST_TEXT)
 
 
 def _rows(table: pl.DataFrame | TableRows, schema: Mapping[str, pl.DataType]) -> TableRows:
@@ -350,7 +338,7 @@ def _card(row: Mapping[str, Any], read: Read) -> Card:
         targets=tuple(thumb(image) for image in shown_targets),
         hidden=len(images) - len(shown) - len(shown_targets),
         turns=tuple(
-            (parts(turn["instruction"], len(references)), _cut(printable(turn["response"] or "")))
+            (_parts(turn["instruction"], len(references)), _cut(printable(turn["response"] or "")))
             for turn in (row["turns"] or ())[:4]
         ),
     )

@@ -88,7 +88,7 @@ def generate_images(
     sampling.check()
     for request in requests:
         check_request(request)
-    shown = [[open_image(data, name) for data, name in _named(request)] for request in requests]
+    shown = [[open_image(data, name) for data, name in named_images(request)] for request in requests]
     route, rule = settings.route, loaded.rule
     sizes = [
         output_sizes(request.size, [rule.size(*image.size) for image in images], rule=rule)
@@ -155,10 +155,9 @@ def generate_texts(
 
 def _answer(loaded: LoadedOmnigen2, request: Request, max_tokens: int, temperature: float) -> str:
     conditioner = loaded.conditioner
-    images = [open_image(data, name) for data, name in _named(request)]
+    images = [open_image(data, name) for data, name in named_images(request)]
     question = plain_prompt(request.prompt, len(images))
     conditioner.refuse_control(question)
-    patches, grids, counts = conditioner.patches(images)
     before = "".join(
         f"{IM_START}user\n{turn.instruction}{IM_END}\n{IM_START}assistant\n{turn.response or ''}{IM_END}\n"
         for turn in request.before
@@ -167,8 +166,30 @@ def _answer(loaded: LoadedOmnigen2, request: Request, max_tokens: int, temperatu
         f"{IM_START}system\n{ANSWER_SYSTEM}{IM_END}\n{before}{IM_START}user\n{VISION * len(images)}{question}{IM_END}\n"
         f"{IM_START}assistant\n"
     )
+    ids = said(loaded, request, text, images, stops=(IM_END,), max_tokens=max_tokens, temperature=temperature)
+    found: str = conditioner.tokenizer.decode(ids, skip_special_tokens=True)
+    return found.strip()
+
+
+def said(
+    loaded: LoadedOmnigen2,
+    request: Request,
+    text: str,
+    images: Sequence[Pillow.Image],
+    *,
+    stops: Sequence[str],
+    max_tokens: int,
+    temperature: float,
+) -> list[int]:
+    """Ids that the language model goes on with after `text`, up to and with one of the tokens `stops`.
+
+    What is drawn at a temperature above 0 is decided by the request's seed and name.
+    """
+    conditioner = loaded.conditioner
+    patches, grids, counts = conditioner.patches(images)
     inputs = conditioner.padded([conditioner.token_ids(text, iter(counts))], patches, grids).to(loaded.device)
     tokenizer = conditioner.tokenizer
+    vocabulary = tokenizer.get_vocab()
     with torch.random.fork_rng():
         torch.manual_seed(noise_seed(request.seed, request.name))
         ids: Tensor = conditioner.mllm.generate(
@@ -176,11 +197,11 @@ def _answer(loaded: LoadedOmnigen2, request: Request, max_tokens: int, temperatu
             max_new_tokens=max_tokens,
             do_sample=temperature > 0,
             **({"temperature": temperature} if temperature > 0 else {}),
-            eos_token_id=tokenizer.convert_tokens_to_ids(IM_END),
+            eos_token_id=[vocabulary[one] for one in stops if one in vocabulary],
             pad_token_id=tokenizer.pad_token_id or 0,
         )
-    found: str = tokenizer.decode(ids[0, inputs.ids.shape[1] :], skip_special_tokens=True)
-    return found.strip()
+    found: list[int] = ids[0, inputs.ids.shape[1] :].tolist()
+    return found
 
 
 def describe(
@@ -190,7 +211,8 @@ def describe(
     return {
         "prompt": request.prompt,
         "pictures": [
-            {"name": Path(name).name, "sha256": hashlib.sha256(data).hexdigest()} for data, name in _named(request)
+            {"name": Path(name).name, "sha256": hashlib.sha256(data).hexdigest()}
+            for data, name in named_images(request)
         ],
         "size": list(size),
         "seed": request.seed,
@@ -207,7 +229,7 @@ def describe(
     }
 
 
-def _named(request: Request) -> Iterator[tuple[bytes, str]]:
+def named_images(request: Request) -> Iterator[tuple[bytes, str]]:
     """A request's images, with what error messages call them."""
     names = request.names or [f"image {number}" for number in range(1, len(request.images) + 1)]
     return zip(request.images, names, strict=True)

@@ -1,6 +1,7 @@
 """LoRA adapters in OmniGen2's file format.
 
-That is `pytorch_lora_weights.safetensors` with names as `transformer.<module>.lora_A.weight`.
+That is `pytorch_lora_weights.safetensors` with names as `transformer.<module>.lora_A.weight`, and peft's two files
+beside it, which are read where they stand alone.
 
 What others write without the prefix, and with an adapter's name (`lora_A.default.weight`), is read as well.
 """
@@ -18,10 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from sigma_data.errors import ConfigError
+from sigma_data.storage.files import dump_json, write_atomic
 from sigma_model.checkpoint_io import check_stored, counted, read_stored, write_tensors
 from sigma_model.lora_linear import LoraLinear
 from sigma_model.model_files import stored_tensors
 from sigma_model.omnigen2.transformer import Omnigen2Transformer
+from sigma_model.peft_adapter import ADAPTER_CONFIG, ADAPTER_FILE, is_peft, peft_settings
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -66,13 +69,19 @@ def add_adapter(
                 layer.lora_B.weight.zero_()
 
 
+def is_adapter(directory: Path) -> bool:
+    """Whether a directory holds an adapter, in peft's files or OmniGen2's."""
+    return is_peft(directory) or (directory / LORA_FILE).is_file()
+
+
 def load_adapter(model: Omnigen2Transformer, path: Path, *, alpha: float | None = None) -> None:
     """Apply the adapter of a file, or of a directory that holds such a file, to a model.
 
     `alpha` defaults to what the metadata of the file says, else to the rank. Raises ConfigError for a file that is no
     adapter of this transformer: unknown layers, a side without the other, other shapes.
     """
-    path = path / LORA_FILE if path.is_dir() else path
+    settings = peft_settings(path) if is_peft(path) and not (path / LORA_FILE).is_file() else None
+    path = path / (LORA_FILE if settings is None else ADAPTER_FILE) if path.is_dir() else path
     if not path.is_file():
         raise ConfigError(f"{path}: no such file of a LoRA adapter")
     stored = stored_tensors(path, complete=True)
@@ -92,7 +101,7 @@ def load_adapter(model: Omnigen2Transformer, path: Path, *, alpha: float | None 
         raise ConfigError(f"{path}: is no adapter of this transformer: {counted(unknown, 'unexpected')}")
     if not sides:
         raise ConfigError(f"{path}: holds no adapter")
-    scale = _alpha_of(path) if alpha is None else alpha
+    said = _alpha_of(path) if alpha is None else alpha
     for name, pair in sides.items():
         linear = _module(model, name)
         assert linear is not None
@@ -104,14 +113,20 @@ def load_adapter(model: Omnigen2Transformer, path: Path, *, alpha: float | None 
                 f"{path}: the adapter of {name} is {list(a.shape)} and {list(b.shape)}, the layer is "
                 f"{[linear.out_features, linear.in_features]}"
             )
-        layer = _adapt(model, name, len(a), float(len(a) if scale is None else scale))
+        chosen = said if settings is None or alpha is not None else settings.scale(name, len(a)) * len(a)
+        layer = _adapt(model, name, len(a), float(len(a) if chosen is None else chosen))
         with torch.no_grad():
             layer.lora_A.weight.copy_(a)
             layer.lora_B.weight.copy_(b)
 
 
-def save_adapter(model: Omnigen2Transformer, directory: Path, *, dtype: torch.dtype | None = None) -> Path:
-    """Write a model's adapter alone, not the model. Raises ConfigError where it has none, OSError."""
+def save_adapter(
+    model: Omnigen2Transformer, directory: Path, *, dtype: torch.dtype | None = None, base: str | None = None
+) -> Path:
+    """Write a model's adapter alone, not the model: as diffusers has it, and as peft does.
+
+    `base` is what the latter names as its base. Raises ConfigError where the model has no adapter, OSError.
+    """
     layers = dict(adapted_layers(model))
     if not layers:
         raise ConfigError("the model has no LoRA adapter to be saved")
@@ -123,6 +138,23 @@ def save_adapter(model: Omnigen2Transformer, directory: Path, *, dtype: torch.dt
         tensors |= {f"transformer.{path}.lora_B.weight": b}
     directory.mkdir(parents=True, exist_ok=True)
     write_tensors(directory / LORA_FILE, tensors, dtype=dtype)
+    plain = {f"base_model.model.{name.removeprefix('transformer.')}": tensor for name, tensor in tensors.items()}
+    write_tensors(directory / ADAPTER_FILE, plain, dtype=dtype)
+    ranks = {path: layer.rank for path, layer in layers.items()}
+    rank = next(iter(ranks.values()))
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted(layers),
+        "rank_pattern": {path: one for path, one in ranks.items() if one != rank},
+        "alpha_pattern": {path: one for path, one in ranks.items() if one != rank},
+    }
+    write_atomic(directory / ADAPTER_CONFIG, dump_json(config))
     return directory / LORA_FILE
 
 

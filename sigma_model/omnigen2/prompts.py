@@ -18,6 +18,12 @@ IM_START, IM_END, IMAGE_PAD, DRAW, END = "<|im_start|>", "<|im_end|>", "<|image_
 VISION = f"<|vision_start|>{IMAGE_PAD}<|vision_end|>"
 """Where an image's states go; the processor repeats the pad as often as the image has tokens."""
 
+OPENINGS = (
+    "The image portrays ", "The image depicts ", "The image captures ", "The image highlights ", "The image shows ",
+    "这张图片展示了",
+)  # fmt: skip
+"""How captions begin that a model wrote; nobody asks for an image like that."""
+
 TRAINING_TOKENS, INFERENCE_TOKENS = 888, 1024
 """The most text tokens."""
 
@@ -63,6 +69,12 @@ def dropped_text(*, as_negative: bool = True) -> str:
     `as_negative`: as guidance will ask for it, with the system text of an empty prompt.
     """
     return generation_text("") if as_negative else _turn("system", SYSTEM_DROPPED) + _turn("user", "")
+
+
+def without_opening(caption: str) -> str:
+    """A caption without its opening, if it has one of `OPENINGS` and more than that."""
+    opening = next((one for one in OPENINGS if caption.startswith(one)), "")
+    return caption[len(opening) :] if caption[len(opening) :].strip() else caption
 
 
 def chat_text(instruction: str, images: int = 0) -> str:

@@ -15,10 +15,11 @@ from torch import Tensor
 from sigma_model.attention import Backend
 from sigma_model.omnigen2.flow import sampling_times
 from sigma_model.omnigen2.pack import Bound, DiffusionSample, image_tokens, latents_of, layout_of
-from sigma_model.omnigen2.settings import Omnigen2Sampling, Solver
+from sigma_model.omnigen2.settings import Omnigen2Sampling
 from sigma_model.omnigen2.step_cache import step_cache
 from sigma_model.omnigen2.transformer import ModulatedNorm, Omnigen2Transformer
 from sigma_model.sampling.reuse import Reuse
+from sigma_model.sampling.settings import Solver
 from sigma_model.sampling.solvers import DataPrediction
 
 
@@ -81,12 +82,12 @@ def sample(
             velocities, branches = reuse.velocities(latents), []
         last = number == settings.steps - 1
         spans = times[:, number : number + 2].tolist()
-        if settings.solver is Solver.DPM:
+        if settings.sampler is Solver.DPMPP:
             latents = [
                 solver.step(x, v, *span, last=last)
                 for solver, x, v, span in zip(solvers, latents, velocities, spans, strict=True)
             ]
-        elif settings.solver is Solver.HEUN and not last:
+        elif settings.sampler is Solver.HEUN and not last:
             ahead = _moved(latents, velocities, spans)
             following, _ = run.velocities(number, ahead, times[:, number + 1].float())
             latents = _moved(latents, [(one + two) / 2 for one, two in zip(velocities, following, strict=True)], spans)
@@ -135,8 +136,12 @@ class _Branch:
     def velocities(self, targets: Tensor, time: Tensor) -> list[Tensor]:
         """Of the targets' tokens [N, features] at times [S, E]; a latent a request."""
         model, frame = self._model, self.frame
-        refined = model.embed_images(self._references, targets, time, frame)
-        joint = self.stack(frame.pack.joint_of(self._text, *refined), time, frame)
+
+        def joined() -> Tensor:
+            refined = model.embed_images(self._references, targets, time, frame)
+            return frame.pack.joint_of(self._text, *refined)
+
+        joint = self.stack(joined, time, frame)
         return latents_of(model.head(joint, time, frame).float(), frame.pack.layouts, model.config)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from sigma_data.errors import ConfigError
 from sigma_model.omnigen2.prompts import Route
-from sigma_model.sampling.settings import CacheMethod, StepCaching
+from sigma_model.sampling.settings import CacheMethod, Solver, StepCaching
 
 TEACACHE_THRESHOLD = 0.05
 
@@ -21,16 +21,6 @@ class StepCacheKind(StrEnum):
     """Compute when the input of the first layer has moved enough since (arXiv 2411.19108)."""
     TAYLORSEER = "taylorseer"
     """Compute every third step, and continue by Taylor's series between (arXiv 2503.06923)."""
-
-
-class Solver(StrEnum):
-    """How a step is made from velocities."""
-
-    EULER = "euler"
-    DPM = "dpmsolver++"
-    """Second order, midpoint; first order at the first and at the last step (arXiv 2211.01095)."""
-    HEUN = "heun"
-    """Second order with two velocities a step; not in its library."""
 
 
 class TimeShift(StrEnum):
@@ -60,7 +50,7 @@ class Omnigen2Sampling:
     text_scale: float = 4.0
     image_scale: float = 1.0
     interval: tuple[float, float] = (0.0, 1.0)
-    solver: Solver = Solver.EULER
+    sampler: Solver = Solver.EULER
     cache: StepCacheKind | None = None
     threshold: float = TEACACHE_THRESHOLD
     """Of TeaCache."""
@@ -85,7 +75,7 @@ class Omnigen2Sampling:
         self.reuse.check()
         if self.reuses and self.cache is not None:
             raise ConfigError("--step-cache is the library's way: leave out --cache and --guidance-threshold with it")
-        if self.solver is Solver.HEUN and (self.reuses or self.cache is not None):
+        if self.sampler is Solver.HEUN and (self.reuses or self.cache is not None):
             raise ConfigError("--sampler heun computes two velocities a step and takes none from steps before")
 
     @property

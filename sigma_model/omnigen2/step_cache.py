@@ -7,6 +7,7 @@ One cache a guidance branch: the branches' hidden states differ, and so do their
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
@@ -14,14 +15,20 @@ from torch import Tensor
 from sigma_model.omnigen2.settings import TEACACHE_THRESHOLD, StepCacheKind
 from sigma_model.omnigen2.transformer import Frame, ModulatedNorm, Omnigen2Transformer
 
+Joined = Callable[[], Tensor]
+"""Gives the main layers' input, [M, D]."""
+
 
 class StepCache(Protocol):
-    """The main layers, or what stands for them: hidden states [M, D] in and out."""
+    """The main layers, or what stands for them: hidden states [M, D] out, and in where they are needed.
+
+    `joined` refines the images and joins them with the text: what continues the output alone spares that, too.
+    """
 
     computed: list[bool]
     """Of each step, whether the layers ran."""
 
-    def __call__(self, joint: Tensor, time: Tensor, frame: Frame) -> Tensor: ...
+    def __call__(self, joined: Joined, time: Tensor, frame: Frame) -> Tensor: ...
 
 
 def step_cache(
@@ -40,9 +47,9 @@ class NoCache:
         self._model = model
         self.computed: list[bool] = []
 
-    def __call__(self, joint: Tensor, time: Tensor, frame: Frame) -> Tensor:
+    def __call__(self, joined: Joined, time: Tensor, frame: Frame) -> Tensor:
         self.computed.append(True)
-        return self._model.stack(joint, time, frame)
+        return self._model.stack(joined(), time, frame)
 
 
 def teacache_polynomial(r: float) -> float:
@@ -66,8 +73,8 @@ class TeaCache:
         self._residual: Tensor | None = None
         self.computed: list[bool] = []
 
-    def __call__(self, joint: Tensor, time: Tensor, frame: Frame) -> Tensor:
-        norm = self._model.layers[0].norm1
+    def __call__(self, joined: Joined, time: Tensor, frame: Frame) -> Tensor:
+        joint, norm = joined(), self._model.layers[0].norm1
         assert isinstance(norm, ModulatedNorm)
         seen = norm(joint, norm.modulation(time)[0].index_select(0, frame.joint_owner))
         if self._before is not None:
@@ -96,7 +103,7 @@ class TaylorSeer:
         self._at = 0
         self.computed: list[bool] = []
 
-    def __call__(self, joint: Tensor, time: Tensor, frame: Frame) -> Tensor:
+    def __call__(self, joined: Joined, time: Tensor, frame: Frame) -> Tensor:
         step = len(self.computed)
         computes = step <= self.FIRST or (step - self.FIRST) % self.EVERY == 0
         self.computed.append(computes)
@@ -106,7 +113,7 @@ class TaylorSeer:
             for order, factor in enumerate(self._factors[1:], 1):
                 series = series + factor * (distance**order / math.factorial(order))
             return series
-        out = self._model.stack(joint, time, frame)
+        out = self._model.stack(joined(), time, frame)
         factors = [out]
         if step >= self.FIRST:
             for order in range(min(self.ORDER, len(self._factors))):

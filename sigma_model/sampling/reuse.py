@@ -6,6 +6,7 @@ asked for (but by rounding). The decisions of TeaCache and of guidance need numb
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
@@ -70,17 +71,35 @@ class EveryStep:
 
 
 class TaylorSteps:
-    """The first steps, then every `every`-th, and the last."""
+    """Two steps more than every `every`-th, the first and the last among them, spread by `spread_steps`."""
 
     needs_inputs = False
 
-    def __init__(self, requests: int, steps: int, caching: StepCaching) -> None:
-        self._requests, self._steps, self._caching = requests, steps, caching
+    def __init__(self, levels: Sequence[Sequence[float]], caching: StepCaching) -> None:
+        steps = len(levels[0])
+        count = math.ceil((steps - 1) / caching.every) + 3
+        self._computed = [spread_steps(of_request, min(count, steps)) for of_request in levels]
 
     def due(self, step: int, inputs: Sequence[Tensor] | None) -> list[bool]:
-        first = self._caching.order
-        computed = step <= first or (step - first) % self._caching.every == 0 or step == self._steps - 1
-        return [computed] * self._requests
+        return [step in computed for computed in self._computed]
+
+
+def spread_steps(levels: Sequence[float], count: int) -> frozenset[int]:
+    """`count` of the steps at these levels, both ends among them, even in the mean of their number and their level.
+
+    Even in number alone, the long steps of a shifted schedule's end would be continued too far; even in level alone,
+    too few of its beginning would be left. Of a trained model's velocities (docs/performance.md) this leaves an error
+    within some percent of the least that any choice of so many steps does.
+    """
+    last = len(levels) - 1
+    if count > last:
+        return frozenset(range(len(levels)))
+    way = [(step / last + (level - levels[0]) / (levels[-1] - levels[0])) / 2 for step, level in enumerate(levels)]
+    free = list(range(len(levels)))
+    for number in (0, count - 1, *range(1, count - 1)):
+        goal = number / (count - 1)
+        free.remove(min(free, key=lambda step: abs(way[step] - goal)))
+    return frozenset(range(len(levels))) - frozenset(free)
 
 
 class TeaSteps:
@@ -123,10 +142,11 @@ def polynomial(coefficients: Sequence[float], value: float) -> float:
     return found
 
 
-def schedule(caching: StepCaching, requests: int, steps: int) -> Schedule:
-    """The schedule of a run of so many steps."""
+def schedule(caching: StepCaching, levels: Sequence[Sequence[float]]) -> Schedule:
+    """The schedule of a run; `levels` are of each request the noise levels of its steps."""
     if caching.method is CacheMethod.TAYLOR:
-        return TaylorSteps(requests, steps, caching)
+        return TaylorSteps(levels, caching)
+    requests, steps = len(levels), len(levels[0])
     return TeaSteps(requests, steps, caching) if caching.method is CacheMethod.TEA else EveryStep(requests)
 
 
@@ -170,8 +190,7 @@ class Reuse(Generic[X]):
     def __init__(self, sampler: Branched[X], caching: StepCaching, *, guidance_threshold: float = 0.0) -> None:
         self._sampler = sampler
         self._threshold = guidance_threshold
-        requests = len(sampler.branches)
-        self._schedule = schedule(caching, requests, len(sampler.levels[0]))
+        self._schedule = schedule(caching, sampler.levels)
         order = 0 if caching.method is CacheMethod.NONE else caching.order
         contexts = 1 + max(number for of_request in sampler.branches for number in of_request)
         self._history = [History(order) for _ in range(contexts)]

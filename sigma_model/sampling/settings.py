@@ -73,6 +73,11 @@ class Solver(StrEnum):
     DPMPP = "dpmpp"
     """Second order from one velocity a step: DPM-Solver++ (arXiv 2211.01095), first order at both ends."""
 
+    @classmethod
+    def _missing_(cls, value: object) -> Solver | None:
+        """OmniGen2's library, and settings written before 0.2, call it `dpmsolver++`."""
+        return cls.DPMPP if value == "dpmsolver++" else None
+
 
 class CacheMethod(StrEnum):
     """What stands for the network at the steps that leave it out."""
@@ -92,10 +97,10 @@ TEA_THRESHOLD = 0.05
 class StepCaching:
     """Which steps take their velocities from steps before: a polynomial in the noise level of degree `order`.
 
-    Taylor: after the first `order` + 1 steps every `every`-th one is computed, and the last. Tea: a step is computed
-    once the estimated change of the velocity since the last computed one, summed over steps, reaches `threshold`;
-    `polynomial` gives a step's change from that of the network's input, highest power first. With order 0 the velocity
-    stays as it was, which is TeaCache's own rule.
+    Taylor: two steps more than every `every`-th are computed, the first and the last among them, closer together where
+    the noise level falls faster. Tea: a step is computed once the estimated change of the velocity since the last
+    computed one, summed over steps, reaches `threshold`; `polynomial` gives a step's change from that of the network's
+    input, highest power first. With order 0 the velocity stays as it was, which is TeaCache's own rule.
     """
 
     method: CacheMethod = CacheMethod.NONE

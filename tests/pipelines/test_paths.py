@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 from support import corpora
+from support.places import ROOT
 
 import cli
 from pipelines.common.settings import load_settings
@@ -174,7 +177,7 @@ def test_commands_put_what_they_write_under_home_and_never_under_a_tilde(
         ["export", "s3://bkt/run", "--out", "y"],
         ["generate", "a cat", "--model", "s3://bkt/x"],
         ["generate", "a <image_1>", "--image", "https://host/x.png"],
-        ["eval", "sigma:s3://bkt/x", "--out", "y"],
+        ["eval", "geneval:s3://bkt/x", "--out", "y"],
         ["eval", "sigma:x", "--out", "memory://y"],
         ["quickstart", "--out", "s3://bkt/x"],
     ],
@@ -186,7 +189,9 @@ def test_a_remote_place_that_must_be_local_is_one_sentence_with_its_whole_name(
     Path("run.yaml").write_text("out: run\nsteps: 1\ndata: {corpora: [{path: x}], budget: 100}\n")
     assert run_main(arguments, monkeypatch) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    uri = next(part for word in arguments for part in [word.rpartition("=")[2].removeprefix("sigma:")] if is_uri(part))
+    uri = next(
+        part for word in arguments for part in [word.rpartition("=")[2].removeprefix("geneval:")] if is_uri(part)
+    )
     assert f"{uri}: is a remote place" in line
     assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
 
@@ -197,6 +202,8 @@ def test_a_remote_place_that_must_be_local_is_one_sentence_with_its_whole_name(
         ["validate", "s3://bkt/x"],
         ["inspect", "s3://bkt/x"],
         ["shard", "gs://bkt/x", "--out", "y"],
+        ["eval", "sigma:s3://bkt/x", "--model", "tiny", "--out", "y"],
+        ["eval", "sigma:x", "--model", "s3://bkt/x", "--out", "y"],
         ["build-dataset", "world:10", "--out", "s3://bkt/x"],
     ],
 )
@@ -212,9 +219,42 @@ def test_a_remote_place_that_cannot_be_reached_is_one_sentence_with_its_whole_na
     monkeypatch.chdir(tmp_path)
     assert run_main(arguments, monkeypatch) == 2
     *_, line = capsys.readouterr().err.splitlines()
-    uri = next(word for word in arguments if is_uri(word) and not word.startswith("world:"))
+    uri = next(part for word in arguments for part in [word.removeprefix("sigma:")] if is_uri(part))
     assert line.startswith(f"sigma: {uri}: ")
     assert not (tmp_path / "y").exists()
+
+
+TABLE = re.findall(
+    r"^\| `sigma (.*s3://.*)` \| (yes|no) \|$", (ROOT / "docs" / "scale.md").read_text("utf-8"), re.MULTILINE
+)
+
+
+def test_the_table_of_places_names_every_command_that_takes_corpora_or_models() -> None:
+    assert {line.split()[0] for line, _ in TABLE} == {
+        "build-dataset", "validate", "inspect", "fingerprints", "shard", "plan", "train", "export", "generate", "eval",
+        "quickstart",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "address"), TABLE)
+def test_a_place_of_the_table_is_reached_for_or_told_to_be_local(
+    line: str, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("SIGMA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text("out: run\nsteps: 1\ndata: {corpora: [{path: x}], budget: 100}\n")
+    words = shlex.split(line.replace("[{", "'[{").replace("}]", "}]'"))
+    assert run_main(words, monkeypatch) == 2
+    *_, told = capsys.readouterr().err.splitlines()
+    uri = re.search(r"s3://[a-z/]+", line)
+    assert uri is not None
+    assert uri[0] in told
+    assert ("is a remote place" in told) == (address == "no")
 
 
 def test_a_message_is_one_line_whatever_names_it_holds(

@@ -1,6 +1,7 @@
 """A hub on loopback, in the protocol that `huggingface_hub` speaks: repositories, their trees, files by ranges.
 
-It can be told to fail: with a status, by cutting a file off, by ignoring ranges, by wrong bytes.
+It takes uploads, too (`hub_uploads`). It can be told to fail: with a status, by cutting a file off, by ignoring ranges,
+by wrong bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+from support.hub_uploads import Uploads
+
 COMMIT = "c0ffee" + "0" * 34
+
+
+def _set() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
 
 
 @dataclass
@@ -36,6 +45,11 @@ class FakeHub:
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     """Path and Range header of each request for a file's bytes."""
     tokens: list[str | None] = field(default_factory=list)
+    refusal: str | None = None
+    """What the hub says with a status that it was told, in its header."""
+    hold: threading.Event = field(default_factory=_set)
+    """Files' bytes are sent once this is set."""
+    uploads: Uploads = field(default_factory=Uploads)
     endpoint: str = ""
 
 
@@ -51,7 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.tokens.append(self.headers.get("Authorization"))
         for end, statuses in self.hub.statuses.items():
             if path.endswith(end) and statuses:
-                self._json({"error": "told to fail"}, statuses.pop(0))
+                said = {"X-Error-Message": self.hub.refusal} if self.hub.refusal else {}
+                self._json({"error": "told to fail"}, statuses.pop(0), said)
                 return
         if path.startswith("/api/"):
             self._api(path.removeprefix("/api/"))
@@ -60,23 +75,38 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def do_POST(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        answer = self.hub.uploads.answer(self.hub, self.command, path, self.headers, self.rfile)
+        if answer is None:
+            self.close_connection = True
+        else:
+            self._json(*answer)
+
+    do_PUT = do_POST
+
     def _api(self, path: str) -> None:
+        if path == "whoami-v2":
+            self._json(*self.hub.uploads.account(self.headers))
+            return
         repo = next((name for name in self.hub.repos if path == name or path.startswith(f"{name}/")), None)
-        if repo is None:
+        if repo is None or repo in self.hub.uploads.hidden:
             self._json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
             return
         if self.hub.gated and "Authorization" not in self.headers:
             self._json({"error": "gated"}, 403, {"X-Error-Code": "GatedRepo"})
             return
         rest = path.removeprefix(repo).strip("/").split("/")
-        if rest[0] == "revision" and rest[1] not in ("main", COMMIT):
+        head = self.hub.uploads.heads.get(repo, COMMIT)
+        if rest[0] == "revision" and rest[1] not in ("main", head):
             self._json({"error": "no revision"}, 404, {"X-Error-Code": "RevisionNotFound"})
         elif rest[0] == "tree":
             self._tree(self.hub.repos[repo])
         else:
             card = {"license": self.hub.license} if self.hub.license else {}
             name = repo.partition("/")[2]
-            self._json({"id": name, "sha": COMMIT, "cardData": card, "gated": "auto" if self.hub.gated else False})
+            about = {"id": name, "sha": head, "cardData": card, "gated": "auto" if self.hub.gated else False}
+            self._json({**about, "private": repo in self.hub.uploads.private})
 
     def _tree(self, files: dict[str, bytes]) -> None:
         rows = []
@@ -102,6 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         asked = self.headers.get("Range")
         self.hub.requests.append((name, asked))
+        self.hub.hold.wait(60)
         if self.hub.wrong.get(name, 0) > 0:
             self.hub.wrong[name] -= 1
             data = bytes([data[0] ^ 1]) + data[1:]
@@ -130,11 +161,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A client that went away is no news."""
+
+
 @contextmanager
 def serve(hub: FakeHub) -> Iterator[FakeHub]:
     """The hub answers at `hub.endpoint` until the block ends."""
     handler = type("Handler", (_Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = _Server(("127.0.0.1", 0), handler)
     hub.endpoint = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

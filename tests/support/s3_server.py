@@ -6,8 +6,10 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import pytest
 from werkzeug.serving import make_server
 
 Answer = tuple[str, bytes]
@@ -85,3 +87,20 @@ def settings(server: S3Server) -> dict[str, str]:
         "AWS_ENDPOINT_URL": server.endpoint, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1", "AWS_MAX_ATTEMPTS": "1", "AWS_EC2_METADATA_DISABLED": "true",
     }  # fmt: skip
+
+
+@contextmanager
+def s3_bucket(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[tuple[S3Server, Any]]:
+    """A server with an empty bucket, known to this process's environment, and its file system."""
+    import s3fs
+
+    with s3_server() as server:
+        for name, value in {**settings(server), "SIGMA_CACHE": str(cache)}.items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        system = s3fs.S3FileSystem()
+        system.mkdir("bucket")
+        yield server, system
+        server.rules.clear()
+        system.rm("bucket", recursive=True)  # moto's buckets are the process', not the server's
+        s3fs.S3FileSystem.clear_instance_cache()

@@ -18,7 +18,7 @@ from sigma_model.checkpoint_io import init_model, load_model
 from sigma_model.config import VAE_FILE, preset_directory
 from sigma_model.model import geometry, widths
 from sigma_model.vae import Vae, from_tokens
-from tools import train_tiny_base
+from tools import tiny_base_data, train_tiny_base
 from tools.tiny_base_data import TASK, Corpus, Maker, Words, draw, load, task_sample
 from tools.tiny_base_network import Network
 from tools.tiny_base_start import prepare
@@ -146,3 +146,22 @@ def test_training_goes_on_from_the_shipped_weights(encoder: Tokenizer, corpus: C
     shipped = load_model(preset_directory("tiny-base"), dtype=torch.float32)
     for name, one in training.model.state_dict().items():
         assert torch.equal(one, shipped.state_dict()[name]), name
+
+
+def test_parts_share_the_drawing_and_new_samples_come_beside_those_held_out(
+    encoder: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_base_data, "SHARD", 4)
+    vae = Vae.load(preset_directory("tiny") / VAE_FILE, config().vae)
+    wanted: dict[str, int] = {"seed": 3, "count": 6, "tasks": 3, "maps": 5, "first": 8}
+    for part in (0, 1):
+        draw(tmp_path, encoder, vae, part=(part, 2), **wanted)
+    names = [f"maps-3-{n:07d}.pt" for n in (8, 12)] + ["tasks-3-0000008.pt"]
+    names += [f"world-3-{n:07d}.pt" for n in (0, 8, 12)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    samples = load(tmp_path).samples
+    assert len(samples) == 4 + 6 + 3 + 5
+    assert [one.family for one in samples[-5:]] == ["segmentation"] * 5
+    for one in samples[-5:]:
+        assert one.images == 2
+        assert [part for part in one.parts if isinstance(part, int)] == [1, 2]

@@ -22,7 +22,10 @@ _CLASSES = {
 NAMES = tuple(_CLASSES)
 """The benchmarks that exist."""
 
-__all__ = ["NAMES", "Benchmark", "open_benchmark"]
+OF_CORPORA = ("sigma", "world", "segmentation", "questions")
+"""Those whose questions are a corpus, or the release's parquet, which may lie in a store."""
+
+__all__ = ["NAMES", "OF_CORPORA", "Benchmark", "open_benchmark"]
 
 
 def open_benchmark(spec: str, **options: Any) -> Benchmark:

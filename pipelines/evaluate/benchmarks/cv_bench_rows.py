@@ -111,7 +111,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
     wanted = {*(name for names in _COLUMNS.values() for name in names), *_IMAGES, *_LETTERS, "choices"}
     try:
-        with pq.ParquetFile(literal(path)) as file:
+        with pq.ParquetFile(literal(path), pre_buffer=False) as file:
             columns = [name for name in file.schema_arrow.names if name in wanted]
             if not columns:
                 yield {}

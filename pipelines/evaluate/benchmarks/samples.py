@@ -13,11 +13,13 @@ from sigma_data.errors import ConfigError
 from sigma_data.instruction import Instruction, parse, renumber
 from sigma_data.sample import Family, Rejection, Sample, Turn
 from sigma_data.sources import open_source, source_spec
+from sigma_data.storage.data_folder import RemoteFolder
+from sigma_data.storage.paths import is_uri
 
 
 def is_corpus(path: str) -> bool:
-    """Whether a committed corpus lies there."""
-    return (Path(path) / COMMIT).is_file()
+    """Whether a committed corpus lies at a path or URI. Raises SourceError where a store does not answer."""
+    return RemoteFolder(path).exists(COMMIT) if is_uri(path) else (Path(path) / COMMIT).is_file()
 
 
 def corpus_samples(path: str, split: str, places: dict[str, StoredBytes] | None = None) -> Iterator[Sample]:

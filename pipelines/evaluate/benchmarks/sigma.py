@@ -13,6 +13,7 @@ from pipelines.evaluate.benchmarks.samples import corpus_samples, is_corpus, ite
 from pipelines.evaluate.item import Item
 from sigma_data.errors import ConfigError
 from sigma_data.sample import Family
+from sigma_data.storage.paths import is_uri
 
 
 class SigmaBenchmark(Benchmark):
@@ -35,7 +36,7 @@ class SigmaBenchmark(Benchmark):
     }
 
     def __init__(self, path: str, *, split: str | None = None) -> None:
-        if not Path(path).exists():
+        if not is_uri(path) and not Path(path).exists():
             raise ConfigError(f"benchmark sigma: {path}: no such file or folder")
         if is_corpus(path):
             self.split = "test" if split is None else split

@@ -32,9 +32,8 @@ from pipelines.evaluate.report.tables import Table, definitions, figure, interva
 from pipelines.evaluate.report.thumbnails import Thumbnail, thumbnails
 from pipelines.evaluate.stored import Encoded, sha256_of
 from sigma_data.report.charts import number
-from sigma_data.report.report import parts
 from sigma_data.storage.files import finite
-from sigma_data.token_style import TARGET_COLOUR, TOKEN_COLOURS, printable
+from sigma_data.token_style import TARGET_COLOUR, TOKEN_COLOURS, instruction_parts, printable
 
 IMAGE_BYTES = 36_000_000
 """What all thumbnails may weigh; base64 makes 48 MB of it."""
@@ -201,7 +200,7 @@ def _samples(runs: Sequence[RunScores], image_bytes: int) -> tuple[dict[str, Any
         items.append([
             printable(item.id),
             families[item.family],
-            [_part(*part) for part in parts(item.instruction, len(item.references), _LONGEST_INSTRUCTION)],
+            [_part(*part) for part in instruction_parts(item.instruction, len(item.references), _LONGEST_INSTRUCTION)],
             [image_number(data) for data in item.references],
             image_number(item.answer),
             _cut(item.answer_text, _LONGEST_ANSWER),

@@ -19,7 +19,8 @@ from pipelines.train.checkpoint import CHECKPOINTS, Checkpointer
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.estimate.flops import parameters_of
-from pipelines.train.estimate.memory import EpochWork, Estimate, estimate
+from pipelines.train.estimate.memory import EpochWork, estimate
+from pipelines.train.estimate.run_estimate import Estimate
 from pipelines.train.omnigen2.description import Omnigen2Description
 from pipelines.train.omnigen2.estimate import EpochCounts
 from pipelines.train.omnigen2.estimate import estimate as estimate_omnigen2

@@ -51,6 +51,11 @@ class Counts:
         return Counts(**{one.name: round(getattr(self, one.name) * factor) for one in fields(self)})
 
     @property
+    def planned(self) -> int:
+        """Tokens as packs count them."""
+        return self.asked + self.latent + self.target
+
+    @property
     def work(self) -> Work:
         """The same as a log's kinds of tokens: `text` and `patch` are what the language model takes."""
         merged = max(0, self.asked - self.patches // 4)

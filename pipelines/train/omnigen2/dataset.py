@@ -25,7 +25,7 @@ from sigma_model.omnigen2.attribute_tokens import bound_tokens
 from sigma_model.omnigen2.conditioning import IGNORED
 from sigma_model.omnigen2.images import pixel_bytes
 from sigma_model.omnigen2.pack import Bound
-from sigma_model.omnigen2.prompts import dropped_text, text_of
+from sigma_model.omnigen2.prompts import dropped_text, text_of, without_opening
 
 
 class Omnigen2Dataset(PackReader):
@@ -113,6 +113,8 @@ class Omnigen2Dataset(PackReader):
         target = shapes.target_size(images[found.target].size)
         tokens = sum(width * height for width, height in (*(sizes if route.has_latents else ()), target))
         self._check(entry, sample, len(ids) + tokens // shapes.stride**2)
+        if not views and self._recipe.drops_opening(index, entry.row, entry.round):
+            ids = self._words.ids(text_of(without_opening(found.prompt), 0, route), (), max_tokens=shapes.text_tokens)
         if without_prompt:
             kept = len(views) if not without_references else 0
             text = dropped_text() if not route.shows_images else text_of("", kept, route)

@@ -54,6 +54,8 @@ class Omnigen2Description:
     geometry: Omnigen2Shapes
     processor: ImageProcessor
     trained: bool
+    openings: float = 0.0
+    """How often captions lose their openings."""
 
     @property
     def mllm(self) -> Path:
@@ -72,7 +74,7 @@ class Omnigen2Description:
 
     def recipe(self, settings: PlanSettings) -> Omnigen2Randomness:
         """The random choices of samples."""
-        return Omnigen2Randomness(settings.seed, settings.dropout)
+        return Omnigen2Randomness(settings.seed, settings.dropout, self.openings)
 
 
 def describe_omnigen2(where: str, settings: Omnigen2Settings, *, base: str | None = None) -> Omnigen2Description:
@@ -116,6 +118,7 @@ def describe_omnigen2(where: str, settings: Omnigen2Settings, *, base: str | Non
         ),
         processor=images,
         trained=trained,
+        openings=settings.drop_openings,
     )
 
 

@@ -68,15 +68,15 @@ def starting(config: TrainConfig, description: Omnigen2Description, dtype: torch
     return model
 
 
-def write_adapter(model: nn.Module, folder: Path, *, dtype: torch.dtype | None) -> None:
-    """The LoRA file alone. Raises ConfigError where the run trains more than it holds."""
+def write_adapter(model: nn.Module, folder: Path, *, dtype: torch.dtype | None, base: str) -> None:
+    """The LoRA files alone, of diffusers and of peft. Raises ConfigError where the run trains more than it holds."""
     assert isinstance(model, Omnigen2Model)
     if model.mllm is not None:
         raise ConfigError(
             "--adapter: OmniGen2's LoRA file holds the transformer's adapters alone, and the run trains rows of "
             "attribute tokens: export the whole model"
         )
-    save_adapter(model.transformer, folder, dtype=dtype)
+    save_adapter(model.transformer, folder, dtype=dtype, base=base)
 
 
 def write_model(

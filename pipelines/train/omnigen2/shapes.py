@@ -6,7 +6,6 @@ the target. Lengths are those of complete samples: what is dropped makes a pack 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -212,8 +211,11 @@ class _Table:
 class Omnigen2Randomness(SampleRandomness):
     """What is dropped of a sample: the prompt, and where that is dropped, all references; never these alone.
 
-    `dropout.text` and `dropout.latent` are the two rates. Plans count complete samples, so nothing is dropped there.
+    `dropout.text` and `dropout.latent` are the two rates, `openings` that of captions' openings. Plans count complete
+    samples, so nothing is dropped there.
     """
+
+    openings: float = 0.0
 
     def drops(
         self,
@@ -232,8 +234,13 @@ class Omnigen2Randomness(SampleRandomness):
 
     def conditions(self, index: CorpusIndex, row: int, round: int) -> tuple[bool, bool]:
         """Whether the prompt of a sample is dropped, and whether its references are."""
-        chances: Sequence[float] = [
-            float(units(mixed(self.seed, _DROP, round, index.name(row), np.array([part])))[0]) for part in (0, 1)
-        ]
-        prompt = chances[0] < self.dropout.text
-        return prompt, prompt and chances[1] < self.dropout.latent
+        prompt = self._chance(index, row, round, 0) < self.dropout.text
+        return prompt, prompt and self._chance(index, row, round, 1) < self.dropout.latent
+
+    def drops_opening(self, index: CorpusIndex, row: int, round: int) -> bool:
+        """Whether the caption of a sample without references loses its opening, if it has one."""
+        return self._chance(index, row, round, 2) < self.openings
+
+    def _chance(self, index: CorpusIndex, row: int, round: int, part: int) -> float:
+        """A number in [0, 1) of its own for each decision."""
+        return float(units(mixed(self.seed, _DROP, round, index.name(row), np.array([part])))[0])

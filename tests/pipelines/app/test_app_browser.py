@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from support import image_files
 from support.app_server import Server
 from support.page import NEEDS_CHROMIUM, UNLABELLED, Browser, click, hosts, open_browser, text, type_into, until, upload
+from support.places import ROOT
 
 from pipelines.app.gallery import Gallery
+from tools.screenshots import OUTLINE, take_app
 
 pytestmark = NEEDS_CHROMIUM
 
@@ -174,6 +177,15 @@ def test_nothing_was_asked_of_others_and_no_error_was_logged(page: Browser, serv
     assert page.errors == []
     assert server.fenced == ""
     assert "Traceback" not in "".join(server.log)
+
+
+def test_the_picture_in_the_docs_shows_the_page_as_it_is(tmp_path: Path) -> None:
+    with Server(tmp_path, "app", "--out", tmp_path / "gallery") as server, open_browser() as page:
+        outline = take_app(page, server.address, tmp_path / "app.png")
+    assert {"Generate", "Gallery", "Done", "Copy as command"} <= set(outline.splitlines()), outline
+    with Image.open(tmp_path / "app.png") as new, Image.open(ROOT / "docs" / "app.png") as kept:
+        assert new.size == kept.size
+        assert kept.info.get(OUTLINE) == new.info[OUTLINE], "python -m tools.screenshots app --out docs/app.png"
 
 
 def test_a_page_that_is_left_stops_what_it_asked_for(page: Browser, server: Server, folder: Path) -> None:

@@ -119,7 +119,12 @@ def test_a_result_is_kept_with_all_it_was_made_from(studio: Studio, painter: Pai
     assert all(kept.path(str(one.file)).is_file() for one in kept.made)
     assert [Path(image).is_file() for image in kept.ask.images] == [True, True]
     page = markup.results(kept) + markup.cards([kept], 1, 0)
-    assert page.count("Copy as command") == 2 and "Use again" in page
+    assert page.count("Copy as command") == 2 and "Use again" in page and "40x20" in page
+    older = json.loads(kept.path(RESULT).read_text())
+    for one in older["made"]:
+        del one["size"]  # as an earlier version wrote it
+    kept.path(RESULT).write_text(json.dumps(older))
+    assert [one.size for one in studio.gallery.entry(kept.id).made] == [None, None]
 
 
 @pytest.mark.slow
@@ -256,6 +261,22 @@ def test_what_was_begun_when_the_server_ended_is_there_as_interrupted(
     assert "the server ended before it was done" in markup.cards([found], 1, 0)
 
 
+def test_the_gallery_tells_what_waits_and_what_is_at_work_from_what_was_interrupted(
+    studio: Studio, painter: Painter, images: list[Path]
+) -> None:
+    now, waiting, stopped = (studio.submit(ask_of([], prompt=prompt)) for prompt in ("now", "then", "never"))
+    painter.begun.acquire()
+    studio.stop(stopped)
+    found = [studio.entry(job.entry.id) for job in (now, waiting, stopped)]
+    assert [one.state for one in found] == ["running", "waiting", "stopped"]
+    for one in found[:2]:
+        page = markup.cards([one], 1, 0)
+        assert f'<p class="hint">{one.state}</p>' in page and "fault" not in page and "server ended" not in page
+    painter.open()
+    assert ended(now).state == ended(waiting).state == "done"
+    assert [studio.entry(job.entry.id).state for job in (now, waiting)] == ["done", "done"]
+
+
 def test_a_gallery_is_for_one_server_and_for_results_alone(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
@@ -339,6 +360,16 @@ def test_steps_left_out_are_asked_for_as_the_command_does() -> None:
     ask = Ask("a cup", models=("tiny-base",), settings={**usual, "cache": "taylor"})
     assert "--cache taylor" in ask.command("tiny-base", {}) and ask.config("tiny-base", {}).cache == "taylor"
     assert "--cache" not in replace(ask, settings=usual).command("tiny-base", {})
+
+
+def test_an_example_comes_with_the_sampling_that_its_model_does_best_with(studio: Studio) -> None:
+    from pipelines.app.page import _Desk
+
+    desk = _Desk(studio)
+    instruction, *_, steps, text, image = desk.example("tiny-base")
+    assert "<image_1>" in instruction and (steps, text, image) == (9, 2.0, 1.2)
+    usual = defaults_of("tiny")
+    assert desk.example("tiny")[-3:] == (usual["steps"], usual["text_scale"], usual["image_scale"])
 
 
 def test_without_gradio_one_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

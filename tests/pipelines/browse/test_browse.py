@@ -5,18 +5,21 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from support import corpora, image_files
 from support.commands import sigma
 from support.page import NEEDS_CHROMIUM, UNLABELLED, after_navigation, hosts, open_browser, until
-from support.places import GOLDEN
+from support.places import GOLDEN, ROOT
 
 from pipelines.browse.catalog import Catalog, Filters
 from pipelines.browse.corpus_site import CorpusSite
@@ -25,7 +28,9 @@ from pipelines.browse.run_site import RunSite
 from pipelines.browse.site import NotFoundError, Site
 from sigma_data.corpus.corpus import COMMIT, MANIFEST, file_digest, open_corpus
 from sigma_data.errors import CorpusError, SigmaError
+from tools.screenshots import OUTLINE, take_browse
 
+REMADE = "browse demo/corpus --page '?family=compositional&token=style' --height 900 --out docs/browse.png"
 ATTACK = "<img src=x onerror='window.hit=1'>"
 
 
@@ -190,6 +195,33 @@ def test_nothing_outside_the_corpus_can_be_fetched(
         assert other(address)[0] == 404, address
 
 
+def test_a_report_that_links_out_of_its_folder_is_not_sent(
+    corpus: Path, tmp_path: Path, served: Callable[[Site], Ask]
+) -> None:
+    folder, secret = tmp_path / "linked", tmp_path / "secret"
+    shutil.copytree(corpus, folder)
+    assert served(CorpusSite(open_corpus(folder)))("/report")[0] == 200
+    secret.write_text("words")
+    (folder / "report.html").unlink()
+    (folder / "report.html").symlink_to(secret)
+    assert served(CorpusSite(open_corpus(folder)))("/report")[0] == 404
+    evaluation = tmp_path / "evaluation"
+    evaluation.mkdir()
+    (evaluation / "results.json").write_text("{}")
+    (evaluation / "report.html").symlink_to(secret)
+    assert served(open_site(evaluation))("/")[0] == 404
+
+
+def test_thirty_at_once_get_the_pages_that_one_gets(site: CorpusSite, served: Callable[[Site], Ask]) -> None:
+    ask = served(site)
+    addresses = ["/", "/quarantine", "/pairs", "/sample/3", "/image/3/1", "/?split=train", "/../../etc/passwd"]
+    alone = {address: ask(address)[::2] for address in addresses}
+    asked = [addresses[number % len(addresses)] for number in range(30)]
+    with ThreadPoolExecutor(30) as pool:
+        together = list(pool.map(lambda address: ask(address)[::2], asked))
+    assert together == [alone[address] for address in asked]
+
+
 def test_it_is_read_only_and_answers_its_own_names_alone(
     corpus: Path, site: CorpusSite, served: Callable[[Site], Ask]
 ) -> None:
@@ -281,6 +313,17 @@ def test_a_corpus_without_a_sample_can_be_looked_at(corpus: Path, tmp_path: Path
 
 class TestInChromium:
     pytestmark = NEEDS_CHROMIUM
+
+    def test_the_picture_in_the_docs_shows_the_page_as_it_is(
+        self, site: CorpusSite, tmp_path: Path, served: Callable[[Site], Ask]
+    ) -> None:
+        address: str = served(site).address  # type: ignore[attr-defined]
+        with open_browser() as browser:
+            outline = take_browse(browser, address, tmp_path / "browse.png")
+        assert {"Samples", "Quarantine", "Family", "Filter"} <= set(outline.splitlines()), outline
+        with Image.open(tmp_path / "browse.png") as new, Image.open(ROOT / "docs" / "browse.png") as kept:
+            assert new.size == kept.size
+            assert kept.info.get(OUTLINE) == new.info[OUTLINE], f"python -m tools.screenshots {REMADE}"
 
     def test_it_is_read_on_a_phone_and_by_keyboard_and_loads_nothing_else(
         self, site: CorpusSite, run: Path, served: Callable[[Site], Ask]

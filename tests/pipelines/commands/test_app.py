@@ -50,9 +50,15 @@ def test_eval_has_every_option_of_generate_that_says_how_to_sample() -> None:
         command.name: {option for word in sigma(str(command.name), "--help").stdout.split() if (option := word.strip("[],.")).startswith("--")}
         for command in app.registered_commands if command.name in ("generate", "eval")
     }  # fmt: skip
-    assert options["generate"] - options["eval"] == {"--image", "--count", "--text", "--from", "--start"}, (
-        "what is asked, not how"
-    )
+    assert options["generate"] - options["eval"] == {
+        "--image",
+        "--count",
+        "--text",
+        "--chat",
+        "--from",
+        "--start",
+        "--example",
+    }, "what is asked, not how"
 
 
 def test_settings_of_an_evaluation_come_from_a_file_and_what_is_typed_wins(tmp_path: Path) -> None:

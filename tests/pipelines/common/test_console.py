@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,15 +14,12 @@ from pipelines.common.progress import ProgressBar
 
 
 @pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    before = [(logger, logger.level, list(logger.handlers)) for logger in console._LOGGERS]
+def _as_before() -> None:
+    """No command has taken the loggers yet; conftest gives them back."""
     for logger in console._LOGGERS:
         logger.setLevel(logging.NOTSET)
         logger.handlers.clear()
-    yield
-    for logger, level, handlers in before:
-        logger.setLevel(level)
-        logger.handlers[:] = handlers
+        logger.propagate = True
 
 
 def _work() -> None:
@@ -46,6 +42,34 @@ def test_messages_and_progress_are_shown_as_they_are_and_once(capsys: pytest.Cap
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition(" in ")[0] for line in lines] == ["scan: 3 samples", "a message", "a warning"]
     assert message_level() == logging.INFO
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_handler_that_a_library_adds_to_the_root_logger_prints_nothing_again(
+    capsys: pytest.CaptureFixture[str], first: bool
+) -> None:
+    added = logging.StreamHandler(sys.stderr)  # wandb adds one when it begins, in the middle of a run
+    root = logging.getLogger()
+    if not first:
+        show_messages(logging.INFO)
+    root.addHandler(added)
+    try:
+        show_messages(logging.INFO)
+        _work()
+    finally:
+        root.removeHandler(added)
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_in_a_program_of_ones_own_the_root_logger_gets_what_is_said() -> None:
+    told = io.StringIO()
+    added = logging.StreamHandler(told)
+    logging.getLogger().addHandler(added)
+    try:
+        logging.getLogger("sigma_model").warning("a warning")
+    finally:
+        logging.getLogger().removeHandler(added)
+    assert told.getvalue() == "a warning\n"
 
 
 def test_at_the_level_of_warnings_progress_is_hidden(capsys: pytest.CaptureFixture[str]) -> None:

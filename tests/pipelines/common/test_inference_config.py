@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from support import omnigen2
 
 from pipelines.common.omnigen2_settings import omnigen2_settings
 from pipelines.evaluate.config import EvalConfig
 from pipelines.generate.config import GenerateConfig
 from sigma_data.errors import ConfigError
-from sigma_model.omnigen2.settings import Solver as ReleasedSolver
 from sigma_model.sampling.settings import CacheMethod, SamplingSettings, Solver, StepCaching
 from sigma_model.sampling.tea_file import TEA_FILE
 
@@ -56,13 +56,30 @@ def test_omnigen2_takes_the_same_options(tmp_path: Path) -> None:
     model = str(omnigen2.directory(tmp_path))
     found = omnigen2_settings(config(model=model, cache="taylor", sampler="dpmpp", guidance_threshold=0.2)).sampling
     assert found.reuse == StepCaching(CacheMethod.TAYLOR)
-    assert (found.solver, found.cache, found.guidance_threshold) == (ReleasedSolver.DPM, None, 0.2)
-    for changes, words in (
-        ({"sampler": "dpmpp", "solver": "euler"}, "leave --solver out"),
-        ({"cache": "taylor", "step_cache": "teacache"}, "leave out --cache"),
-    ):
-        with pytest.raises(ConfigError, match=words):
-            omnigen2_settings(config(model=model, **changes))
+    assert (found.sampler, found.cache, found.guidance_threshold) == (Solver.DPMPP, None, 0.2)
+    with pytest.raises(ConfigError, match="leave out --cache"):
+        omnigen2_settings(config(model=model, cache="taylor", step_cache="teacache"))
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"solver": "dpmsolver++"}, Solver.DPMPP),
+        ({"solver": "dpmsolver++", "sampler": "euler"}, Solver.DPMPP),
+        ({"solver": "heun", "sampler": "dpmpp"}, Solver.DPMPP),
+        ({"solver": None, "sampler": "heun"}, Solver.HEUN),
+        ({"solver": None}, Solver.EULER),
+        ({"sampler": "dpmsolver++"}, Solver.DPMPP),
+    ],
+)
+def test_the_sampler_by_its_former_name_is_still_read(given: dict[str, Any], wanted: Solver) -> None:
+    assert config(**given).sampler is wanted
+
+
+def test_an_unknown_sampler_is_refused() -> None:
+    for given in ({"sampler": "ddim"}, {"solver": "ddim"}):
+        with pytest.raises(ValidationError, match="dpmpp"):
+            config(**given)
 
 
 def test_an_evaluation_records_what_leaves_steps_out_and_nulls_without() -> None:

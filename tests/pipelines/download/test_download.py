@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ from support.hub_server import COMMIT, FakeHub, serve
 
 from pipelines.download import run
 from pipelines.download.catalog import Entry, catalog, find_entry
+from pipelines.download.fetch import partial_path
 from pipelines.download.hub import wanted
 from pipelines.download.run import Plan, download, plan_download
+from pipelines.evaluate.benchmarks import NAMES
 from sigma_data.errors import ConfigError, SigmaError, SourceError
+from sigma_data.sources.base import names
 
 LARGE = random.Random(0).randbytes(3_000_000)
 FILES = {
@@ -233,11 +237,118 @@ def test_the_list_has_models_the_release_and_corpora_of_the_hub() -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("sigma", "no weights"), ("bagle", "did you mean bagel"), ("pico_banana", "not on the hub"), ("qqq", "lists the")],
+    [
+        ("sigma", "no weights"),
+        ("bagle", "did you mean bagel"),
+        ("qqq", "lists the"),
+        (
+            "llava_json",
+            r"is a layout of files .* lmms-lab/LLaVA-OneVision-Data \(raw uploads\), and `sigma sources llava_json`",
+        ),
+        ("pico_banana", "apple/pico-banana-400k on GitHub, and `sigma sources pico_banana`"),
+        ("world", "nothing to fetch"),
+        ("release", "`sigma download sigma-dataset`"),
+        ("geneval", "a benchmark of `sigma eval`"),
+    ],
 )
 def test_a_name_without_a_repository_says_what_to_do(name: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         find_entry(name)
+
+
+def test_every_name_that_sigma_reads_by_is_fetched_or_says_in_a_sentence_why_not() -> None:
+    fetched = {entry.name for entry in catalog()}
+    for name in (*names(), *NAMES):
+        if name in fetched:
+            continue
+        with pytest.raises(ConfigError) as raised:
+            find_entry(name)
+        assert "nothing of that name" not in str(raised.value)
+        assert "unknown" not in str(raised.value)
+
+
+def test_lines_fit_a_terminal(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = sigma("download").stdout
+    long = [line for line in listed.splitlines() if len(line) > 80]
+    assert not long, long
+    for entry in catalog():
+        assert f"  {entry.name} " in listed
+        assert all(repo in listed for repo in entry.repos)
+    shown = plan(hub, Path("models/Model")).show()
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_where_the_card_says_no_license_that_of_the_list_is_shown(hub: FakeHub, tmp_path: Path) -> None:
+    entry = Entry("data", "dataset", ("Owner/Data",), "", license="cc-by-nc-4.0")
+    assert "license  apache-2.0\n" in plan(hub, tmp_path, entry).show()
+    hub.license = None
+    found = plan(hub, tmp_path, entry)
+    assert "license  cc-by-nc-4.0 (says `sigma sources`; the card says none)" in found.show()
+    assert found.as_dict()["repositories"][0]["license"] == "cc-by-nc-4.0"
+    assert find_entry("hq_edit").license == "cc-by-nc-4.0"
+    assert find_entry("imgedit").license is None
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "message", "said"),
+    [
+        (
+            "Owner/Model",
+            401,
+            "Invalid credentials in Authorization header",
+            "answers 401: the token is missing or not accepted: log in",
+        ),
+        ("Owner/Model", 403, None, "answers 403: this account may not read it: log in"),
+        ("model.safetensors", 401, "Invalid credentials in Authorization header", "answers 401: the token is missing"),
+    ],
+)
+def test_a_token_that_is_wrong_or_may_not_read_is_one_sentence(
+    hub: FakeHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    status: int,
+    message: str | None,
+    said: str,
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    hub.statuses = {path: [status] * 9}
+    hub.refusal = message
+    with pytest.raises(SigmaError, match=said) as raised:
+        fetch(hub, tmp_path)
+    assert "\n" not in str(raised.value)
+    assert "hf_wrong" not in str(raised.value)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_disk_that_fills_up_is_one_sentence_and_what_was_fetched_stays(hub: FakeHub, tmp_path: Path) -> None:
+    found = plan(hub, tmp_path)
+    (large,) = [file for file in found.parts[0].missing if file.path == "model.safetensors"]
+    partial_path(tmp_path, large).symlink_to("/dev/full")
+    with pytest.raises(
+        SigmaError, match="the disk is full: free some space, then run the same command again"
+    ) as raised:
+        download(found, endpoint=hub.endpoint, streams=1)
+    assert "\n" not in str(raised.value)
+    assert "model.safetensors" not in there(tmp_path)
+    partial_path(tmp_path, large).unlink()
+    fetch(hub, tmp_path)
+    assert there(tmp_path)["model.safetensors"] == LARGE
+
+
+def test_two_downloads_of_the_same_thing_at_once(hub: FakeHub, tmp_path: Path) -> None:
+    first, second = plan(hub, tmp_path), plan(hub, tmp_path)
+    hub.hold.clear()  # the first waits in the middle of its files
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(download, first, endpoint=hub.endpoint)
+        while not hub.requests:
+            pass
+        with pytest.raises(SigmaError, match="a download is running there.*choose another --out"):
+            download(second, endpoint=hub.endpoint)
+        hub.hold.set()
+        running.result()
+    assert there(tmp_path)["model.safetensors"] == LARGE
+    assert plan(hub, tmp_path).missing == 0
 
 
 def test_two_repositories_go_to_a_folder_each(hub: FakeHub, tmp_path: Path) -> None:

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from support import corpora, eval_runs, image_files
 
-from pipelines.evaluate import generate as generate_module
 from pipelines.evaluate import runner
 from pipelines.evaluate.generate import results
 from pipelines.evaluate.runner import Evaluation
 from sigma_model.loading import describe_model
+from sigma_model.sampling import generate as sampling
 
 FEW = ("--steps", "3", "--batch", "1", "--limit", "1")
 
@@ -40,8 +40,8 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("nothing should be generated")
 
-    monkeypatch.setattr(generate_module, "generate_images", refuse)
-    monkeypatch.setattr(generate_module, "generate_texts", refuse)
+    monkeypatch.setattr(sampling, "generate_images", refuse)
+    monkeypatch.setattr(sampling, "generate_texts", refuse)
 
 
 def save_question(folder: Path) -> str:
@@ -121,7 +121,7 @@ def test_an_adapter_alone_is_no_model(
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     assert eval_runs.sigma(world, "--model", tmp_path / "adapter", "--base", "tiny", "--out", tmp_path / "out") == 2
-    assert "is a LoRA adapter and no model: export the run without --adapter" in capsys.readouterr().err
+    assert "is a LoRA adapter and no model: name its base with --model" in capsys.readouterr().err
 
 
 def test_what_cannot_be_compared_is_said_before_anything_is_made(
@@ -213,7 +213,7 @@ def test_what_cannot_be_shown_beside_it_is_said_before_anything_is_made(
     unscored, other = tmp_path / "unscored", tmp_path / "other"
     assert eval_runs.sigma(world, "--model", model, "--out", unscored, *FEW, "--stage", "generate") == 0
     assert eval_runs.sigma(world, "--model", model, "--out", other, *FEW, "--split", "val", "--name", "other") == 0
-    monkeypatch.setattr(generate_module, "generate_images", lambda *_: pytest.fail("nothing should be generated"))
+    monkeypatch.setattr(sampling, "generate_images", lambda *_: pytest.fail("nothing should be generated"))
     capsys.readouterr()
     typed = (world, "--model", model, "--out", tmp_path / "out", *FEW, "--name", "new")
     (tmp_path / "clip").mkdir()

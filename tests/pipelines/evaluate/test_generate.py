@@ -16,10 +16,10 @@ from PIL import Image
 from support import eval_runs, image_files, sequences
 from support.sequences import SPECIALS, Case, WordEncoder, cases, tiny_config, tiny_geometry
 
-from pipelines.evaluate import generate as generate_module
+from pipelines.common.answerer import answerer_of
 from pipelines.evaluate.benchmarks import samples
 from pipelines.evaluate.benchmarks.samples import items_of
-from pipelines.evaluate.generate import Generation, batches, clean, generate, missing, results, shares
+from pipelines.evaluate.generate import Generation, batches, clean, generate, missing, request_of, results, shares
 from pipelines.evaluate.item import Item
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.loading.collate import collate
@@ -29,6 +29,7 @@ from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_model.attention_mask import dense_mask
 from sigma_model.loading import LoadedModel, load_for_inference
 from sigma_model.model import widths
+from sigma_model.sampling import generate as sampling
 from sigma_model.sampling.generate import Request, generate_images, lay_out
 from sigma_model.sampling.settings import CacheMethod, Order, SamplingSettings, StepCaching
 
@@ -61,7 +62,7 @@ def items() -> list[Item]:
 
 def run(loaded: LoadedModel, items: Sequence[Item], folder: Path, generation: Generation = FEW, world: int = 1) -> None:
     for share in reversed(shares(missing(folder, items, generation.batch), world)):  # any order of ranks will do
-        generate(loaded, share, folder, generation)
+        generate(answerer_of(loaded, generation), share, folder, generation)
 
 
 class Counting:
@@ -73,7 +74,7 @@ class Counting:
         self.stop_at = stop_at
 
     def __call__(
-        self, loaded: LoadedModel, requests: Sequence[Request], settings: SamplingSettings
+        self, loaded: LoadedModel, requests: Sequence[Request], settings: SamplingSettings, **_: Any
     ) -> list[Image.Image]:
         self.calls += 1
         if self.calls == self.stop_at:
@@ -111,7 +112,7 @@ def test_after_an_interrupt_nothing_is_half_written_and_no_sample_of_a_finished_
 ) -> None:
     run(loaded, items, tmp_path / "whole")
     stopped = Counting(stop_at=3)
-    monkeypatch.setattr(generate_module, "generate_images", stopped)
+    monkeypatch.setattr(sampling, "generate_images", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(loaded, items, tmp_path / "out")
     done = {item.id for some in batches(items, FEW.batch)[:2] for item in some}
@@ -119,7 +120,7 @@ def test_after_an_interrupt_nothing_is_half_written_and_no_sample_of_a_finished_
     assert {name.split("/")[0] for name in eval_runs.generated(tmp_path / "out")} == {"batch-000000", "batch-000001"}
 
     again = Counting()
-    monkeypatch.setattr(generate_module, "generate_images", again)
+    monkeypatch.setattr(sampling, "generate_images", again)
     run(loaded, items, tmp_path / "out")
     assert stopped.names + again.names == Counter(item.id for item in items)
     assert eval_runs.generated(tmp_path / "out") == eval_runs.generated(tmp_path / "whole")
@@ -186,12 +187,14 @@ def test_an_item_that_cannot_be_answered_is_recorded_with_the_reason_beside_the_
 def test_one_that_fails_while_sampling_does_not_take_its_batch_with_it(
     loaded: LoadedModel, items: list[Item], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fragile(loaded: LoadedModel, requests: Sequence[Request], settings: SamplingSettings) -> list[Image.Image]:
+    def fragile(
+        loaded: LoadedModel, requests: Sequence[Request], settings: SamplingSettings, **_: Any
+    ) -> list[Image.Image]:
         if any(request.name == "item-1" for request in requests):
             raise ConfigError("the sampler ended in numbers that are not finite")
         return generate_images(loaded, requests, settings)
 
-    monkeypatch.setattr(generate_module, "generate_images", fragile)
+    monkeypatch.setattr(sampling, "generate_images", fragile)
     run(loaded, items[:3], tmp_path, Generation(batch=3, settings=SamplingSettings(steps=4)))
     found = list(results(tmp_path, items[:3], 3))
     assert [bool(result.image) for result in found] == [True, False, True]
@@ -298,7 +301,7 @@ def test_a_sample_has_the_same_segments_and_mask_in_training_and_in_evaluation(o
     for item, target in zip(asked, targets, strict=True):
         trained = one.layout(vision=vision)
         trained = trained[: 1 + next(i for i, s in enumerate(trained) if (s.kind, s.image) == (Kind.TARGET, target))]
-        request = generate_module.request_of(replace(item, size=sizes[target]), Generation())
+        request = request_of(replace(item, size=sizes[target]))
         found = lay_out(request, cast(Tokenizer, tokenizer), geometry, answer=True)
         place = {data: number for number, data in enumerate((*item.references, item.answer), 1)}
         numbers = {image.number: place[image.data] for image in images if image.data in place} | {0: 0}

@@ -41,7 +41,7 @@ def test_images_of_a_benchmark_are_made_scored_and_the_same_on_two_ranks(
     told = json.loads(result.stdout)
     assert (told["items"], told["failed"]) == (4, {})
     settings = json.loads((tmp_path / "one" / "settings.json").read_text())
-    wanted = {"steps": 2, "text_scale": 4.0, "image_scale": 1.0, "route": "both", "solver": "euler", "rescale": None}
+    wanted = {"steps": 2, "text_scale": 4.0, "image_scale": 1.0, "route": "both", "sampler": None, "rescale": None}
     assert {name: settings[name] for name in wanted} == wanted
     assert (tmp_path / "one" / "report.html").exists()
     before = eval_runs.marks(tmp_path / "one")
@@ -76,7 +76,7 @@ def test_the_printed_settings_are_omnigen2s_own(tmp_path: Path) -> None:
     words = ["eval", "questions:x", "--model", "omnigen2-tiny", "--out", str(tmp_path), "--print-config"]
     values = yaml.safe_load(sigma(*words).stdout)
     assert (values["steps"], values["text_scale"], values["image_scale"]) == (28, 4.0, 1.0)
-    assert (values["route"], values["solver"], values["negative"]) == ("vae", "euler", "")
+    assert (values["route"], values["sampler"], values["negative"]) == ("vae", "euler", "")
     assert yaml.safe_load(sigma(*words, "--steps", "9").stdout)["steps"] == 9
     printed = tmp_path / "printed.yaml"
     printed.write_text(yaml.safe_dump(values))

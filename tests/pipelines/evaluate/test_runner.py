@@ -16,13 +16,14 @@ import pytest
 from support import eval_runs, image_files, tiny_backbones
 
 from pipelines.common.process_pool import run_ranks
-from pipelines.evaluate import generate, run_folder, runner, score
+from pipelines.evaluate import run_folder, score, scoring
 from pipelines.evaluate.defaults import Stage
 from pipelines.evaluate.generate import Generation
 from pipelines.evaluate.item import Item
 from pipelines.evaluate.runner import EvalOptions, evaluate, limited
 from sigma_data.errors import BuildError, ConfigError
 from sigma_model.loading import describe_model
+from sigma_model.sampling import generate as sampling
 from sigma_model.sampling.settings import Guidance, Order, SamplingSettings
 
 FEW = Generation(batch=2, settings=SamplingSettings(steps=4))
@@ -71,7 +72,7 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("it was generated before")
 
-    monkeypatch.setattr(generate, "generate_images", refuse)
+    monkeypatch.setattr(sampling, "generate_images", refuse)
 
 
 @pytest.mark.slow
@@ -145,13 +146,13 @@ def test_a_finished_evaluation_run_again_makes_and_scores_nothing(
 
 def test_only_the_batches_that_are_missing_are_made(copy: Change, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(copy().out / "generated" / "batch-000001")
-    kept, names, real = eval_runs.marks(copy().out), [], generate.generate_images
+    kept, names, real = eval_runs.marks(copy().out), [], sampling.generate_images
 
-    def counting(loaded: Any, requests: Any, settings: Any) -> Any:
+    def counting(loaded: Any, requests: Any, settings: Any, **_: Any) -> Any:
         names.extend(request.name for request in requests)
         return real(loaded, requests, settings)
 
-    monkeypatch.setattr(generate, "generate_images", counting)
+    monkeypatch.setattr(sampling, "generate_images", counting)
     evaluate(copy(stage=Stage.GENERATE))
     made = json.loads((whole / "generated" / "batch-000001" / "batch.json").read_text())
     assert names == [entry["id"] for entry in made]
@@ -311,17 +312,17 @@ def test_two_runs_are_compared_on_the_same_items(whole: Path, copy: Change, tmp_
 def test_failures_are_told_and_reported_and_stay_in_the_count(
     options: EvalOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = generate.generate_images
+    real = sampling.generate_images
     broken: list[str] = []
 
-    def fragile(loaded: Any, requests: Any, settings: Any) -> Any:
+    def fragile(loaded: Any, requests: Any, settings: Any, **_: Any) -> Any:
         if not broken:
             broken.append(requests[0].name)
         if any(request.name == broken[0] for request in requests):
             raise ConfigError("the sampler ended in numbers that are not finite")
         return real(loaded, requests, settings)
 
-    monkeypatch.setattr(generate, "generate_images", fragile)
+    monkeypatch.setattr(sampling, "generate_images", fragile)
     told = evaluate(replace(options, out=tmp_path / "out"))
     assert list(told["failed"]) == broken
     assert told["items"] == 6
@@ -374,7 +375,7 @@ def test_geneval_is_written_for_its_own_scorer(options: EvalOptions, tmp_path: P
         )
     )
     names = sorted(
-        path.relative_to(tmp_path / "out" / runner.GENEVAL).as_posix()
+        path.relative_to(tmp_path / "out" / scoring.GENEVAL).as_posix()
         for path in (tmp_path / "out").rglob("0*.png")
         if "samples" in path.parts
     )
@@ -407,13 +408,13 @@ def test_a_rank_computes_with_one_thread_whatever_it_is_given_and_gives_the_othe
 ) -> None:
     import torch
 
-    seen, real = set(), generate.generate_images
+    seen, real = set(), sampling.generate_images
 
-    def looking(*arguments: Any) -> Any:
+    def looking(*arguments: Any, **named: Any) -> Any:
         seen.add(torch.get_num_threads())
-        return real(*arguments)
+        return real(*arguments, **named)
 
-    monkeypatch.setattr(generate, "generate_images", looking)
+    monkeypatch.setattr(sampling, "generate_images", looking)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -14,7 +14,7 @@ from support import eval_runs, image_files
 from pipelines.evaluate import stored
 from pipelines.evaluate.aggregate import MetricInfo
 from pipelines.evaluate.benchmarks import Benchmark, open_benchmark
-from pipelines.evaluate.generate import Generation, request_of, results
+from pipelines.evaluate.generate import request_of, results
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.metrics.fidelity import Psnr
 from pipelines.evaluate.questions import QuestionSet, limited
@@ -76,7 +76,7 @@ def test_reading_a_benchmark_holds_the_images_of_one_item() -> None:
         assert all(isinstance(data, StoredBytes) for item in items for data in (*item.references, item.answer))
         assert items == Asked(12).items(), "the same bytes"
         assert digest_of_items(items) == digest_of_items(Asked(12).items())
-        request = request_of(items[3], Generation())
+        request = request_of(items[3])
         assert request.images == [*Asked(12).items()[3].references]
 
 

@@ -50,7 +50,7 @@ def test_every_prompt_is_answered_or_listed_and_a_second_run_changes_nothing(sou
     assert result["failed"].keys() == {"2"}, result["failed"]
     assert (result["prompts"], result["answered"], result["before"]) == (4, 3, 0)
     assert result["failed"].keys() == {"2"}
-    assert "gone.png" in result["failed"]["2"]
+    assert "gone.png: cannot be read (No such file or directory)" in result["failed"]["2"]
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text("utf-8").splitlines()]
     assert [row["index"] for row in rows] == [0, 1, 2, 3]
     assert [row.get("file") is None for row in rows] == [False, False, True, False]
@@ -68,6 +68,40 @@ def test_every_prompt_is_answered_or_listed_and_a_second_run_changes_nothing(sou
     assert (again["answered"], again["before"]) == (3, 2)
     assert answers(out) == before
     assert {path: path.stat().st_mtime_ns for path in times}.keys() == times.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_the_command_ends_with_1_where_some_failed_and_with_0_once_a_rerun_has_made_them(
+    source: Path, tmp_path: Path, more: list[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["generate", "--from", source, "--out", out, "--model", "tiny-base", "--steps", "2", *more]
+    found = sigma(*words)
+    assert found.returncode == 1, found.stderr
+    told = found.stderr.splitlines()[-1]
+    assert told == (
+        f"sigma: 1 of 4 prompts failed, listed with the reasons in {out / 'results.jsonl'}: what was made is kept, "
+        "and the same command makes what is missing"
+    )
+    assert ("read: 4 prompts in" in found.stderr) is not bool(more)  # progress is for people
+    before = answers(out)
+    assert len(before) == 3
+    Image.new("RGB", (32, 32), (30, 200, 30)).save(tmp_path / "gone.png")
+    again = sigma(*words)
+    assert again.returncode == 0, again.stderr
+    assert "failed" not in again.stderr
+    made = answers(out)
+    assert len(made) == 4
+    assert {name: made[name] for name in before} == before
+
+
+@pytest.mark.slow
+def test_where_nothing_could_be_answered_the_reason_is_said(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"prompt": "as <image_1>", "images": ["gone.png"]}\n', "utf-8")
+    found = sigma("generate", "--from", tmp_path / "p.jsonl", "--out", tmp_path / "out", "--model", "tiny-base")
+    assert found.returncode == 2
+    assert "no prompt could be answered; the first, number 0: gone.png: cannot be read" in found.stderr
 
 
 @pytest.mark.slow
@@ -90,6 +124,30 @@ def test_a_prompt_that_was_changed_is_answered_anew_and_other_settings_are_refus
     assert run_batch(config(source, out, limit=1))["before"] == 0
     with pytest.raises(ConfigError, match=r"steps \(2 there, 3 now\)"):
         run_batch(config(source, out, limit=1, steps=3))
+    with pytest.raises(ConfigError, match=r"cache \(None there, taylor now\)"):
+        run_batch(config(source, out, limit=1, cache="taylor"))
+    settings = json.loads((out / "settings.json").read_text("utf-8"))
+    for more, words in (
+        ({"cache": "taylor"}, r"cache \(taylor there, None now\)"),
+        ({"solver": "dpmsolver++"}, r"sampler \(dpmpp there, None now\)"),  # as folders named it before 0.2
+    ):
+        (out / "settings.json").write_text(json.dumps(settings | more), "utf-8")
+        with pytest.raises(ConfigError, match=words):
+            run_batch(config(source, out, limit=1))
+    (out / "settings.json").write_text(json.dumps(settings | {"solver": None}), "utf-8")
+    assert run_batch(config(source, out, limit=1))["before"] == 1
+
+
+@pytest.mark.slow
+def test_a_size_that_the_model_does_not_make_is_told_once(source: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "size": "1024x768"}, {"prompt": "b", "size": "1024x768"}, {"prompt": "c", "size": "32x64"}]
+    source.write_text("".join(f"{json.dumps(row)}\n" for row in rows), "utf-8")
+    words = ["generate", "--from", source, "--out", tmp_path / "out", "--model", "tiny-base", "--steps", "2"]
+    told = [line for line in sigma(*words).stderr.splitlines() if "is not a size of" in line]
+    assert told == ["sigma: 1024x768 is not a size of tiny-base: made 64x48, and so for 2 prompts"]
+    rest = sigma(*words, "--start", "2")
+    assert rest.returncode == 0, rest.stderr
+    assert "is not a size" not in rest.stderr
 
 
 @pytest.mark.slow

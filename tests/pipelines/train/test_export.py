@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from support import ranks
+from PIL import Image as Pillow
+from support import ranks, training_runs
 from support.commands import sigma
 from support.sequences import generator, one_thread  # noqa: F401
 from torch import Tensor
@@ -118,7 +120,7 @@ def test_weights_are_those_of_the_checkpoint_to_the_bit(
     assert config == preset("tiny")
     names = {path.name for path in out.iterdir()}
     there = {name for name in TOKENIZER_FILES if (preset_directory("tiny") / name).exists()}
-    configs = {"config.json", "generation_config.json", "preprocessor_config.json"}
+    configs = {"config.json", "generation_config.json", "preprocessor_config.json", "training.json"}
     assert names == {file, "ae.safetensors", "llm_config.json", "vit_config.json", "sigma.json", *configs, *there}
     assert [path.name for path in out.parent.iterdir()] == ["out"], "no litter"
 
@@ -198,7 +200,8 @@ def test_an_adapter_on_the_starting_weights_gives_the_merged_weights(lora_run: T
     from peft import PeftModel
 
     out = export_run(lora_run.folder, tmp_path / "adapter", adapter=True)
-    assert {path.name for path in out.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    files = {"adapter_config.json", "adapter_model.safetensors", "training.json"}
+    assert {path.name for path in out.iterdir()} == files
     additions = sum(
         t.numel() for name, t in lora_run.weights[7].items() if is_lora(name) or name.startswith("latent_out")
     )
@@ -210,6 +213,69 @@ def test_an_adapter_on_the_starting_weights_gives_the_merged_weights(lora_run: T
         found = adapted.get_submodule(path)(x)
         expected = torch.nn.functional.linear(x, merged[f"{path}.weight"], merged.get(f"{path}.bias"))
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_adapter_is_generated_with_exported_and_trained_from_as_its_merged_weights(
+    lora_run: Trained, tmp_path: Path, training_corpus: Path
+) -> None:
+    adapter = export_run(lora_run.folder, tmp_path / "adapter", adapter=True)
+    merged = export_run(lora_run.folder, tmp_path / "merged")
+    words = ("a red circle", "--steps", "3", "--size", "32x32", "--out")
+    # The base has no weights: it is drawn by its seed in training, so a directory with them stands for it.
+    base = tmp_path / "base"
+    shutil.copytree(preset_directory("tiny"), base)
+    export_model(init_model(preset("tiny"), seed=0), base, dtype=torch.float32, name="ema.safetensors")
+    for name, model in (("one", (str(merged),)), ("two", (str(base), "--adapter", str(adapter)))):
+        done = sigma("generate", *words, tmp_path / f"{name}.png", "--model", *model)
+        assert done.returncode == 0, done.stderr
+    with Pillow.open(tmp_path / "one.png") as one, Pillow.open(tmp_path / "two.png") as two:
+        assert one.tobytes() == two.tobytes()
+        assert json.loads(two.info["sigma"])["model"] == "base+adapter"
+    done = sigma("export", adapter, "--out", tmp_path / "sum", f"model.path={base}")
+    assert done.returncode == 0, done.stderr
+    assert same(stored(tmp_path / "sum"), stored(merged))
+
+    start = {"path": str(base), "adapter": adapter}
+    settings = training_runs.settings_of(
+        tmp_path / "run", training_corpus, steps=1, model=start, optimizer={"lr": 1e-12}, schedule={"kind": "constant"}
+    )
+    training_runs.run(settings)
+    assert same(stored(tmp_path / "run" / "start"), stored(merged))
+    after, wanted = stored(export_run(tmp_path / "run", tmp_path / "after", ema=False)), stored(merged)
+    assert all(torch.allclose(after[name], wanted[name], rtol=0, atol=1e-7) for name in wanted)
+    training_runs.run({**settings, "steps": 2})
+    with pytest.raises(ConfigError, match="was made from .* choose another `out`"):
+        training_runs.run({**settings, "steps": 3, "model": {**start, "adapter": merged}})
+    refused = sigma("generate", *words, tmp_path / "no.png", "--model", base, "--adapter", adapter, "--quantize", "nf4")
+    assert refused.returncode == 2 and "--adapter and --quantize exclude each other" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_sharded_export_is_generated_with_and_trained_from(
+    run: Trained, tmp_path: Path, training_corpus: Path
+) -> None:
+    whole = export_run(run.folder, tmp_path / "whole")
+    done = sigma("export", run.folder, "--out", tmp_path / "shards", "--max-shard-size", "1MB")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 2
+    images = []
+    for model in (whole, tmp_path / "shards"):
+        out = tmp_path / f"{model.name}.png"
+        words = ("a red circle", "--steps", "3", "--size", "32x32", "--model", model, "--out", out)
+        made = sigma("generate", *words)
+        assert made.returncode == 0, made.stderr
+        with Pillow.open(out) as image:
+            images.append(image.tobytes())
+        settings = training_runs.settings_of(
+            tmp_path / f"{model.name}-run", training_corpus, steps=1, model={"path": str(model)}
+        )
+        training_runs.run(settings)
+    assert images[0] == images[1]
+    first, second = (training_runs.saved(tmp_path / f"{name}-run") for name in ("whole", "shards"))
+    assert training_runs.same(first, second)
+    again = export_run(tmp_path / "shards-run", tmp_path / "again")
+    assert same(stored(again), stored(export_run(tmp_path / "whole-run", tmp_path / "once")))
 
 
 def learn_on_ranks(folder: Path) -> None:

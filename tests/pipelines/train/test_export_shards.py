@@ -166,6 +166,9 @@ def test_transformers_reads_the_configurations_that_other_programs_build_a_bagel
     assert (config["latent_patch_size"], config["max_latent_size"]) == (ours.latent.patch_size, ours.latent.grid)
     language = Qwen2Config(**config["llm_config"])
     assert (language.hidden_size, language.vocab_size) == (ours.language.hidden_size, ours.language.vocab_size)
+    assert language.pad_token_id is not None and 0 <= language.pad_token_id < ours.language.vocab_size, (
+        "NeMo's is 151643"
+    )
     assert ours.vision is not None
     vision = SiglipVisionConfig(**config["vit_config"])
     assert vision.num_hidden_layers == ours.vision.num_hidden_layers + 1, "the release counts one more than is used"

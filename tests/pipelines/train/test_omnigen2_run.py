@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from support import corpora, image_files, ranks
+from support.commands import sigma
 from support.training_runs import apart, lines, run, same, saved, settings_of
 
 from pipelines.common.planner import open_planner
@@ -25,6 +27,7 @@ from sigma_data.errors import ConfigError
 from sigma_data.planning.plan import PlanSettings
 from sigma_data.sample import Family
 from sigma_model.api import load
+from sigma_model.dtypes import DType
 from sigma_model.omnigen2.attribute_tokens import attribute_ids
 from sigma_model.omnigen2.loading import load_omnigen2
 from sigma_model.omnigen2.lora import LORA_FILE, load_adapter, merge_adapter
@@ -165,6 +168,33 @@ def test_an_export_is_a_whole_model_with_the_average_that_was_kept(finished: Pat
     rows = saved(finished)["ema/mllm.model.language_model.embed_tokens.rows"]
     table = model.parts.conditioner.mllm.model.language_model.embed_tokens.weight
     assert torch.equal(table[list(own.values())], rows)
+
+
+def test_an_export_in_shards_is_the_same_model_to_generate_with_and_to_train_from(
+    finished: Path, corpus: Path, tmp_path: Path
+) -> None:
+    whole = export_run(finished, tmp_path / "whole", dtype=DType.FLOAT32)
+    done = sigma("export", finished, "--out", tmp_path / "shards", "--dtype", "float32", "--max-shard-size", "300KB")
+    assert done.returncode == 0, done.stderr
+    parts = sorted((tmp_path / "shards" / "transformer").glob("*.safetensors"))
+    index = json.loads(next((tmp_path / "shards" / "transformer").glob("*.index.json")).read_text())
+    assert len(parts) > 2 and set(index["weight_map"].values()) == {path.name for path in parts}
+    tensors = {name: tensor for path in parts for name, tensor in load_file(path).items()}
+    [one] = (whole / "transformer").glob("*.safetensors")
+    expected = load_file(one)
+    assert tensors.keys() == expected.keys() == index["weight_map"].keys()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+    images = []
+    for model in (whole, tmp_path / "shards"):
+        words = ("generate", "a red circle", "--model", model, "--steps", "2", "--size", "64x64", "--out")
+        made = sigma(*words, tmp_path / f"{model.name}.png")
+        assert made.returncode == 0, made.stderr
+        with Image.open(tmp_path / f"{model.name}.png") as image:
+            images.append(image.tobytes())
+    assert images[0] == images[1]
+    for model in (whole, tmp_path / "shards"):
+        run(settings(tmp_path / f"{model.name}-run", corpus, steps=1, model={"path": str(model)}))
+    assert same(saved(tmp_path / "whole-run"), saved(tmp_path / "shards-run"))
 
 
 def test_sgt_gen2s_layout_is_what_was_trained_and_takes_the_rest_from_its_base(finished: Path, tmp_path: Path) -> None:

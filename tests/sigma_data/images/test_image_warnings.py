@@ -9,6 +9,7 @@ from support.image_files import encoded
 
 from sigma_data.images.decode import probe
 from sigma_data.images.image_warnings import IMAGE_WARNINGS, image_warnings
+from sigma_data.images.near_blank import DARK, LIGHT, SHARE, near_blank
 
 
 def codes(data: bytes) -> list[str]:
@@ -44,6 +45,28 @@ def drawn(paper: int, ink: int, width: int = 2, *, size: tuple[int, int] = (512,
 )
 def test_an_image_that_shows_next_to_nothing_is_named(pixels: np.ndarray, code: str | None, kind: str) -> None:
     assert codes(encoded(pixels.astype(np.uint8), kind)) == ([] if code is None else [code])
+
+
+def test_shares_are_those_of_the_least_and_most_of_each_pixels_channels() -> None:
+    dice = np.random.default_rng(1)
+    found = set()
+    for _ in range(400):
+        ground, other = dice.choice([0, 8, 15, 16, 239, 240, 255], 2)
+        pixels = np.full((20, 30, 3), ground, dtype=np.uint8)
+        some = dice.random((20, 30)) < dice.choice([0, 0.001, 0.005, 0.019, 0.02, 0.03])
+        pixels[some] = other
+        pixels[some, dice.integers(3)] = dice.choice([0, 16, 240])
+        least, most = pixels.min(axis=2), pixels.max(axis=2)
+        expected = None
+        for name, ground_is, drawn_is in (
+            ("near_black", most < DARK, most >= LIGHT), ("near_white", least >= LIGHT, least < DARK),
+        ):  # fmt: skip
+            rest = max(0.001, 0.25 * (1 - ground_is.mean()))
+            if expected is None and ground_is.mean() >= SHARE and drawn_is.mean() <= rest:
+                expected = name
+        assert near_blank(Image.fromarray(pixels)) == expected
+        found.add(expected)
+    assert found == {None, "near_black", "near_white"}
 
 
 def test_a_few_specks_are_no_drawing() -> None:

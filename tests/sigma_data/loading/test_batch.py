@@ -268,11 +268,6 @@ def test_patches_as_bytes_and_as_floats_do_not_mix_in_one_batch() -> None:
         collate([floats, as_bytes], SPECIALS, WIDTHS)
 
 
-def test_a_batch_travels_as_one_tensor() -> None:
-    flat = pickle.loads(pickle.dumps(pack(EVERYTHING)))
-    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors(flat) if tensor.numel()}) == 1
-
-
 @pytest.mark.parametrize("as_pictures", [False, True])
 def test_a_batch_survives_pickling(as_pictures: bool) -> None:
     items = [item(one.layout(), tiny_config(), as_pictures=as_pictures) for one in EVERYTHING]

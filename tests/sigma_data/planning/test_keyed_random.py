@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sigma_data.planning.keyed_random import mixed, names, units
+from sigma_data.planning.keyed_random import mixed, mixed_one, name_of, names, units
 
 words = st.integers(0, 2**64 - 1)
 
@@ -38,6 +38,11 @@ def test_arrays_give_what_their_elements_give() -> None:
     ]
 
 
+@given(st.lists(words, min_size=1, max_size=5))
+def test_numbers_alone_give_what_arrays_give(some: list[int]) -> None:
+    assert mixed_one(*some) == int(mixed(*(np.uint64(word) for word in some)))
+
+
 def test_units_are_spread_evenly_below_one() -> None:
     found = units(mixed(3, np.arange(100_000)))
     assert found.min() >= 0
@@ -54,5 +59,6 @@ def test_a_name_has_one_word_in_any_company_and_names_differ(texts: list[str], w
     encoded = [text.encode() for text in texts]
     together = names(np.array(encoded)).tolist()
     assert together == [int(names(np.array([text]))[0]) for text in encoded]
+    assert together == [name_of(text) for text in encoded]
     assert together == names(np.array(encoded, f"S{width}")).tolist()
     assert len(set(together)) == len(set(texts))

@@ -14,7 +14,7 @@ from support.image_files import plain
 from sigma_data.corpus.checks import RULES
 from sigma_data.instruction import ATTRIBUTES
 from sigma_data.report.charts import file_size, histogram, number, percent
-from sigma_data.report.report import EXAMPLES_A_CODE, SAMPLES_A_FAMILY, parts, render_report
+from sigma_data.report.report import EXAMPLES_A_CODE, SAMPLES_A_FAMILY, render_report
 from sigma_data.sample import FAMILY_RULES, Family
 from sigma_data.token_style import TOKEN_COLOURS
 
@@ -276,14 +276,6 @@ def test_a_histogram_loses_no_value(values: list[int]) -> None:
     counted = sum(int(bar.tip.rpartition(": ")[2].split(" ")[0].replace("\u202f", "")) for bar in chart.bars)
     assert counted == len(values)
     assert all(bar.x >= 0 and bar.x + bar.width <= 480 and bar.y >= 0 and bar.height >= 0 for bar in chart.bars)
-
-
-def test_instructions_become_words_chips_and_placeholders() -> None:
-    assert parts("A <id>man of <Image 2>.") == [
-        ("text", "A "), ("attribute", "id"), ("text", "man of "), ("image", "2"), ("text", "."),
-    ]  # fmt: skip
-    assert parts("x" * 1000, limit=10) == [("text", "x" * 10 + "…")]
-    assert parts(None) == []
 
 
 def test_filters_are_told_apart_from_rejects_with_their_reason_and_sources() -> None:

@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from support import omnigen2
 from support.places import ROOT
 from typer.testing import CliRunner
 
@@ -30,16 +29,6 @@ from sigma_model.sampling.generate import Request
 
 pytestmark = pytest.mark.slow
 QUICK = Omnigen2Generation(Omnigen2Sampling(steps=2, image_scale=2.0))
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return omnigen2.directory(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def model(directory: Path) -> Model:
-    return load(directory, device="cpu")
 
 
 def image(seed: int, width: int = 64, height: int = 48) -> bytes:

@@ -12,9 +12,9 @@ from support import omnigen2
 from sigma_data.errors import ConfigError
 from sigma_model.omnigen2.flow import sampling_times
 from sigma_model.omnigen2.sampler import SamplingRequest, Step, sample
-from sigma_model.omnigen2.settings import Omnigen2Sampling, Solver, StepCacheKind
+from sigma_model.omnigen2.settings import Omnigen2Sampling, StepCacheKind
 from sigma_model.omnigen2.step_cache import teacache_polynomial
-from sigma_model.sampling.settings import CacheMethod, StepCaching
+from sigma_model.sampling.settings import CacheMethod, Solver, StepCaching
 
 MODEL = omnigen2.model()
 TAYLOR = StepCaching(CacheMethod.TAYLOR)
@@ -34,7 +34,7 @@ REQUESTS = [request(1, references=2), request(2, target=(4, 4)), request(3, targ
 def test_requests_of_different_sizes_and_references_give_what_each_gives_alone(
     scales: tuple[float, float], solver: Solver
 ) -> None:
-    settings = Omnigen2Sampling(steps=3, text_scale=scales[0], image_scale=scales[1], solver=solver)
+    settings = Omnigen2Sampling(steps=3, text_scale=scales[0], image_scale=scales[1], sampler=solver)
     together = sample(MODEL, REQUESTS, settings)
     for found, one in zip(together, REQUESTS, strict=True):
         torch.testing.assert_close(found, sample(MODEL, [one], settings)[0], atol=1e-4, rtol=1e-4)
@@ -133,7 +133,7 @@ def test_times_end_at_one_and_small_images_are_sampled_later() -> None:
         (Omnigen2Sampling(threshold=-1.0), "0 or more"),
         (Omnigen2Sampling(guidance_threshold=-1.0), "0 or more"),
         (Omnigen2Sampling(reuse=TAYLOR, cache=StepCacheKind.TEACACHE), "leave out --cache"),
-        (Omnigen2Sampling(reuse=TAYLOR, solver=Solver.HEUN), "heun computes two velocities"),
+        (Omnigen2Sampling(reuse=TAYLOR, sampler=Solver.HEUN), "heun computes two velocities"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: Omnigen2Sampling, words: str) -> None:

@@ -113,15 +113,15 @@ def counted(
 
 
 def test_left_out_steps_ask_the_network_for_nothing(model: SigmaModel, requests: list[Branches]) -> None:
-    assert counted(model, requests[:1], TAYLOR, guidance=Guidance()) == [3, 3, 0, 0, 3, 0, 0, 3, 3]
-    assert counted(model, requests[:1], TAYLOR, guidance=Guidance(text=1, image=1)) == [1, 1, 0, 0, 1, 0, 0, 1, 1]
+    assert counted(model, requests[:1], TAYLOR, guidance=Guidance()) == [3, 0, 3, 3, 0, 3, 3, 0, 3]
+    assert counted(model, requests[:1], TAYLOR, guidance=Guidance(text=1, image=1)) == [1, 0, 1, 1, 0, 1, 1, 0, 1]
 
 
 def test_a_branch_that_guidance_needs_for_the_first_time_is_computed(
     model: SigmaModel, requests: list[Branches]
 ) -> None:
-    inside = Guidance(interval=(0.0, 0.7))  # from the step at level 2/3 on, which Taylor's rhythm leaves out
-    assert counted(model, requests[:1], TAYLOR, guidance=inside) == [1, 1, 0, 3, 3, 0, 0, 3, 3]
+    inside = Guidance(interval=(0.0, 0.6))  # from the fifth step on, which Taylor leaves out
+    assert counted(model, requests[:1], TAYLOR, guidance=inside) == [1, 0, 1, 1, 3, 3, 3, 0, 3]
 
 
 def test_branches_that_hardly_differ_are_left_out_and_measured_again(
@@ -161,9 +161,33 @@ def test_the_series_starts_with_fewer_terms() -> None:
     torch.testing.assert_close(history.at(0.4), torch.tensor([0.0]))
 
 
-def test_taylor_computes_the_first_steps_a_rhythm_and_the_last() -> None:
-    steps = TaylorSteps(2, 12, StepCaching(CacheMethod.TAYLOR, every=4, order=2))
-    assert [step for step in range(12) if steps.due(step, None) == [True, True]] == [0, 1, 2, 6, 10, 11]
+def due(steps: TaylorSteps, request: int, count: int) -> list[int]:
+    return [step for step in range(count) if steps.due(step, None)[request]]
+
+
+def test_taylor_computes_two_steps_more_than_every_so_manieth_and_both_ends() -> None:
+    caching = StepCaching(CacheMethod.TAYLOR, every=4, order=2)
+    even = [1 - step / 13 for step in range(13)]
+    assert due(TaylorSteps([even], caching), 0, 13) == [0, 2, 5, 7, 10, 12]
+    default = due(TaylorSteps([times(50, 3.0)[:-1]], StepCaching(CacheMethod.TAYLOR)), 0, 49)
+    assert len(default) == 15 and (default[0], default[-1]) == (0, 48)
+
+
+def test_taylor_s_steps_lie_closer_where_the_level_falls_faster() -> None:
+    levels = times(50, 3.0)[:-1]
+    found = due(TaylorSteps([levels], StepCaching(CacheMethod.TAYLOR)), 0, 49)
+    gaps = [following - step for step, following in pairwise(found)]
+    assert gaps[0] > gaps[-1] and sum(gaps[:7]) > sum(gaps[7:])
+    turned = [1 - level for level in reversed(levels)]  # by its own levels, whatever else is asked for
+    both = TaylorSteps([levels, turned], StepCaching(CacheMethod.TAYLOR))
+    assert due(both, 0, 49) == found and due(both, 1, 49) != found
+
+
+@given(st.integers(2, 60), st.integers(1, 9), st.floats(0.2, 5))
+def test_taylor_computes_as_many_steps_as_it_says(steps: int, every: int, shift: float) -> None:
+    found = due(TaylorSteps([times(steps, shift)[:-1]], StepCaching(CacheMethod.TAYLOR, every=every)), 0, steps - 1)
+    assert len(found) == min(steps - 1, -(-(steps - 2) // every) + 3)
+    assert found[0] == 0 and found[-1] == steps - 2
 
 
 def test_tea_sums_the_polynomial_of_the_input_s_relative_change() -> None:

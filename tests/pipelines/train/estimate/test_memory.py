@@ -22,7 +22,8 @@ from pipelines.train.attribute_tokens import choose_trainable
 from pipelines.train.config import TrainConfig
 from pipelines.train.ema import Ema
 from pipelines.train.estimate.flops import Work, parameters_of, peak_flops, training_flops, work_of
-from pipelines.train.estimate.memory import EpochWork, Estimate, Memory, estimate
+from pipelines.train.estimate.memory import EpochWork, Memory, estimate
+from pipelines.train.estimate.run_estimate import Estimate
 from pipelines.train.optimizer import make_optimizer
 from pipelines.train.token_rows import add_token_rows
 from sigma_data.loading.batch import PackedBatch
