@@ -19,7 +19,7 @@ from pipelines.train.start_description import training_config
 from pipelines.train.token_rows import ROWS, TABLE
 from sigma_data.sample import Family
 from sigma_model.checkpoint_io import released_name
-from sigma_model.config import preset
+from sigma_model.config import PRESETS, preset
 from sigma_model.omnigen2.lora import TARGETS
 
 CONFIGS = ROOT / "configs"
@@ -62,6 +62,16 @@ def test_paths_are_relative_and_every_setting_says_why(name: str) -> None:
     assert text.startswith("# ")
     settled = [line for line in text.splitlines() if re.match(r" *(- )?[a-z_]+: *[^ #]", line)]
     assert [line for line in settled if " # " not in line] == []
+
+
+@pytest.mark.parametrize("name", [*NAMES, *OMNIGEN2])
+def test_a_path_is_a_presets_name_or_made_by_a_command_above_or_marked_to_be_edited(name: str) -> None:
+    settings, text = config(name), (CONFIGS / f"{name}.yaml").read_text()
+    made = re.findall(r"^#.*\bsigma .*--out ([\w/-]+)", text, re.MULTILINE)
+    for path in (settings.model.path, *(corpus.path for corpus in settings.data.corpora)):
+        [line] = [line for line in text.splitlines() if f"path: {path} " in line]
+        ours = path in PRESETS or any(Path(path).is_relative_to(out) for out in made)
+        assert ours or "# edit" in line, line
 
 
 @pytest.mark.parametrize("name", ["sigma-bagel-7b", "sigma-bagel-7b-frozen"])
