@@ -18,8 +18,7 @@ import time
 from pathlib import Path
 
 from build_rivals import write_rows
-from clusters import PATIENCE, Ray, environment
-from random_kills import digests
+from clusters import PATIENCE, Ray, digests, environment
 from targets import check
 
 SCAN, WRITE = "scan", "write"

@@ -1,21 +1,22 @@
-"""Builds killed at random moments and run again: python benchmarks/random_kills.py --kills 100 [--engine local|ray].
+"""Builds killed at random moments and run again: python benchmarks/random_kills.py [--engine local|store|ray].
 
 A small corpus is built by the command, in every stage of a build (scan, plan, write, samples made from others, finish,
 commit). At a random moment SIGKILL ends the driver, a worker, or the driver's whole process group; the same command
 runs again in the same folder, to be killed again or to finish. Each finished corpus is compared with one that
 `--workers 1` has built undisturbed: every file, byte by byte.
 
+--engine store: the corpus goes to an S3 of this machine (moto's server); the folder of the build may be lost with its
+processes, as if the next run were on another machine.
+
 --engine ray: a cluster of two nodes in two network namespaces of this machine, where `ip netns` may be used, else in
-one; killed are the driver, a worker of Ray's, or the process in which a worker does its task. Every run starts from
-the other node than the run before it.
+one; killed are the driver, a worker of Ray's, the process in which a worker does its task, or the second node with all
+that runs on it. Every run starts from the other node than the run before it.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
-import os
 import random
 import shutil
 import signal
@@ -26,10 +27,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil  # type: ignore[import-untyped, unused-ignore]
-from clusters import PATIENCE, Cluster, Local, Ray, environment
+from clusters import PATIENCE, Cluster, Local, Ray, Stored, digests, environment
 from scale import write_release
 from targets import check
 
@@ -47,11 +47,11 @@ class Builds:
         self.stages: Counter[str] = Counter()
         self.begun = self.seconds = 0.0
 
-    def run(self, out: Path, *, before: list[str], options: list[str]) -> subprocess.Popen[bytes]:
-        """Start a build."""
+    def run(self, place: list[str], *, before: list[str], options: list[str]) -> subprocess.Popen[bytes]:
+        """Start a build in a place."""
         words = [
-            *before, sys.executable, "-m", "cli", "build-dataset", f"release:{self.release}", "--out", str(out),
-            *options, "shard_samples=8", "made.selective=true", "splits={train: 60, test: 40}",
+            *before, sys.executable, "-m", "cli", "build-dataset", f"release:{self.release}", *place, *options,
+            "shard_samples=8", "made.selective=true", "splits={train: 60, test: 40}",
         ]  # fmt: skip
         with self.log.open("wb") as log:
             return subprocess.Popen(words, stdout=log, stderr=log, start_new_session=True, env=environment())
@@ -59,8 +59,9 @@ class Builds:
     def finish(self, out: Path, *, alone: bool = False) -> None:
         """Build to the end, `alone` by one worker of this machine."""
         before, options = ([], ["--workers", "1"]) if alone else self._next()
+        place = ["--out", str(out)] if alone else self.cluster.place(out)
         start, fresh = time.monotonic(), not out.exists()
-        process = self.run(out, before=before, options=options)
+        process = self.run(place, before=before, options=options)
         while fresh and not (out / ".sigma").exists() and process.poll() is None:
             time.sleep(0.01)
         begun = time.monotonic() - start
@@ -72,7 +73,7 @@ class Builds:
     def killed_once(self, out: Path) -> bool:
         """Build, and kill at a random moment; False if it was over before that."""
         before, options = self._next()
-        process = self.run(out, before=before, options=options)
+        process = self.run(self.cluster.place(out), before=before, options=options)
         with contextlib.suppress(subprocess.TimeoutExpired):
             # Of the time before it touches the folder, most of it imports, only the last fifth.
             process.wait(timeout=self.dice.uniform(0.8 * self.begun, self.seconds))
@@ -81,14 +82,11 @@ class Builds:
             return False
         driver = psutil.Process(process.pid)
         with contextlib.suppress(psutil.Error):
-            there = {kind: some for kind, some in self.cluster.victims(driver).items() if some}
-            kind = self.dice.choice(sorted(there))
-            if kind == "group":
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                self.dice.choice(there[kind]).kill()
+            there = {kind: some for kind, some in self.cluster.victims(driver, out).items() if some}
+            kind, stage = self.dice.choice(sorted(there)), _stage(out)
+            self.dice.choice(there[kind])()
             self.killed[kind] += 1
-            self.stages[_stage(out)] += 1
+            self.stages[stage] += 1
             # Where a worker was killed its driver says so, or does the task again, and goes on.
             self._check(process.wait(timeout=PATIENCE))
             return True
@@ -117,35 +115,21 @@ def _stage(out: Path) -> str:
     return "scan and plan" if any(name.startswith(".sigma/scan/") for name in found) else "start"
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """Every file of a folder, hidden ones included, and the digest of its bytes."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
 @contextlib.contextmanager
 def opened(engine: str, folder: Path) -> Iterator[Cluster]:
     """A cluster, ended at the end."""
-    if engine == "local":
-        yield Local()
-        return
-    cluster: Any = None
+    cluster: Cluster = Local() if engine == "local" else Stored(folder) if engine == "store" else Ray(folder)
     try:
-        cluster = Ray(folder)
         yield cluster
     finally:
-        if cluster is not None:
-            cluster.stop()
+        cluster.stop()
 
 
 def main() -> None:
     """Kill, run again, compare; print what was killed and where, and how many corpora differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--engine", choices=("local", "ray"), default="local")
+    parser.add_argument("--engine", choices=("local", "store", "ray"), default="local")
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=1e9, help="no new kill after so long")
@@ -159,7 +143,7 @@ def main() -> None:
         builds.finish(folder / "whole", alone=True)
         expected = digests(folder / "whole")
         builds.finish(folder / "first")
-        compared, different = 1, int(digests(folder / "first") != expected)
+        compared, different = 1, int(cluster.made(folder / "first") != expected)
         while sum(builds.killed.values()) < options.kills and time.monotonic() < end:
             out = folder / f"killed-{compared}"
             for _ in range(_MOST_KILLS):
@@ -167,8 +151,8 @@ def main() -> None:
                     break
             builds.finish(out)
             compared += 1
-            different += digests(out) != expected
-            shutil.rmtree(out)
+            different += cluster.made(out) != expected
+            shutil.rmtree(out, ignore_errors=True)
             print(f"{sum(builds.killed.values())} kills, {compared} corpora, {different} different", flush=True)
         where = getattr(cluster, "namespaces", None)
         print(

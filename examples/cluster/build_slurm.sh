@@ -11,6 +11,8 @@ set -euo pipefail
 
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export RAY_ADDRESS="$first:$((20000 + SLURM_JOB_ID % 20000))" RAY_USAGE_STATS_ENABLED=0
+# A token of this job for all nodes: one in ~/.ray/auth_token would be asked for by the head, and not sent by the others.
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN="$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')"
 
 srun --nodes 1 --ntasks 1 --nodelist "$first" --overlap ray start --head --port "${RAY_ADDRESS##*:}" --block &
 sleep 20

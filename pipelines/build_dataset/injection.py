@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.build_dataset.config import BuildConfig
-from pipelines.build_dataset.scan import OK, REJECTED, is_whole, scan_schema
+from pipelines.build_dataset.scan import OK, REJECTED, scan_schema
+from pipelines.build_dataset.scan_files import is_whole
 from pipelines.build_dataset.workspace import Workspace
 from pipelines.common.engine import Engine
 from pipelines.common.process_pool import Crashed

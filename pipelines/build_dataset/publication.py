@@ -1,7 +1,8 @@
 """A corpus whose place is an object store: built in a folder of this machine, its shards uploaded as they are finished.
 
 The store has no renames, so nothing in it depends on one: shards and tables first, `corpus.json` last, by which it
-becomes a corpus. The state of the build, and what is not uploaded yet, stay on this machine.
+becomes a corpus. Until then it also keeps, in `.sigma`, the scan files and which shards it has: a build whose machine
+is lost goes on from there on another one. What is written and not uploaded yet is on this machine alone.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pipelines.build_dataset.scan_files import KeptScan, is_whole
 from sigma_data.corpus.corpus import CARD, COMMIT, MANIFEST, QUARANTINE, REPORT, WORK, is_shard_name
 from sigma_data.corpus.places import copy_folder
 from sigma_data.errors import BuildError, ConfigError
-from sigma_data.storage.files import dump_json, write_atomic
+from sigma_data.storage.files import dump_json
 from sigma_data.storage.store import Store
 
-MARKS = "uploaded"
-"""Folder of a build's workspace with a mark for each shard that the store has."""
+_UPLOADED = f"{WORK}/uploaded"
+"""Holds an empty object SHARD/SHA256 for each shard that was uploaded."""
 _TABLES = (MANIFEST, QUARANTINE, CARD, REPORT)
 _LOCK = f"{WORK}/lock"
 _STATE = f"{WORK}/config.json"
@@ -48,19 +50,27 @@ class Publication:
         self.uri = uri.rstrip("/")
         self.commit: dict[str, Any] | None = None
         """Of the corpus that is there already."""
+        self._names: set[str] = set()
+        """Objects that were there at the start."""
         self._store = Store(self.uri)
         self._digest, self._overwrite, self._beat = config_digest, overwrite, beat
         self._holder = {"host": socket.gethostname(), "pid": os.getpid(), "token": os.urandom(8).hex()}
         self._over = threading.Event()
 
     def __enter__(self) -> Self:
-        names = set(self._store.sizes())
-        self._refuse_others(names)
+        self._refuse_others(set(self._store.sizes()))
         self._take_lock()
         try:
+            self._names = set(self._store.sizes())
             if self._overwrite:
-                self._clear(names)
+                self._clear()
             self._compare()
+            if self.commit is not None:  # the build that finished it may have been killed before it removed its state
+                self._store.remove_all(_state_of(self._names))
+            else:
+                orphans = {name for name in self._names if _is_orphan(name, self._names)}
+                self._store.remove_all(sorted(orphans))
+                self._names -= orphans
         except BaseException:
             self._release()
             raise
@@ -70,28 +80,39 @@ class Publication:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._release()
 
-    def publish(self, folder: Path, shards: Sequence[str]) -> None:
+    def kept_scan(self, path: Path) -> KeptScan | None:
+        """What is to be done about a scan file that only one of store and machine has; None if neither or both do."""
+        task = KeptScan(self.uri, str(path))
+        return task if is_whole(path) != (task.name in self._names) else None
+
+    def digest_of(self, shard: str) -> str | None:
+        """SHA-256 of a shard as the store has it since an earlier run, None if that is not known."""
+        place = f"{_UPLOADED}/{shard}/"
+        return next((name.removeprefix(place) for name in self._names if name.startswith(place)), None)
+
+    def publish(self, folder: Path, shards: Mapping[str, tuple[int, str]]) -> None:
         """Upload what is not there yet of a committed corpus in `folder`, and `corpus.json` last; `folder` is removed.
 
-        Raises BuildError; what is uploaded is found again.
+        `shards` has the size and SHA-256 of each. Raises BuildError; what is uploaded is found again.
         """
-        marks = folder / WORK / MARKS
-        for shard in shards:
-            upload(folder, shard, self.uri, marks)
+        there = self._store.sizes()
+        for name, (size, digest) in shards.items():
+            if there.get(name) != size or f"{_UPLOADED}/{name}/{digest}" not in there:
+                upload(folder, name, self.uri, digest, before=None)
         for name in _TABLES:
             self._store.put(folder / name, name)
         there = self._store.sizes()
         for name in there:
             if is_shard_name(name) and name not in shards:  # of a plan that a changed source has overtaken
                 self._store.remove(name)
-        lacking = [name for name in shards if there.get(name) != (folder / name).stat().st_size]
+        lacking = [name for name, (size, _) in shards.items() if there.get(name) != size]
         if lacking or not self._is_ours():
             raise BuildError(
                 f"{self.uri}: {f'{lacking[0]} has gone again' if lacking else 'another build has taken this place'}; "
                 "run the same command again"
             )
         self._store.put(folder / COMMIT, COMMIT)
-        self._store.remove(_STATE)
+        self._store.remove_all(_state_of(there))
         shutil.rmtree(folder, ignore_errors=True)
 
     def _refuse_others(self, names: set[str]) -> None:
@@ -118,10 +139,12 @@ class Publication:
                 return
         self._store.write(_STATE, dump_json({"config_digest": self._digest}).encode())
 
-    def _clear(self, names: set[str]) -> None:
-        for name in (COMMIT, *_TABLES, _STATE, *sorted(name for name in names if is_shard_name(name))):
-            if name in names:
-                self._store.remove(name)
+    def _clear(self) -> None:
+        if COMMIT in self._names:
+            self._store.remove(COMMIT)
+        ours = [name for name in sorted(self._names) if name in _TABLES or is_shard_name(name)]
+        self._store.remove_all([*ours, *_state_of(self._names)])
+        self._names.clear()
 
     def _take_lock(self) -> None:
         for _ in range(3):
@@ -163,16 +186,25 @@ class Publication:
             return  # it counts as dead soon
 
 
-def upload(folder: Path, name: str, uri: str, marks: Path) -> None:
-    """Upload a finished shard unless a mark says that it is there. A task too; raises BuildError."""
-    status = (folder / name).stat()
-    mark = marks / name.replace("/", "_")
-    state = f"{uri} {status.st_size} {status.st_mtime_ns} {status.st_ino}"
-    if mark.is_file() and mark.read_text() == state:
+def upload(folder: Path, name: str, uri: str, digest: str, *, before: str | None) -> None:
+    """Upload a finished shard, unless the store has it: `before` is the SHA-256 of what it has. Raises BuildError."""
+    if before == digest:
         return
-    Store(uri).put(folder / name, name)
-    marks.mkdir(parents=True, exist_ok=True)
-    write_atomic(mark, state)
+    store = Store(uri)
+    if before is not None:  # first, so that no mark is ever wrong
+        store.remove(f"{_UPLOADED}/{name}/{before}")
+    store.put(folder / name, name)
+    store.write(f"{_UPLOADED}/{name}/{digest}", b"")
+
+
+def _is_orphan(name: str, names: set[str]) -> bool:
+    """Whether it is the mark of a shard that has gone since."""
+    return name.startswith(f"{_UPLOADED}/") and name[len(_UPLOADED) + 1 :].rpartition("/")[0] not in names
+
+
+def _state_of(names: Iterable[str]) -> list[str]:
+    """The objects that keep a build's state, its lock left out."""
+    return sorted(name for name in names if name.startswith(f"{WORK}/") and name != _LOCK)
 
 
 def _holder(data: bytes) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from pipelines.build_dataset.image_words import read_image_words
 from pipelines.build_dataset.injection import inject_scans
 from pipelines.build_dataset.placing import Shard
 from pipelines.build_dataset.plan import Plan, Unstable, make_plan
-from pipelines.build_dataset.publication import MARKS, Publication, staging_folder
-from pipelines.build_dataset.scan import ScanTask, crashed_fragment, is_whole, list_fragments, scan_fragment
+from pipelines.build_dataset.publication import Publication, staging_folder
+from pipelines.build_dataset.scan import ScanTask, crashed_fragment, list_fragments, scan_fragment
+from pipelines.build_dataset.scan_files import exchange_scan, is_whole
 from pipelines.build_dataset.tables import FragmentPlaces
 from pipelines.build_dataset.workspace import Workspace, refuse_overlap
 from pipelines.build_dataset.write import FinishTask, WriteTask, finish_shard, preallocate, write_fragment
@@ -117,9 +118,10 @@ def _build(
         complete = _complete(open_corpus(work.out), inputs, engine, strict_files=strict_files)
         if publication is None:
             return complete
-        publication.publish(work.out, list(complete.corpus.shards))
+        shards = complete.corpus.shards
+        publication.publish(work.out, {name: (entry["bytes"], entry["sha256"]) for name, entry in shards.items()})
         return BuildResult(open_corpus(publication.uri), True, engine.peak_bytes)
-    scans, asked = inject_scans(engine, config, located, _scan(engine, config, located, work), work)
+    scans, asked = inject_scans(engine, config, located, _scan(engine, config, located, work, publication), work)
     while True:
         plan = make_plan(scans, config, work.unstable(scans), excluded)
         if strict_files:
@@ -133,10 +135,10 @@ def _build(
         # samples out, and so there is a last one.
         work.add_unstable(scans, unstable)
     write_made(engine, plan, work)
-    digests = finish_shards(engine, plan.shards, work, store=publication.uri if publication else None)
+    digests = finish_shards(engine, plan.shards, work, publication)
     commit_corpus(work.out, config, plan, inputs, digests)
     if publication is not None:
-        publication.publish(work.out, [shard.path for shard in plan.shards])
+        publication.publish(work.out, digests)
     work.done()
     return BuildResult(open_corpus(publication.uri if publication else work.out), True, engine.peak_bytes, asked)
 
@@ -188,13 +190,24 @@ def _list(engine: Engine, sources: Sequence[str]) -> list[Located]:
     return [(spec, fragment) for index, spec in enumerate(sources) for fragment in found[index]]
 
 
-def _scan(engine: Engine, config: BuildConfig, located: Sequence[Located], work: Workspace) -> list[Path]:
-    """The scan file of every fragment, in source order; only those not there yet are made."""
+def _scan(
+    engine: Engine,
+    config: BuildConfig,
+    located: Sequence[Located],
+    work: Workspace,
+    publication: Publication | None = None,
+) -> list[Path]:
+    """The scan file of every fragment, in source order; only those not there yet, here or in the store, are made."""
     common = config.scan_digest()
     paths = []
     for spec, fragment in located:
         key = f"{common}\x1f{spec}\x1f{fragment.location}\x1f{fragment.part}\x1f{fragment.stamp}"
         paths.append(work.scan / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.parquet")
+    # A depth map that another machine computes again may have other bytes than the one that was scanned.
+    store = publication if "depth" not in config.conditions.shares else None
+    if store is not None:
+        kept = [task for path in paths if (task := store.kept_scan(path)) is not None]
+        engine.run(exchange_scan, kept, lambda index, result: None, what="fetching scan files")
     todo = [index for index, path in enumerate(paths) if not is_whole(path)]
     tasks = [
         ScanTask(
@@ -202,6 +215,7 @@ def _scan(engine: Engine, config: BuildConfig, located: Sequence[Located], work:
             severities=dict(config.checks),
             output=str(paths[index]),
             preparation=config.preparation,
+            store=None if store is None else store.uri,
         )
         for index in todo
     ]
@@ -268,13 +282,18 @@ def _write(
 
 
 def finish_shards(
-    engine: Engine, shards: Sequence[Shard], work: Workspace, *, store: str | None = None
+    engine: Engine, shards: Sequence[Shard], work: Workspace, publication: Publication | None = None
 ) -> dict[str, tuple[int, str]]:
     """Check, hash and move every full shard to its name, and upload it to a store; returns size and sha256 of each."""
     tasks = [
-        FinishTask(str(work.partial), str(work.out), shard.path, shard.members, store, str(work.root / MARKS))
+        FinishTask(str(work.partial), str(work.out), shard.path, shard.members)
+        if publication is None
+        else FinishTask(
+            str(work.partial), str(work.out), shard.path, shard.members, publication.uri,
+            publication.digest_of(shard.path),
+        )
         for shard in shards
-    ]
+    ]  # fmt: skip
     digests: dict[str, tuple[int, str]] = {}
     with ProgressBar("finish", len(tasks), "shards") as progress:
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.build_dataset.prepare import PrepareSettings, prepared
+from pipelines.build_dataset.scan_files import KeptScan
 from pipelines.common.batched import batched
 from sigma_data.corpus.check_limits import Severity
 from sigma_data.corpus.checks import Examination, examine
@@ -72,6 +73,8 @@ class ScanTask:
     severities: dict[str, Severity]
     output: str
     preparation: PrepareSettings = field(default_factory=PrepareSettings)
+    store: str | None = None
+    """URI of the store that keeps the scan file for other machines."""
 
 
 def list_fragments(spec: str) -> list[Fragment]:
@@ -86,6 +89,7 @@ def scan_fragment(task: ScanTask) -> None:
     thumbnails: Counter[str] = Counter()
     rows = (_row(position, record, task, thumbnails) for position, record in enumerate(records))
     _write(Path(task.output), rows)
+    _keep(task)
 
 
 def crashed_fragment(task: ScanTask, signal: str) -> None:
@@ -95,6 +99,7 @@ def crashed_fragment(task: ScanTask, signal: str) -> None:
     where = f"{task.fragment.location} {task.fragment.part}".strip()
     rejection = Rejection(name, where, None, "reader_crashed", message)
     _write(Path(task.output), (_rejection_row(position, rejection) for position in range(task.fragment.rows or 1)))
+    _keep(task)
 
 
 def read_scan(path: Path, columns: list[str]) -> pa.Table:
@@ -174,14 +179,9 @@ def stored(
     return sample if same else replace(sample, images=tuple(images)), reasons
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a scan file is there with its end: one that a power cut emptied counts as not there."""
-    try:
-        with path.open("rb") as file:
-            file.seek(-4, 2)
-            return file.read() == b"PAR1"
-    except OSError:
-        return False
+def _keep(task: ScanTask) -> None:
+    if task.store is not None:
+        KeptScan(task.store, task.output).upload()
 
 
 def _reading(records: Iterator[Sample | Rejection], task: ScanTask) -> Iterator[Sample | Rejection]:

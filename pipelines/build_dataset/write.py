@@ -50,7 +50,7 @@ class WriteTask:
 class FinishTask:
     """A shard whose samples are all in place, in the folder `partial`; it goes to `final`, and to a `store` if given.
 
-    `marks` is the folder of what was uploaded.
+    `uploaded` is the SHA-256 of what the store has of it, if that is known.
     """
 
     partial: str
@@ -58,7 +58,7 @@ class FinishTask:
     name: str
     members: int
     store: str | None = None
-    marks: str = ""
+    uploaded: str | None = None
 
 
 class _UnstableError(Exception):
@@ -141,7 +141,7 @@ def finish_shard(task: FinishTask) -> tuple[int, str]:
     except OSError as error:
         raise disk_error(error, final) from None
     if task.store is not None:
-        upload(Path(task.final), task.name, task.store, Path(task.marks))
+        upload(Path(task.final), task.name, task.store, digest, before=task.uploaded)
     return size, digest
 
 

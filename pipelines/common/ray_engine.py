@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -23,12 +24,15 @@ logger = logging.getLogger(__name__)
 
 _RETRIES = 4
 """How often Ray does a task again whose node was lost."""
+_TOKEN_FILE = Path("~/.ray/auth_token")
+"""Where Ray keeps the token of clusters."""
 
 
 class RayEngine:
     """Runs tasks on a Ray cluster, at most `workers` at a time; by default as many as it has CPUs.
 
-    The cluster at `address` ("auto" or HOST:PORT; by default RAY_ADDRESS), or one that is started on this machine.
+    The cluster at `address` ("auto" or HOST:PORT; by default RAY_ADDRESS, then what `ray start` began on this machine),
+    or one that is started here, with a token of its own.
     Every node needs this package, and the same paths: a shared file system, or object stores.
     """
 
@@ -45,15 +49,14 @@ class RayEngine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if not ray.is_initialized():
             self._ours = True
+            _keep_token_here(self._address)
             try:
                 ray.init(
                     address=self._address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False
                 )
             except Exception as error:  # a wrong address raises many kinds
-                raise ConfigError(
-                    f"--engine ray: the cluster {self._address or os.environ.get('RAY_ADDRESS') or 'of this machine'} "
-                    f"cannot be reached ({_short(error)}): is `ray start` running there?"
-                ) from None
+                where = self._address or os.environ.get("RAY_ADDRESS") or "of this machine"
+                raise ConfigError(f"--engine ray: the cluster {where} {_refusal(error)}") from None
         cpus = int(ray.cluster_resources().get("CPU", 1))
         self.workers = min(self._limit or cpus, cpus)
         nodes = sum(1 for node in ray.nodes() if node["Alive"])
@@ -127,6 +130,33 @@ def _ray() -> ModuleType:
         raise ConfigError("--engine ray needs the package ray: pip install 'sigma-multimodal[ray]'") from None
     module: ModuleType = ray
     return module
+
+
+def _keep_token_here(address: str | None) -> None:
+    """Give a cluster that Ray starts for this process a token in the environment.
+
+    Ray would write one to `_TOKEN_FILE` instead, and every later `ray start` of the user would then ask for it, which
+    neither `ray start --address` nor `ray.init(address=HOST:PORT)` sends by itself.
+    """
+    told = any(
+        os.environ.get(name) for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    )
+    if address in (None, "local") and not told and not _TOKEN_FILE.expanduser().exists():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _refusal(error: BaseException) -> str:
+    """Why a cluster could not be joined, and what to do."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # Ray raises a ConnectionError, in whose cause the authentication's error is text.
+        if "AuthenticationError" in f"{type(cause).__name__}: {cause}":
+            return (
+                "asks for a token that was not sent: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the cluster's, by "
+                f"default what {_TOKEN_FILE} held where `ray start --head` ran"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return f"cannot be reached ({_short(error)}): is `ray start` running there?"
 
 
 def _short(error: BaseException) -> str:

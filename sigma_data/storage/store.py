@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,6 +88,16 @@ class Store:
                 return
 
         self._tried(name, once)
+
+    def remove_all(self, names: Sequence[str]) -> None:
+        """Remove objects, in few requests where the store allows it; each must be there."""
+
+        def once() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.rm([self._path(name) for name in names])
+
+        if names:
+            self._tried("", once)
 
     def sizes(self) -> dict[str, int]:
         """Name -> bytes of every object."""

@@ -14,8 +14,10 @@ import pytest
 from support import corpora
 from support.s3_server import HANG_UP, S3Server, error, s3_server, settings
 
+from pipelines.build_dataset import run
 from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.run import build
+from pipelines.build_dataset.scan import ScanTask, scan_fragment
 from pipelines.inspect.run import inspect_corpus
 from pipelines.shard.run import Selection, reshard
 from pipelines.validate.run import validate_corpus
@@ -136,6 +138,94 @@ def test_a_build_that_is_killed_at_an_upload_is_no_corpus_and_goes_on_to_the_sam
         build_there(release)
         assert objects(s3) == local
         s3.rm("bucket/corpora", recursive=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill_at", ["scan", "shard", "commit"])
+def test_a_build_whose_machine_is_lost_goes_on_from_the_store(
+    s3: Any, server: S3Server, tmp_path: Path, kill_at: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = corpora.make_release(tmp_path / "release", 24, seed=3, files=4)
+    corpora.build(tmp_path / "local", f"release:{release}", **SETTINGS)
+    kill_on_request(server, {"scan": ".sigma/scan/", "shard": ".tar", "commit": "/corpus.json"}[kill_at], release)
+    there = objects(s3)
+    scanned = [name for name in there if name.startswith(".sigma/scan/")]
+    uploaded = [name.split("/")[2:4] for name in there if name.startswith(".sigma/uploaded/")]
+    shards = len(list((tmp_path / "local").rglob("*.tar")))
+    assert len(scanned) == (1 if kill_at == "scan" else 4)
+    assert len(uploaded) == {"scan": 0, "shard": 1, "commit": shards}[kill_at]
+    assert "corpus.json" not in there
+
+    monkeypatch.setenv("SIGMA_CACHE", str(tmp_path / "another machine"))
+    again: list[ScanTask] = []
+    monkeypatch.setattr(run, "scan_fragment", lambda task: (again.append(task), scan_fragment(task)))
+    server.requests.clear()
+    build_there(release)
+    assert len(again) == 4 - len(scanned), "what was scanned is not scanned again"
+    sent = [line for line in server.requests if line.startswith("PUT") and line.split("?")[0].endswith(".tar")]
+    assert not [line for line in sent if any(f"/{split}/{name}" in line for split, name in uploaded)]
+    made = {path.relative_to(tmp_path / "local").as_posix(): path.read_bytes()
+            for path in (tmp_path / "local").rglob("*") if path.is_file()}  # fmt: skip
+    assert objects(s3) == made
+
+
+@pytest.mark.slow
+def test_what_a_killed_build_left_beside_a_finished_corpus_is_removed(
+    s3: Any, server: S3Server, release: Path, local: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_there(release)
+    s3.pipe_file("bucket/corpora/one/.sigma/scan/0/one.parquet", b"x")
+    s3.pipe_file("bucket/corpora/one/.sigma/uploaded/train/one.tar/0", b"x")
+    assert not build_there(release).fresh
+    assert objects(s3) == local
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", ["damaged", "by other image libraries"])
+def test_scan_files_that_are_damaged_or_made_by_other_image_libraries_are_not_taken(
+    s3: Any, server: S3Server, release: Path, local: dict[str, bytes], tmp_path: Path, kept: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    server.fail("PUT", "/corpus.json", error("403 Forbidden", "AccessDenied"))
+    with pytest.raises(BuildError):
+        build_there(release)
+    server.rules.clear()
+    (scan,) = [f"bucket/corpora/one/{name}" for name in objects(s3) if name.startswith(".sigma/scan/")]
+    if kept == "damaged":
+        s3.pipe_file(scan, b"cut")
+    else:
+        s3.mv(scan, "bucket/corpora/one/.sigma/scan/other/" + scan.rpartition("/")[2])
+    monkeypatch.setenv("SIGMA_CACHE", str(tmp_path / "another machine"))
+    again: list[ScanTask] = []
+    monkeypatch.setattr(run, "scan_fragment", lambda task: (again.append(task), scan_fragment(task)))
+    build_there(release)
+    assert len(again) == 1
+    assert objects(s3) == local
+
+
+def kill_on_request(server: S3Server, words: str, release: Path) -> None:
+    """Build there in a process, which ends by SIGKILL at the second PUT with these words (a commit's: the first)."""
+    settings = [
+        f"{name}={value}" for name, value in (("shard_samples", 8), ("splits", '{"train": 60.0, "test": 40.0}'))
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli", "build-dataset", f"release:{release}", "--out", URI, "--workers", "1", *settings],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    seen: list[str] = []
+
+    def kill(environ: dict[str, Any]) -> None:
+        path = environ["PATH_INFO"]
+        state = "/.sigma/" in path
+        if environ["REQUEST_METHOD"] == "PUT" and words in path and state == words.startswith(".sigma"):
+            seen.append(path)
+            if len(seen) == (1 if words == "/corpus.json" else 2):
+                os.killpg(process.pid, signal.SIGKILL)
+                raise ConnectionError
+
+    server.rules.append(kill)
+    assert process.wait() == -signal.SIGKILL
+    server.rules.clear()
 
 
 SLOW = error("503 Slow Down", "SlowDown")

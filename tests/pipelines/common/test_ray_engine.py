@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +110,36 @@ def test_what_was_begun_is_cancelled_when_the_driver_is_interrupted(cluster: Any
         found: list[Any] = []
         engine.run(work, [("b", tmp_path / "2")], lambda _, value: found.append(value), what="testing")
     assert found == ["b"], "the CPU is free again"
+
+
+def test_a_cluster_of_ones_own_leaves_no_token_and_one_that_asks_for_a_token_is_one_sentence(tmp_path: Path) -> None:
+    home = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    home |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    script = """
+import sys
+from pipelines.common.ray_engine import RayEngine
+from sigma_data.errors import ConfigError
+try:
+    with RayEngine(1, address=sys.argv[1]):
+        import ray
+        print(ray.get_runtime_context().gcs_address, flush=True)
+        sys.stdin.readline()
+except ConfigError as error:
+    print(error, flush=True)
+"""
+    words = [sys.executable, "-c", script]
+    own = subprocess.Popen([*words, "local"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=home)
+    assert own.stdin is not None
+    assert own.stdout is not None
+    address = own.stdout.readline().strip()
+    other = subprocess.run([*words, address], stdin=subprocess.DEVNULL, capture_output=True, text=True, env=home)
+    own.stdin.close()
+    own.stdout.close()
+    assert own.wait() == 0
+    assert not (tmp_path / ".ray").exists()
+    assert re.fullmatch(
+        r"--engine ray: the cluster \S+ asks for a token that was not sent: set RAY_AUTH_MODE=token, .*\n", other.stdout
+    )
 
 
 def test_an_address_without_ray_and_one_that_does_not_answer_are_one_sentence() -> None:
