@@ -28,6 +28,7 @@ def test_an_example_runs_as_it_stands(name: str, tmp_path: Path) -> None:
     more, expected = EXAMPLES[name]
     command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), str(tmp_path / "out"), *more]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, timeout=300,
-                          env={"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"})  # fmt: skip
+                          env={"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "PATH": "/usr/bin:/bin",
+                               "OMP_NUM_THREADS": "1"})  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert expected in done.stdout

@@ -20,7 +20,7 @@ from pipelines.evaluate.benchmarks.world import ACCURACY, LEAKAGE
 from pipelines.evaluate.item import Item, Result, Score
 
 FOLDER = str(ROOT / "benchmarks")
-SMALL = ("--samples", "60", "--steps", "2", "--limit", "6", "--seeds", "1")
+SMALL = ("--samples", "60", "--steps", "2", "--limit", "6", "--seeds", "1", "--jobs", "1")
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ Heavy imports stand inside: a rank that only counts must not load a network.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import sys
 import time
@@ -19,13 +18,14 @@ from sigma_data.errors import ConfigError
 
 
 def save_model(folder: Path, *, seed: int = 1) -> Path:
-    """The tiny preset with random weights."""
+    """A small model with random weights."""
     import torch
 
     from sigma_model.checkpoint_io import export_model, init_model
-    from sigma_model.config import ModelConfig, preset_directory
+    from sigma_model.config import ModelConfig
+    from support import small_model
 
-    shutil.copytree(preset_directory("tiny"), folder)
+    small_model.copy_preset(folder)
     model = init_model(ModelConfig.from_directory(folder), seed=seed, dtype=torch.float32, device="cpu")
     torch.manual_seed(seed + 1)
     torch.nn.init.normal_(model.latent_out.weight, std=0.3)

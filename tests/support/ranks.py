@@ -30,9 +30,12 @@ from pipelines.train.distributed.process_group import ProcessGroup
 from support.places import TESTS
 
 _PRELOAD = [
+    "torch._dynamo",  # which an optimizer imports
     "torch.distributed.checkpoint",
     "torch.distributed.fsdp",
     "pipelines.train.trainer",
+    "torch.profiler",
+    "transformers.models.auto.tokenization_auto",
     "transformers.models.qwen2.tokenization_qwen2",
     "hypothesis",
     "pytest",

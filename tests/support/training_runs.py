@@ -20,14 +20,18 @@ from sigma_data.corpus.record import encode, member_names
 from sigma_data.corpus.shard import END, block
 from sigma_data.images.decode import probe
 from sigma_data.sample import Family, Image, Sample, Source, Turn, sample_id
-from support import corpora, image_files
+from support import corpora, image_files, small_model
 
 CLOCK = ("tokens_per_second", "samples_per_second", "data_wait", "checkpoint_stall", "tflops", "memory")
 """Figures that no two runs share."""
 
 
 def build_corpus(folder: Path) -> Path:
-    """42 samples that are answered by pictures and 14 that are answered in words; a fifth is held out."""
+    """42 samples that are answered by pictures and 14 that are answered in words; a fifth is held out.
+
+    Beside it lies a small model, which `settings_of` trains.
+    """
+    small_model.save_random(folder / "model")
     told = folder / "told" / "train"
     told.mkdir(parents=True)
     data = b"".join(_summary(number) for number in range(14))
@@ -54,7 +58,11 @@ def _summary(number: int) -> bytes:
 
 
 def settings_of(out: Path, corpus: Path, **changes: Any) -> dict[str, Any]:
-    """Settings of a run of 6 steps; `changes` go into them, section by section."""
+    """Settings of a run of 6 steps, on the small model beside a corpus of `build_corpus`, else on the tiny preset.
+
+    `changes` go into them, section by section.
+    """
+    small = Path(corpus).parent / "model"
     values: dict[str, Any] = {
         "out": out,
         "steps": 6,
@@ -65,6 +73,7 @@ def settings_of(out: Path, corpus: Path, **changes: Any) -> dict[str, Any]:
         "checkpoint": {"every": 0},
         "validation": {"every": 0},
         "log": {"tensorboard": False},
+        "model": {"path": str(small)} if small.is_dir() else {},
     }
     for name, change in changes.items():
         old = values.get(name)

@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from sigma_data.version import sigma_version
 from sigma_model.config import PRESETS
 from sigma_model.omnigen2.files import PRESETS as OMNIGEN2_PRESETS
 
+version = cache(metadata.version)
+"""Of a distribution, whose metadata is a file to be parsed."""
 _LIBRARIES = ("torch", "numpy", "pillow", "transformers", "tokenizers", "safetensors", "pyarrow")
 _VARIABLES = (
     "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "CUBLAS_WORKSPACE_CONFIG", "ATEN_CPU_CAPABILITY",
@@ -139,5 +141,5 @@ def _is_own(name: str) -> bool:
 def _version(name: str) -> str:
     try:
         return version(name)
-    except PackageNotFoundError:
+    except metadata.PackageNotFoundError:
         return ""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support import corpora
+from support.commands import Ended, sigma
 
 from pipelines.build_dataset import write
 from sigma_data.errors import BuildError
@@ -34,23 +35,19 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-def sigma(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)  # type: ignore[call-overload]
-
-
-def one_sentence(result: subprocess.CompletedProcess[str], words: str) -> bool:
+def one_sentence(result: Ended | subprocess.CompletedProcess[str], words: str) -> bool:
     last = result.stderr.splitlines()[-1]
     return result.returncode == 2 and last.startswith("sigma: ") and words in last and "Traceback" not in result.stderr
 
 
 @pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_the_rerun_continues(release: Path, tiny_disk: Path) -> None:
-    result = sigma("build-dataset", f"release:{release}", "--out", str(tiny_disk / "out"))
+    words = ("build-dataset", f"release:{release}", "--out", str(tiny_disk / "out"), "--workers", "1")
+    result = sigma(*words)
     assert one_sentence(result, "the disk is full"), result.stderr
     assert not (tiny_disk / "out" / "corpus.json").exists()
     subprocess.run(["mount", "-o", "remount,size=20m", str(tiny_disk)], check=True)
-    assert sigma("build-dataset", f"release:{release}", "--out", str(tiny_disk / "out")).returncode == 0
+    assert sigma(*words).returncode == 0
     assert sigma("validate", str(tiny_disk / "out"), "--deep").returncode == 0
 
 
@@ -59,7 +56,8 @@ def test_a_limit_on_file_sizes_is_one_sentence(release: Path, tmp_path: Path) ->
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
 
-    result = sigma("build-dataset", f"release:{release}", "--out", str(tmp_path / "out"), preexec_fn=limit)
+    command = [sys.executable, "-m", "cli", "build-dataset", f"release:{release}", "--out", str(tmp_path / "out")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, preexec_fn=limit)
     assert one_sentence(result, "cannot write"), result.stderr
     assert not (tmp_path / "out" / "corpus.json").exists()
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.training_runs import saved, settings_of, steps_saved
+from support import ranks
+from support.training_runs import run, saved, settings_of, steps_saved
 
 from pipelines.train.launch import _free_port
 
@@ -94,9 +95,7 @@ def test_a_node_is_killed_and_both_go_on_to_the_bit(
         for one in running:
             _, told = one.communicate(timeout=240)
             assert one.returncode == 0, told
-        whole = start([], config, "--nproc", "2", f"steps={step}", f"out={tmp_path / 'whole'}")
-        _, told = whole.communicate(timeout=240)
-        assert whole.returncode == 0, told
+        ranks.run(run, 2, {**values, "out": tmp_path / "whole", "steps": step}, timeout_s=240)
     finally:
         for one in running:
             if one.poll() is None:
