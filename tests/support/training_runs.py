@@ -63,6 +63,7 @@ def settings_of(out: Path, corpus: Path, **changes: Any) -> dict[str, Any]:
     `changes` go into them, section by section.
     """
     small = Path(corpus).parent / "model"
+    starts_small = small.is_dir() and "from_run" not in changes.get("model", {})
     values: dict[str, Any] = {
         "out": out,
         "steps": 6,
@@ -73,7 +74,7 @@ def settings_of(out: Path, corpus: Path, **changes: Any) -> dict[str, Any]:
         "checkpoint": {"every": 0},
         "validation": {"every": 0},
         "log": {"tensorboard": False},
-        "model": {"path": str(small)} if small.is_dir() else {},
+        "model": {"path": str(small)} if starts_small else {},
     }
     for name, change in changes.items():
         old = values.get(name)

@@ -99,7 +99,9 @@ def test_a_dry_run_knows_that_the_checkpoint_to_start_from_is_not_there(
 
 
 @pytest.mark.parametrize("part", ["", "checkpoints", "checkpoints/step-00000002"])
-def test_a_run_taken_for_a_model_is_told_how_to_make_one(first: Path, tmp_path: Path, part: str) -> None:
+def test_a_run_taken_for_a_model_is_told_how_to_make_one(
+    first: Path, training_corpus: Path, tmp_path: Path, part: str
+) -> None:
     assert (RUN_CONFIG, RUN_CHECKPOINTS) == (CONFIG, CHECKPOINTS)
     assert run_of(first / part) == (first, 2 if "step" in part else None)
     with pytest.raises(ConfigError, match="export it first") as caught:
@@ -108,9 +110,9 @@ def test_a_run_taken_for_a_model_is_told_how_to_make_one(first: Path, tmp_path: 
     words[words.index("--out") + 1] = str(tmp_path / "model")
     result = CliRunner().invoke(cli.app, words[1:])
     assert result.exit_code == 0, result.output
-    assert describe_model(str(tmp_path / "model")).config == describe_model("tiny").config.model_copy(
-        update={"attribute_rows": describe_model(str(tmp_path / "model")).config.attribute_rows}
-    )
+    assert describe_model(str(tmp_path / "model")).config == describe_model(
+        str(training_corpus.parent / "model")
+    ).config.model_copy(update={"attribute_rows": describe_model(str(tmp_path / "model")).config.attribute_rows})
     with pytest.raises(ConfigError, match=r"name the run, `sigma export ") if part else pytest.raises(ConfigError):
         export_run(first / part, tmp_path / "model")
 
