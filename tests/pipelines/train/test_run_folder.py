@@ -98,7 +98,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system that holds less than a checkpoint."""
     place = tmp_path / "disk"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "none", str(place)], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m", "none", str(place)], capture_output=True).returncode:
         pytest.skip("this user may not mount a file system")
     yield place
     subprocess.run(["umount", str(place)], check=True)
