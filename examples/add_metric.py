@@ -48,4 +48,4 @@ def main(folder: Path, model: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "examples-out"), sys.argv[2] if len(sys.argv) > 2 else "tiny")
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "examples-out"), sys.argv[2] if len(sys.argv) > 2 else "tiny-base")

@@ -1,7 +1,7 @@
 """Make an image from two references: python examples/generate.py [FOLDER [MODEL]].
 
-MODEL is a directory in the released layout, e.g. what `sigma export` or `make demo` wrote (demo/model); the preset
-`tiny` has no trained weights, so that its image is noise.
+MODEL is a directory in the released layout, e.g. what `sigma export` or `make demo` wrote (demo/model), or a preset.
+The default, `tiny-base`, composes drawn scenes; it has no vision encoder, so that its answer in words is noise.
 """
 
 import sys
@@ -32,4 +32,4 @@ def main(folder: Path, path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "examples-out"), sys.argv[2] if len(sys.argv) > 2 else "tiny")
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "examples-out"), sys.argv[2] if len(sys.argv) > 2 else "tiny-base")

@@ -14,7 +14,9 @@ from sigma_model.dtypes import DType, Quantization
 PORT = 7860
 MAX_IMAGES = 6
 MAX_IMAGE_BYTES = 32 * 2**20
-"""Of an uploaded file."""
+"""Of an uploaded file that is taken."""
+MAX_UPLOAD_BYTES = 16 * MAX_IMAGE_BYTES
+"""Of an uploaded file that is looked at: a larger one ends the upload with all others that it came with."""
 WAITING = 40
 """Requests that may wait; one more is refused."""
 

@@ -33,7 +33,7 @@ _SIDE = 320
 class Made:
     """What a model answered: the file of an image in the entry's folder, or a text; `command` makes it again.
 
-    `size` is the image's (width, height), None in folders of an earlier version.
+    `size` is the image's (width, height), None in folders of an earlier version; `caveat` as `caveat_of` says it.
     """
 
     model: str
@@ -43,6 +43,7 @@ class Made:
     seconds: float = 0.0
     trained: bool = True
     size: tuple[int, int] | None = None
+    caveat: str = ""
 
 
 @dataclass(frozen=True)

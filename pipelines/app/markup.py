@@ -11,6 +11,7 @@ from urllib.parse import quote
 from pipelines.app.config import MAX_IMAGES
 from pipelines.app.gallery import DONE, FAILED, Entry, Made, small_name
 from pipelines.app.studio import LOADING, QUEUED, RUNNING, Job
+from pipelines.common.answerer import BLIND, UNTRAINED, sees
 from pipelines.common.inference_config import parse_size
 from pipelines.common.made_size import made_size, show_size, size_told
 from sigma_data.errors import ConfigError, SigmaError
@@ -111,6 +112,15 @@ def sizes(models: Sequence[str], base: str | None, size: str | None) -> str:
     return f'<p class="hint">{escape(printable("; ".join(told)))}</p>' if told else ""
 
 
+def answers(models: Sequence[str], base: str | None) -> str:
+    """Which of the models have not learnt to answer with text; nothing where all have."""
+    try:
+        told = [f"{model} {BLIND}" for model in models if not sees(model, base)]
+    except SigmaError:  # said of the model itself once it is asked
+        return ""
+    return f'<p class="hint">{escape(printable("; ".join(told)))}</p>' if told else ""
+
+
 def status(job: Job, ahead: int) -> str:
     """Where a job is, in a sentence that changes only with its state, for screen readers."""
     if job.state == QUEUED:
@@ -202,7 +212,8 @@ def _small(entry: Entry, made: Made) -> str:
 
 def _figure(entry: Entry, made: Made) -> str:
     name = escape(printable(made.model))
-    noise = "" if made.trained else "; it has no trained weights, so this is noise"
+    caveat = made.caveat or ("" if made.trained else UNTRAINED)  # folders of an earlier version have no caveat
+    noise = f"; it {escape(caveat)}" if caveat else ""
     size = "" if made.size is None else f", {show_size(made.size)}"
     if told := _other_size(entry, made):
         size = f"; {escape(printable(told))}"

@@ -1,8 +1,9 @@
-"""The page's fields that hold a number: their labels and bounds, and what is said of one that cannot be used."""
+"""The page's fields: their labels, the bounds of those that hold a number, and what is said where one is wrong."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,23 @@ FIELDS: Mapping[str, Field] = {
     "temperature": Field("Temperature of a text answer", 0, 2, 0.1),
 }
 """By the names of the settings."""
+
+SIZE, MASK, CACHE = "Size", "Group mask", "Leave the network out of some steps"
+_LABELS = {name: field.label for name, field in FIELDS.items()} | {"size": SIZE, "group_mask": MASK, "cache": CACHE}
+_LOADING = frozenset({"base", "device", "dtype", "device_map", "quantize", "adapter"})
+"""Settings that the page has no field for."""
+
+
+def in_fields(message: str) -> str:
+    """An error message in the page's words: an option of `sigma generate` by the label of its field."""
+    return re.sub(r"(?<![\w-])--(?:no-)?([a-z]+(?:-[a-z]+)*)", _in_field, message)
+
+
+def _in_field(option: re.Match[str]) -> str:
+    name = option[1].replace("-", "_")
+    if name in _LOADING:
+        return f"sigma app {option[0]}"
+    return f'"{_LABELS[name]}"' if name in _LABELS else option[0]
 
 
 def read_numbers(given: Mapping[str, Any]) -> dict[str, float]:

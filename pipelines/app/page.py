@@ -16,7 +16,7 @@ from pipelines.app import markup
 from pipelines.app.ask import CACHES, Ask, check_image, defaults_of
 from pipelines.app.config import MAX_IMAGES
 from pipelines.app.gallery import Entry
-from pipelines.app.numbers import FIELDS, read_numbers
+from pipelines.app.numbers import CACHE, FIELDS, MASK, SIZE, in_fields, read_numbers
 from pipelines.app.studio import Job, Studio
 from pipelines.generate.example import MODEL as EXAMPLE_MODEL
 from pipelines.generate.example import SAMPLING, draw_example
@@ -26,6 +26,7 @@ from sigma_model.omnigen2.files import is_omnigen2
 PAGE = 12
 """Results of a page of the gallery."""
 NOBODY = "(no comparison)"
+TEXT = "Text"
 _POLL = 0.1
 _TICK = "element.addEventListener('click', (e) => {{ const b = e.target.closest('[data-{0}]');\
  if (b) trigger('click', {{ {0}: b.dataset.{0} }}); }})"
@@ -57,10 +58,10 @@ def build_page(studio: Studio) -> Any:
         first = gr.State(0)
         with gr.Row():
             with gr.Column(scale=1, min_width=320, elem_id="ask"):
+                # Without `file_types`: gradio would refuse by the name what is judged by its content.
                 upload = gr.File(
-                    label=f"Reference images, up to {MAX_IMAGES}", file_count="multiple", file_types=["image"],
-                    height=120, elem_id="upload",
-                )  # fmt: skip
+                    label=f"Reference images, up to {MAX_IMAGES}", file_count="multiple", height=120, elem_id="upload"
+                )
                 shown = gr.HTML(elem_id="references", js_on_load=_TICK.format("remove"))
                 prompt = gr.Textbox(
                     label="Instruction", lines=4, max_lines=12, elem_id="prompt", max_length=20_000,
@@ -73,7 +74,8 @@ def build_page(studio: Studio) -> Any:
                     make = gr.Button("Generate", variant="primary", elem_id="generate")
                     stop = gr.Button("Stop", variant="stop", elem_id="stop")
                     example = gr.Button("Fill in an example", elem_id="example")
-                answer = gr.Radio(["Image", "Text"], value="Image", label="Answer with", elem_id="answer")
+                answer = gr.Radio(["Image", TEXT], value="Image", label="Answer with", elem_id="answer")
+                blind = gr.HTML(elem_id="blind", js_on_load=None)
                 model = gr.Dropdown(models, value=models[0], label="Model", elem_id="model")
                 other = gr.Dropdown(
                     [NOBODY, *models], value=NOBODY, label="Compare with", elem_id="other", visible=len(models) > 1
@@ -85,12 +87,12 @@ def build_page(studio: Studio) -> Any:
                     steps, towards_text, towards_image = (
                         _number(name, usual[name]) for name in ("steps", "text_scale", "image_scale")
                     )
-                    size = gr.Textbox(label="Size, e.g. 1024x768; by default the last reference's", elem_id="size")
+                    size = gr.Textbox(label=f"{SIZE}, e.g. 1024x768; by default the last reference's", elem_id="size")
                     sized = gr.HTML(elem_id="sized", js_on_load=None)
-                    mask = gr.Checkbox(True, label="Group mask: attribute tokens see their own reference only")
+                    mask = gr.Checkbox(True, label=f"{MASK}: attribute tokens see their own reference only")
                     cache = gr.Dropdown(
                         list(CACHES) or ["none"], value="none", visible=bool(CACHES), elem_id="cache",
-                        label="Leave the network out of some steps",
+                        label=CACHE,
                     )  # fmt: skip
                     longest, warmth = (_number(name, usual[name]) for name in ("max_tokens", "temperature"))
             with gr.Column(scale=1, min_width=320, elem_id="made"):
@@ -114,6 +116,7 @@ def build_page(studio: Studio) -> Any:
         read = {"trigger_mode": "always_last", **quick}
         gr.on([prompt.change, model.change], desk.understand, reading, understood, **read)
         gr.on([size.change, model.change, other.change], desk.sizes, [size, model, other], sized, **read)
+        gr.on([answer.change, model.change, other.change], desk.answers, [answer, model, other], blind, **read)
         model.change(desk.usual, model, [steps, towards_text, towards_image], **quick)
         dice.click(lambda: random.SystemRandom().randrange(2**31), None, seed, **quick)
         asked = [prompt, held, answer, model, other, *sampling]
@@ -195,6 +198,10 @@ class _Desk:
         """What the models make of the size that is written."""
         return markup.sizes(_models(model, other), self._studio.config.base, (size or "").strip() or None)
 
+    def answers(self, answer: str, model: str, other: str) -> str:
+        """What is to be known of the models' answers with text."""
+        return markup.answers(_models(model, other), self._studio.config.base) if answer == TEXT else ""
+
     def usual(self, model: str) -> tuple[Any, ...]:
         """A model's own defaults."""
         found = defaults_of(model)
@@ -229,10 +236,10 @@ class _Desk:
                 }),
                 "size": (size or "").strip() or None, "group_mask": group_mask, **({"cache": cache} if CACHES else {}),
             }  # fmt: skip
-            asked = Ask(prompt or "", paths, names, _models(model, other), answer == "Text", settings)
+            asked = Ask(prompt or "", paths, names, _models(model, other), answer == TEXT, settings)
             job = await asyncio.to_thread(self._studio.submit, asked)
         except SigmaError as error:
-            yield markup.said(str(error), fault=True), "", *keep
+            yield markup.said(in_fields(str(error)), fault=True), "", *keep
             return
         self._mine[request.session_hash] = job
         try:
@@ -277,7 +284,7 @@ class _Desk:
         return (
             ask.prompt,
             *self._images(held),
-            "Text" if ask.text else "Image",
+            TEXT if ask.text else "Image",
             model,
             served[1] if len(served) > 1 else NOBODY,
             *(values[name] for name in names),

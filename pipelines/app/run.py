@@ -9,7 +9,7 @@ from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipelines.app.config import MAX_IMAGE_BYTES, AppConfig
+from pipelines.app.config import MAX_UPLOAD_BYTES, AppConfig
 from pipelines.app.gallery import Gallery
 from pipelines.app.guard import Guard
 from pipelines.app.studio import Studio
@@ -61,7 +61,7 @@ def _serve(config: AppConfig, studio: Studio) -> None:
             pwa=False,
             mcp_server=False,
             footer_links=[],
-            max_file_size=MAX_IMAGE_BYTES,
+            max_file_size=MAX_UPLOAD_BYTES,
             allowed_paths=[str(studio.gallery.out)],
             app_kwargs={"middleware": [(Guard, (), {"hosts": hosts_of(config.host)})], "docs_url": None},
             **theme(),

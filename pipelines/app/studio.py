@@ -22,6 +22,7 @@ from PIL import Image as Pillow
 from pipelines.app.ask import Ask
 from pipelines.app.config import WAITING, AppConfig
 from pipelines.app.gallery import DONE, FAILED, INTERRUPTED, STOPPED, Entry, Gallery, Made
+from pipelines.app.numbers import in_fields
 from pipelines.common.answerer import Answerer, load_answerer
 from pipelines.generate.config import GenerateConfig
 from sigma_data.errors import ConfigError, SigmaError
@@ -172,7 +173,7 @@ class Studio:
             except Stopped:
                 self._end(job, STOPPED, f"stopped at step {job.step} of {job.steps}", made)
             except SigmaError as error:
-                self._end(job, FAILED, str(error), made)
+                self._end(job, FAILED, _reason(error), made)
             except Exception as error:  # a kernel, a driver, memory: the next one may work
                 logger.exception("sigma: %s failed", job.entry.id)
                 self._end(job, FAILED, _reason(error), made)
@@ -211,7 +212,7 @@ class Studio:
                 answerer.write(image, entry.path(file), request)
             seconds = round(time.monotonic() - start, 2)
             command = ask.command(model, self._loading)
-            made.append(Made(model, command, file, text, seconds, answerer.trained, size))
+            made.append(Made(model, command, file, text, seconds, answerer.trained, size, answerer.caveat))
             if job.stop.is_set() and number < len(ask.models):
                 raise Stopped
 
@@ -256,9 +257,9 @@ class _Watch:
 
 
 def _reason(error: Exception) -> str:
-    """An error of a library, in a line."""
+    """An error of ours or of a library, in a line."""
     if isinstance(error, SigmaError):
-        return str(error)
+        return in_fields(str(error))
     if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
         return "there is not enough memory for this: take smaller or fewer images, or a smaller size"
     lines: list[Any] = str(error).splitlines()

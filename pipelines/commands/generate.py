@@ -73,7 +73,7 @@ def generate(
     out: Annotated[
         Path, path_option("--out", "-o", help="The PNG to write; with --from the folder, by default `generated`.")
     ] = Path("out.png"),
-    model: ModelPath = "tiny",
+    model: ModelPath = "tiny-base",
     base: Base = None,
     seed: Seed = 0,
     size: Annotated[
@@ -138,6 +138,7 @@ def generate(
             print_json(answered)
         else:
             print_result(batch_summary(answered))
+        _tell_model(context, as_json)
         if (told := failures_told(answered)) is not None:
             typer.echo(f"sigma: {told}", err=True)
             raise typer.Exit(1)
@@ -161,6 +162,16 @@ def generate(
     else:
         shown = [*result.get("files", ()), *filter(None, result.get("texts", ()))]
         print_result("".join(f"{line}\n" for line in shown))
+    if not example:
+        _tell_model(context, as_json)
+
+
+def _tell_model(context: typer.Context, as_json: bool) -> None:
+    """Say which model answered where none was named."""
+    origin = context.get_parameter_source("model")
+    if not as_json and origin is not None and origin.name == "DEFAULT":
+        told = f"{context.params['model']} answered, which knows drawn scenes of 64 pixels alone"
+        typer.echo(f"sigma: {told}: name another with --model", err=True)
 
 
 _HINTS = {"prompt": "PROMPT", "source": "--from"}

@@ -60,25 +60,41 @@ def sources_table() -> list[dict[str, Any]]:
 
 def describe(name: str, found: FieldMap) -> str:
     """How to lay out the files of a corpus, and how they are read, as text."""
+    from sigma_data.text_format import described
+
     spec = f"map:{name}?root=DIR" if name.endswith((".yaml", ".yml")) else f"{name}:DIR"
+    facts = (
+        ("families", ", ".join(found.families)), ("license", found.license), ("facts", found.certainty),
+        ("size", found.size),
+    )  # fmt: skip
+    files = found.files.strip() or "The map does not say how to lay out the files."
     lines = [
-        f"{found.corpus} ({', '.join(found.hub) or 'of your own'})",
-        f"families   {', '.join(found.families)}",
-        f"license    {found.license}",
-        f"facts      {found.certainty}",
-        f"size       {found.size}",
+        _wrapped(f"{found.corpus} ({', '.join(found.hub) or 'of your own'})"),
+        described(facts),
         "",
-        found.files.strip() or "The map does not say how to lay out the files.",
+        *map(_wrapped, files.splitlines()),
         "",
     ]
     for layout in found.layouts:
-        lines += [*_layout(layout), ""]
+        lines += [_layout(layout), ""]
     lines.append(f"$ sigma build-dataset '{spec}' --out CORPUS")
     return "\n".join(lines) + "\n"
 
 
-def _layout(layout: RowLayout) -> list[str]:
+def _wrapped(line: str) -> str:
+    """A line in lines for a terminal of 80 columns, with its indentation; a command stays one that can be copied."""
+    import textwrap
+
+    command = line.startswith("huggingface-cli ")
+    indent = "    " if command else " " * (len(line) - len(line.lstrip()))
+    parts = textwrap.wrap(line, 77, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return (" \\\n" if command else "\n").join(parts)
+
+
+def _layout(layout: RowLayout) -> str:
     """How the rows of a layout are read."""
+    from sigma_data.text_format import described
+
     fields, images = layout.fields, layout.images
     where = {"bytes": "in the rows", "tree": "files", "archive": "in archives, or unpacked"}[images.origin]
     told = {
@@ -93,8 +109,7 @@ def _layout(layout: RowLayout) -> list[str]:
     }
     rows = [(word, text) for word, text in told.items() if text]
     rows += [("filter" if number == 0 else "", _filter(rule)) for number, rule in enumerate(layout.filters)]
-    head = [f"{layout.name}:"] if layout.name else []
-    return head + [f"  {word:12} {text}" for word, text in rows]
+    return (f"{layout.name}:\n" if layout.name else "") + described(rows)
 
 
 def _filter(rule: Any) -> str:
@@ -127,17 +142,18 @@ def _map(name: str) -> FieldMap:
 
 
 def _list(rows: list[dict[str, Any]]) -> str:
-    from sigma_data.text_format import aligned
+    """All corpora, in lines for a terminal of 80 columns."""
+    from sigma_data.text_format import described
 
-    head = ("name", "families", "license", "facts", "hub id", "size")
-    table = [
-        (row["name"], ", ".join(row["families"]), row["license"], row["certainty"], _first(row["hub"]), row["size"])
-        for row in rows
-    ]
+    told = []
+    for row in rows:
+        facts = (f"license {row['license']}", f"facts {row['certainty']}", row["size"], _first(row["hub"]))
+        told.append((row["name"], "; ".join([", ".join(row["families"]), *facts])))
     return (
-        aligned([head, *table])
-        + "\n\nsigma sources NAME says how to lay out the files; hf:OWNER/NAME streams a hub data set;"
-        + "\nmap:FILE.yaml?root=DIR reads any other corpus by a map of your own (docs/sources.md).\n"
+        described(told)
+        + "\n\n`sigma sources NAME` says how to lay out the files."
+        + "\nhf:OWNER/NAME streams a hub data set; map:FILE.yaml?root=DIR reads any other"
+        + "\ncorpus by a map of your own (docs/sources.md).\n"
     )
 
 

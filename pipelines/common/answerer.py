@@ -16,9 +16,10 @@ from pipelines.common.weights_progress import size_of, weights_progress
 from sigma_data.errors import ConfigError
 from sigma_data.sequence.layout import Geometry
 from sigma_data.sequence.tokenizer import Tokenizer
-from sigma_model.loading import LoadedModel
+from sigma_model.loading import LoadedModel, describe_model
 from sigma_model.omnigen2 import generate as omnigen2
 from sigma_model.omnigen2.chat import CHAT_TOKENS, Reply, chat
+from sigma_model.omnigen2.files import is_omnigen2
 from sigma_model.omnigen2.loading import LoadedOmnigen2, load_omnigen2
 from sigma_model.omnigen2.settings import Omnigen2Generation
 from sigma_model.sampling import generate as bagel
@@ -26,6 +27,24 @@ from sigma_model.sampling.generate import Preview, Request
 from sigma_model.sampling.settings import MAX_TOKENS, TEMPERATURE, SamplingSettings
 
 Progress = Callable[[int, int], None]
+
+UNTRAINED = "has no trained weights, so this is noise"
+BLIND = "has no vision encoder, which text answers are trained with, so its text is most likely noise"
+
+
+def caveat_of(*, trained: bool, sees: bool, text: bool) -> str:
+    """What one must know of a model's answers, to be said after its name; nothing where they are what it has learnt.
+
+    `sees`: it has a vision encoder. `text`: it is asked for text.
+    """
+    if not trained:
+        return UNTRAINED
+    return BLIND if text and not sees else ""
+
+
+def sees(model: str, base: str | None) -> bool:
+    """Whether a model has a vision encoder; its weights are not read. Raises SigmaError."""
+    return is_omnigen2(Path(model)) or describe_model(model, base=base).config.vision is not None
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,10 @@ class Answerer(Protocol):
     @property
     def steps(self) -> int:
         """Of the sampler, for an image."""
+
+    @property
+    def caveat(self) -> str:
+        """As `caveat_of` says it of what is asked for."""
 
     def check(self, request: Request) -> None:
         """Refuse what cannot be answered, before anything is computed."""
@@ -157,6 +180,10 @@ class _Bagel(_Loaded):
     def steps(self) -> int:
         return self._how.settings.steps - 1
 
+    @property
+    def caveat(self) -> str:
+        return caveat_of(trained=self.trained, sees=self._model.model.config.vision is not None, text=self._how.text)
+
     def check(self, request: Request) -> None:
         bagel.lay_out(request, self._model.tokenizer, self._model.geometry, answer=not self._how.text)
 
@@ -196,6 +223,10 @@ class _Omnigen2(_Loaded):
     @property
     def steps(self) -> int:
         return self._settings.sampling.steps
+
+    @property
+    def caveat(self) -> str:
+        return caveat_of(trained=self.trained, sees=True, text=self._how.text)
 
     def check(self, request: Request) -> None:
         if not self._how.text:

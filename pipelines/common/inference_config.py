@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from sigma_data.sequence.tokenizer import Tokenizer
     from sigma_model.loading import LoadedModel
 
+EMBEDDED = "tiny-base"
+"""The model that answers where none is named."""
 _DEFAULTS = SamplingSettings()
 
 

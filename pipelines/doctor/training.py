@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.doctor.finding import Finding, fail, failed, ok, warn
-from pipelines.download.catalog import entry_of_folder
+from pipelines.download.catalog import OMNIGEN2, entry_of_folder
 from sigma_data.errors import SigmaError
 from sigma_data.text_format import counted, format_bytes
 
@@ -75,6 +75,7 @@ def _room(whole: Estimate) -> int:
 def _assumed(config: TrainConfig, ranks: int) -> Estimate | None:
     """What the run takes, as far as it is known before all is there; None for a model whose shape is not known."""
     from pipelines.train.estimate.assumed import assumed_estimate
+    from pipelines.train.omnigen2.description import released_omnigen2
     from pipelines.train.start_description import Description, start_description
     from sigma_model.config import ModelConfig, preset
 
@@ -85,7 +86,7 @@ def _assumed(config: TrainConfig, ranks: int) -> Estimate | None:
         entry = entry_of_folder(Path(config.model.path))
         if entry is None or entry.shape is None:
             return None
-        model = preset(entry.shape)
+        model = released_omnigen2(config.omnigen2) if entry.shape == OMNIGEN2 else preset(entry.shape)
     try:
         return assumed_estimate(config, model, ranks=ranks)
     except SigmaError:

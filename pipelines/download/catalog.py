@@ -10,6 +10,7 @@ from typing import Literal
 
 from pipelines.evaluate.metrics.weights import DEFAULTS
 from sigma_data.errors import ConfigError
+from sigma_model.omnigen2.files import RELEASED as OMNIGEN2
 
 Kind = Literal["model", "dataset"]
 
@@ -22,7 +23,8 @@ _WEIGHTS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.md", "L
 class Entry:
     """Repositories under one name. `include`: globs of the files that are needed; none is all.
 
-    `shape`: the preset that a model has the shape of. `license`: as `sigma sources` has it, for a card that says none.
+    `shape`: the preset, or "omnigen2", that a model has the shape of. `license`: as `sigma sources` has it, for a card
+    that says none.
     """
 
     name: str
@@ -51,9 +53,16 @@ _ENTRIES = (
         _WEIGHTS,
         shape="bagel-7b-mot",
     ),
-    Entry("omnigen2", "model", ("OmniGen2/OmniGen2",), "OmniGen2", _WEIGHTS, ("*.bin", "*.py")),
+    Entry("omnigen2", "model", ("OmniGen2/OmniGen2",), "OmniGen2", _WEIGHTS, ("*.bin", "*.py"), shape=OMNIGEN2),
     Entry("sgt-bagel", "model", ("Two-hot/SGT-BAGEL",), "SGT's fine-tuned BAGEL", _WEIGHTS, shape="bagel-7b-mot"),
-    Entry("sgt-gen2", "model", ("Two-hot/SGT-Gen2",), "SGT's fine-tuned OmniGen2 (the rest is omnigen2's)", _WEIGHTS),
+    Entry(
+        "sgt-gen2",
+        "model",
+        ("Two-hot/SGT-Gen2",),
+        "SGT's fine-tuned OmniGen2 (the rest is omnigen2's)",
+        _WEIGHTS,
+        shape=OMNIGEN2,
+    ),
     Entry("sigma-dataset", "dataset", ("Xiaoyan667/SIGMA-dataset",), "SIGMA's training data: `release:DIR`"),
     Entry("sigma-benchmark", "dataset", ("Xiaoyan667/SIGMA-Benchmark",), "SIGMA-Benchmark: `sigma eval sigma:DIR`"),
     Entry(

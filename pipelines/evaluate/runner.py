@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipelines.common.answerer import answerer_of, load_backbone
+from pipelines.common.answerer import answerer_of, caveat_of, load_backbone, sees
 from pipelines.common.engine import Engine, EngineName, open_engine
 from pipelines.common.inference_config import InferenceConfig
 from pipelines.common.process_pool import run_ranks
@@ -329,8 +329,9 @@ def _generate(
     """The first stage: the batches that are missing. The folder is held."""
     items = evaluation.items
     assert options.model is not None
-    if not evaluation.settings["trained"]:
-        logger.info("sigma: %s has no trained weights, so this is noise", options.model)
+    blind = generation.text and not sees(options.model, options.base)
+    if told := caveat_of(trained=evaluation.settings["trained"], sees=not blind, text=generation.text):
+        logger.info("sigma: %s %s", options.model, told)
     found = len(items) - sum(map(len, to_do.values()))
     with ProgressBar("generate", len(items), "items", found=found) as shown:
         if to_do:

@@ -19,7 +19,7 @@ from typing import Any
 
 from pipelines.common.answerer import Answerer, answering_of, load_answerer
 from pipelines.common.folder_lock import LOCK, FolderLock, refuse_other_settings
-from pipelines.common.inference_config import InferenceConfig
+from pipelines.common.inference_config import EMBEDDED, InferenceConfig
 from pipelines.common.made_size import Size, size_told
 from pipelines.common.process_pool import run_ranks
 from pipelines.common.progress import ProgressBar
@@ -53,7 +53,7 @@ class BatchConfig(InferenceConfig):
     source: LocalPath
     """JSON lines, the release's parquet, or a corpus."""
     out: LocalPath = Path("generated")
-    model: ModelPath = "tiny"
+    model: ModelPath = EMBEDDED
     split: str | None = None
     """Of a corpus; test by default."""
     start: int = 0
@@ -154,12 +154,18 @@ def _usual(name: str) -> Any:
 
 
 def _read(config: BatchConfig) -> list[Asked]:
-    """What is asked: a pass over the source with its images, which for many takes minutes."""
-    asked = []
+    """What is asked: a pass over the source with its images, which for many takes minutes.
+
+    Raises ConfigError where not one prompt can be read.
+    """
+    asked, unreadable = [], []
     with ProgressBar("read", config.limit, "prompts") as shown:
         for index, item in config.prompts():
             asked.append(Asked.of(index, item))
+            unreadable += [item.truth[UNREADABLE]] if UNREADABLE in item.truth else []
             shown.add()
+    if asked and len(unreadable) == len(asked):
+        raise ConfigError(f"--from {config.source}: no prompt can be read; the first: {unreadable[0]}")
     return asked
 
 
@@ -241,8 +247,8 @@ def _share(config: BatchConfig, rank: int, share: frozenset[int], progress: Call
     torch.set_num_threads(1)  # sums are rounded by how they are split over threads
     try:
         model = load_answerer(config.model_copy(update={"device": device}), text=config.text)
-        if rank == 0 and not model.trained:
-            logger.info("sigma: %s has no trained weights, so this is noise", model.name)
+        if rank == 0 and model.caveat:
+            logger.info("sigma: %s %s", model.name, model.caveat)
         for some in _batches(config, share):
             progress(_answer(config, model, some))
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipelines.common.inference_config import InferenceConfig
+from pipelines.common.inference_config import EMBEDDED, InferenceConfig
 from sigma_data.storage.path_settings import LocalPath, ModelPath
 
 
@@ -15,7 +15,7 @@ class GenerateConfig(InferenceConfig):
     images: tuple[LocalPath, ...] = ()
     """References: the first is <image_1>, and so on."""
     out: LocalPath = Path("out.png")
-    model: ModelPath = "tiny"
+    model: ModelPath = EMBEDDED
     count: int = 1
     """Images to make, with seeds counting up."""
     text: bool = False

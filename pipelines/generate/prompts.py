@@ -16,7 +16,7 @@ from sigma_data.sample import Sample
 
 LINES = (".jsonl", ".ndjson")
 UNREADABLE = "unreadable"
-"""In an item's `truth`: why an image of it could not be read."""
+"""In an item's `truth`: why it, or an image of it, could not be read."""
 _KEYS = {"id", "prompt", "images", "size"}
 
 
@@ -27,7 +27,8 @@ def read_prompts(
 
     `path` is a file of JSON lines ({"prompt": ..., "images": [...]}, also "id" and "size"; paths are relative to the
     file), the release's parquet, or a corpus, whose `split` (test) is asked. `text`: what is asked for text there.
-    Raises ConfigError where it is none of these or a line is wrong.
+    A line that is wrong, or names an image that cannot be read, is an item with the reason in its `truth`. Raises
+    ConfigError where the source is none of these.
     """
     if not path.exists():
         raise ConfigError(f"--from {path}: no such file or folder")
@@ -51,19 +52,32 @@ def _of_samples(samples: Iterator[Sample], *, text: bool) -> Iterator[Item]:
 
 
 def _lines(path: Path) -> Iterator[Item]:
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield _item(path, number, line)
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _item(path, number, line)
+    except OSError as error:
+        raise ConfigError(f"--from {path}: cannot be read ({error.strerror or error})") from None
 
 
-def _item(path: Path, number: int, line: str) -> Item:
-    """A line as an item; where an image cannot be read, `truth` says why, which fails that item alone."""
+def _item(path: Path, number: int, line: bytes) -> Item:
+    """A line as an item; what is wrong with it, or with its images, is in `truth`, and fails that item alone."""
+    try:
+        return _right_item(path, number, line)
+    except ConfigError as error:
+        return Item(str(number), "", "", truth={UNREADABLE: str(error)})
+
+
+def _right_item(path: Path, number: int, line: bytes) -> Item:
+    """The same. Raises ConfigError for a line that is wrong."""
     where = f"{path}, line {number}"
     try:
         row: dict[str, Any] = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where}: is no JSON ({error}): write one object a line") from None
+        raise ConfigError(f"{where}: is no JSON ({_fault(error)}): write one object a line") from None
+    if not _is_unicode(row):
+        raise ConfigError(f"{where}: has half a character (\\ud800 to \\udfff alone): mend it")
     if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
         raise ConfigError(f'{where}: has no prompt: write {{"prompt": "...", "images": ["a.png"]}}')
     if unknown := sorted(row.keys() - _KEYS):
@@ -84,3 +98,19 @@ def _item(path: Path, number: int, line: str) -> Item:
             references.append(b"")
             truth.setdefault(UNREADABLE, f"{name}: cannot be read ({fault.strerror}): mend its path in {where}")
     return Item(str(row.get("id", number)), "", row["prompt"], tuple(references), size=size, truth=truth)
+
+
+def _is_unicode(row: Any) -> bool:
+    """Whether all text in it can be written; JSON may hold surrogates without their other halves."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _fault(error: Exception) -> str:
+    """What is wrong with a line; the parser's own words would count its lines from 1."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg}, character {error.colno}"
+    return str(error)

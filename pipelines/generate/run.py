@@ -49,8 +49,8 @@ def run_generate(config: GenerateConfig) -> dict[str, Any]:
         if told := size_told(model.name, config.size or size, size):
             logger.info("sigma: --size %s", told)
         result = {"files": [str(path) for path in files], "size": list(size), "trained": model.trained}
-    if not model.trained:
-        logger.info("sigma: %s has no trained weights, so this is noise", model.name)
+    if model.caveat:
+        logger.info("sigma: %s %s", model.name, model.caveat)
     return result
 
 

@@ -22,6 +22,9 @@ PIPELINE_FILE, PIPELINE_CLASS = "model_index.json", "OmniGen2Pipeline"
 PRESETS = ("omnigen2-tiny",)
 """Models by name, without weights: those are drawn. Their autoencoder is that of the preset `tiny`."""
 
+RELEASED = "omnigen2"
+"""The folder of the released language model's `config.json`; the transformer's sizes are `TransformerConfig`'s own."""
+
 
 def preset_path(name: str) -> Path:
     """The directory of a preset."""

@@ -42,7 +42,21 @@ def test_it_makes_the_image_of_the_command(tmp_path: Path) -> None:
     for file, data in zip(files, references(), strict=True):
         file.write_bytes(data)
     out = tmp_path / "out.png"
-    command = [sys.executable, "-m", "cli", "generate", PROMPT, "--out", str(out), "--seed", "5", "--steps", "3"]
+    command = [
+        sys.executable,
+        "-m",
+        "cli",
+        "generate",
+        PROMPT,
+        "--model",
+        "tiny",
+        "--out",
+        str(out),
+        "--seed",
+        "5",
+        "--steps",
+        "3",
+    ]
     command += ["--text-scale", "2", "--image-scale", "1"] + [f"--image={file}" for file in files]
     subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
     made = load("tiny").generate(PROMPT, files, seed=5, settings=QUICK)

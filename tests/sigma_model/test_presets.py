@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from support.places import GOLDEN
 from support.sequences import one_thread  # noqa: F401
 
 from sigma_data.images.decode import load as load_image
@@ -12,6 +15,9 @@ from sigma_data.synthetic import draw_sample
 from sigma_model.api import load
 from sigma_model.config import preset, preset_directory
 from sigma_model.model_files import weight_files
+from sigma_model.omnigen2.conditioning import empty_mllm
+from sigma_model.omnigen2.config import TransformerConfig
+from sigma_model.omnigen2.files import MLLM, RELEASED, preset_path
 from sigma_model.sampling.settings import Guidance, SamplingSettings
 
 ONE_STEP = SamplingSettings(steps=2, guidance=Guidance(text=1.0, image=1.0))
@@ -30,6 +36,14 @@ def test_the_tiny_base_takes_what_the_tiny_preset_takes() -> None:
     assert (base.vae, base.latent, base.attribute_rows) == (tiny.vae, tiny.latent, tiny.attribute_rows)
     for name in ("ae.safetensors", "tokenizer.json", "tokenizer_config.json"):
         assert (preset_directory("tiny-base") / name).read_bytes() == (preset_directory("tiny") / name).read_bytes()
+
+
+def test_the_released_omnigen2_is_described_by_its_sizes() -> None:
+    mllm = empty_mllm(preset_path(RELEASED) / MLLM)
+    assert sum(one.numel() for one in mllm.parameters()) == 3_754_622_976
+    released = GOLDEN.with_name("golden_omnigen2") / "released_keys.json"
+    found = TransformerConfig.from_values(json.loads(released.read_text())["config"], released)
+    assert found == TransformerConfig(), "its defaults are taken for the released sizes"
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pipelines.train.config import TrainConfig
 from pipelines.train.estimate.flops import Work
 from pipelines.train.estimate.memory import EpochWork, estimate
@@ -18,11 +20,21 @@ def assumed_estimate(config: TrainConfig, model: Description | ModelConfig, *, r
     """Memory and checkpoints of a run, from its settings and the model's shape alone.
 
     Full packs are assumed in which every target has two references of its size, each seen by the vision encoder where
-    `model.vision` shows them, and text is a twentieth. Steps and hours of a run that counts epochs mean nothing here.
+    `model.vision` (OmniGen2: `omnigen2.route`) shows them, and text is a twentieth (OmniGen2: 64 tokens a sample).
+    Steps and hours of a run that counts epochs mean nothing here.
     """
     if isinstance(model, Omnigen2Description):
-        side = model.geometry.stride
-        counts = sample_counts(64, [1024, 1024], 1024, asked=64, patches=[], stride=side)
+        shapes, latents, text = model.geometry, 1024, 64  # tokens of an image of 32 x 32, and of an instruction
+        side = math.isqrt(latents) * shapes.stride
+        seen = round(side / shapes.mllm.factor) ** 2 if shapes.route.shows_images else 0
+        counts = sample_counts(
+            text + (2 * seen if shapes.route.keeps_image_states else 0),
+            [latents, latents] if shapes.route.has_latents else [],
+            latents,
+            asked=text + 2 * seen,
+            patches=[4 * seen, 4 * seen] if seen else [],
+            stride=shapes.stride,
+        )
         return estimate_omnigen2(config, model, EpochCounts(1, 1, counts), ranks=ranks)
     shape = training_config(model if isinstance(model, ModelConfig) else model.config, config)
     budget = config.data.budget

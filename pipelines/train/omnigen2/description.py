@@ -22,7 +22,18 @@ from sigma_model.model_files import read_json
 from sigma_model.omnigen2.checkpoint import check_transformer, empty_transformer
 from sigma_model.omnigen2.conditioning import load_image_processor
 from sigma_model.omnigen2.config import CONFIG_FILE, TransformerConfig
-from sigma_model.omnigen2.files import Omnigen2Files, find_omnigen2, is_preset, resolved, transformer_weights
+from sigma_model.omnigen2.files import (
+    MLLM,
+    PROCESSOR,
+    RELEASED,
+    TRANSFORMER,
+    Omnigen2Files,
+    find_omnigen2,
+    is_preset,
+    preset_path,
+    resolved,
+    transformer_weights,
+)
 from sigma_model.omnigen2.vae_files import vae_config
 
 
@@ -101,9 +112,32 @@ def describe_omnigen2(where: str, settings: Omnigen2Settings, *, base: str | Non
             f"{mllm}: its states are {width} wide, and the transformer takes {config.text_feat_dim}: use the language "
             "model that belongs to it"
         )
+    return _described(resolved(directory), files, processor, config, vae, settings, trained=trained)
+
+
+def released_omnigen2(settings: Omnigen2Settings) -> Omnigen2Description:
+    """OmniGen2 in its released sizes and without its files: enough for what a run takes, and for nothing else.
+
+    Its processor is that of the preset `omnigen2-tiny`.
+    """
+    directory, processor = preset_path(RELEASED), preset_path("omnigen2-tiny") / PROCESSOR
+    files = Omnigen2Files(directory / TRANSFORMER, directory / MLLM, processor, None, None)
+    return _described(directory, files, processor, TransformerConfig(), VaeConfig(), settings, trained=True)
+
+
+def _described(
+    directory: Path,
+    files: Omnigen2Files,
+    processor: Path,
+    config: TransformerConfig,
+    vae: VaeConfig,
+    settings: Omnigen2Settings,
+    *,
+    trained: bool,
+) -> Omnigen2Description:
     images = ImageProcessor(load_image_processor(processor))
     return Omnigen2Description(
-        directory=resolved(directory),
+        directory=directory,
         files=files,
         config=config,
         vae=vae,

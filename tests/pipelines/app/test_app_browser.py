@@ -122,23 +122,32 @@ def test_bad_uploads_are_named_and_the_good_ones_stay(page: Browser, folder: Pat
         "words.png": b"no image at all\n" * 9,
         "huge.png": image_files.huge_png(30_000, 30_000),
         "half.jpg": image_files.image_bytes("jpeg", 3, width=200, height=200)[:2000],
+        "notes": b"words without an ending\n",
+        "large.jpg": b"\xff\xd8\xff" + bytes(40_000_000),
     }
+    photo = folder / "photo"
+    photo.write_bytes(image_files.image_bytes("jpeg", 4, width=60, height=60))
     for name, data in bad.items():
         (folder / name).write_bytes(data)
-    upload(page, INPUT, [folder / name for name in bad])
+    upload(page, INPUT, [photo, *(folder / name for name in bad)])
     faults = until(
         page,
         """(() => { const found = [...document.querySelectorAll('#references .fault')].map((one) => one.innerText);
-        return found.length === 3 && found; })()""",
+        return found.length === 5 && found; })()""",
     )
     assert [fault.split(":")[0] for fault in faults] == list(bad)
     assert "more than the limit" in faults[1] or "announces more than" in faults[1]
-    assert shown_images(page) == ["image 1, cup.png", "image 2, table.jpg"]
-    (folder / "large.jpg").write_bytes(b"\xff\xd8\xff" + bytes(40_000_000))
-    upload(page, INPUT, [folder / "large.jpg"])
-    assert "exceed the maximum" in until(
-        page, "document.querySelector('.toast-body, [data-testid=toast-body]')?.innerText"
-    )
+    assert faults[4] == "large.jpg: has more than 32 MiB: make it smaller"
+    assert shown_images(page) == ["image 1, cup.png", "image 2, table.jpg", "image 3, photo"]
+    assert not page.run("!!document.querySelector('[data-testid=toast-body]')")  # gradio has words of its own
+
+
+def test_who_chooses_text_is_told_which_model_cannot_answer_so(page: Browser) -> None:
+    click(page, "#answer input[value=Text]")
+    told = until(page, "document.querySelector('#blind').innerText")
+    assert told.startswith("tiny-base has no vision encoder") and "; tiny " not in told  # that one has
+    click(page, "#answer input[value=Image]")
+    until(page, "!document.querySelector('#blind').innerText")
 
 
 def test_a_result_is_used_again_and_an_image_removed(page: Browser) -> None:

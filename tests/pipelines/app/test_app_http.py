@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -50,7 +51,8 @@ def client(server: Server) -> Iterator[AppClient]:
         ({"temperature": 2.5}, "Temperature of a text answer: 2.5 cannot be: write one from 0 to 2"),
         ({"seed": None}, "Seed: has no number: write one of 0 or more"),
         ({"seed": -1}, "Seed: -1 cannot be: write one of 0 or more"),
-        ({"size": "many"}, "size many: write WIDTHxHEIGHT in pixels"),
+        ({"size": "many"}, "&quot;Size&quot; many: write WIDTHxHEIGHT in pixels"),
+        ({"answer": "Text", "max_tokens": 2048}, "use a smaller &quot;Longest text answer, in tokens&quot;, or a"),
         ({"prompt": None}, "the prompt is empty"),
     ],
 )
@@ -59,7 +61,29 @@ def test_a_field_that_cannot_be_used_is_said_on_the_page_and_not_in_the_log(
 ) -> None:
     state, result = client.made(**fields)
     assert 'role="alert"' in state and said in state and "figure" not in result
+    assert "--" not in state  # options are the command's
     assert "Traceback" not in "".join(server.log)
+
+
+def test_a_file_is_judged_by_its_content_and_a_bad_one_costs_no_other(client: AppClient) -> None:
+    image = io.BytesIO()
+    Image.linear_gradient("L").resize((40, 30)).save(image, "PNG")
+    shown = client.add(
+        ("photo", image.getvalue()),
+        ("notes", b"no image at all"),
+        ("cup.txt", image.getvalue()),
+        ("large.jpg", b"\xff\xd8\xff" + bytes(40_000_000)),
+        ("last.png", image.getvalue()),
+    )
+    assert re.findall('alt="image [0-9], ([^"]*)"', shown) == ["photo", "cup.txt", "last.png"]
+    assert [fault.split(":")[0] for fault in re.findall('role="alert">([^<]*)<', shown)] == ["notes", "large.jpg"]
+    assert "large.jpg: has more than 32 MiB: make it smaller" in shown
+
+
+def test_who_asks_a_model_that_cannot_answer_with_text_is_told(client: AppClient) -> None:
+    _, result = client.made(answer="Text", max_tokens=16)
+    assert "; it has no vision encoder, which text answers are trained with, so its text is most likely noise" in result
+    assert "vision encoder" not in client.made()[1]
 
 
 def test_a_size_that_the_model_does_not_make_is_said_with_the_result(client: AppClient) -> None:

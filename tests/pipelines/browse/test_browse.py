@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from support import corpora, image_files
 from support.commands import sigma
-from support.page import NEEDS_CHROMIUM, UNLABELLED, after_navigation, hosts, open_browser, until
+from support.page import NEEDS_CHROMIUM, UNLABELLED, after_navigation, click, hosts, open_browser, text, until
 from support.places import GOLDEN, ROOT
 
 from pipelines.browse.catalog import Catalog, Filters
@@ -349,5 +349,39 @@ class TestInChromium:
             assert browser.run("window.hit === undefined")
             browser.open(served(RunSite(run)).address)  # type: ignore[attr-defined]
             assert browser.run("document.scrollingElement.scrollWidth") == 360
+            assert browser.errors == []
+            assert {host.split(":")[0] for host in hosts(browser)} == {"127.0.0.1"}
+
+    def test_the_quarantine_and_samples_that_share_an_image_are_clicked_through(
+        self, site: CorpusSite, served: Callable[[Site], Ask]
+    ) -> None:
+        address: str = served(site).address  # type: ignore[attr-defined]
+        with open_browser() as browser:
+            browser.view(1280, 900)
+            browser.open(address)
+            click(browser, "header a[href='/quarantine']")
+            after_navigation(browser, "document.querySelector('tbody tr')?.innerText.includes('unknown_token')")
+            assert "subjct" in text(browser, "tbody tr")
+            browser.run("document.querySelector('select[name=code]').value = 'unknown_token'")
+            click(browser, "form button")
+            after_navigation(
+                browser, "location.search.includes('code=unknown_token') && document.querySelector('td b')"
+            )
+            assert browser.run("[...document.querySelectorAll('td b')].map((one) => one.innerText)") == [
+                "unknown_token"
+            ]
+            click(browser, "form a")
+            after_navigation(browser, "location.search === '' && document.querySelector('td b')")
+            click(browser, "header a[href='/pairs']")
+            after_navigation(browser, "document.querySelectorAll('.cards figure img').length >= 2")
+            assert text(browser, "h2") == "2 samples" and text(browser, ".cards li p") == "the same image"
+            until(browser, "[...document.images].every((one) => one.naturalWidth > 0)")
+            row = browser.run("document.querySelector('.cards figure a').pathname")
+            click(browser, ".cards figure a")
+            after_navigation(browser, f"location.pathname === '{row}' && document.querySelector('.instruction')")
+            browser.run("history.back()")
+            after_navigation(browser, "location.pathname === '/pairs' && document.querySelector('h2 a')")
+            click(browser, "h2 a")
+            after_navigation(browser, "document.querySelector('.pager')?.innerText.includes('1 to 2 of 2')")
             assert browser.errors == []
             assert {host.split(":")[0] for host in hosts(browser)} == {"127.0.0.1"}

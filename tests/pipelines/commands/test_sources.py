@@ -25,7 +25,10 @@ def test_the_list_names_every_map_with_its_license_and_how_sure_it_is() -> None:
     listed = json.loads(run("--json"))
     assert [row["name"] for row in listed] == field_maps()
     assert all(row["license"] and row["certainty"] and row["hub"] and row["families"] for row in listed)
-    assert all(name in run() for name in field_maps())
+    told = run()
+    assert all(name in told for name in field_maps())
+    assert all(row["license"] in told and row["hub"][0] in told for row in listed)
+    assert max(map(len, told.splitlines())) < 80
 
 
 @pytest.mark.parametrize("name", field_maps())
@@ -33,7 +36,11 @@ def test_a_name_says_how_to_lay_out_the_files(name: str) -> None:
     told = run(name)
     assert f"{name}:DIR" in told
     assert "rows" in told
-    assert json.loads(run(name, "--json"))["corpus"] in told
+    assert json.loads(run(name, "--json"))["corpus"] in " ".join(told.split())
+    commands = [line for line in told.replace("\\\n", "").splitlines() if line.startswith("huggingface-cli")]
+    assert all(command.split()[1] == "download" and "--local-dir" in command for command in commands)
+    wide = [line for line in told.splitlines() if len(line) > 79]
+    assert all(len(line.split()) <= 2 for line in wide), wide  # a word is never cut, so that it can be copied
 
 
 def test_a_map_of_ones_own_can_be_looked_at(tmp_path: Path) -> None:

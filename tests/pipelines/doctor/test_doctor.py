@@ -81,7 +81,7 @@ def test_a_run_that_is_possible(small_corpus: Path, tmp_path: Path) -> None:
     ("config", "settings", "checks"),
     [
         ("sigma-bagel-7b", [], ["model", "corpus", "memory"]),
-        ("sgt-omnigen2", [], ["model", "corpus"]),
+        ("sgt-omnigen2", [], ["model", "corpus", "memory"]),
         ("quickstart", ["data.corpora=[{path: nowhere}, {path: never}]"], ["corpus", "corpus"]),
         ("quickstart", ["data.budgte=3"], ["config"]),
         ("no-such.yaml", [], ["config"]),
@@ -110,6 +110,23 @@ def test_before_the_released_weights_are_there_one_is_told_how_to_get_them_and_w
     small = one_of(look_run(Path("sigma-bagel-7b"), [], [80 * 2**30] * 4, 2**34), "memory")
     assert small.status is Status.FAIL
     assert "87.6 GiB estimated for each of 4 ranks, and the GPU has 80.0 GiB" in small.found
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "ranks", "memory", "checkpoints"),
+    [
+        ("omnigen2-lora", [], 1, r"19\.\d GiB estimated for one rank", (0.15, 0.2)),
+        ("sgt-omnigen2", [], 8, r"2[5-7]\.\d GiB estimated for each of 8 ranks", (255, 262)),
+        ("sgt-omnigen2", ["model.path=models/SGT-Gen2"], 8, r"2[5-7]\.\d GiB", (255, 262)),
+    ],
+)
+def test_the_same_is_known_of_omnigen2_before_its_files_are_there(
+    config: str, settings: list[str], ranks: int, memory: str, checkpoints: tuple[float, float]
+) -> None:
+    found = look_run(Path(config), settings, [80 * 2**30] * ranks, 2**34)
+    assert re.match(memory, one_of(found, "memory").found), "docs/training.md has dry runs of the released shapes"
+    assert found.checkpoints is not None
+    assert checkpoints[0] < found.checkpoints / 2**30 < checkpoints[1], "three of 86.3 GiB, or of 58 MiB"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from support import omnigen2
 from support.commands import sigma
 
 from pipelines.generate.batch import BatchConfig, run_batch
-from pipelines.generate.prompts import read_prompts
+from pipelines.generate.prompts import UNREADABLE, read_prompts
 from sigma_data.errors import ConfigError
 
 ROWS: list[dict[str, Any]] = [
@@ -101,7 +101,11 @@ def test_where_nothing_could_be_answered_the_reason_is_said(tmp_path: Path) -> N
     (tmp_path / "p.jsonl").write_text('{"prompt": "as <image_1>", "images": ["gone.png"]}\n', "utf-8")
     found = sigma("generate", "--from", tmp_path / "p.jsonl", "--out", tmp_path / "out", "--model", "tiny-base")
     assert found.returncode == 2
-    assert "no prompt could be answered; the first, number 0: gone.png: cannot be read" in found.stderr
+    assert "no prompt can be read; the first: gone.png: cannot be read" in found.stderr
+    (tmp_path / "p.jsonl").write_text('{"prompt": "a <styl> cup"}\n', "utf-8")
+    found = sigma("generate", "--from", tmp_path / "p.jsonl", "--out", tmp_path / "out", "--model", "tiny-base")
+    assert found.returncode == 2
+    assert "no prompt could be answered; the first, number 0: <styl> in the prompt" in found.stderr
 
 
 @pytest.mark.slow
@@ -172,25 +176,52 @@ def test_a_corpus_is_asked_by_split_and_for_text(small_corpus: Path, tmp_path: P
         ('{"prompt": "a", "image": "b"}', "unknown key 'image'"),
         ('{"prompt": "a", "images": "b"}', "a list of paths"),
         ('{"prompt": "a", "size": "64"}', "size: write WIDTHxHEIGHT"),
+        ('{"prompt": "a \\ud800 cup"}', "has half a character"),
     ],
 )
-def test_a_wrong_line_is_named(tmp_path: Path, line: str, said: str) -> None:
+def test_a_wrong_line_is_named_and_a_file_of_such_lines_refused(tmp_path: Path, line: str, said: str) -> None:
     path = tmp_path / "p.jsonl"
-    path.write_text(line, "utf-8")
-    with pytest.raises(ConfigError, match=said):
-        list(read_prompts(path, text=False))
+    path.write_text(f'{{"prompt": "a"}}\n{line}\n', "utf-8")
+    right, wrong = (item for _, item in read_prompts(path, text=False))
+    assert (right.instruction, dict(right.truth)) == ("a", {"files": []})
+    assert f"{path}, line 2: " in wrong.truth[UNREADABLE] and said in wrong.truth[UNREADABLE]
+    path.write_text(f"{line}\n{line}\n", "utf-8")
+    with pytest.raises(ConfigError, match="no prompt can be read; the first: .*line 1: ") as told:
+        run_batch(config(path, tmp_path / "out"))
+    assert said in str(told.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_line_that_is_no_json_is_listed_with_its_number_and_the_rest_is_made(source: Path, tmp_path: Path) -> None:
+    lines = source.read_bytes().splitlines()
+    source.write_bytes(b"\n".join([lines[0], b"prompt: a blue cup", b'{"prompt": "\xff"}', lines[3]]))
+    found = sigma("generate", "--from", source, "--out", tmp_path / "out", "--model", "tiny-base", "--steps", "2")
+    assert found.returncode == 1, found.stderr
+    assert "sigma: 2 of 4 prompts failed" in found.stderr and "Traceback" not in found.stderr
+    rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text("utf-8").splitlines()]
+    assert ["file" in row for row in rows] == [True, False, False, True]
+    assert rows[1]["failure"] == (
+        f"{source}, line 2: is no JSON (Expecting value, character 1): write one object a line"
+    )
+    assert rows[2]["failure"].startswith(f"{source}, line 3: is no JSON (")
+    assert "2 failed" in (tmp_path / "out" / "index.html").read_text("utf-8")
+    source.write_bytes(b"\n".join([lines[0], lines[1], b'{"prompt": "mended"}', lines[3]]))
+    again = run_batch(config(source, tmp_path / "out", batch=8))
+    assert (again["before"], again["answered"]) == (2, 4)
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "said"),
     [
         ("none.jsonl", {}, "no such file"),
+        ("folder.jsonl", {}, "cannot be read"),
         ("red.png", {}, "give JSON lines"),
         ("prompts.jsonl", {"split": "test"}, "has no splits"),
         ("prompts.jsonl", {"start": 9}, "has no prompt there"),
     ],
 )
 def test_a_source_that_cannot_be_asked(source: Path, name: str, changes: dict[str, Any], said: str) -> None:
+    (source.parent / "folder.jsonl").mkdir()
     with pytest.raises(ConfigError, match=said):
         run_batch(config(source.parent / name, source.parent / "out", **changes))
     assert not (source.parent / "out").exists()

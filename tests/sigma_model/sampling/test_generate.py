@@ -299,9 +299,30 @@ def test_a_mistyped_command_is_one_sentence_and_exit_code_2(
 
 
 def test_the_untrained_preset_says_that_it_makes_noise(tmp_path: Path) -> None:
-    done = sigma("generate", "a red square", "--out", str(tmp_path / "o.png"), "--steps", "2")
+    done = sigma("generate", "a red square", "--model", "tiny", "--out", str(tmp_path / "o.png"), "--steps", "2")
     assert done.returncode == 0, done.stderr
     assert "no trained weights" in done.stderr
+
+
+def test_without_a_model_the_trained_one_answers_and_says_what_it_knows(tmp_path: Path) -> None:
+    words = ("generate", "a red square", "--steps", "2", "--out")
+    done = sigma(*words, str(tmp_path / "o.png"))
+    assert done.returncode == 0, done.stderr
+    assert "sigma: tiny-base answered, which knows drawn scenes of 64 pixels alone: name another" in done.stderr
+    named = sigma(*words, str(tmp_path / "named.png"), "--model", "tiny-base")
+    assert "tiny-base answered" not in named.stderr and "noise" not in done.stderr
+    assert (tmp_path / "o.png").read_bytes() == (tmp_path / "named.png").read_bytes()
+
+
+@pytest.mark.parametrize(("model", "words"), [("tiny-base", "no vision encoder"), ("tiny", "no trained weights")])
+def test_a_text_answer_that_is_noise_says_so(model: str, words: str) -> None:
+    done = sigma("generate", "what is it?", "--text", "--max-tokens", "16", "--model", model)
+    assert done.returncode == 0, done.stderr
+    assert (
+        [line for line in done.stderr.splitlines() if "is noise" in line or "likely noise" in line]
+        == [line for line in done.stderr.splitlines() if f"sigma: {model} has {words}" in line]
+        != []
+    )
 
 
 def test_a_prompt_that_is_no_unicode_is_kept_in_the_file(bundle: LoadedModel, tmp_path: Path) -> None:
