@@ -52,7 +52,6 @@ def client(server: Server) -> Iterator[AppClient]:
         ({"seed": None}, "Seed: has no number: write one of 0 or more"),
         ({"seed": -1}, "Seed: -1 cannot be: write one of 0 or more"),
         ({"size": "many"}, "&quot;Size&quot; many: write WIDTHxHEIGHT in pixels"),
-        ({"answer": "Text", "max_tokens": 2048}, "use a smaller &quot;Longest text answer, in tokens&quot;, or a"),
         ({"prompt": None}, "the prompt is empty"),
     ],
 )

@@ -18,10 +18,11 @@ from support import image_files
 from support.commands import sigma
 
 from pipelines.app import markup
-from pipelines.app.ask import CACHES, Ask, defaults_of
+from pipelines.app.ask import CACHES, SAMPLING, Ask, defaults_of
 from pipelines.app.config import WAITING, AppConfig
 from pipelines.app.gallery import ASK, RESULT, Gallery
 from pipelines.app.guard import POLICY, Guard
+from pipelines.app.numbers import in_fields
 from pipelines.app.studio import Job, Studio
 from pipelines.common.loopback import hosts_of
 from sigma_data.errors import ConfigError
@@ -207,6 +208,17 @@ def test_a_failure_is_kept_and_the_next_request_is_answered(
     kept = studio.gallery.entry(failed.entry.id)
     assert kept.state == "failed" and words in kept.message
     assert words in markup.status(failed, 0) and words in markup.cards([kept], 1, 0)
+
+
+def test_an_option_is_named_by_its_field(studio: Studio, painter: Painter) -> None:
+    painter.open()
+    painter.fault = ConfigError("too long: use a smaller --max-tokens, --no-group-mask, or --dtype float32")
+    message = ended(studio.submit(ask_of([], prompt="a cup"))).entry.message
+    assert message == (
+        'too long: use a smaller "Longest text answer, in tokens", "Group mask", or sigma app --dtype float32'
+    )
+    assert in_fields("see `sigma export RUN --out MODEL`, a-size") == "see `sigma export RUN --out MODEL`, a-size"
+    assert [one for one in SAMPLING if not in_fields("--" + one.replace("_", "-")).startswith(chr(34))] == []
 
 
 def test_a_text_answer_is_kept_and_never_read_as_html(studio: Studio) -> None:

@@ -170,7 +170,7 @@ def test_a_corpus_is_asked_by_split_and_for_text(small_corpus: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", "line 1: is no JSON"),
+        ("{", "is no JSON (Expecting property name"),
         ('["a"]', "has no prompt"),
         ('{"images": []}', "has no prompt"),
         ('{"prompt": "a", "image": "b"}', "unknown key 'image'"),
