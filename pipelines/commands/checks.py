@@ -16,10 +16,15 @@ def checks(as_json: Json = False) -> None:
     if as_json:
         print_json(rows)
         return
-    for row in rows:
-        severity = row["severity"] + (" (fixed)" if row["fixed"] else "")
-        families = f" [{row['families']}]" if row["families"] != "all" else ""
-        print_result(f"{row['code']:<28} {severity:<15} {row['summary']}{families}\n")
+    from sigma_data.text_format import described
+
+    print_result(described([(row["code"], _told(row)) for row in rows]) + "\n")
+
+
+def _told(row: dict[str, Any]) -> str:
+    severity = row["severity"] + (" (fixed)" if row["fixed"] else "")
+    families = f" [{row['families']}]" if row["families"] != "all" else ""
+    return f"{severity}: {row['summary']}{families}"
 
 
 def checks_table() -> list[dict[str, Any]]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.doctor.finding import Finding, fail, failed, ok, warn
-from pipelines.download.catalog import OMNIGEN2, entry_of_folder
+from pipelines.download.catalog import entry_of_folder
 from sigma_data.errors import SigmaError
 from sigma_data.text_format import counted, format_bytes
+from sigma_model.omnigen2.files import RELEASED as OMNIGEN2
 
 if TYPE_CHECKING:
     from pipelines.train.config import TrainConfig

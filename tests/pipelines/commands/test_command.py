@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from typer.testing import CliRunner
 
@@ -68,3 +70,10 @@ def test_a_size_is_a_pair(text: str) -> None:
 def test_a_size_is_two_numbers(text: str) -> None:
     with pytest.raises(ValueError, match="WIDTHxHEIGHT"):
         parse_size(text)
+
+
+def test_the_list_of_checks_fits_a_terminal() -> None:
+    told = CliRunner().invoke(cli.app, ["checks"]).output
+    listed = json.loads(CliRunner().invoke(cli.app, ["checks", "--json"]).output)
+    assert len(listed) > 30 and all(one["code"] in told and one["severity"] in told for one in listed)
+    assert max(map(len, told.splitlines())) < 80
