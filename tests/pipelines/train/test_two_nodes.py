@@ -68,8 +68,11 @@ def start(words: list[str], config: Path, *more: str) -> subprocess.Popen[str]:
 
 def between_checkpoints(out: Path) -> bool:
     """Whether a checkpoint is complete and the next is far: what is said of a save that a node left is another matter."""
-    steps = len((out / "metrics.jsonl").read_bytes().splitlines()) if steps_saved(out) else 0
-    return bool(steps) and steps_saved(out)[-1] < steps <= steps_saved(out)[-1] + EVERY // 2
+    complete = steps_saved(out)
+    if not complete:
+        return False
+    steps = len((out / "metrics.jsonl").read_bytes().splitlines())
+    return complete[-1] < steps <= complete[-1] + EVERY // 2
 
 
 def test_a_node_is_killed_and_both_go_on_to_the_bit(
