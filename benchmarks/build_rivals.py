@@ -3,7 +3,7 @@
 Rows in the release's layout, three JPEGs each. `sigma`'s build does all that it does (checks, signatures, duplicates,
 splits, shards, tables, report). datatrove's local executor and Ray Data read the same parquet, decode every image,
 hash it, and write the rows to parquet again. One process works in each arm; arms take turns, and the figure is the
-processor time a row of the processes that work, the lowest of the rounds.
+processor time a row of the processes that work, the lowest of the rounds; the time by the clock stands beside it.
 
 datatrove and Ray Data are not installed with sigma: --datatrove-python and --ray-python name interpreters that have
 them; an arm that has none is left out.
@@ -16,10 +16,13 @@ import hashlib
 import io
 import json
 import logging
+import os
 import resource
+import secrets
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -108,6 +111,7 @@ def ray_data(rows: Path, out: Path) -> float:
     import psutil  # type: ignore[import-untyped, unused-ignore]
     import ray
 
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray leaves one in ~/.ray/auth_token
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
 
@@ -153,7 +157,7 @@ def main() -> None:
         measure(options.arm[0], Path(options.arm[1]), Path(options.arm[2]))
         return
     python = {"sigma": sys.executable, "datatrove": options.datatrove_python, "ray data": options.ray_python}
-    best: dict[str, float] = {}
+    best: dict[str, tuple[float, float]] = {}  # seconds of processor time and by the clock
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_rows(folder / "rows", options.rows, options.side, options.files)
@@ -161,18 +165,22 @@ def main() -> None:
         for turn in range(options.rounds):
             for arm in _ARMS:
                 words = [python[arm], __file__, "--arm", arm, str(folder / "rows"), str(folder / f"{arm} {turn}")]
+                start = time.monotonic()
                 done = subprocess.run(words, capture_output=True, text=True)
+                clock = time.monotonic() - start
                 if done.returncode:
                     print(f"{arm}: left out ({(done.stderr.splitlines() or [''])[-1]})", flush=True)
                     continue
-                spent = json.loads(done.stdout.splitlines()[-1])["seconds"]
+                spent = (json.loads(done.stdout.splitlines()[-1])["seconds"], clock)
                 best[arm] = min(spent, best.get(arm, spent))
     print(f"{options.rows:,} rows of three images of {options.side} pixels, {size / 1e6:,.0f} MB")
-    for arm, seconds in best.items():
-        print(f"{arm:<10} {seconds:6.1f} s of processor time, {1000 * seconds / options.rows:6.2f} ms a row")
+    for arm, (seconds, clock) in best.items():
+        a_row = 1000 * seconds / options.rows
+        print(f"{arm:<10} {seconds:6.1f} s of processor time, {a_row:6.2f} ms a row, {clock:6.1f} s by the clock")
     if len(best) > 1:
-        others = min(seconds for arm, seconds in best.items() if arm != "sigma")
-        check("a row of a whole build", "the fastest that does less", best["sigma"] / others, most=1.0, unit="times")
+        others = min(seconds for arm, (seconds, _) in best.items() if arm != "sigma")
+        ours = best["sigma"][0]
+        check("a row of a whole build", "the fastest that does less", ours / others, most=1.0, unit="times")
 
 
 if __name__ == "__main__":

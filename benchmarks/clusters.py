@@ -197,7 +197,7 @@ class Ray(Cluster):
         node = None if self.nodes[number].poll() is not None else psutil.Process(self.nodes[number].pid)
         there = [] if node is None else [node, *node.children(recursive=True)]
         if self.namespaces:
-            told = subprocess.run(["ip", "netns", "pids", f"sigma{number}"], capture_output=True, text=True, check=True)
+            told = subprocess.run(["ip", "netns", "pids", _space(number)], capture_output=True, text=True, check=True)
             for pid in {int(word) for word in told.stdout.split()} - {one.pid for one in there}:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     there.append(psutil.Process(pid))
@@ -205,7 +205,7 @@ class Ray(Cluster):
 
     def inside(self, node: int) -> list[str]:
         """Words that run a command on a node."""
-        return ["ip", "netns", "exec", f"sigma{node}"] if self.namespaces else []
+        return ["ip", "netns", "exec", _space(node)] if self.namespaces else []
 
     def _wait(self, number: int) -> bool:
         """Wait until a node answers; False where it has ended or never does."""
@@ -239,15 +239,21 @@ class Ray(Cluster):
         for number in sorted(self.nodes, reverse=True):
             self.lose(number)
         for number in range(2 if self.namespaces else 0):
-            subprocess.run(["ip", "netns", "del", f"sigma{number}"], check=False)
+            subprocess.run(["ip", "netns", "del", _space(number)], check=False)
+
+
+def _space(number: int) -> str:
+    """The namespace of a node, this run's own: several may run at a time."""
+    return f"sigma{os.getpid()}-{number}"
 
 
 def _namespaces() -> bool:
     """Two namespaces with a cable between them; False where that is not allowed."""
     steps = (
-        "netns add sigma0", "netns add sigma1", "link add sigma0 netns sigma0 type veth peer name sigma1 netns sigma1",
-        *(f"-n sigma{n} addr add 10.199.0.{n + 1}/24 dev sigma{n}" for n in (0, 1)),
-        *(f"-n sigma{n} link set {device} up" for n in (0, 1) for device in (f"sigma{n}", "lo")),
+        f"netns add {_space(0)}", f"netns add {_space(1)}",
+        f"link add sigma0 netns {_space(0)} type veth peer name sigma1 netns {_space(1)}",
+        *(f"-n {_space(n)} addr add 10.199.0.{n + 1}/24 dev sigma{n}" for n in (0, 1)),
+        *(f"-n {_space(n)} link set {device} up" for n in (0, 1) for device in (f"sigma{n}", "lo")),
     )  # fmt: skip
     if shutil.which("ip") is None:
         return False
@@ -255,7 +261,7 @@ def _namespaces() -> bool:
         done = subprocess.run(["ip", *step.split()], capture_output=True, text=True)
         if done.returncode:
             for number in (0, 1):
-                subprocess.run(["ip", "netns", "del", f"sigma{number}"], capture_output=True)
+                subprocess.run(["ip", "netns", "del", _space(number)], capture_output=True)
             print(f"no network namespaces ({done.stderr.strip()})", flush=True)
             return False
     return True

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pipelines.build_dataset.prepare import PrepareSettings, prepared
 from pipelines.build_dataset.scan_files import KeptScan
 from pipelines.common.batched import batched
+from pipelines.common.pandas_unused import leave_pandas_out
 from sigma_data.corpus.check_limits import Severity
 from sigma_data.corpus.checks import Examination, examine
 from sigma_data.corpus.manifest import examined_columns, manifest_schema, sample_columns
@@ -219,6 +220,7 @@ def _first_thumbnail(sample: Sample) -> bytes | None:
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     schema = scan_schema()
+    leave_pandas_out()
 
     def write(temporary: Path) -> None:
         with pq.ParquetWriter(literal(temporary), schema, compression="zstd", compression_level=1) as writer:
