@@ -26,7 +26,8 @@ _ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 240.0
 _STARTS = 3
 """Tries to start a node."""
-_PORT = 26379
+_PORT = 20000 + os.getpid() % 10000
+"""Of the head: Ray takes another run's head of the same address for its own."""
 _OBJECTS = 80 * 2**20
 _TOKEN = secrets.token_hex(32)
 """Of this run's cluster: what a user has in ~/.ray/auth_token would be asked for by its head, and sent by nobody."""
