@@ -22,6 +22,7 @@ from clusters import PATIENCE, Ray, digests, environment
 from targets import check
 
 SCAN, WRITE = "scan", "write"
+_TRIES = 5
 NODE, DRIVER, BOTH = "node", "driver", "node with the driver"
 
 
@@ -34,8 +35,14 @@ class Case:
 
     def run(self, stage: str, lost: str) -> str:
         """Build to the end; returns how far it was. Ends the program where a build fails."""
-        driver = self.start(0 if lost == NODE else 1)
-        done = self._lose(driver, stage, lost)
+        for _ in range(_TRIES):
+            driver = self.start(0 if lost == NODE else 1)
+            if (done := self._lose(driver, stage, lost)) is not None:
+                break
+            self._finish(driver)
+            shutil.rmtree(self._out)  # it was over before a task was seen there: once more
+        else:
+            sys.exit(f"in {_TRIES} builds the {stage} was not seen half done:\n{self._log.read_text()}")
         if lost == NODE:
             self._finish(driver)
         else:
@@ -48,8 +55,11 @@ class Case:
         before, options = self._cluster.command(node)
         return build(self._rows, self._out, self._log, before=before, options=options)
 
-    def _lose(self, driver: subprocess.Popen[bytes], stage: str, lost: str) -> int:
-        """Wait until a part of a stage is done and a task at work on the second node; returns the fragments done."""
+    def _lose(self, driver: subprocess.Popen[bytes], stage: str, lost: str) -> int | None:
+        """Wait until a part of a stage is done and a task at work on the second node; returns the fragments done.
+
+        None if the stage was over before that was seen; nothing is lost then.
+        """
         end = time.monotonic() + PATIENCE
         work = self._out / ".sigma" / stage
         while time.monotonic() < end and driver.poll() is None:
@@ -63,7 +73,7 @@ class Case:
                             self._cluster.lose(1)
                         return done
             time.sleep(0.005)
-        sys.exit(f"the {stage} was not seen half done:\n{self._log.read_text()}")
+        return None
 
     def _finish(self, driver: subprocess.Popen[bytes]) -> None:
         code, told = driver.wait(PATIENCE), self._log.read_text(errors="replace")
