@@ -178,7 +178,8 @@ class Checkpointer:
             files = dict(item for of_rank in self._gathered(mine) for item in of_rank.items())
             self._on_rank0(lambda: self._commit(step, files, extra))
         except (CheckpointException, OSError, RuntimeError) as error:
-            if self._group.rank == 0:  # half of one is of no use, and would take the room that is wanted
+            # Half of one is of no use, and takes room; one that was whole when another rank was lost is the last.
+            if self._group.rank == 0 and (isinstance(error, OSError) or _read_marker(folder) is None):
                 with contextlib.suppress(OSError):
                     _remove(folder)
             raise TrainError(

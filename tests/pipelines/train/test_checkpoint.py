@@ -11,7 +11,7 @@ import random
 import resource
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +207,27 @@ def test_the_newest_are_kept_and_older_incomplete_ones_are_removed(tmp_path: Pat
     checkpointer.finish()
     assert folders(tmp_path) == [40, 50]
     assert holds(checkpointer, 50)
+
+
+def test_a_checkpoint_that_was_complete_when_another_rank_was_lost_stays(
+    tmp_path: Path, alone: ProcessGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpointer = Checkpointer(tmp_path, alone, CheckpointSettings(keep=1, asynchronous=False))
+    checkpointer.save(1, state_of(1), {"step": 1})
+    tell = Checkpointer._on_rank0
+
+    def lost(self: Checkpointer, act: Callable[[], Any]) -> Any:
+        value = tell(self, act)
+        if (tmp_path / "step-00000002" / "complete.json").exists():
+            raise RuntimeError("Connection closed by peer")
+        return value
+
+    monkeypatch.setattr(Checkpointer, "_on_rank0", lost)
+    with pytest.raises(TrainError, match="closed by peer"):
+        checkpointer.save(2, state_of(2), {"step": 2})
+    monkeypatch.undo()
+    assert checkpointer.latest() == 2
+    assert holds(checkpointer, 2)
 
 
 DAMAGE = {
