@@ -182,9 +182,10 @@ class Checkpointer:
             if self._group.rank == 0 and (isinstance(error, OSError) or _read_marker(folder) is None):
                 with contextlib.suppress(OSError):
                     _remove(folder)
+            lost = isinstance(error, RuntimeError) and self._group.size > 1  # a rank, not the disk
             raise TrainError(
-                f"{folder}: the checkpoint could not be written ({_reason(error)}): make room or mend the disk, "
-                "then run the same command again to continue from the one before"
+                f"{folder}: the checkpoint could not be written ({_reason(error)}): "
+                f"{'' if lost else 'make room or mend the disk, then '}run the same command again to continue"
             ) from None
 
     def _commit(self, step: int, files: Mapping[str, int], extra: str) -> None:
@@ -396,5 +397,4 @@ def _reason(error: BaseException) -> str:
     """What went wrong, in a few words; of several ranks the first."""
     if isinstance(error, CheckpointException):
         error = next(iter(error.failures.values()))[0]
-    text = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-    return text.strip().partition("\n")[0]
+    return str(getattr(error, "strerror", None) or error).strip().partition("\n")[0]

@@ -8,10 +8,12 @@ import json
 import os
 import pickle
 import random
+import re
 import resource
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +230,19 @@ def test_a_checkpoint_that_was_complete_when_another_rank_was_lost_stays(
     monkeypatch.undo()
     assert checkpointer.latest() == 2
     assert holds(checkpointer, 2)
+
+
+@pytest.mark.parametrize(("size", "told"), [(1, "): make room or mend the disk, then"), (2, "): run the same command")])
+def test_a_lost_rank_is_no_fault_of_the_disk(
+    tmp_path: Path, alone: ProcessGroup, monkeypatch: pytest.MonkeyPatch, size: int, told: str
+) -> None:
+    def lost(self: Checkpointer, act: Callable[[], Any]) -> Any:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(Checkpointer, "_on_rank0", lost)
+    checkpointer = Checkpointer(tmp_path, replace(alone, size=size), CheckpointSettings(asynchronous=False))
+    with pytest.raises(TrainError, match=re.escape(f"(Connection closed by peer{told}")):
+        checkpointer.save(1, state_of(1), {"step": 1})
 
 
 DAMAGE = {
