@@ -22,7 +22,6 @@ from support.training_runs import steps_saved
 from pipelines.commands.quickstart import quickstart_summary
 from pipelines.common.bundled_configs import CONFIGS
 from pipelines.quickstart.run import quickstart
-from pipelines.quickstart.sgt_stages import SgtStages
 from pipelines.quickstart.stages import QuickstartOptions
 from sigma_data.errors import ConfigError
 from sigma_model.config import preset_directory
@@ -126,8 +125,3 @@ def test_the_commands_for_real_data_name_the_paths_of_the_configuration(whole: t
     words = quickstart_summary(whole[1])
     assert f"--out {config['data']['corpora'][0]['path']}\n" in words
     assert f"sigma export {config['out']} " in words and config["model"]["path"] in words
-
-
-def test_the_corpus_and_start_by_hand_are_those_of_the_configuration() -> None:
-    head = SgtStages.config_file.read_text().partition("\nout:")[0]
-    assert f'"{SgtStages.source.format(f"{SgtStages.samples}")}"' in head
