@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from sigma_data.errors import ConfigError
-from sigma_data.sequence.tokenizer import Tokenizer, open_tokenizer
+from sigma_data.sequence.tokenizer import Tokenizer
+from sigma_data.sequence.tokenizer_reader import open_tokenizer
 from sigma_data.storage.files import dump_json, write_atomic
 from sigma_model.checkpoint_io import released_name
 from sigma_model.config import ModelConfig

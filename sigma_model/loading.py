@@ -12,7 +12,8 @@ from sigma_data.errors import ConfigError
 from sigma_data.planning.plan import PlanSettings, SampleRandomness
 from sigma_data.sample import Turn
 from sigma_data.sequence.layout import Geometry, Piece, outline
-from sigma_data.sequence.tokenizer import TOKENIZER_FILES, Tokenizer
+from sigma_data.sequence.tokenizer import Tokenizer
+from sigma_data.sequence.tokenizer_reader import TOKENIZER_FILES
 from sigma_model.checkpoint_io import init_model, load_model
 from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, preset_directory, weight_files
 from sigma_model.dtypes import DType as DType

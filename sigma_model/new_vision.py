@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from sigma_data.errors import ConfigError
-from sigma_data.sequence.tokenizer import TOKENIZER_FILES
+from sigma_data.sequence.tokenizer_reader import TOKENIZER_FILES
 from sigma_model.checkpoint_io import assign, export_model, load_model
 from sigma_model.config import WEIGHT_FILES
 from sigma_model.initialization import fresh_tensor

@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sigma_data.sequence.tokenizer import TOKENIZER_FILES, Tokenizer
+from sigma_data.sequence.tokenizer import Tokenizer
+from sigma_data.sequence.tokenizer_reader import TOKENIZER_FILES
 from sigma_data.storage.files import write_atomic
 from sigma_model.checkpoint_io import export_model, init_model, load_model
 from sigma_model.config import PRESETS, VAE_FILE, ModelConfig, preset, preset_directory

@@ -19,7 +19,7 @@ from pipelines.evaluate.item import Item
 from pipelines.evaluate.questions import QuestionSet
 from pipelines.evaluate.stored import sha256_of
 from sigma_data.errors import ConfigError
-from sigma_data.sequence.tokenizer import TOKENIZER_FILES
+from sigma_data.sequence.tokenizer_reader import TOKENIZER_FILES
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
 from sigma_model.config import VAE_FILE, find_file, weight_files
 from sigma_model.loading import ModelDescription

@@ -16,31 +16,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES, Attribute, Part, Placeholder, Text
+from sigma_data.sequence.tokenizer_reader import AFFIXES, QWEN25_ADDED, QWEN25_WORDS, open_tokenizer, without_offsets
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json",
-    "special_tokens_map.json",
-)  # fmt: skip
-"""What a directory may hold of its tokenizer; an export copies those that are there."""
-
 BOS, EOS, IMAGE_START, IMAGE_END = CONTROL = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 """The delimiters of text and of images, in the order in which a tokenizer without them gets them."""
 
-_QWEN25_WORDS = 151643
-_QWEN25_ADDED = (
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
-    "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
-    "<|image_pad|>", "<|video_pad|>", "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>",
-    "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>",
-)  # fmt: skip
-"""Qwen2.5's own added tokens, 151643 to 151664: `vocab.json` and `merges.txt` alone do not tell them."""
-
 _PROBE = "A cat's 12 hats,\n\t in  <b> é ß Ω 漢字 🎨 \x00\x7f"  # NFC, as Qwen2.5 writes all text
 _DIGEST_VERSION = 1
-_AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
 
 
 class _FastTokenizer(Protocol):
@@ -176,36 +161,13 @@ class Tokenizer:
         return self._words.decode([int(number) for number in ids], skip_special_tokens=False)
 
 
-def open_tokenizer(directory: str | Path) -> Any:
-    """The transformers tokenizer of a model's directory, with the ids that its files state. Raises ConfigError."""
-    root = Path(directory)
-    if not root.is_dir():
-        raise ConfigError(f"{root}: no such directory of a tokenizer")
-    has = {file for file in TOKENIZER_FILES if (root / file).is_file()}
-    if "tokenizer.json" not in has and not {"vocab.json", "merges.txt"} <= has:
-        raise ConfigError(f"{root}: holds no tokenizer: tokenizer.json, or vocab.json and merges.txt, must lie there")
-    settings = _read(root / "tokenizer_config.json") if "tokenizer_config.json" in has else {}
-    stated = _stated_ids(root, settings)
-    tokenizer = _open(root, named="tokenizer.json" in has or "tokenizer_class" in settings)
-    if not stated and len(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)) == _QWEN25_WORDS:
-        tokenizer.add_tokens(list(_QWEN25_ADDED), special_tokens=True)
-    for token, number in stated.items():
-        found = tokenizer.backend_tokenizer.token_to_id(token)
-        if found != number:
-            raise ConfigError(
-                f"{root}: its files give {token!r} the id {number}, but it loads as {found}; "
-                "use the tokenizer files of one release together"
-            )
-    return tokenizer
-
-
 def _released_rows(vocab: Mapping[str, int], added: Mapping[str, int]) -> Mapping[str, int]:
     """The rows behind Qwen2.5's own tokens, where BAGEL's and SIGMA's weights have them; none for another tokenizer."""
-    own = {token: _QWEN25_WORDS + place for place, token in enumerate(_QWEN25_ADDED)}
+    own = {token: QWEN25_WORDS + place for place, token in enumerate(QWEN25_ADDED)}
     words = len(vocab.keys() - added.keys())
-    if words != _QWEN25_WORDS or any(added.get(token) != number for token, number in own.items()):
+    if words != QWEN25_WORDS or any(added.get(token) != number for token, number in own.items()):
         return {}
-    first = _QWEN25_WORDS + len(own)
+    first = QWEN25_WORDS + len(own)
     return {attribute: first + place for place, attribute in enumerate(ATTRIBUTES)}
 
 
@@ -260,7 +222,7 @@ def _backend(
     from tokenizers import Tokenizer as Backend
     from tokenizers import models
 
-    affixes = {name: model[name] for name in _AFFIXES if model.get(name)}
+    affixes = {name: model[name] for name in AFFIXES if model.get(name)}
     words = Backend(models.BPE(vocab=vocab, merges=merges, ignore_merges=bool(model.get("ignore_merges")), **affixes))
     for component in ("normalizer", "pre_tokenizer", "decoder"):
         if getattr(source, component) is not None:
@@ -280,9 +242,9 @@ def _digest(
         "version": _DIGEST_VERSION,
         "ids": ids,
         "normalizer": description["normalizer"],
-        "pre_tokenizer": json.loads(json.dumps(description["pre_tokenizer"]), object_hook=_without_offsets),
+        "pre_tokenizer": json.loads(json.dumps(description["pre_tokenizer"]), object_hook=without_offsets),
         "ignore_merges": bool(model.get("ignore_merges")),
-        "affixes": {name: model[name] for name in _AFFIXES if model.get(name)},
+        "affixes": {name: model[name] for name in AFFIXES if model.get(name)},
     }
     digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode())
     # Joined, not as JSON: Qwen2.5 has 150,000 of each, and the order of a vocabulary means nothing.
@@ -290,58 +252,6 @@ def _digest(
     for lines in (numbered, (f"{left} {right}" for left, right in merges)):
         digest.update(("\n\n" + "\n".join(lines)).encode())
     return digest.hexdigest()
-
-
-def _without_offsets(value: dict[str, Any]) -> dict[str, Any]:
-    """Whether offsets are trimmed changes no id, and the same tokenizer is stored both ways."""
-    return {name: content for name, content in value.items() if name != "trim_offsets"}
-
-
-def _open(root: Path, *, named: bool) -> Any:
-    """The transformers tokenizer of a directory; `named`: its files say which class it is."""
-    from logging import ERROR
-
-    from transformers import AutoTokenizer, Qwen2Tokenizer
-    from transformers.utils import logging
-
-    # Without a name AutoTokenizer gives up; the released layout's vocab.json is Qwen2's.
-    reader: Any = AutoTokenizer if named else Qwen2Tokenizer
-    options = {"trust_remote_code": False} if named else {}
-    before = logging.get_verbosity()
-    logging.set_verbosity(ERROR)  # it would warn of a model type it does not know, which is no news here
-    try:
-        return reader.from_pretrained(str(root), local_files_only=True, **options)
-    except Exception as error:  # broken files make the libraries raise anything
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{root}: its tokenizer cannot be read ({reason})") from None
-    finally:
-        logging.set_verbosity(before)
-
-
-def _stated_ids(root: Path, settings: Mapping[str, Any]) -> dict[str, int]:
-    """Ids of added tokens as the files state them: transformers numbers them anew where they leave gaps."""
-    stated: dict[str, int] = {}
-    try:
-        if (root / "added_tokens.json").is_file():
-            stated |= {token: int(number) for token, number in _read(root / "added_tokens.json").items()}
-        for number, token in settings.get("added_tokens_decoder", {}).items():
-            stated[token["content"]] = int(number)
-        if (root / "tokenizer.json").is_file():
-            for token in _read(root / "tokenizer.json").get("added_tokens", []):
-                stated[token["content"]] = int(token["id"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{root}: its list of added tokens is not in the usual form ({error!r})") from None
-    return stated
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path}: must hold a JSON object")
-    return value
 
 
 def _clean(text: str) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES
-from sigma_data.sequence.tokenizer import CONTROL, TOKENIZER_FILES, Tokenizer, open_tokenizer
+from sigma_data.sequence.tokenizer import CONTROL, Tokenizer
+from sigma_data.sequence.tokenizer_reader import TOKENIZER_FILES, open_tokenizer
 from sigma_data.storage.files import dump_json, write_atomic
 
 _PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
@@ -30,7 +31,7 @@ def write_tokenizer(source: Path, out: Path, tokenizer: Tokenizer) -> None:
     for name in has - {"tokenizer.json", "tokenizer_config.json", "added_tokens.json"}:
         shutil.copyfile(source / name, out / name)
 
-    stored = json.loads(open_tokenizer(source).backend_tokenizer.to_str())
+    stored = json.loads(open_tokenizer(source).to_str())
     description = _read(source / "tokenizer.json") if "tokenizer.json" in has else stored
     description["added_tokens"] = stored["added_tokens"] + _new_tokens(stored, tokenizer)
     added = sorted(description["added_tokens"], key=lambda token: token["id"])

@@ -27,7 +27,7 @@ from pipelines.train.lora import add_lora, is_lora, merge_lora
 from pipelines.train.optimizer import make_optimizer
 from pipelines.train.run import build_model
 from sigma_data.errors import BuildError, ConfigError
-from sigma_data.sequence.tokenizer import TOKENIZER_FILES
+from sigma_data.sequence.tokenizer_reader import TOKENIZER_FILES
 from sigma_model.checkpoint_io import Checkpoint, export_model, init_model, load_model
 from sigma_model.config import ModelConfig, preset, preset_directory
 from sigma_model.loading import DType, describe_model, load_for_inference

@@ -90,7 +90,8 @@ def test_an_id_beyond_the_embedding_table_is_an_error_that_names_the_token(qwen:
 def test_qwen25s_vocabulary_without_its_configuration_still_gets_qwen25s_ids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sigma_data.sequence.tokenizer._QWEN25_WORDS", 400)  # stands for 151,643
+    for module in ("tokenizer", "tokenizer_reader"):
+        monkeypatch.setattr(f"sigma_data.sequence.{module}.QWEN25_WORDS", 400)  # stands for 151,643
     encoder = Tokenizer.load(qwen_directory(tmp_path, files=["vocab.json", "merges.txt"], added=()))
     shift = 151643 - 400
     assert {token: number + shift for token, number in ids_of(encoder).items()} == {

@@ -13,8 +13,9 @@ from support.small_tokenizers import QWEN_ADDED, qwen_directory
 
 from sigma_data.errors import ConfigError
 from sigma_data.instruction import ATTRIBUTES, Attribute, Text
-from sigma_data.sequence.tokenizer import _QWEN25_ADDED, Tokenizer
+from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.sequence.tokenizer_files import write_tokenizer
+from sigma_data.sequence.tokenizer_reader import QWEN25_ADDED
 from sigma_model.config import ModelConfig, preset_directory
 from sigma_model.loading import describe_model
 
@@ -112,8 +113,9 @@ def test_rows_with_a_gap_before_them_are_read_right_too(tmp_path: Path) -> None:
 
 def like_qwen25(folder: Path, extra: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Qwen2.5's tokenizer with 400 words instead of 151,643, and tokens added behind its own."""
-    monkeypatch.setattr("sigma_data.sequence.tokenizer._QWEN25_WORDS", 400)
-    return qwen_directory(folder, files=FILES[0], added=(*_QWEN25_ADDED, *extra))
+    for module in ("tokenizer", "tokenizer_reader"):
+        monkeypatch.setattr(f"sigma_data.sequence.{module}.QWEN25_WORDS", 400)
+    return qwen_directory(folder, files=FILES[0], added=(*QWEN25_ADDED, *extra))
 
 
 @pytest.mark.parametrize("extra", [(), tuple(TOKENS), (*TOKENS, "<mine>")])
