@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sigma_model.attention import Attention
 from sigma_model.config import LanguageConfig
-from sigma_model.embed import rotary
+from sigma_model.embed import Embedding, rotary
 from sigma_model.experts import Layer
 
 
@@ -18,7 +18,7 @@ class Backbone(nn.Module):
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm_und = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.norm_gen = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)

@@ -8,11 +8,22 @@ import torch
 from torch import Tensor, nn
 
 
+class Embedding(nn.Embedding):
+    """A learnt table. On the meta device it draws nothing: that would import torch's compiler, which takes seconds."""
+
+    def reset_parameters(self) -> None:
+        """Standard normal numbers, where there is memory for them."""
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 def sincos_table(grid: int, width: int) -> Tensor:
     """The fixed 2-D position table [grid * grid, width], float32.
 
     Half of the width encodes the column, then half the row; sine then cosine, base 10000.
     """
+    if torch.get_default_device().type == "meta":
+        return torch.empty(grid * grid, width)  # as for `Embedding`: arithmetic there would import the compiler
     half = width // 2
     omega = 10000.0 ** (-torch.arange(half // 2, dtype=torch.float64) / (half / 2))
     angles = torch.arange(grid, dtype=torch.float64)[:, None] * omega

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sigma_data.loading.batch import unit_range
 from sigma_model.attention import Attention, FullAttention, spans_of
 from sigma_model.config import VisionConfig
+from sigma_model.embed import Embedding
 
 
 class VisionLayer(nn.Module):
@@ -45,7 +46,7 @@ class VisionEncoder(nn.Module):
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
         self.patch_embedding = nn.Linear(config.patch_size**2 * 3, config.hidden_size)
-        self.position_embedding = nn.Embedding(config.grid**2, config.hidden_size)
+        self.position_embedding = Embedding(config.grid**2, config.hidden_size)
         self.layers = nn.ModuleList(VisionLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 

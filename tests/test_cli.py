@@ -33,6 +33,18 @@ def test_help_imports_nothing_heavy() -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_an_image_of_a_tiny_model_takes_neither_transformers_nor_torchs_compiler(tmp_path: Path) -> None:
+    words = ["generate", "a red star", "--model", "tiny-base", "--steps", "2", "--out", str(tmp_path / "star.png")]
+    code = (
+        "import sys\nfrom pipelines.commands.app import app\n"
+        f"app({words}, standalone_mode=False)\n"
+        "sys.exit(', '.join({'transformers', 'torch._dynamo'} & set(sys.modules)) or 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "star.png").exists()
+
+
 @pytest.mark.slow
 def test_build_prints_the_sums_and_where_the_report_lies(tmp_path: Path) -> None:
     corpora.make_release(tmp_path / "release", 12)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma_data.errors import ConfigError
+from sigma_model.embed import Embedding
 from sigma_model.model import SigmaModel
 
 TABLE = "backbone.embed.weight"
@@ -20,7 +21,7 @@ ROWS = "backbone.embed.rows"
 """The parameter of a `TokenRows`, by our name; no released file has it."""
 
 
-class TokenRows(nn.Embedding):
+class TokenRows(Embedding):
     """An embedding in which the rows `ids` come from a parameter `rows` [n, D] instead of the table."""
 
     def __init__(self, base: nn.Embedding, ids: Sequence[int]) -> None:
@@ -37,7 +38,7 @@ class TokenRows(nn.Embedding):
 
     def merge(self) -> nn.Embedding:
         """The plain embedding that gives the same; takes over this one's table and changes it."""
-        plain = nn.Embedding(self.num_embeddings, self.embedding_dim, device="meta")
+        plain = Embedding(self.num_embeddings, self.embedding_dim, device="meta")
         with torch.no_grad():
             self.weight[list(self.ids)] = self.rows.to(self.weight.dtype)
         plain.weight = self.weight
