@@ -18,7 +18,7 @@ class Backbone(nn.Module):
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed = Embedding(config.vocab_size, config.hidden_size)
+        self.embed: nn.Embedding = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm_und = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.norm_gen = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
