@@ -178,6 +178,11 @@ def training_flops(
     return model, model + sum(rate * counts[name] for name, rate in again.items())
 
 
+def gradients_enter(config: ModelConfig, parameters: Parameters, frozen: FreezeSettings) -> tuple[bool, bool]:
+    """Whether gradients are wanted of what enters the first layer, of the understanding and the generation expert."""
+    return _Walk(parameters, freeze_und=not frozen.und_recorded, checkpointing="none").embed(config)
+
+
 def vae_flops(config: VaeConfig, work: Work) -> float:
     """Operations of encoding the images: its convolutions a pixel, and attention between all latents of one."""
     width = config.ch

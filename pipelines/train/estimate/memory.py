@@ -5,14 +5,16 @@ Every number follows from a formula in the docstring of its function, the config
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from pipelines.train.config import TrainConfig
-from pipelines.train.estimate.flops import Parameters, Work, parameters_of, training_flops, vae_flops
+from pipelines.train.estimate.flops import Parameters, Work, gradients_enter, parameters_of, training_flops, vae_flops
 from pipelines.train.estimate.rank_memory import Layer, RankMemory
 from pipelines.train.estimate.run_estimate import Estimate, LookedAt, by_part
+from pipelines.train.estimate.tape import Tape, Value
 from pipelines.train.token_rows import ROWS
 from sigma_data.loading.batch import Run
 from sigma_data.planning.plan import Planner
@@ -146,40 +148,83 @@ class Memory(RankMemory):
         vision = self._model.vision.grid**2 if self._model.vision is not None else 0
         return (self._model.latent.grid**2 + vision) * self._model.language.hidden_size * self._c
 
-    def _layers(self) -> list[Layer]:
-        """What each layer keeps for the backward pass.
+    def _layers(self) -> tuple[list[Layer], float]:
+        """What each layer keeps for the backward pass, by the rules of `Tape`; and what is kept outside of them.
 
-        A layer: N (3 D + 2 K) for attention (queries, keys, values, result twice); for each expert that is recorded
-        n (3 D + K) before it (input, normed, queries and keys before their norms) and n (2 D + 4 I) behind it (sum,
-        normed, four of the MLP), the last layer for tokens with a loss alone. A layer that is computed again keeps
-        its N D inputs. An expert that is recorded but frozen keeps no inputs of its linear layers: n (2 D + K) and
-        n (D + 3 I). A ViT layer: 9 and 2 x its widths a patch. With LoRA less is kept than this; on a CPU about a
-        quarter more, for its norms keep two tensors each.
+        With everything trained a layer keeps N (3 D + 2 K) for attention (queries, keys, values, result twice); for
+        each expert n (3 D + K) before it (input, normed, queries and keys before their norms) and n (2 D + 4 I)
+        behind it (sum, normed, four of the MLP), the last layer for tokens with a loss alone. A ViT layer: 9 and 2 x
+        its widths a patch. Frozen linear layers without an adapter keep no inputs, an expert that is not recorded
+        nothing of its own. A layer that is computed again keeps its inputs. Outside: the final norms and heads over
+        tokens with a loss, the connector, rotary angles. On a CPU all norms keep a second tensor.
         """
-        count = self._model.language.num_hidden_layers
-        inputs = self._tokens * self._model.language.hidden_size
-        layers: list[Layer] = [(self._layer(last=number == count - 1), inputs) for number in range(count)]
-        if self._model.vision is not None and self._parameters.trains("vision"):
-            vision, patches = self._model.vision, self._counts["patch"]
-            kept = patches * (9 * vision.hidden_size + 2 * vision.intermediate_size)
-            layers += [(kept, patches * vision.hidden_size)] * vision.num_hidden_layers
-        return layers
+        language, outside = self._model.language, self._tape()
+        entering = gradients_enter(self._model, self._parameters, self._config.freeze)
+        states = {
+            expert: Value(self._counts[expert], language.hidden_size, needs)
+            for expert, needs in zip(("und", "gen"), entering, strict=True)
+        }
+        layers: list[Layer] = []
+        for number in range(language.num_hidden_layers):
+            tape, last = self._tape(), number == language.num_hidden_layers - 1
+            states = self._layer(tape, f"backbone.layers.{number}", states, last=last)
+            layers.append(self._layer_of(tape, self._tokens * language.hidden_size))
+        for expert, head in (("und", "lm_head"), ("gen", "latent_out")):
+            if expert in self._recorded():
+                outside.linear(head, outside.norm(f"backbone.norm_{expert}", states[expert]))
+        layers += self._vision(outside)
+        return layers, outside.numbers + 2 * language.head_dim * self._tokens
 
     @property
     def _tokens(self) -> float:
         return self._counts["und"] + self._counts["gen"]
 
-    def _layer(self, *, last: bool) -> float:
-        language = self._model.language
-        width, inner = language.hidden_size, language.intermediate_size
-        keys = language.num_key_value_heads * language.head_dim
-        total = self._tokens * (3 * width + 2 * keys)
-        for expert, with_loss in self._recorded().items():
-            rows = self._counts[with_loss if last else expert]
-            trained = int(any(f".{expert}." in name for name in self._parameters.trainable))
-            total += self._counts[expert] * ((2 + trained) * width + keys)
-            total += rows * ((1 + trained) * width + (3 + trained) * inner)
-        return total
+    def _layer(self, tape: Tape, name: str, states: Mapping[str, Value], *, last: bool) -> dict[str, Value]:
+        """Both experts around one attention."""
+        parts = [self._project(tape, f"{name}.{expert}", x) for expert, x in states.items()]
+        q, k, v = (
+            Value(self._tokens, one[0].width, any(part.needs for part in one)) for one in zip(*parts, strict=True)
+        )
+        attended = tape.attention(q, k, v).copy()  # the samples' results, joined
+        found = {}
+        for expert, x in states.items():
+            if expert not in self._recorded():
+                found[expert] = x
+                continue
+            if last:
+                rows = self._counts[self._recorded()[expert]]
+                x, mine = x.copy(rows=rows), attended.copy(rows=rows)
+            else:
+                mine = attended  # a part of it, which keeps the whole
+            x = tape.sum(x, tape.linear(f"{name}.{expert}.o", mine))
+            normed = tape.norm(f"{name}.{expert}.post_norm", x)
+            mlp = f"{name}.{expert}.mlp"
+            found[expert] = tape.sum(x, tape.gated_mlp(f"{mlp}.gate", f"{mlp}.up", f"{mlp}.down", normed))
+        return found
+
+    @staticmethod
+    def _project(tape: Tape, name: str, x: Value) -> tuple[Value, Value, Value]:
+        normed = tape.norm(f"{name}.input_norm", x)
+        q, k, v = _queries_keys_values(tape, name, normed)
+        return tape.norm(f"{name}.q_norm", q), tape.norm(f"{name}.k_norm", k), v
+
+    def _vision(self, outside: Tape) -> list[Layer]:
+        """The vision encoder's layers; its last norm and the connector go on the tape `outside`."""
+        vision, trains = self._model.vision, self._parameters.trains
+        if vision is None:
+            return []
+        entering = trains("vision.patch_embedding") or trains("vision.position_embedding")
+        x, layers = Value(self._counts["patch"], vision.hidden_size, entering), []
+        for number in range(vision.num_hidden_layers):
+            tape, name = self._tape(), f"vision.layers.{number}"
+            q, k, v = _queries_keys_values(tape, name, tape.norm(f"{name}.norm1", x))
+            x = tape.sum(x, tape.linear(f"{name}.out", tape.attention(q, k, v).copy()))
+            inner = tape.linear(f"{name}.fc1", tape.norm(f"{name}.norm2", x))
+            x = tape.sum(x, tape.linear(f"{name}.fc2", tape.activation(inner)))
+            layers.append(self._layer_of(tape, x.rows * x.width))
+        inner = outside.linear("connector.fc1", outside.norm("vision.norm", x))
+        outside.linear("connector.fc2", outside.activation(inner))
+        return layers
 
     def _backward(self) -> float:
         """Of an expert's MLP."""
@@ -196,3 +241,7 @@ class Memory(RankMemory):
 
     def _largest_image(self) -> int:
         return min(self._model.vae_rule.max_size**2, self._model.vae_rule.max_pixels)
+
+
+def _queries_keys_values(tape: Tape, name: str, x: Value) -> tuple[Value, Value, Value]:
+    return tape.linear(f"{name}.q", x), tape.linear(f"{name}.k", x), tape.linear(f"{name}.v", x)

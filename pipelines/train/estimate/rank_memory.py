@@ -11,6 +11,7 @@ import torch
 
 from pipelines.train.adamw import moment_bytes
 from pipelines.train.config import TrainConfig
+from pipelines.train.estimate.tape import Tape
 from sigma_model.config import VaeConfig
 from sigma_model.quantization import Quantization, is_quantised, stored_bytes
 
@@ -39,7 +40,7 @@ class RankMemory(ABC):
         on_gpu: bool,
     ) -> None:
         self.ranks = ranks
-        self._config, self._vae, self._trained = config, vae, trained
+        self._config, self._vae, self._shapes, self._trained = config, vae, shapes, trained
         self._shard = config.parallel.shard or ranks
         self._c = {"auto": 2 if on_gpu else 4, "float32": 4, "bfloat16": 2}[config.model.dtype]
         master = {"float32": 4, "bfloat16": 2}[config.model.master]
@@ -132,11 +133,21 @@ class RankMemory(ABC):
 
     def _activations(self) -> tuple[float, float]:
         """Numbers that are kept for the backward pass, and those of the largest layer that is computed again."""
-        layers = self._layers()
+        layers, outside = self._layers()
         every = {"none": 0, "selective": 2, "full": 1}[self._config.parallel.checkpointing]
         again = [every > 0 and number % every == 0 for number in range(len(layers))]
         kept = sum(small if repeated else full for (full, small), repeated in zip(layers, again, strict=True))
-        return kept, max((full for (full, _), repeated in zip(layers, again, strict=True) if repeated), default=0)
+        return kept + outside, max(
+            (full for (full, _), repeated in zip(layers, again, strict=True) if repeated), default=0
+        )
+
+    def _tape(self) -> Tape:
+        return Tape(self._shapes, self._trained)
+
+    @staticmethod
+    def _layer_of(tape: Tape, inputs: float) -> Layer:
+        """A layer that keeps what is on the tape; through which no gradient goes, it keeps no inputs either."""
+        return tape.numbers, inputs if tape.numbers else 0
 
     def _autoencoder(self) -> float:
         """Its weights in float32, whole on every rank."""
@@ -155,8 +166,8 @@ class RankMemory(ABC):
         """Bytes of what each rank has whole besides, by part."""
 
     @abstractmethod
-    def _layers(self) -> Sequence[Layer]:
-        """What each layer keeps for the backward pass."""
+    def _layers(self) -> tuple[Sequence[Layer], float]:
+        """What each layer keeps for the backward pass, and numbers that are kept outside of layers."""
 
     @abstractmethod
     def _backward(self) -> float:

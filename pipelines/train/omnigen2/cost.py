@@ -22,8 +22,8 @@ class Counts:
 
     Tokens: `text` of prompts as the transformer takes them, `latent` of references, `target`; `pairs` of all three in
     a sample, and inside each stage. `asked`: tokens of the language model, `asked_pairs` what they see of one another
-    (all of their row), `learnt` answer tokens. `patches` and `patch_pairs` of its vision encoder. `pixels` and
-    `pixel_pairs` that the autoencoder encodes.
+    (all of their row), `padding` behind them, `learnt` answer tokens. `patches` and `patch_pairs` of its vision
+    encoder. `pixels` and `pixel_pairs` that the autoencoder encodes.
     """
 
     samples: int = 0
@@ -36,6 +36,7 @@ class Counts:
     target_pairs: int = 0
     asked: int = 0
     asked_pairs: int = 0
+    padding: int = 0
     learnt: int = 0
     patches: int = 0
     patch_pairs: int = 0
@@ -114,6 +115,11 @@ def answer_counts(asked: int, learnt: int, patches: Sequence[int]) -> Counts:
     )
 
 
+def padding_of(prompts: Sequence[int], answers: Sequence[int]) -> Counts:
+    """The padding of a pack whose rows have these lengths: each kind to its longest, with the idle row of each."""
+    return Counts(padding=sum((len(rows) + 1) * max(rows, default=0) - sum(rows) for rows in (prompts, answers)))
+
+
 def counts_of(batch: Omnigen2Batch, description: Omnigen2Description) -> Counts:
     """Of a batch, from its shapes."""
     shapes, image_token = description.geometry, description.tokenizer.ids("<|image_pad|>", [1])[0]
@@ -135,7 +141,7 @@ def counts_of(batch: Omnigen2Batch, description: Omnigen2Description) -> Counts:
     for ids, labels in zip(batch.answer_ids, batch.answer_labels, strict=True):
         mine = _taken(patches, 4 * int((ids == image_token).sum()))
         found += answer_counts(len(ids), int((labels[1:] >= 0).sum()), mine)
-    return found
+    return found + padding_of([len(ids) for ids in batch.prompt_ids], [len(ids) for ids in batch.answer_ids])
 
 
 def _taken(patches: object, total: int) -> list[int]:

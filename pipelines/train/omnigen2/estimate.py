@@ -14,8 +14,9 @@ from pipelines.train.config import TrainConfig
 from pipelines.train.estimate.flops import vae_flops
 from pipelines.train.estimate.rank_memory import Layer, RankMemory
 from pipelines.train.estimate.run_estimate import Estimate, LookedAt, by_part
+from pipelines.train.estimate.tape import Tape, Value
 from pipelines.train.omnigen2.build import choose_trainable, rates_for, trains_mllm
-from pipelines.train.omnigen2.cost import Counts, answer_counts, sample_counts
+from pipelines.train.omnigen2.cost import Counts, answer_counts, padding_of, sample_counts
 from pipelines.train.omnigen2.description import Omnigen2Description
 from pipelines.train.omnigen2.model import Omnigen2Model
 from sigma_data.planning.plan import Planner
@@ -54,6 +55,8 @@ class EpochCounts:
         chosen = np.unique(np.linspace(0, len(plan) - 1, min(most, len(plan))).round().astype(int)).tolist()
         counts = Counts()
         for pack in chosen:
+            prompts: list[int] = []
+            answers: list[int] = []
             for entry in plan.ticket(pack).entries:
                 table = tables[entry.corpus]
                 first, last = int(table.first[entry.row]), int(table.first[entry.row + 1])
@@ -62,7 +65,10 @@ class EpochCounts:
                     table.kind[first:last].tolist(), table.length[first:last].tolist(), strict=True
                 ):
                     lengths[Kind(kind)].append(length)
-                counts += _of_sample(lengths, description)
+                sample = _of_sample(lengths, description)
+                (prompts if lengths[Kind.TARGET] else answers).append(sample.asked)
+                counts += sample
+            counts += padding_of(prompts, answers)
         return cls(len(plan), len(chosen), counts)
 
 
@@ -145,34 +151,84 @@ class Omnigen2Memory(RankMemory):
     def _whole(self) -> dict[str, float]:
         return {"frozen language model": self._beside * self._c} if self._beside else {}
 
-    def _layers(self) -> list[Layer]:
-        """What each layer keeps for the backward pass.
+    def _layers(self) -> tuple[list[Layer], float]:
+        """What each layer keeps for the backward pass, by the rules of `Tape`; and what is kept outside of them.
 
-        A block keeps 19 D + 6 K + 4 I a token: inputs of its norms and linear layers, queries and keys before and after
-        their norms, and the four scales and gates of each token. A layer of the language model, if gradients pass
-        through it, keeps 9 of its widths, 3 K and 4 I; one of its vision encoder 9 and 4 of its widths a patch. A layer
-        that is computed again keeps its inputs alone. With LoRA less is kept than this (frozen linear layers and scales
-        keep no inputs): about two thirds at tiny size.
+        With everything trained a block keeps 18 D + 3 K + 4 I a token: inputs of its norms and linear layers, queries
+        and keys before and after their norms, values, the result of attention twice, the four scales and gates of each
+        token and what they scale (the text's refiner has none: 10 D + 3 K + 4 I). Frozen linear layers without an
+        adapter keep no inputs, frozen scales not what they scale. A layer of the language model, if gradients pass
+        through it, keeps 10 of its widths and 4 I, keys and values repeated for each query head among them. A layer
+        that is computed again keeps its inputs. Outside: the embedders, the final layer, rotary angles.
         """
-        config, counts = self._description.config, self._counts
-        width, keys, inner = config.hidden_size, config.num_kv_heads * config.head_dim, config.inner_width
-        block = 19 * width + 6 * keys + 4 * inner
-        tokens = [counts.joint] * config.num_layers
-        tokens += [one for one in (counts.text, counts.latent, counts.target) for _ in range(config.num_refiner_layers)]
-        layers: list[Layer] = [(one * block, one * width) for one in tokens]
-        return layers + (self._language_layers() if trains_mllm(self._config) else [])
+        config, counts, outside = self._description.config, self._counts, self._tape()
+        time = outside.trains("transformer.time_caption_embed.timestep_embedder")
+        language, text = self._language(outside) if trains_mllm(self._config) else ([], False)
+        states = Value(counts.text, config.text_feat_dim, text)
+        embed = "transformer.time_caption_embed.caption_embedder"
+        caption = outside.linear(f"{embed}.1", outside.norm(f"{embed}.0", states))
+        of_images = [
+            outside.linear(f"transformer.{name}", Value(rows, config.features, False)).needs
+            for name, rows in (("x_embedder", counts.target), ("ref_image_patch_embedder", counts.latent))
+        ]
+        numbered = "transformer.image_index_embedding" in self._trained
+        refined, stages = (
+            [],
+            (
+                ("context_refiner", counts.text, caption.needs),
+                ("noise_refiner", counts.target, of_images[0]),
+                ("ref_image_refiner", counts.latent, of_images[1] or numbered),
+            ),
+        )
+        layers = []
+        for name, rows, needs in stages:
+            x, of_stage = self._stack(
+                f"transformer.{name}", config.num_refiner_layers, Value(rows, config.hidden_size, needs), time
+            )
+            layers += of_stage
+            refined.append(x.needs)
+        joint = Value(counts.joint, config.hidden_size, any(refined))
+        joint, main = self._stack("transformer.layers", config.num_layers, joint, time)
+        wanted = joint.copy(rows=counts.target)
+        scale = Value(counts.target, config.hidden_size, time or outside.trains("transformer.norm_out.linear_1"))
+        normed = outside.norm("transformer.norm_out", wanted)
+        outside.linear("transformer.norm_out.linear_2", outside.product(normed, scale))
+        angles = config.head_dim * 2 * counts.joint  # each token's twice: in its refiner and in the main layers
+        return [*main, *layers, *language], outside.numbers + angles
 
-    def _language_layers(self) -> list[Layer]:
+    def _stack(self, name: str, count: int, x: Value, time: bool) -> tuple[Value, list[Layer]]:
+        """Blocks one behind another. `time`: a gradient of the time's embedding is wanted."""
+        layers = []
+        for number in range(count):
+            tape, inputs = self._tape(), x.rows * x.width
+            x = _block(tape, f"{name}.{number}", x, None if "context" in name else time)
+            layers.append(self._layer_of(tape, inputs))
+        return x, layers
+
+    def _language(self, outside: Tape) -> tuple[list[Layer], bool]:
+        """The language model's layers, then its vision encoder's; and whether gradients of its states are wanted.
+
+        Its norms are computed in float32: four bytes a number, whatever c is.
+        """
         values = read_json(self._description.mllm / CONFIG_FILE)
         text, vision = values.get("text_config") or values, values["vision_config"]
-        width, inner = int(text["hidden_size"]), int(text["intermediate_size"])
-        keys = width // int(text["num_attention_heads"]) * int(text["num_key_value_heads"])
-        asked, patches = self._counts.asked, self._counts.patches
-        wide = int(vision["hidden_size"])
-        layer: Layer = asked * (9 * width + 3 * keys + 4 * inner), asked * width
-        block: Layer = patches * (9 * wide + 4 * int(vision["intermediate_size"])), patches * wide
-        learns = self._config.omnigen2.train_mllm and not self._config.freeze.vit
-        return [layer] * int(text["num_hidden_layers"]) + ([block] * int(vision["depth"]) if learns else [])
+        wide = 4 / self._c
+        model, visual = "mllm.model.language_model", "mllm.model.visual"
+        x = Value(self._counts.patches, int(vision["hidden_size"]), outside.trains(f"{visual}.patch_embed"))
+        blocks, layers = [], []
+        for number in range(int(vision["depth"])):
+            tape, inputs = self._tape(), x.rows * x.width
+            x = _vision_block(tape, f"{visual}.blocks.{number}", x, wide)
+            blocks.append(self._layer_of(tape, inputs))
+        seen = x.needs or outside.trains(f"{visual}.merger")
+        rows = self._counts.asked + self._counts.padding
+        x = Value(rows, int(text["hidden_size"]), seen or outside.trains(f"{model}.embed_tokens"))
+        for number in range(int(text["num_hidden_layers"])):
+            tape, inputs = self._tape(), x.rows * x.width
+            x = _language_layer(tape, f"{model}.layers.{number}", x, wide)
+            layers.append(self._layer_of(tape, inputs))
+        normed = outside.norm_in_parts(f"{model}.norm", x, wide=wide)
+        return layers + blocks, normed.needs
 
     def _backward(self) -> float:
         config = self._description.config
@@ -184,3 +240,42 @@ class Omnigen2Memory(RankMemory):
 
     def _largest_image(self) -> int:
         return min(self._description.geometry.max_side**2, self._description.geometry.max_pixels)
+
+
+def _block(tape: Tape, name: str, x: Value, time: bool | None) -> Value:
+    """A block of the transformer; `time` None: not modulated."""
+    scale = time or (time is not None and tape.trains(f"{name}.norm1.linear"))
+
+    def scaled(normed: Value) -> Value:
+        return normed if time is None else tape.product(normed, Value(x.rows, x.width, scale))
+
+    attn, mlp = f"{name}.attn", f"{name}.feed_forward"
+    normed = scaled(tape.norm(f"{name}.norm1" if time is None else f"{name}.norm1.norm", x))
+    q, k, v = (tape.linear(f"{attn}.to_{part}", normed) for part in "qkv")
+    attended = tape.attention(tape.norm(f"{attn}.norm_q", q), tape.norm(f"{attn}.norm_k", k), v)
+    brought = tape.linear(f"{attn}.to_out.0", attended.copy())  # the samples' results, joined
+    x = tape.sum(x, scaled(tape.norm(f"{name}.norm2", brought)))
+    normed = scaled(tape.norm(f"{name}.ffn_norm1", x))
+    brought = tape.gated_mlp(f"{mlp}.linear_1", f"{mlp}.linear_3", f"{mlp}.linear_2", normed)
+    return tape.sum(x, scaled(tape.norm(f"{name}.ffn_norm2", brought)))
+
+
+def _language_layer(tape: Tape, name: str, x: Value, wide: float) -> Value:
+    attn, mlp = f"{name}.self_attn", f"{name}.mlp"
+    normed = tape.norm_in_parts(f"{name}.input_layernorm", x, wide=wide)
+    q, k, v = (tape.linear(f"{attn}.{part}_proj", normed) for part in "qkv")
+    repeated = (Value(q.rows, q.width, one.needs) for one in (k, v))
+    x = tape.sum(x, tape.linear(f"{attn}.o_proj", tape.attention(q.copy(), *repeated)))
+    normed = tape.norm_in_parts(f"{name}.post_attention_layernorm", x, wide=wide)
+    return tape.sum(x, tape.gated_mlp(f"{mlp}.gate_proj", f"{mlp}.up_proj", f"{mlp}.down_proj", normed))
+
+
+def _vision_block(tape: Tape, name: str, x: Value, wide: float) -> Value:
+    normed = tape.norm_in_parts(f"{name}.norm1", x, wide=wide)
+    joint = tape.linear(f"{name}.attn.qkv", normed)  # values are a part of it, which keeps the whole
+    q, k = (Value(x.rows, x.width, joint.needs) for _ in "qk")
+    attended = tape.attention(q, k, joint)
+    x = tape.sum(x, tape.linear(f"{name}.attn.proj", attended.copy()))
+    normed = tape.norm_in_parts(f"{name}.norm2", x, wide=wide)
+    mlp = f"{name}.mlp"
+    return tape.sum(x, tape.gated_mlp(f"{mlp}.gate_proj", f"{mlp}.up_proj", f"{mlp}.down_proj", normed))

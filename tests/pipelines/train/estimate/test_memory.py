@@ -1,4 +1,4 @@
-"""An estimate is what is measured: states to the byte, activations within a tenth, planned work to the pair."""
+"""An estimate is what is measured: states to the byte, activations within a twentieth, planned work to the pair."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from pipelines.train.ema import Ema
 from pipelines.train.estimate.flops import Work, parameters_of, peak_flops, training_flops, work_of
 from pipelines.train.estimate.memory import EpochWork, Memory, estimate
 from pipelines.train.estimate.run_estimate import Estimate
+from pipelines.train.lora import LoraLinear
 from pipelines.train.optimizer import make_optimizer
-from pipelines.train.token_rows import add_token_rows
+from pipelines.train.qlora import QuantizedLinear, QuantizedLora, QuantizedWeight
 from sigma_data.loading.batch import PackedBatch
 from sigma_data.loading.collate import collate
 from sigma_data.planning.plan import Planner
@@ -33,6 +34,7 @@ from sigma_data.sample import Turn
 from sigma_model.checkpoint_io import init_model
 from sigma_model.config import LanguageConfig, ModelConfig, preset
 from sigma_model.model import SigmaModel, geometry, widths
+from sigma_model.quantization import quantised
 
 WORK = Work(text=2000, patch=8000, latent=12000, target=8000, answer=50, images=5, pairs=10**8, pixels=5 * 2**20)
 KINDS = ("float32", "bfloat16")
@@ -124,7 +126,10 @@ class FusedNorm(torch.autograd.Function):
 
 
 def kept_by(model: SigmaModel, batch: PackedBatch) -> int:
-    """Bytes of different memory that the forward pass keeps, without the model's and the batch's own, and masks."""
+    """Bytes of different memory that the forward pass keeps, without the model's and the batch's own, and masks.
+
+    Attention on a CPU makes numbers [1, 1, n, n] of a mask.
+    """
     latents = model.clean_latents(batch, batch.known_latents)
     known = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     known |= {value.untyped_storage().data_ptr() for value in vars(batch).values() if isinstance(value, Tensor)}
@@ -132,7 +137,7 @@ def kept_by(model: SigmaModel, batch: PackedBatch) -> int:
 
     def keep(tensor: Tensor) -> Tensor:
         pointer = tensor.untyped_storage().data_ptr()
-        if pointer not in known and tensor.dtype != torch.bool:
+        if pointer not in known and tensor.dtype != torch.bool and tensor.shape[:2] != (1, 1):
             kept[pointer] = tensor
         return tensor
 
@@ -141,10 +146,51 @@ def kept_by(model: SigmaModel, batch: PackedBatch) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
+ATTENTION = {"rank": 4, "targets": [r"layers\.\d+\.gen\.(q|k|v|o)$"]}
+RECIPE = {"und": True, "except_attribute_tokens": True}
+"""What `sigma-lora` freezes."""
+
+KEPT: dict[str, dict[str, Any]] = {
+    "all": {},
+    "und frozen": {"freeze": {"und": True}},
+    "attribute tokens": {"freeze": RECIPE},
+    "attribute tokens alone": {"freeze": {"und": True, "llm": True, "except_attribute_tokens": True}},
+    "llm frozen": {"freeze": {"llm": True}},
+    "vit frozen": {"freeze": {"vit": True}},
+    "lora": {"freeze": {"und": True}, "lora": {"rank": 4}},
+    "lora, as the recipe": {"freeze": RECIPE, "lora": {"rank": 4}},
+    "lora, nothing else frozen": {"lora": {"rank": 4}},
+    "lora in attention": {"freeze": RECIPE, "lora": ATTENTION},
+    "lora in attention, und frozen": {"freeze": {"und": True}, "lora": ATTENTION},
+    "lora in queries": {"freeze": {"und": True}, "lora": ATTENTION | {"targets": [r"gen\.q$"]}},
+    "qlora": {"freeze": RECIPE, "lora": {"rank": 4}, "model": {"quantize": "nf4"}},
+    "qlora in attention": {"freeze": RECIPE, "lora": ATTENTION, "model": {"quantize": "nf4"}},
+}
+
+
+class Restored(QuantizedWeight):
+    """A weight that is hidden from its layer as a quantised one is, and restored to what it was."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+
+    def dequantized(self, dtype: torch.dtype) -> Tensor:
+        return self.weight.to(dtype)
+
+
+def hide_weights(model: SigmaModel) -> None:
+    for path in quantised(model):
+        linear = model.get_submodule(path)
+        assert isinstance(linear, nn.Linear)
+        made = QuantizedLora(linear) if isinstance(linear, LoraLinear) else QuantizedLinear(linear)
+        made.quantized = Restored(linear.weight)
+        model.set_submodule(path, made)
+
+
 @pytest.mark.parametrize("mode", ["none", "selective"])
-@pytest.mark.parametrize("freeze", [{}, {"und": True}, {"und": True, "except_attribute_tokens": True}])
-def test_kept_activations_are_those_estimated_within_a_tenth(
-    freeze: dict[str, bool], mode: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("chosen", KEPT)
+def test_kept_activations_are_those_estimated_within_a_twentieth(
+    chosen: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nn.RMSNorm, "forward", lambda self, x: FusedNorm.apply(x, self.weight, self.eps))
     language = LanguageConfig(
@@ -160,18 +206,18 @@ def test_kept_activations_are_those_estimated_within_a_tenth(
     ] * 3
     batch = collate([item(one.layout(), config, seed=n) for n, one in enumerate(packed)], SPECIALS, widths(config))
     model = init_model(config, seed=0)
-    model.freeze(und=freeze.get("und", False))
-    if "except_attribute_tokens" in freeze:
-        add_token_rows(model, range(FIRST_ATTRIBUTE, FIRST_ATTRIBUTE + 15))
+    run = settings(budget=batch.tokens, parallel={"checkpointing": mode}, **KEPT[chosen])
+    choose_trainable(model, run, range(FIRST_ATTRIBUTE, FIRST_ATTRIBUTE + 15))
+    if run.model.quantize is not None:
+        hide_weights(model)
     assert model.vision is not None
     if mode == "selective":
         for layer in [*model.backbone.layers, *model.vision.layers][::2]:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
-    chosen = settings(budget=batch.tokens, freeze=freeze, parallel={"checkpointing": mode})
     work = work_of(batch, group_mask=True)
-    parameters = parameters_of(config, chosen.freeze, None)
-    parts = Memory(chosen, config, work, parameters, ranks=1, on_gpu=False).parts()
-    assert parts["activations"] == pytest.approx(kept_by(model, batch), rel=0.1)
+    parameters = parameters_of(config, run.freeze, run.lora)
+    parts = Memory(run, config, work, parameters, ranks=1, on_gpu=False).parts()
+    assert parts["activations"] == pytest.approx(kept_by(model, batch), rel=0.05)
 
 
 def test_checkpointing_keeps_less_and_needs_one_layer_again() -> None:

@@ -1,4 +1,4 @@
-"""OmniGen2's estimate is what a run has: states to the byte, kept activations near."""
+"""OmniGen2's estimate is what a run has: states to the byte, kept activations within a twentieth."""
 
 from __future__ import annotations
 
@@ -57,18 +57,23 @@ def bytes_of(*tensors: Tensor) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-NEAR = {"transformer": (0.95, 1.12), "sgt": (0.88, 1.05), "lora": (1.0, 1.5)}
-"""Estimated over kept: 1.07, 0.93 and 1.44 when this was written; with LoRA less is kept than is assumed."""
-
 ARMS: dict[str, dict[str, Any]] = {
     "transformer": {},
     "lora": {"lora": {"rank": 4, "alpha": 4.0}, "ema": None},
+    "lora in queries": {"lora": {"rank": 4, "alpha": 4.0, "targets": ["to_q"]}, "ema": None},
+    "lora and attribute tokens": {
+        "lora": {"rank": 4, "alpha": 4.0},
+        "omnigen2": {"attribute_tokens": True},
+        "ema": None,
+    },
+    "mllm, vit frozen": {"omnigen2": {"train_mllm": True, "route": "mllm"}, "freeze": {"vit": True}},
+    "main layers frozen": {"freeze": {"patterns": [r"transformer\.layers\."]}},
     "sgt": {"omnigen2": {"train_mllm": True, "route": "mllm"}},
 }
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_states_are_estimated_to_the_byte_and_kept_activations_near(
+def test_states_are_estimated_to_the_byte_and_kept_activations_within_a_twentieth(
     corpus: Path, arm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(nn.RMSNorm, "forward", lambda self, x: FusedNorm.apply(x, self.weight, self.eps))
@@ -98,7 +103,10 @@ def test_states_are_estimated_to_the_byte_and_kept_activations_near(
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own and tensor.dtype != torch.bool:
+        mask = tensor.dtype == torch.bool or (
+            tensor.ndim == 4 and tensor.shape[1] == 1 and tensor.shape[2] == tensor.shape[3]
+        )
+        if storage.data_ptr() not in own and tensor.dtype != torch.bool and not mask:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -110,5 +118,4 @@ def test_states_are_estimated_to_the_byte_and_kept_activations_near(
     parameters = Parameters.of(config, description)
     parts = Omnigen2Memory(told, description, counts, parameters, ranks=1, on_gpu=False).parts()
     ratio = parts["activations"] / sum(kept.values())
-    low, high = NEAR[arm]
-    assert low < ratio < high, f"{arm}: {ratio:.3f} of what is kept"
+    assert 0.95 < ratio < 1.05, f"{arm}: {ratio:.3f} of what is kept"
