@@ -12,11 +12,11 @@ COMPILE := uv pip compile pyproject.toml --python-version 3.11 $(addprefix --ext
 .PHONY: help setup demo test test-fast lint format bench docs constraints clean
 
 help:
-	@echo "make demo         set up, then in some 8 minutes: corpus, training, evaluation before and after, report"
+	@echo "make demo         set up, then in some 4 minutes: corpus, training, evaluation before and after, report"
 	@echo "make test         set up, run every test"
 	@echo "make test-fast    the tests that are not marked slow"
 	@echo "make lint         ruff and mypy"
-	@echo "make bench        measure every target twice; the table goes to docs/performance.md (RELEASE=DIR: photographs)"
+	@echo "make bench        measure every target, most twice; the table goes to docs/performance.md (RELEASE=DIR: photographs)"
 	@echo "make docs         write docs/configuration.md from the settings' docstrings"
 	@echo "make constraints  compile constraints.txt from pyproject.toml; needs uv"
 

@@ -180,6 +180,9 @@ def main() -> int:
     if options.write:
         today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
         runs = f"medians of {options.times} runs" if options.times > 1 else "one run"
+        once = ", ".join(sorted(ONCE & set(names)))
+        if options.times > 1 and once:
+            runs += f" (one of {once}, which take turns batch by batch)"
         command = f"python benchmarks/all.py {' '.join(names)}" if options.names else "make bench"
         if options.release:
             command += " --release DIR" if options.names else " RELEASE=DIR"

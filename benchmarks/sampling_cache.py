@@ -40,6 +40,7 @@ from pipelines.evaluate.benchmarks.world import ACCURACY
 from pipelines.evaluate.generate import encoded_png, request_of
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.questions import limited
+from sigma_data.errors import SigmaError
 from sigma_model.omnigen2.settings import StepCacheKind
 from sigma_model.sampling.generate import Request
 from sigma_model.sampling.settings import CacheMethod, Solver, StepCaching
@@ -157,4 +158,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except SigmaError as error:
+        sys.exit(str(error))

@@ -31,7 +31,7 @@ from sigma_model.config import ModelConfig, preset
 from sigma_model.experts import Layer
 from sigma_model.model import SigmaModel, widths
 
-MFU_TARGET = 0.40
+MFU_TARGET = 0.45
 BYTES_A_PARAMETER = 4 + 4 + 8 + 2
 """Parameter, gradient, two moments; and its bfloat16 copy while a layer runs."""
 RESERVE = 18 * 2**30

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sigma_data.loading.batch import PackedBatch, Widths
 from sigma_data.sequence.layout import Geometry
+from sigma_model.answer_loss import answer_loss
 from sigma_model.attention import Backend, attention_for
 from sigma_model.backbone import Backbone, same_for_all
 from sigma_model.config import ModelConfig
@@ -132,10 +132,9 @@ class SigmaModel(nn.Module):
         )
         answers, targets = (und[rows[0]], gen[rows[1]]) if hidden else (und, gen)
         velocity = self.latent_out(targets).float()
-        logits = self.lm_head(answers).float()
         return Output(
             mse=(velocity - (noise - clean)) ** 2,
-            ce=F.cross_entropy(logits, batch.labels, reduction="none"),
+            ce=answer_loss(self.lm_head, answers, batch.labels),
             level=level,
             velocity=velocity,
             und=und,

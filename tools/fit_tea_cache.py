@@ -23,6 +23,7 @@ from torch import Tensor
 from pipelines.evaluate.benchmarks import open_benchmark
 from pipelines.evaluate.generate import request_of
 from pipelines.evaluate.questions import limited
+from sigma_data.errors import SigmaError
 from sigma_data.storage.files import dump_json, write_atomic
 from sigma_model.config import PRESETS, preset_directory
 from sigma_model.loading import LoadedModel, load_for_inference
@@ -153,4 +154,7 @@ def _exact(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except SigmaError as error:
+        sys.exit(str(error))

@@ -11,7 +11,7 @@ from typing import Any
 from pipelines.app.config import MAX_IMAGE_BYTES, MAX_IMAGES
 from pipelines.common.inference_config import parse_size
 from pipelines.common.settings import load_settings
-from pipelines.generate.config import GenerateConfig
+from pipelines.generate.config import OF_IMAGES, OF_TEXT, GenerateConfig
 from sigma_data.errors import ConfigError
 from sigma_data.images.decode import ImageFault, probe
 from sigma_model.omnigen2.files import is_omnigen2
@@ -71,7 +71,9 @@ class Ask:
         for image in self.images:
             words += ["--image", image]
         words += ["--model", model]
-        for name, value in {**loading, **changed(self.settings or {}, model)}.items():
+        other = OF_IMAGES if self.text else OF_TEXT
+        chosen = {name: value for name, value in changed(self.settings or {}, model).items() if name not in other}
+        for name, value in {**loading, **chosen}.items():
             if isinstance(value, bool):
                 words.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
             else:

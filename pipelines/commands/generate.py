@@ -146,7 +146,12 @@ def generate(
     _refuse(context, ("split", "start", "limit", "batch", "nproc"), "belongs to --from")
     if prompt is None and not example:
         raise typer.BadParameter("write what to make, or give a file of prompts with --from", param_hint="PROMPT")
-    from pipelines.generate.config import GenerateConfig
+    from pipelines.generate.config import OF_IMAGES, OF_TEXT, GenerateConfig
+
+    if text:
+        _refuse(context, OF_IMAGES, "is of images: leave it out with --text")
+    elif not chat:
+        _refuse(context, OF_TEXT, "is of text answers: add --text, or leave it out")
     from pipelines.generate.run import run_generate
 
     given = typed(context, GenerateConfig)
@@ -174,12 +179,11 @@ def _tell_model(context: typer.Context, as_json: bool) -> None:
         typer.echo(f"sigma: {told}: name another with --model", err=True)
 
 
-_HINTS = {"prompt": "PROMPT", "source": "--from"}
-
-
 def _refuse(context: typer.Context, names: tuple[str, ...], why: str) -> None:
     """Raises typer.BadParameter where one of these was given."""
     for name in names:
         origin = context.get_parameter_source(name)
-        if origin is not None and origin.name == "COMMANDLINE" and context.params[name]:
-            raise typer.BadParameter(why, param_hint=_HINTS.get(name, f"--{name.removesuffix('s')}"))
+        if origin is not None and origin.name == "COMMANDLINE" and context.params[name] not in (None, False, [], ()):
+            [shown] = [param for param in context.command.params if param.name == name]
+            hint = shown.opts[0] if shown.param_type_name == "option" else name.upper()
+            raise typer.BadParameter(why, param_hint=hint)

@@ -20,6 +20,7 @@ from sigma_data.loading.batch import Run
 from sigma_data.planning.plan import Planner
 from sigma_data.planning.segment_table import SegmentTable, segment_table
 from sigma_data.sequence.layout import DELIMITERS, Geometry, Kind
+from sigma_model.answer_loss import LOGIT_ROWS
 from sigma_model.attention_mask import visible_pairs
 from sigma_model.config import ModelConfig
 
@@ -237,7 +238,7 @@ class Memory(RankMemory):
         return {"gen": "target"} if not self._config.freeze.und_recorded else {"und": "answer", "gen": "target"}
 
     def _logits(self) -> float:
-        return self._counts["answer"] * self._model.language.vocab_size
+        return min(self._counts["answer"], LOGIT_ROWS) * self._model.language.vocab_size
 
     def _largest_image(self) -> int:
         return min(self._model.vae_rule.max_size**2, self._model.vae_rule.max_pixels)

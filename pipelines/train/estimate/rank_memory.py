@@ -175,7 +175,7 @@ class RankMemory(ABC):
 
     @abstractmethod
     def _logits(self) -> float:
-        """Numbers of all answers' logits."""
+        """Numbers of the answers' logits that are held at a time."""
 
     @abstractmethod
     def _largest_image(self) -> int:

@@ -22,6 +22,7 @@ from pipelines.train.omnigen2.model import Omnigen2Model
 from sigma_data.planning.plan import Planner
 from sigma_data.planning.segment_table import segment_table
 from sigma_data.sequence.layout import Kind
+from sigma_model.answer_loss import LOGIT_ROWS
 from sigma_model.model_files import read_json
 from sigma_model.omnigen2.checkpoint import empty_transformer
 from sigma_model.omnigen2.conditioning import empty_mllm
@@ -236,7 +237,7 @@ class Omnigen2Memory(RankMemory):
 
     def _logits(self) -> float:
         values = read_json(self._description.mllm / CONFIG_FILE)
-        return self._counts.learnt * int((values.get("text_config") or values)["vocab_size"])
+        return min(self._counts.learnt, LOGIT_ROWS) * int((values.get("text_config") or values)["vocab_size"])
 
     def _largest_image(self) -> int:
         return min(self._description.geometry.max_side**2, self._description.geometry.max_pixels)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sigma_model.answer_loss import answer_loss
 from sigma_model.attention import Backend
 from sigma_model.omnigen2.conditioning import IGNORED, MllmInputs, hidden_states, text_states
 from sigma_model.omnigen2.flow import FlowTarget, flow_loss
@@ -101,6 +101,5 @@ class Omnigen2Model(nn.Module):
         states = hidden_states(self.mllm, inputs)[:, :-1]
         following = labels[:, 1:]
         wanted = following != IGNORED
-        logits = self.mllm.lm_head(states[wanted]).float()
-        unused = states.float().sum() * 0 + logits.sum() * 0
-        return F.cross_entropy(logits, following[wanted], reduction="none"), unused
+        ce = answer_loss(self.mllm.lm_head, states[wanted], following[wanted])
+        return ce, states.float().sum() * 0 + ce.sum() * 0

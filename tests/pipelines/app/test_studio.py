@@ -221,6 +221,12 @@ def test_an_option_is_named_by_its_field(studio: Studio, painter: Painter) -> No
     assert [one for one in SAMPLING if not in_fields("--" + one.replace("_", "-")).startswith(chr(34))] == []
 
 
+@pytest.mark.parametrize(("text", "ending"), [(True, "--max-tokens 7 --text"), (False, "--steps 9 --out out.png")])
+def test_the_command_line_has_the_settings_of_what_is_asked_for(text: bool, ending: str) -> None:
+    ask = ask_of([], text=text, settings={"seed": 3, "steps": 9, "max_tokens": 7})
+    assert ask.command("tiny-base", {}) == f"sigma generate '{PROMPT}' --model tiny-base --seed 3 {ending}"
+
+
 def test_a_text_answer_is_kept_and_never_read_as_html(studio: Studio) -> None:
     job = ended(studio.submit(ask_of([], prompt="how many cats? <script src=x>", text=True)))
     assert job.entry.made[0].text == "two <b>cats</b>" and job.entry.made[0].command.endswith("--text")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +324,22 @@ def test_a_text_answer_that_is_noise_says_so(model: str, words: str) -> None:
         == [line for line in done.stderr.splitlines() if f"sigma: {model} has {words}" in line]
         != []
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--temperature", "0.5"), "--temperature: is of text answers: add --text, or leave it out"),
+        (("--max-tokens", "3"), "--max-tokens: is of text answers: add --text, or leave it out"),
+        (("--text", "--cache", "taylor"), "--cache: is of images: leave it out with --text"),
+        (("--text", "--steps", "3"), "--steps: is of images: leave it out with --text"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(words: Sequence[str], told: str, tmp_path: Path) -> None:
+    done = sigma("generate", "a red square", *words, "--out", str(tmp_path / "o.png"))
+    assert done.returncode == 2
+    assert told in " ".join(done.stderr.split())
+    assert not (tmp_path / "o.png").exists()
 
 
 def test_a_prompt_that_is_no_unicode_is_kept_in_the_file(bundle: LoadedModel, tmp_path: Path) -> None:
