@@ -185,6 +185,16 @@ def refuse_control(text: str, control: Sequence[str]) -> None:
         raise ConfigError(f"{found} in the prompt is a control token of the tokenizer: leave it out")
 
 
+def _library() -> Any:
+    """The library with the language model's class, which imports libraries for quantisation, too."""
+    with quiet_imports():
+        import transformers
+
+        library: Any = transformers
+        assert library.Qwen2_5_VLForConditionalGeneration
+    return library
+
+
 def load_tokenizer(processor: Path) -> Any:
     """The tokenizer of a processor's directory, offline. Raises ConfigError."""
     with quiet_imports():
@@ -208,9 +218,7 @@ def _read(processor: Path, load: Any) -> Any:
 
 def init_mllm(directory: Path, *, seed: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Any:
     """A Qwen2.5-VL of the sizes in a directory's `config.json` with random weights, drawn from `seed`."""
-    with quiet_imports():
-        import transformers
-    library: Any = transformers
+    library = _library()
     config = library.AutoConfig.from_pretrained(directory, local_files_only=True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -220,9 +228,7 @@ def init_mllm(directory: Path, *, seed: int, dtype: torch.dtype = torch.float32,
 
 def empty_mllm(directory: Path) -> Any:
     """The same on the meta device: names and shapes, no memory. Raises ConfigError without a `config.json`."""
-    with quiet_imports():
-        import transformers
-    library: Any = transformers
+    library = _library()
     if not (directory / "config.json").is_file():
         raise ConfigError(f"{directory}: has no config.json: it should hold a Qwen2.5-VL")
     config = library.AutoConfig.from_pretrained(directory, local_files_only=True)
@@ -232,9 +238,7 @@ def empty_mllm(directory: Path) -> Any:
 
 def save_mllm(mllm: Any, directory: Path) -> None:
     """Write a language model under its released names. Raises OSError."""
-    with quiet_imports():
-        import transformers
-    library: Any = transformers
+    library = _library()
     logging = library.utils.logging
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -250,9 +254,7 @@ def load_mllm(directory: Path, *, dtype: torch.dtype = torch.float32, device: to
 
     Raises ConfigError.
     """
-    with quiet_imports():
-        import transformers
-    library: Any = transformers
+    library = _library()
     logging = library.utils.logging
     if not (directory / "config.json").is_file():
         raise ConfigError(f"{directory}: has no config.json: it should hold a Qwen2.5-VL")
