@@ -152,6 +152,11 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
+        if not any(path.parent.glob("*.safetensors")):
+            raise ConfigError(
+                f"{path.parent}: has no {path.name}, nor weights: "
+                "name the directory of a model, or a preset such as tiny-base"
+            ) from None
         raise ConfigError(
             f"{path.parent}: has no {path.name}; where weights lie alone, as in SIGMA's release, "
             "name the model they were trained from as their base"

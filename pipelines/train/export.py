@@ -229,6 +229,8 @@ def _settings_of(run: Path) -> Path:
     if found is not None and found[0] != run.absolute():
         at = f" --step {found[1]}" if found[1] is not None else ""
         raise ConfigError(f"{run}: is a part of a run: name the run, `sigma export {shlex.quote(str(found[0]))}{at}`")
+    if run.is_dir() and not (run / CONFIG).is_file():
+        raise ConfigError(f"{run}: is no run of `sigma train`, which has a {CONFIG}: name the folder that `out` named")
     return run / CONFIG
 
 

@@ -210,7 +210,8 @@ def open_source(spec: str) -> Reader:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(place) for place in first["loc"]) or "options"
+        said = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
         known = ", ".join(sorted(reader.options_type.model_fields))
         more = "; a ? of the path itself is written ??" if first["type"] == "extra_forbidden" else ""
-        raise ConfigError(f"source {spec!r}: {where}: {first['msg']} (options: {known}{more})") from None
+        raise ConfigError(f"source {spec!r}: {where}: {said} (options: {known}{more})") from None
     return reader(scheme, path, options)

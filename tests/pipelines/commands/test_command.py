@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+from support.commands import sigma
 from typer.testing import CliRunner
 
 import cli
@@ -53,6 +55,25 @@ def test_a_mistake_in_an_option_is_told_in_words(words: list[str], told: str) ->
     assert result.exit_code == 2
     assert told in result.output
     assert "Input should" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["build-dataset", "world:3?families=foo:1", "--out", "DIR/out"],
+            "families: 'foo' is not one of compositional",
+        ),
+        (["build-dataset", "world:3?size=abc", "--out", "DIR/out"], "size: must be a valid integer"),
+        (["generate", "x", "--model", "DIR", "--out", "DIR/x.png"], "has no llm_config.json, nor weights: name the"),
+        (["export", "DIR", "--out", "DIR/out"], "is no run of `sigma train`, which has a config.yaml: name the folder"),
+    ],
+)
+def test_what_is_not_what_it_should_be_is_told_in_words(words: list[str], told: str, tmp_path: Path) -> None:
+    result = sigma(*(word.replace("DIR", str(tmp_path)) for word in words))
+    assert result.returncode == 2
+    assert told in result.stderr and "Value error" not in result.stderr
+    assert not any(tmp_path.iterdir())
 
 
 def test_lists_may_be_written_with_commas() -> None:

@@ -361,7 +361,7 @@ def test_what_a_run_does_not_have_is_said_in_a_sentence(
 
 
 def test_a_folder_that_is_no_run_is_said_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"config\.yaml: cannot be read"):
+    with pytest.raises(ConfigError, match=r"is no run of `sigma train`"):
         export_run(tmp_path, tmp_path / "out")
 
 
