@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 _RETRIES = 4
 """How often Ray does a task again whose node was lost."""
+_PATIENCE = 10.0
+"""Seconds for a connection."""
 _TOKEN_FILE = Path("~/.ray/auth_token")
 """Where Ray keeps the token of clusters."""
 
@@ -49,6 +52,7 @@ class RayEngine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if not ray.is_initialized():
             self._ours = True
+            _reach(self._address or os.environ.get("RAY_ADDRESS") or "")
             _keep_token_here(self._address)
             try:
                 ray.init(
@@ -100,6 +104,20 @@ class RayEngine:
         finally:  # also after Ctrl-C: nothing may write where a rerun is at work
             for reference in running:
                 ray.cancel(reference, force=True)
+
+
+def _reach(address: str) -> None:
+    """Raises ConfigError where nothing listens at HOST:PORT: Ray itself would try again for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return  # "auto", or what Ray says something of at once
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"--engine ray: nothing answers at {address} ({error}): look at the address, and whether `ray start` "
+            "has begun there"
+        ) from None
 
 
 _pool: ProcessPool | None = None

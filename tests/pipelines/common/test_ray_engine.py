@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -145,3 +146,8 @@ except ConfigError as error:
 def test_an_address_without_ray_and_one_that_does_not_answer_are_one_sentence() -> None:
     with pytest.raises(ConfigError, match="add --engine ray"):
         open_engine("local", 1, address="auto")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "127.0.0.1:99999999"):
+        with pytest.raises(ConfigError, match="nothing answers at .*: look at the address"):
+            open_engine("ray", 1, address=address).__enter__()
