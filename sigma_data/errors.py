@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def reason_of(error: Exception) -> str:
+    """What went wrong, for a message that names the file: an OSError's words without its number and its path."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 class SigmaError(Exception):
     """Base of every error with a message for the user; the command line exits with status 2."""
 

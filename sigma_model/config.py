@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from sigma_data.errors import ConfigError
 from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE, VQA_RULE, ResizeRule
 from sigma_data.settings_base import StrictModel
+from sigma_data.storage.paths import no_folder
 from sigma_model.config_keys import language_values, vision_values
 from sigma_model.model_files import LLM_FILE, VIT_FILE, read_json, released_shapes
 from sigma_model.model_files import SIGMA_FILE as SIGMA_FILE
@@ -271,7 +272,7 @@ class ModelConfig(StrictModel):
         for place in places:
             if not place.is_dir():
                 raise ConfigError(
-                    f"{place}: no such directory of a model: check the path, or fetch one with `sigma download`"
+                    f"{no_folder(place, 'directory of a model')}: check the path, or fetch one with `sigma download`"
                 )
         llm = find_file(LLM_FILE, *places)
         language = language_values(read_json(llm), llm)

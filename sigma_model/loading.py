@@ -20,7 +20,7 @@ from sigma_model.dtypes import DType as DType
 from sigma_model.dtypes import Quantization
 from sigma_model.model import SigmaModel, geometry
 from sigma_model.peft_adapter import ADAPTER_CONFIG as ADAPTER_CONFIG
-from sigma_model.peft_adapter import is_peft, merge_peft
+from sigma_model.peft_adapter import is_peft, merge_peft, peft_settings
 from sigma_model.placement import load_placed, parse_places
 from sigma_model.quantization import converter, load_quantized
 from sigma_model.run_directory import refuse_run
@@ -134,6 +134,8 @@ def load_for_inference(
     if adapter is not None and (device_map is not None or quantization is not None):
         option = "--device-map" if quantization is None else "--quantize"
         raise ConfigError(f"--adapter and {option} exclude each other: merge it first, `sigma export {adapter}`")
+    if adapter is not None:
+        peft_settings(adapter)  # what is no adapter is refused before weights are read
     blueprint = describe_model(where, base=base, vision=vision)
     config, directory = blueprint.config, blueprint.directory
     vae = find_file(VAE_FILE, *blueprint.places)

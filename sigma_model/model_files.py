@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sigma_data.errors import ConfigError
+from sigma_data.errors import ConfigError, reason_of
 from sigma_model.state_dict_adapter import unwrapped, wrappers_in
 
 LLM_FILE, VIT_FILE, SIGMA_FILE = "llm_config.json", "vit_config.json", "sigma.json"
@@ -54,7 +54,7 @@ def stored_tensors(path: Path, *, complete: bool = False) -> dict[str, StoredTen
                     raise ValueError(f"{name} has an impossible place")
                 tensors[name] = StoredTensor(path, str(entry["dtype"]), shape, start, end)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ConfigError(f"{path}: not a safetensors file ({error}): download it again") from None
+        raise ConfigError(f"{path}: not a safetensors file ({reason_of(error)}): download it again") from None
     promised = max((stored.end for stored in tensors.values()), default=0)
     if complete and promised > total:
         raise ConfigError(f"{path}: is cut short: {total:,} bytes of {promised:,}: download it again")
@@ -162,7 +162,7 @@ def read_json(path: Path) -> dict[str, Any]:
             "name the model they were trained from as their base"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
+        raise ConfigError(f"{path}: cannot be read ({reason_of(error)})") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: must hold a JSON object")
     return value

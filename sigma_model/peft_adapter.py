@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sigma_data.errors import ConfigError
+from sigma_data.errors import ConfigError, reason_of
+from sigma_data.storage.paths import no_folder
 from sigma_model.checkpoint_io import check_stored, counted, our_name, read_stored
 from sigma_model.model_files import stored_tensors
 
@@ -58,6 +59,8 @@ def is_peft(directory: Path) -> bool:
 def peft_settings(directory: Path) -> PeftSettings:
     """Read `adapter_config.json`. Raises ConfigError for what is not there, damaged, or not LoRA as it is read here."""
     path = directory / ADAPTER_CONFIG
+    if not path.is_file():
+        raise ConfigError(no_adapter(directory, ADAPTER_CONFIG))
     try:
         found: dict[str, Any] = json.loads(path.read_text("utf-8"))
         for name, allowed in _REFUSED.items():
@@ -74,7 +77,14 @@ def peft_settings(directory: Path) -> PeftSettings:
             rows={name: tuple(int(one) for one in ids) for name, ids in named.items()},
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: is not the configuration of an adapter by peft ({error})") from None
+        raise ConfigError(f"{path}: is not the configuration of an adapter by peft ({reason_of(error)})") from None
+
+
+def no_adapter(place: Path, *files: str) -> str:
+    """Why a place is no adapter, which is a folder with one of these files, and what to do."""
+    held = " or ".join(files)
+    wrong = f"{place}: is no adapter" if place.is_dir() else no_folder(place)
+    return f"{wrong}: name the folder that holds {held}"
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sigma_data.errors import ConfigError
+from sigma_data.errors import ConfigError, reason_of
 from sigma_data.loading.batch import unit_range
 from sigma_model.autoencoder import Autoencoder
 from sigma_model.config import VaeConfig
@@ -93,7 +93,7 @@ class Vae(nn.Module):
         except FileNotFoundError:
             raise ConfigError(f"{path}: no such file; it holds the autoencoder of the released directory") from None
         except (OSError, SafetensorError) as error:
-            raise ConfigError(f"{path}: cannot be read as safetensors ({error})") from None
+            raise ConfigError(f"{path}: cannot be read as safetensors ({reason_of(error)})") from None
         vae.autoencoder.load_state_dict(state, assign=True)
         return vae.eval().requires_grad_(False)
 

@@ -140,7 +140,7 @@ def test_printed_settings_are_read_back_as_a_config(tmp_path: Path) -> None:
         (["build-dataset", "release:x", "--quota", "painting=3"], "quotas"),
         (["build-dataset", "release:x", "--check", "bomb=off"], "cannot be relaxed"),
         (["build-dataset", "release:x", "--check", "nonsense=off"], "there is no check"),
-        (["build-dataset", "--config", "nowhere.yaml"], "cannot be read"),
+        (["build-dataset", "--config", "nowhere.yaml"], "no such file"),
         (["inspect", "nowhere"], "no such folder"),
         (["shard", "nowhere", "--out", "x"], "no such folder"),
     ],

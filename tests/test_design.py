@@ -35,6 +35,16 @@ def test_a_file_stays_readable_in_one_sitting(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_message_shows_an_errors_number_and_its_path_again(path: Path) -> None:
+    handlers = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ExceptHandler)]
+    for handler in handlers:
+        caught = {node.id for node in ast.walk(handler.type or handler) if isinstance(node, ast.Name)}
+        shown = [node.value for node in ast.walk(handler) if isinstance(node, ast.FormattedValue)]
+        whole = [one.lineno for one in shown if isinstance(one, ast.Name) and one.id == handler.name]
+        assert "OSError" not in caught or not whole, f"line {whole[0]}: show reason_of(error)"
+
+
 @pytest.mark.slow
 def test_only_what_fills_batches_in_the_data_layer_imports_torch() -> None:
     # depth.py runs a model, if depth is asked for. resample.py resizes with torch, several times faster than Pillow; corpora are built without it (below).

@@ -18,7 +18,7 @@ from typing import Any
 
 from pipelines.app.ask import Ask
 from pipelines.common.folder_lock import LOCK, FolderLock
-from sigma_data.errors import ConfigError
+from sigma_data.errors import ConfigError, reason_of
 from sigma_data.images.decode import thumbnail
 from sigma_data.images.formats import EXTENSIONS, sniff
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
@@ -137,7 +137,7 @@ class Gallery:
             made = tuple(Made(**{**one, "size": _size(one.get("size"))}) for one in found["made"])
             return Entry(name, folder, ask, str(found["state"]), str(found["message"]), made)
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise ConfigError(f"{folder}: cannot be read ({error})") from None
+            raise ConfigError(f"{folder}: cannot be read ({reason_of(error)})") from None
 
 
 def small_name(file: str) -> str:

@@ -13,11 +13,12 @@ from pipelines.app.config import MAX_UPLOAD_BYTES, AppConfig
 from pipelines.app.gallery import Gallery
 from pipelines.app.guard import Guard
 from pipelines.app.studio import Studio
-from pipelines.common.loopback import hosts_of, is_loopback
+from pipelines.common.loopback import check_listening, hosts_of, is_loopback
 from sigma_data.errors import ConfigError
 from sigma_model.config import PRESETS
 from sigma_model.loading import describe_model
 from sigma_model.omnigen2.files import is_omnigen2
+from sigma_model.omnigen2.lora import check_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ def run_app(config: AppConfig) -> None:
     for model in config.models:
         if model not in PRESETS and not is_omnigen2(Path(model)):
             describe_model(model, base=config.base)  # what is no model is refused before anything is served
+        if config.adapter is not None:
+            check_adapter(config.adapter, omnigen2=is_omnigen2(Path(model)))
     gallery = Gallery(config.out)
     # Set before gradio is imported, which reads them then.
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -45,12 +48,13 @@ def run_app(config: AppConfig) -> None:
 def _serve(config: AppConfig, studio: Studio) -> None:
     from pipelines.app.page import build_page, theme
 
+    port = check_listening(config.host, config.port)
     page = build_page(studio)
     page.queue(max_size=256, default_concurrency_limit=None, api_open=False)
     try:
         _, address, _ = page.launch(
             server_name=config.host,
-            server_port=config.port or _free_port(config.host),
+            server_port=port,
             share=False,
             inbrowser=False,
             quiet=True,
@@ -67,9 +71,7 @@ def _serve(config: AppConfig, studio: Studio) -> None:
             **theme(),
         )
     except OSError:  # gradio's own text names options of its own
-        raise ConfigError(
-            f"--host {config.host} --port {config.port}: is taken, or cannot be listened on: choose another --port"
-        ) from None
+        raise ConfigError(f"--port {port}: is taken: choose another, or 0 for a free one") from None
     logger.info("sigma: the app is at %s (Ctrl-C ends it); results are kept in %s", address, studio.gallery.out)
     studio.warm_up()
     if not is_loopback(config.host):
@@ -80,11 +82,3 @@ def _serve(config: AppConfig, studio: Studio) -> None:
     finally:
         studio.close()  # before the page, which waits for requests that would be computed meanwhile
         page.close(verbose=False)
-
-
-def _free_port(host: str) -> int:
-    import socket
-
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as one:
-        one.bind((host, 0))
-        return int(one.getsockname()[1])

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from sigma_data.corpus.corpus import MANIFEST, Corpus, is_shard_name
 from sigma_data.corpus.manifest import manifest_schema
 from sigma_data.corpus.record import RecordError, decode, with_current_keys
-from sigma_data.errors import CorpusError, ShardError
+from sigma_data.errors import CorpusError, ShardError, reason_of
 from sigma_data.images.fingerprint import near
 from sigma_data.instruction import ATTRIBUTES
 from sigma_data.sample import Sample
@@ -196,7 +196,7 @@ class Catalog:
         try:
             return self.corpus.read(shard, offset, size)
         except (OSError, ShardError) as error:
-            raise CorpusError(f"{shard} cannot be read ({error}); run sigma validate") from None
+            raise CorpusError(f"{shard} cannot be read ({reason_of(error)}); run sigma validate") from None
 
 
 def _light(frame: pl.DataFrame) -> pl.DataFrame:

@@ -14,10 +14,11 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from pipelines.browse.corpus_site import CorpusSite
 from pipelines.browse.run_site import METRICS, RunSite
 from pipelines.browse.site import Answer, NotFoundError, Site, own_file
-from pipelines.common.loopback import host_of, hosts_of, is_loopback
+from pipelines.common.loopback import host_of, hosts_of, is_loopback, listen_error
 from pipelines.evaluate.report.report import REPORT, RESULTS
 from sigma_data.corpus.corpus import COMMIT, open_corpus
 from sigma_data.errors import ConfigError, SigmaError
+from sigma_data.storage.paths import no_folder
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +53,8 @@ def open_site(place: Path) -> Site:
         return RunSite(place)
     if (place / REPORT).is_file() and (place / RESULTS).is_file():
         return EvaluationSite(place)
-    if not place.exists():
-        raise ConfigError(f"{place}: no such folder")
+    if not place.is_dir():
+        raise ConfigError(no_folder(place))
     raise ConfigError(
         f"{place}: is neither a corpus ({COMMIT}), a training run ({METRICS}) nor an evaluation ({RESULTS})"
     )
@@ -65,8 +66,8 @@ def make_server(site: Site, host: str, port: int) -> ThreadingHTTPServer:
     handler = type("Handler", (_Handler,), {"site": site, "hosts": hosts_of(host)})
     try:
         return kind((host, port), handler)
-    except OSError as error:
-        raise ConfigError(f"--host {host} --port {port}: cannot be listened on ({error}): choose another") from None
+    except (OSError, OverflowError) as error:
+        raise listen_error(error, host, port) from None
 
 
 def run_browse(place: Path, *, host: str, port: int) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.options import Json, listed, path_option, print_json, print_result
+from pipelines.commands.options import Json, listed, need_terminal, path_option, print_json, print_result
 
 if TYPE_CHECKING:
     from pipelines.download.catalog import Entry, Kind
@@ -70,8 +70,7 @@ def download(
         return
     if plan.missing and not yes:
         sys.stderr.write(plan.show() + "\n")
-        if not sys.stdin.isatty():
-            raise typer.BadParameter("license and size are to be agreed to: add it", param_hint="--yes")
+        need_terminal("license and size have")
         typer.confirm("Download?", abort=True, err=True)
     result = fetch(plan)
     if as_json:

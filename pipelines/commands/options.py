@@ -7,12 +7,14 @@ configuration file decides the others.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from sigma_data.errors import ConfigError
 from sigma_data.storage.paths import is_uri, local_path, model_path, path_or_uri
 from sigma_model.dtypes import DType, Quantization
 from sigma_model.omnigen2.prompts import Route
@@ -189,6 +191,12 @@ def pairs(option: str, values: Sequence[str] | None, form: str = "NAME=VALUE") -
             raise typer.BadParameter(f"{value!r}: write {form}", param_hint=option)
         found[name] = setting
     return found
+
+
+def need_terminal(what: str) -> None:
+    """Raise ConfigError where nobody can be asked; `what` has to be agreed to."""
+    if not sys.stdin.isatty():
+        raise ConfigError(f"{what} to be agreed to, and there is no terminal to ask in: add --yes if you agree")
 
 
 def print_result(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.commands.options import Json, path_argument, path_option, print_json, print_result
+from pipelines.commands.options import Json, need_terminal, path_argument, path_option, print_json, print_result
 
 if TYPE_CHECKING:
     from pipelines.upload.run import Plan
@@ -76,7 +76,7 @@ def check_push(name: str | None, *, yes: bool) -> None:
 
     check_target(name)
     if not yes:
-        _need_terminal()
+        need_terminal("the upload has")
     HubRepository(name, "model").check_account()
 
 
@@ -95,11 +95,6 @@ def _send(plan: Plan, *, yes: bool) -> dict[str, Any]:
 
     if not yes and (plan.missing or plan.others):
         sys.stderr.write(plan.show() + "\n")
-        _need_terminal()
+        need_terminal("the upload has")
         typer.confirm("Upload?", abort=True, err=True)
     return send(plan)
-
-
-def _need_terminal() -> None:
-    if not sys.stdin.isatty():
-        raise typer.BadParameter("what is sent is to be agreed to: add it", param_hint="--yes")

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sigma_data.errors import ConfigError
+
 CONFIGS = (Path(__file__).resolve().parents[1] / "configs").resolve()
 
 
 def config_file(path: Path) -> Path:
-    """The file of this path or, if there is none, ours of that name: `sigma-lora` or `configs/sigma-lora.yaml`."""
-    if (path.exists() and not path.is_dir()) or path.parent not in (Path(), Path("configs")):
+    """The file of this path or, if there is none, ours of that name: `sigma-lora` or `configs/sigma-lora.yaml`.
+
+    Raises ConfigError where there is neither.
+    """
+    if path.exists() and not path.is_dir():
         return path
-    ours = CONFIGS / f"{path.name.removesuffix('.yaml')}.yaml"
-    return ours if ours.is_file() else path
+    if path.parent in (Path(), Path("configs")):
+        ours = CONFIGS / f"{path.name.removesuffix('.yaml')}.yaml"
+        if ours.is_file():
+            return ours
+    names = ", ".join(sorted(one.stem for one in CONFIGS.glob("*.yaml")))
+    wrong = "is a folder" if path.is_dir() else "no such file"
+    raise ConfigError(f"{path}: {wrong}: give a YAML file, or the name of a bundled configuration ({names})")

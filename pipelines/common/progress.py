@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from pipelines.common.console import shows_progress
-from sigma_data.text_format import format_duration
+from sigma_data.text_format import counted, format_duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -64,8 +64,13 @@ class ProgressBar:
         elif self._shown and kind is None:
             now = time.monotonic()
             before = f" ({self._found:,} of them by an earlier run)" if self._found else ""
-            speed = f", {self._speed(now)}" if self.count > self._found else ""
-            self._line(f"{self.count:,} {self.unit}{before} in {now - self._start:.1f} s{speed}")
+            speed = f", {self._speed(now)}" if self.count > self._found and now > self._start else ""
+            self._line(f"{self._counted()}{before} in {now - self._start:.1f} s{speed}")
+
+    def _counted(self) -> str:
+        """The count with its unit: 1 prompt, 4 prompts, 3 MB."""
+        noun = self.unit.removesuffix("s")
+        return f"{self.count:,} {self.unit}" if noun == self.unit else counted(self.count, noun)
 
     def _speed(self, now: float) -> str:
         elapsed = now - self._start

@@ -18,7 +18,7 @@ from types import ModuleType, TracebackType
 from typing import Any, Self
 
 from pipelines.common.process_pool import ProcessPool
-from sigma_data.errors import BuildError, ConfigError, SigmaError
+from sigma_data.errors import BuildError, ConfigError, SigmaError, reason_of
 from sigma_data.text_format import counted
 
 logger = logging.getLogger(__name__)
@@ -115,8 +115,8 @@ def _reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
     except (OSError, OverflowError) as error:
         raise ConfigError(
-            f"--engine ray: nothing answers at {address} ({error}): look at the address, and whether `ray start` "
-            "has begun there"
+            f"--engine ray: nothing answers at {address} ({reason_of(error)}): look at the address, and whether "
+            "`ray start` has begun there"
         ) from None
 
 

@@ -38,13 +38,14 @@ def look_run(config: Path, settings: Sequence[str], memories: Sequence[int], ava
     from pipelines.train.config import TrainConfig
     from pipelines.train.settings_checks import check_settings
 
+    advice = "name one that is there"
     try:
-        chosen = load_settings(TrainConfig, config_file(config), settings)
+        file = config_file(config)
+        advice = "mend it; `sigma train CONFIG --print-config` shows all"
+        chosen = load_settings(TrainConfig, file, settings)
         check_settings(chosen)
     except SigmaError as error:
-        return Run(
-            Path(), None, (fail("config", str(error), "mend it; `sigma train CONFIG --print-config` shows all"),)
-        )
+        return Run(Path(), None, (fail("config", str(error), advice),))
     return look_config(chosen, memories, available)
 
 

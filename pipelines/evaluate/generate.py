@@ -22,7 +22,7 @@ from pipelines.common.together import together_or_each
 from pipelines.evaluate.defaults import BATCH, MAX_TOKENS
 from pipelines.evaluate.item import Item, Result
 from pipelines.evaluate.stored import bytes_of, stored_file
-from sigma_data.errors import ConfigError, SigmaError
+from sigma_data.errors import ConfigError, SigmaError, reason_of
 from sigma_data.storage.files import disk_error, dump_json
 from sigma_model.sampling.generate import Request
 from sigma_model.sampling.settings import Order
@@ -118,7 +118,9 @@ def results(folder: Path, items: Sequence[Item], size: int) -> Iterator[Result]:
                 f"{error.filename}: is missing: remove the folder {place} and generate it again"
             ) from None
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise ConfigError(f"{place}: cannot be read ({error}): remove that folder and generate it again") from None
+            raise ConfigError(
+                f"{place}: cannot be read ({reason_of(error)}): remove that folder and generate it again"
+            ) from None
 
 
 def _failed(place: Path) -> bool:

@@ -18,7 +18,7 @@ from pipelines.evaluate.generate import GENERATED, Generation
 from pipelines.evaluate.item import Item
 from pipelines.evaluate.questions import QuestionSet
 from pipelines.evaluate.stored import sha256_of
-from sigma_data.errors import ConfigError
+from sigma_data.errors import ConfigError, reason_of
 from sigma_data.sequence.tokenizer_reader import TOKENIZER_FILES
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
 from sigma_model.config import VAE_FILE, find_file, weight_files
@@ -72,7 +72,7 @@ def read(out: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{out}: holds no evaluation: name a folder that sigma eval has written to") from None
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ConfigError(f"{out / SETTINGS}: cannot be read ({error}): choose another folder") from None
+        raise ConfigError(f"{out / SETTINGS}: cannot be read ({reason_of(error)}): choose another folder") from None
     return settings
 
 

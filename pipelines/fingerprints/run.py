@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from pipelines.common.progress import ProgressBar
 from sigma_data.corpus.corpus import COMMIT, open_corpus
-from sigma_data.errors import ConfigError, SourceError
+from sigma_data.errors import ConfigError, SourceError, reason_of
 from sigma_data.images.decode import ImageFault, probe
 from sigma_data.images.fingerprint_file import Fingerprint, write_fingerprints
 from sigma_data.images.formats import sniff
@@ -135,7 +135,7 @@ def _of_parquet(file: IO[bytes], name: str, stamp: str) -> Iterator[Named]:
     except Refused as error:
         raise SourceError(f"{name}: {error}") from None
     except (OSError, ValueError, NotImplementedError) as error:  # broken pages
-        raise SourceError(f"{name}: cannot be read ({error})") from None
+        raise SourceError(f"{name}: cannot be read ({reason_of(error)})") from None
 
 
 def _bytes_in(value: Any) -> Iterator[bytes]:

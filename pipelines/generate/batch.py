@@ -102,10 +102,15 @@ def run_batch(config: BatchConfig) -> dict[str, Any]:
     One item that cannot be answered stops no other: it is listed with the reason.
     """
     answering_of(config, text=config.text)  # raises for values that make no sense
+    out = config.out
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is a file: choose a folder")
     facts = model_facts(config.model, base=config.base, adapter=config.adapter)
     asked = _read(config)
     if not asked:
-        raise ConfigError(f"--from {config.source}: has no prompt there: look at --start, --limit and --split")
+        part = bool(config.start) or config.limit is not None or config.split is not None
+        told = "has no prompt there: look at --start, --limit and --split" if part else "holds no prompt"
+        raise ConfigError(f"--from {config.source}: {told}")
     _tell_sizes(config, asked, facts)
     settings = config.model_dump(
         mode="json", exclude={"source", "out", "model", "base", "adapter", "nproc", "start", "limit"}
@@ -114,9 +119,6 @@ def run_batch(config: BatchConfig) -> dict[str, Any]:
     if config.cached:
         settings["cache_used"] = json.loads(json.dumps(config.caching.recorded))  # with what was fitted for the model
     settings |= {"weights": facts.digest, "source": str(config.source)}
-    out = config.out
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} is a file: choose a folder with --out")
     try:
         lock = FolderLock(out / LOCK, "generation")
     except OSError as error:
@@ -128,7 +130,7 @@ def run_batch(config: BatchConfig) -> dict[str, Any]:
         rows = _rows(config, asked, failures)
         try:
             write_atomic(out / RESULTS, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
-            sheet = write_sheet(out, f"{config.source.name}: {len(rows):,} prompts", rows)
+            sheet = write_sheet(out, f"{config.source.name}: {counted(len(rows), 'prompt')}", rows)
         except OSError as error:
             raise disk_error(error, out) from None
     finally:
@@ -184,7 +186,8 @@ def _tell_sizes(config: BatchConfig, asked: Sequence[Asked], facts: ModelFacts) 
 
 def batch_summary(result: dict[str, Any]) -> str:
     """The counts, the first failures, where to look."""
-    lines = [f"{result['out']}: {result['answered']:,} of {result['prompts']:,} prompts answered; {result['sheet']}"]
+    answered = f"{result['answered']:,} of {counted(result['prompts'], 'prompt')} answered"
+    lines = [f"{result['out']}: {answered}; {result['sheet']}"]
     lines += [f"  failed: number {index}: {reason}" for index, reason in [*result["failed"].items()][:5]]
     if len(result["failed"]) > 5:
         lines.append(f"  and {len(result['failed']) - 5:,} more, in {result['results']}")

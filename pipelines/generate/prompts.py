@@ -17,6 +17,7 @@ from sigma_data.sample import Sample
 LINES = (".jsonl", ".ndjson")
 UNREADABLE = "unreadable"
 """In an item's `truth`: why it, or an image of it, could not be read."""
+_OTHERWISE = 'write other prompts as JSON lines (.jsonl), {"prompt": "...", "images": ["a.png"]}'
 _KEYS = {"id", "prompt", "images", "size"}
 
 
@@ -36,10 +37,12 @@ def read_prompts(
         items: Iterator[Item] = _lines(path)
     elif is_corpus(str(path)):
         items = _of_samples(corpus_samples(str(path), split or "test"), text=text)
-    elif path.is_dir() or path.suffix.lower() == ".parquet":
-        items = _of_samples(release_samples(str(path), asked_by=f"--from {path}"), text=text)
+    elif path.suffix.lower() == ".parquet" or (path.is_dir() and next(path.rglob("*.parquet"), None) is not None):
+        samples = release_samples(str(path), asked_by=f"--from {path}", otherwise=_OTHERWISE)
+        items = _of_samples(samples, text=text)
     else:
-        raise ConfigError(f"--from {path}: give JSON lines (.jsonl), the release's parquet, or a corpus")
+        wrong = "is no corpus and holds no parquet: " if path.is_dir() else ""
+        raise ConfigError(f"--from {path}: {wrong}give JSON lines (.jsonl), the release's parquet, or a corpus")
     if split is not None and not is_corpus(str(path)):
         raise ConfigError(f"--from {path}: is not a corpus and has no splits: leave --split out")
     stop = None if limit is None else start + limit

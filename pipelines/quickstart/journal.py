@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipelines.common.folder_lock import LOCK, FolderLock, refuse_other_settings
-from sigma_data.errors import ConfigError
+from sigma_data.errors import ConfigError, reason_of
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
 
 JOURNAL = "quickstart.json"
@@ -69,7 +69,9 @@ class Journal:
             kept = json.loads(self._path.read_text("utf-8"))
             settings, self.stages = dict(kept["asked"]), dict(kept["stages"])
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise ConfigError(f"{self._path}: cannot be read ({error}): choose another place with --out") from None
+            raise ConfigError(
+                f"{self._path}: cannot be read ({reason_of(error)}): choose another place with --out"
+            ) from None
         differ = [
             f"{name} ({settings.get(name)} there, {value} now)"
             for name, value in self._settings.items()

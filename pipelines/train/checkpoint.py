@@ -148,14 +148,15 @@ class Checkpointer:
         try:
             stored = reader.read_metadata().state_dict_metadata
         except (OSError, pickle.UnpicklingError, AttributeError, TypeError, EOFError) as error:
-            raise ConfigError(f"{folder}: cannot be read ({error}): remove it to resume from the one before") from None
+            why = _reason(error)
+            raise ConfigError(f"{folder}: cannot be read ({why}): remove it to resume from the one before") from None
         _check(folder, tensors, {name: s for name, s in stored.items() if not part or name.partition("/")[0] in state})
         try:
             with _alone_is_meant():
                 load_shards(tensors, storage_reader=reader, process_group=self._save_group)
         except (CheckpointException, OSError, RuntimeError) as error:
-            reason = _reason(error)
-            raise ConfigError(f"{folder}: cannot be read ({reason}): remove it to resume from the one before") from None
+            why = _reason(error)
+            raise ConfigError(f"{folder}: cannot be read ({why}): remove it to resume from the one before") from None
         extra: dict[str, Any] = marker["extra"]
         return extra
 
@@ -395,6 +396,5 @@ def _sync(folder: Path) -> None:
 
 def _reason(error: BaseException) -> str:
     """What went wrong, in a few words; of several ranks the first."""
-    if isinstance(error, CheckpointException):
-        error = next(iter(error.failures.values()))[0]
+    error = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
     return str(getattr(error, "strerror", None) or error).strip().partition("\n")[0]

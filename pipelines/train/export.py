@@ -35,6 +35,7 @@ from pipelines.train.token_rows import merge_token_rows
 from sigma_data.errors import ConfigError
 from sigma_data.sequence.tokenizer_files import write_tokenizer
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
+from sigma_data.storage.paths import no_folder
 from sigma_model.checkpoint_io import DTYPES, Checkpoint, export_model, init_model, load_model
 from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, find_file, weight_files
 from sigma_model.interop import export_sharded, write_configs
@@ -229,7 +230,9 @@ def _settings_of(run: Path) -> Path:
     if found is not None and found[0] != run.absolute():
         at = f" --step {found[1]}" if found[1] is not None else ""
         raise ConfigError(f"{run}: is a part of a run: name the run, `sigma export {shlex.quote(str(found[0]))}{at}`")
-    if run.is_dir() and not (run / CONFIG).is_file():
+    if not run.is_dir():
+        raise ConfigError(f"{no_folder(run)}: name that of a run, which is `out` of `sigma train`")
+    if not (run / CONFIG).is_file():
         raise ConfigError(f"{run}: is no run of `sigma train`, which has a {CONFIG}: name the folder that `out` named")
     return run / CONFIG
 

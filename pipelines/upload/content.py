@@ -12,6 +12,7 @@ from pipelines.train.provenance import stated_license
 from pipelines.upload.model_card import find_evaluations, model_card
 from sigma_data.corpus.corpus import CARD, COMMIT, REPORT, open_corpus
 from sigma_data.errors import ConfigError
+from sigma_data.storage.paths import no_folder
 from sigma_model.model_files import weight_files
 from sigma_model.omnigen2.files import is_omnigen2
 from sigma_model.omnigen2.lora import is_adapter
@@ -66,7 +67,7 @@ def content_of(
     for another folder, for links, and for files that are missing; CorpusError.
     """
     if not place.is_dir():
-        raise ConfigError(f"{place}: no such folder: name a corpus, or what `sigma export` wrote")
+        raise ConfigError(f"{no_folder(place)}: name a corpus, or what `sigma export` wrote")
     if (place / COMMIT).exists():
         if license_ is not None or evaluations is not None:
             option = "--license" if license_ is not None else "--eval"

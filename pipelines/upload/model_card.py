@@ -14,7 +14,7 @@ from pipelines.download.catalog import catalog
 from pipelines.evaluate.model_facts import model_facts
 from pipelines.evaluate.report.report import RESULTS
 from pipelines.train.provenance import TRAINING
-from sigma_data.errors import ConfigError, SigmaError
+from sigma_data.errors import ConfigError, SigmaError, reason_of
 from sigma_data.token_style import printable
 from sigma_model.omnigen2.files import is_omnigen2
 from sigma_model.omnigen2.lora import is_adapter
@@ -57,7 +57,9 @@ def find_evaluations(model: Path, given: Sequence[Path] | None) -> list[Evaluati
             ]
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             if given is not None:
-                raise ConfigError(f"--eval {place.parent}: has no {RESULTS} of `sigma eval` ({error})") from None
+                raise ConfigError(
+                    f"--eval {place.parent}: has no {RESULTS} of `sigma eval` ({reason_of(error)})"
+                ) from None
             continue
         if given is not None and not runs:
             raise ConfigError(f"--eval {place.parent}: is of other weights than {model}: evaluate these first")
@@ -105,7 +107,7 @@ def _record(model: Path) -> dict[str, Any]:
         for corpus in found["corpora"]:
             corpus["name"], corpus["split"]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}): export the run again, or remove it") from None
+        raise ConfigError(f"{path}: cannot be read ({reason_of(error)}): export the run again, or remove it") from None
     return dict(found)
 
 

@@ -24,7 +24,7 @@ from sigma_data.corpus.places import copy_folder, fetch
 from sigma_data.corpus.record import SCHEMA_VERSION, RecordError, decode
 from sigma_data.corpus.refused_files import RefusedFile, refused_files
 from sigma_data.corpus.shard import ShardFault, read_range
-from sigma_data.errors import ConfigError, CorpusError, ShardError, SourceError
+from sigma_data.errors import ConfigError, CorpusError, ShardError, SourceError, reason_of
 from sigma_data.images.fingerprint import SIGNATURE_BYTES
 from sigma_data.sample import Family, Sample
 from sigma_data.settings_base import StrictRecord
@@ -228,7 +228,7 @@ class Corpus:
                 raise CorpusError(f"{where} is damaged; run sigma validate --deep")
             return decode(record, images)
         except (OSError, RecordError, ShardError) as error:
-            raise CorpusError(f"{where} cannot be read ({error}); run sigma validate") from None
+            raise CorpusError(f"{where} cannot be read ({reason_of(error)}); run sigma validate") from None
 
     def manifest_batches(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         """Some columns of the manifest in chunks of `rows` (see `read_batches`), for corpora larger than memory.
@@ -326,7 +326,7 @@ def open_corpus(path: str | Path, *, copy: Path | None = None) -> Corpus:
         where = ".".join(str(place) for place in first["loc"])
         raise CorpusError(f"{commit_file}: is not a valid corpus.json ({where}: {first['msg']})") from None
     except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
-        raise CorpusError(f"{commit_file}: cannot be read ({type(error).__name__}: {error})") from None
+        raise CorpusError(f"{commit_file}: cannot be read ({type(error).__name__}: {reason_of(error)})") from None
     if version != SCHEMA_VERSION:
         raise CorpusError(f"{path}: has schema version {version!r}, this is sigma for version {SCHEMA_VERSION}")
     if lacking := sorted({MANIFEST, QUARANTINE, CARD, REPORT} - set(commit["files"])):

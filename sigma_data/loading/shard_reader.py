@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sigma_data.corpus.record import RecordError, decode, stored_order
-from sigma_data.errors import CorpusError, SourceError
+from sigma_data.errors import CorpusError, SourceError, reason_of
 from sigma_data.loading.shard_cache import ShardCache
 from sigma_data.planning.index import CorpusIndex
 from sigma_data.sample import Sample
@@ -81,7 +81,9 @@ class ShardReader:
         except FileNotFoundError:
             raise self._error(row, "cannot be read: the shard is not there any more", "put it back") from None
         except (OSError, SourceError) as error:
-            raise self._error(row, f"cannot be read ({error})", "look whether its place can be reached") from None
+            raise self._error(
+                row, f"cannot be read ({reason_of(error)})", "look whether its place can be reached"
+            ) from None
         if len(data) < size:
             raise self._error(row, f"cannot be read: the shard ends {size - len(data):,} bytes too early")
         self.bytes_read += size

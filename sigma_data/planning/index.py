@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from sigma_data.corpus.corpus import INDEXES, MANIFEST, Corpus, open_corpus
 from sigma_data.corpus.places import copy_folder
-from sigma_data.errors import CorpusError, SourceError
+from sigma_data.errors import CorpusError, SourceError, reason_of
 from sigma_data.planning.index_writer import Outline, Progress, TextCounter, write_arrays
 from sigma_data.planning.keyed_random import Words, name_of, names
 from sigma_data.sequence.layout import outline as segments_outline
@@ -227,7 +227,7 @@ def _fetched(uri: str, copy: Path) -> Corpus:
         corpus = open_corpus(uri, copy=copy)
         next(corpus.manifest_batches(["id"], 1), None)
     except (OSError, SourceError, CorpusError) as error:
-        raise CorpusError(f"{uri}: cannot be read as a corpus ({error})") from None
+        raise CorpusError(f"{uri}: cannot be read as a corpus ({reason_of(error)})") from None
     return corpus
 
 

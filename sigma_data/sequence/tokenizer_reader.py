@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sigma_data.errors import ConfigError
+from sigma_data.errors import ConfigError, reason_of
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -154,7 +154,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
+        raise ConfigError(f"{path}: cannot be read ({reason_of(error)})") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: must hold a JSON object")
     return value

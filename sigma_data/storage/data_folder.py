@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import IO, Any, cast
 
-from sigma_data.errors import SourceError
+from sigma_data.errors import SourceError, reason_of
 from sigma_data.storage.paths import home, is_uri
 from sigma_data.storage.remote import LostError, Stream, connect, reaching, reason
 
@@ -279,7 +279,7 @@ class RemoteFolder(DataFolder):
                 try:
                     return self.read(there, 0, size)
                 except OSError as error:
-                    raise LostError(f"{self.uri.rstrip('/')}/{there}: {error}") from None
+                    raise LostError(f"{self.uri.rstrip('/')}/{there}: {reason_of(error)}") from None
         raise ValueError("no such file is there")
 
 

@@ -52,6 +52,11 @@ def literal(path: Path) -> str:
     return os.path.abspath(path)  # noqa: PTH100 - links stay as they are
 
 
+def no_folder(path: Path, kind: str = "folder") -> str:
+    """What is wrong with a path where a folder is needed: "/a: no such folder" or "/a: is a file and no folder"."""
+    return f"{path}: is a file and no {kind}" if path.exists() else f"{path}: no such {kind}"
+
+
 def one_line(text: str) -> str:
     """The message with control characters escaped, on one line."""
     return "".join(repr(mark)[1:-1] if ord(mark) < 32 or ord(mark) == 127 else mark for mark in text)

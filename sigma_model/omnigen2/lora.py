@@ -24,7 +24,7 @@ from sigma_model.checkpoint_io import check_stored, counted, read_stored, write_
 from sigma_model.lora_linear import LoraLinear
 from sigma_model.model_files import stored_tensors
 from sigma_model.omnigen2.transformer import Omnigen2Transformer
-from sigma_model.peft_adapter import ADAPTER_CONFIG, ADAPTER_FILE, is_peft, peft_settings
+from sigma_model.peft_adapter import ADAPTER_CONFIG, ADAPTER_FILE, is_peft, no_adapter, peft_settings
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -74,16 +74,25 @@ def is_adapter(directory: Path) -> bool:
     return is_peft(directory) or (directory / LORA_FILE).is_file()
 
 
+def check_adapter(place: Path, *, omnigen2: bool) -> None:
+    """Raise ConfigError for what is clearly no adapter of such a model; its weights are not read."""
+    if not omnigen2 or is_peft(place):
+        peft_settings(place)
+    elif not place.is_file() and not is_adapter(place):
+        raise ConfigError(no_adapter(place, LORA_FILE, ADAPTER_CONFIG))
+
+
 def load_adapter(model: Omnigen2Transformer, path: Path, *, alpha: float | None = None) -> None:
     """Apply the adapter of a file, or of a directory that holds such a file, to a model.
 
     `alpha` defaults to what the metadata of the file says, else to the rank. Raises ConfigError for a file that is no
     adapter of this transformer: unknown layers, a side without the other, other shapes.
     """
+    check_adapter(path, omnigen2=True)
     settings = peft_settings(path) if is_peft(path) and not (path / LORA_FILE).is_file() else None
     path = path / (LORA_FILE if settings is None else ADAPTER_FILE) if path.is_dir() else path
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file of a LoRA adapter")
+        raise ConfigError(f"{path}: is not there: save the adapter as safetensors")
     stored = stored_tensors(path, complete=True)
     check_stored(stored)
     sides: dict[str, dict[str, Tensor]] = {}

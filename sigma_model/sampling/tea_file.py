@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sigma_data.errors import ConfigError
+from sigma_data.errors import ConfigError, reason_of
 from sigma_model.sampling.settings import StepCaching
 
 TEA_FILE = "tea_cache.json"
@@ -29,6 +29,6 @@ def fitted(caching: StepCaching, places: Sequence[Path]) -> StepCaching:
             if not said["polynomial"] or not all(map(math.isfinite, numbers)):
                 raise ValueError("not all are numbers")
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise ConfigError(f"{path}: cannot be read ({error!r}): fit it again, or remove it") from None
+            raise ConfigError(f"{path}: cannot be read ({reason_of(error)}): fit it again, or remove it") from None
         return replace(caching, polynomial=tuple(numbers[:-1]), threshold=numbers[-1])
     return caching

@@ -16,8 +16,10 @@ from pipelines.train.config import LoraSettings
 from pipelines.train.lora import add_lora, merge_lora, save_adapter
 from pipelines.train.token_rows import add_token_rows, merge_token_rows
 from sigma_data.errors import ConfigError
+from sigma_model.api import load
 from sigma_model.model import SigmaModel
 from sigma_model.omnigen2 import lora as omnigen2_lora
+from sigma_model.omnigen2.lora import check_adapter
 from sigma_model.peft_adapter import ADAPTER_CONFIG, ADAPTER_FILE, merge_peft
 
 TARGETS = LoraSettings(rank=3, alpha=6.0, targets=(r"gen\.(q|mlp\.down)$", "^llm2vae$"), train=("norm_gen",))
@@ -162,6 +164,26 @@ def test_pickled_adapters_and_missing_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / ADAPTER_FILE).rename(tmp_path / "adapter_model.bin")
     with pytest.raises(ConfigError, match="is not there: save the adapter as safetensors"):
         merge_peft(tiny_model(), tmp_path)
-    (tmp_path / ADAPTER_CONFIG).unlink()
+    (tmp_path / ADAPTER_CONFIG).write_text("[")
     with pytest.raises(ConfigError, match="is not the configuration of an adapter"):
         merge_peft(tiny_model(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("none", "none: no such folder"), ("file", "file: is a file and no folder"), ("folder", "folder: is no adapter")],
+)
+def test_a_place_that_is_no_adapter_is_named_once_before_weights_are_read(
+    name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr("sigma_model.loading.describe_model", None)
+    with pytest.raises(ConfigError) as error:
+        load("tiny-base", adapter=tmp_path / name)
+    assert str(error.value).startswith(f"{tmp_path}/{said}: name the folder that holds adapter_config.json")
+    assert str(error.value).count(str(tmp_path)) == 1
+    if name == "file":  # of OmniGen2 a file of weights is an adapter
+        return
+    with pytest.raises(ConfigError, match=f"{said}: name the folder that holds pytorch_lora_weights.safetensors or"):
+        check_adapter(tmp_path / name, omnigen2=True)

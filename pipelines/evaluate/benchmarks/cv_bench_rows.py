@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.evaluate.benchmarks.choice_letter import choice_letter
-from sigma_data.errors import ConfigError
+from sigma_data.errors import ConfigError, reason_of
 from sigma_data.storage.paths import literal
 
 TASKS = ("Count", "Relation", "Depth", "Distance")
@@ -118,7 +118,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
             for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise ConfigError(f"benchmark cv-bench: {path}: cannot be read as parquet ({error})") from None
+        raise ConfigError(f"benchmark cv-bench: {path}: cannot be read as parquet ({reason_of(error)})") from None
 
 
 def _json_rows(path: Path, data: bytes) -> Iterator[dict[str, Any]]:

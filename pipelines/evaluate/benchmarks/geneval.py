@@ -19,7 +19,7 @@ from pipelines.evaluate.benchmarks.base import Benchmark, share
 from pipelines.evaluate.benchmarks.geneval_rules import Detection, correct
 from pipelines.evaluate.item import Item, Result, Score
 from pipelines.evaluate.stored import bytes_of
-from sigma_data.errors import ConfigError
+from sigma_data.errors import ConfigError, reason_of
 from sigma_data.images.decode import ImageFault, load
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -159,7 +159,7 @@ def _read(path: Path) -> list[Mapping[str, Any]]:
         # Lines end in \n alone: str.splitlines would also cut at U+2028, which JSON allows inside a text.
         lines = path.read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"benchmark geneval: {path}: cannot be read ({error})") from None
+        raise ConfigError(f"benchmark geneval: {path}: cannot be read ({reason_of(error)})") from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

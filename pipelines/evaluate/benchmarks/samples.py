@@ -41,18 +41,31 @@ def corpus_samples(path: str, split: str, places: dict[str, StoredBytes] | None 
         yield sample
 
 
-def release_samples(path: str, *, asked_by: str) -> Iterator[Sample]:
-    """The samples of the release's parquet. Raises ConfigError where a row cannot be read: none may go unseen."""
+def release_samples(path: str, *, asked_by: str, otherwise: str) -> Iterator[Sample]:
+    """The samples of the release's parquet. Raises ConfigError where a row cannot be read: none may go unseen.
+
+    `otherwise` says how another layout can be given.
+    """
     reader = open_source(source_spec("release", path))
     for fragment in reader.fragments():
         for record in reader.read(fragment):
             if isinstance(record, Rejection):
-                row = "" if record.row is None else f", row {record.row}"
-                raise ConfigError(
-                    f"{asked_by}: {record.location}{row}: {record.message}; download the file again, or build a corpus "
-                    "of it with sigma build-dataset and use that"
-                )
+                raise ConfigError(f"{asked_by}: {_where(record, path)}{record.message}; {_advice(record, otherwise)}")
             yield record
+
+
+def _where(record: Rejection, path: str) -> str:
+    """File and row, the file left out where it is the one that was named."""
+    file = "" if record.location == Path(path).name else f"{record.location}: "
+    return file if record.row is None else f"{file}row {record.row}: "
+
+
+def _advice(record: Rejection, otherwise: str) -> str:
+    if record.code == "wrong_columns":
+        return f"parquet has the release's columns here (docs/corpus-format.md): {otherwise}"
+    if record.row is None:
+        return "download the file again"
+    return "download the file again, or build a corpus of it with sigma build-dataset and use that"
 
 
 def items_of(sample: Sample) -> Iterator[Item]:

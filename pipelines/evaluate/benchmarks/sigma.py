@@ -15,6 +15,8 @@ from sigma_data.errors import ConfigError
 from sigma_data.sample import Family
 from sigma_data.storage.paths import is_uri
 
+_OTHERWISE = "make a corpus of another one with sigma build-dataset"
+
 
 class SigmaBenchmark(Benchmark):
     """`path`: a parquet file, a folder of them, or a corpus, whose `split` (test) has the questions.
@@ -47,7 +49,7 @@ class SigmaBenchmark(Benchmark):
     def iter_items(self) -> Iterator[Item]:
         """Raises ConfigError where a row of the release cannot be read: a benchmark must not shrink unseen."""
         samples = (
-            release_samples(self.path, asked_by=f"benchmark sigma: {self.path}")
+            release_samples(self.path, asked_by=f"benchmark sigma: {self.path}", otherwise=_OTHERWISE)
             if self.split is None
             else corpus_samples(self.path, self.split, self.places)
         )

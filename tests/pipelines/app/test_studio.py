@@ -401,6 +401,7 @@ def test_a_mistake_on_the_command_line_is_one_line(tmp_path: Path) -> None:
         (["--model", str(tmp_path / "none")], "none"),
         (["--model", "tiny", "--model", "tiny"], "--model tiny is given twice"),
         (["--out", __file__], "is a file"),
+        (["--adapter", __file__], "is a file and no folder: name the folder that holds adapter_config.json"),
     ):
         found = sigma("app", *words)
         assert found.returncode == 2 and told in found.stderr and found.stderr.count("\n") == 1, found.stderr

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.common.bundled_configs import CONFIGS, config_file
+from sigma_data.errors import ConfigError
 
 
 @pytest.mark.parametrize("name", ["quickstart", "configs/quickstart.yaml"])
@@ -25,5 +26,9 @@ def test_a_file_of_that_name_comes_before_ours(tmp_path: Path, monkeypatch: pyte
     assert config_file(Path("quickstart")) == Path("quickstart")
 
 
-def test_another_path_is_left_alone(tmp_path: Path) -> None:
-    assert config_file(tmp_path / "quickstart.yaml") == tmp_path / "quickstart.yaml"
+def test_what_is_neither_a_file_nor_ours_is_refused_with_the_names_there_are(tmp_path: Path) -> None:
+    for path, wrong in ((tmp_path / "quickstart.yaml", "no such file"), (tmp_path, "is a folder")):
+        with pytest.raises(
+            ConfigError, match=rf"{path}: {wrong}: .*bundled configuration \(.*quickstart, .*sigma-lora"
+        ):
+            config_file(path)

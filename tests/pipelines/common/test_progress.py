@@ -50,6 +50,15 @@ def test_work_of_unknown_length_is_counted(clock: Clock, caplog: pytest.LogCaptu
     assert caplog.messages == ["read: 50 images, 5 images/s", "read: 50 images in 10.0 s, 5 images/s"]
 
 
+@pytest.mark.parametrize(("unit", "told"), [("prompts", "1 prompt in"), ("MB", "1 MB in")])
+def test_one_of_them_is_told_in_the_singular(
+    unit: str, told: str, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ProgressBar("read", None, unit) as shown:
+        shown.add()
+    assert caplog.messages == [f"read: {told} 0.0 s"]
+
+
 def test_a_terminal_gets_a_bar_with_the_time_that_is_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -179,6 +179,20 @@ def test_memory_that_is_almost_all_there_is_settings_that_are_hardly_meant_and_a
     assert "is a file, and the run would write a folder there" in one_of(stopped, "run").found
 
 
+@pytest.mark.parametrize(
+    ("text", "said", "advice"),
+    [(None, "no such file", "name one that is there"), ("a: [", "not valid YAML", "mend it")],
+)
+def test_a_configuration_that_is_not_there_need_not_be_mended(
+    tmp_path: Path, text: str | None, said: str, advice: str
+) -> None:
+    path = tmp_path / "mine.yaml"
+    if text is not None:
+        path.write_text(text, "utf-8")
+    [finding] = look_run(path, (), [], 0).findings
+    assert said in finding.found and finding.advice.startswith(advice)
+
+
 def memory_peak(config: Path, settings: list[str]) -> float:
     chosen = load_settings(TrainConfig, config_file(config), settings)
     return dry_run(chosen).estimate.memory_peak

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from support import omnigen2
@@ -217,14 +219,29 @@ def test_a_line_that_is_no_json_is_listed_with_its_number_and_the_rest_is_made(s
         ("folder.jsonl", {}, "cannot be read"),
         ("red.png", {}, "give JSON lines"),
         ("prompts.jsonl", {"split": "test"}, "has no splits"),
-        ("prompts.jsonl", {"start": 9}, "has no prompt there"),
+        ("prompts.jsonl", {"start": 9}, "has no prompt there: look at --start"),
+        ("prompts.jsonl", {"out": "red.png"}, "--out .*red.png: is a file: choose a folder"),
+        ("empty.jsonl", {}, "holds no prompt$"),
+        ("empty", {}, "is no corpus and holds no parquet: give JSON lines"),
+        (
+            "a.parquet",
+            {},
+            r"^--from \S+a.parquet: no column image_list or instruction_list, but a .*: write other prompts",
+        ),
+        ("b.parquet", {}, r"^--from \S+b.parquet: not a parquet file .*; download the file again$"),
     ],
 )
 def test_a_source_that_cannot_be_asked(source: Path, name: str, changes: dict[str, Any], said: str) -> None:
-    (source.parent / "folder.jsonl").mkdir()
+    folder = source.parent
+    for one in ("folder.jsonl", "empty"):
+        (folder / one).mkdir()
+    for one in ("empty.jsonl", "b.parquet"):
+        (folder / one).write_bytes(b"")
+    pq.write_table(pa.table({"a": [1]}), folder / "a.parquet")
+    out = folder / changes.pop("out", "out")
     with pytest.raises(ConfigError, match=said):
-        run_batch(config(source.parent / name, source.parent / "out", **changes))
-    assert not (source.parent / "out").exists()
+        run_batch(config(folder / name, out, **changes))
+    assert not (folder / "out").exists()
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(source: Path, tmp_path: Path) -> None:

@@ -363,6 +363,10 @@ def test_what_a_run_does_not_have_is_said_in_a_sentence(
 def test_a_folder_that_is_no_run_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"is no run of `sigma train`"):
         export_run(tmp_path, tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"none: no such folder: name that of a run"):
+        export_run(tmp_path / "none", tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"test_export.py: is a file and no folder: name that of a run"):
+        export_run(Path(__file__), tmp_path / "out")
 
 
 @pytest.mark.slow

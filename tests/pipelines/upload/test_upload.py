@@ -359,7 +359,10 @@ def test_the_command_lists_and_asks_before_it_sends(hub: FakeHub, model: Path, m
     sizes = {one["path"]: one["bytes"] for one in listed["files"]}
     assert sizes["ema.safetensors"] == (model / "ema.safetensors").stat().st_size and not listed["public"]
     refused = spoken(model, "Owner/Thing")
-    assert refused.returncode == 2 and "--yes" in refused.stderr and not hub.repos
+    assert refused.returncode == 2 and not hub.repos
+    assert refused.stderr.splitlines()[-1] == (
+        "sigma: the upload has to be agreed to, and there is no terminal to ask in: add --yes if you agree"
+    )
     done = spoken(model, "Owner/Thing", "--yes")
     assert done.returncode == 0 and "hashes as here; private" in done.stdout
     monkeypatch.delenv("HF_TOKEN")
