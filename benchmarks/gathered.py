@@ -2,23 +2,27 @@
 
 Tokens stay in the order of their sequences. Each norm and projection makes an empty tensor of all
 tokens and fills it at the indices of either expert; a sampler merges its cache with the new keys in
-every layer of every step, and runs a forward pass for each branch of guidance.
+every layer of every step, and runs a forward pass for each branch of guidance. On a GPU attention is flex
+attention under torch's own block mask, made anew for every pack.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from sigma_data.loading.batch import PackedBatch, Specials, TokenTags
 from sigma_data.loading.collate import collate, grid_places
-from sigma_model.attention import Attention
-from sigma_model.attention_mask import dense_mask
-from sigma_model.backbone import Backbone
-from sigma_model.embed import rotary, rotate
+from sigma_model.attention import Attention, FlexAttention
+from sigma_model.attention_mask import dense_mask, visible
+from sigma_model.backbone import Backbone, same_for_all
+from sigma_model.embed import rotary, rotate, shifted_time
 from sigma_model.experts import Layer, Rotary
 from sigma_model.model import SigmaModel, widths
 from sigma_model.sampling.cache import Cache, prefill
@@ -31,9 +35,10 @@ from sigma_model.sampling.settings import Guidance
 class Gathered:
     """Runs a backbone's weights over tokens in the order of their sequences."""
 
-    def __init__(self, backbone: Backbone, und: Tensor, gen: Tensor) -> None:
+    def __init__(self, backbone: Backbone, und: Tensor, gen: Tensor, *, installed: bool = False) -> None:
         self._backbone = backbone
         self._und, self._gen = und, gen
+        self._installed = installed
 
     def __call__(self, x: Tensor, positions: Tensor, attend: Callable[[int], Attention]) -> Tensor:
         """[N, D], positions [N] -> [N, D] after the final norms."""
@@ -41,51 +46,117 @@ class Gathered:
         angles = rotary(positions, config.head_dim, config.rope_theta)
         cosine, sine = (angle.to(x.dtype) for angle in angles)
         for number, layer in enumerate(self._backbone.layers):
-            assert isinstance(layer, Layer)
-            x = self._layer(layer, x, (cosine, sine), attend(number))
-        return self._both(self._backbone.norm_und, self._backbone.norm_gen, x)
+            inputs = x, (cosine, sine), attend(number), self._und, self._gen
+            x = layer(*inputs) if self._installed else _layer(layer, *inputs)
+        return _both(self._und, self._gen, self._backbone.norm_und, self._backbone.norm_gen, x)
 
-    def _layer(self, layer: Layer, x: Tensor, angles: Rotary, attend: Attention) -> Tensor:
-        und, gen, dim = layer.und, layer.gen, layer.und.head_dim
-        normed = self._both(und.input_norm, gen.input_norm, x)
-        q = self._both(und.q, gen.q, normed).unflatten(-1, (-1, dim))
-        k = self._both(und.k, gen.k, normed).unflatten(-1, (-1, dim))
-        v = self._both(und.v, gen.v, normed).unflatten(-1, (-1, dim))
-        q = rotate(self._both(und.q_norm, gen.q_norm, q), *angles)
-        k = rotate(self._both(und.k_norm, gen.k_norm, k), *angles)
-        x = x + self._both(und.o, gen.o, attend(q, k, v).flatten(-2))
-        return x + self._both(und.mlp, gen.mlp, self._both(und.post_norm, gen.post_norm, x))
 
-    def _both(self, und: nn.Module, gen: nn.Module, x: Tensor) -> Tensor:
-        """Each expert's module on its own tokens."""
-        of_und, of_gen = und(x[self._und]), gen(x[self._gen])
-        out = x.new_zeros((len(x), *of_und.shape[1:]))
-        out[self._und] = of_und
-        out[self._gen] = of_gen
-        return out
+def install_layers(backbone: Backbone) -> None:
+    """Let the layers themselves run this way, so that what is hooked to them (sharding, recomputation) runs, too."""
+    for layer in backbone.layers:
+        layer.forward = partial(_layer, layer)
+
+
+def _layer(layer: nn.Module, x: Tensor, angles: Rotary, attend: Attention, und: Tensor, gen: Tensor) -> Tensor:
+    """[N, D] -> [N, D]; `und` and `gen` are the indices of either expert's tokens."""
+    assert isinstance(layer, Layer)
+    both = partial(_both, und, gen)
+    of_und, of_gen, dim = layer.und, layer.gen, layer.und.head_dim
+    normed = both(of_und.input_norm, of_gen.input_norm, x)
+    q = both(of_und.q, of_gen.q, normed).unflatten(-1, (-1, dim))
+    k = both(of_und.k, of_gen.k, normed).unflatten(-1, (-1, dim))
+    v = both(of_und.v, of_gen.v, normed).unflatten(-1, (-1, dim))
+    q = rotate(both(of_und.q_norm, of_gen.q_norm, q), *angles)
+    k = rotate(both(of_und.k_norm, of_gen.k_norm, k), *angles)
+    x = x + both(of_und.o, of_gen.o, attend(q, k, v).flatten(-2))
+    return x + both(of_und.mlp, of_gen.mlp, both(of_und.post_norm, of_gen.post_norm, x))
+
+
+def _both(und: Tensor, gen: Tensor, of_und: nn.Module, of_gen: nn.Module, x: Tensor) -> Tensor:
+    """Each expert's module on its own tokens."""
+    und_out, gen_out = of_und(x[und]), of_gen(x[gen])
+    out = x.new_zeros((len(x), *und_out.shape[1:]))
+    out[und] = und_out
+    out[gen] = gen_out
+    return out
 
 
 class SequenceOrder:
     """A packed batch put back into the order of its sequences, with PyTorch's attention a sample."""
 
+    attend: Attention
+
     def __init__(self, batch: PackedBatch, *, group_mask: bool) -> None:
-        self.order = (batch.tags.sample.long() * batch.tokens + batch.tags.place).argsort()
-        rank = self.order.argsort()
-        self.und, self.gen = rank[: batch.n_und], rank[batch.n_und :]
-        self.positions = batch.positions[self.order]
+        self._sort(batch)
+        self.attend = self._by_sample
         self._lengths = [und_end - und + gen_end - gen for und, und_end, gen, gen_end in batch.spans]
         parts = zip(*(tag[self.order].split(self._lengths) for tag in batch.tags), strict=True)
         # Of four dimensions: with three, PyTorch's CPU attention takes its slow path.
         self._masks = [dense_mask(TokenTags(*part), group_mask=group_mask)[None, None] for part in parts]
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """PyTorch's attention, sample by sample."""
+    def _sort(self, batch: PackedBatch) -> None:
+        self.order = (batch.tags.sample.long() * batch.tokens + batch.tags.place).argsort()
+        rank = self.order.argsort()
+        self.und, self.gen = rank[: batch.n_und], rank[batch.n_und :]
+        self.positions = batch.positions[self.order]
+
+    def _by_sample(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out = []
         split = (x.transpose(0, 1)[None].split(self._lengths, 2) for x in (q, k, v))
         for q_of, k_of, v_of, mask in zip(*split, self._masks, strict=True):
             attended = F.scaled_dot_product_attention(q_of, k_of, v_of, attn_mask=mask, enable_gqa=True)
             out.append(attended[0].transpose(0, 1))
         return torch.cat(out)
+
+
+class FlexOrder(SequenceOrder):
+    """The same order for a GPU: flex attention over the whole batch, under torch's own block mask of the rule."""
+
+    def __init__(self, batch: PackedBatch) -> None:
+        self._sort(batch)
+        tags = TokenTags(*(tag[self.order] for tag in batch.tags))
+
+        def rule(_batch: Tensor, _head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+            row, column = (TokenTags(*(tag[i] for tag in tags)) for i in (q, k))
+            return visible(row, column, group_mask=True)
+
+        make: Any = _compiled_block_mask() if batch.positions.is_cuda else create_block_mask
+        self.attend = FlexAttention(make(rule, None, None, batch.tokens, batch.tokens, device=batch.positions.device))
+
+
+@cache
+def _compiled_block_mask() -> Callable[..., BlockMask]:
+    # Not compiled it would hold a table of all pairs of tokens.
+    return torch.compile(create_block_mask)
+
+
+def velocity_error(
+    model: SigmaModel,
+    batch: PackedBatch,
+    latents: Tensor,
+    *,
+    order: Callable[[], SequenceOrder],
+    installed: bool = False,
+) -> Tensor:
+    """Squared error [M_t, F] of the velocities: what `SigmaModel.forward` computes, in the order of the sequences.
+
+    `latents` [M, F] are the clean ones. `order` is called in every pass, as every pack has its own. `installed`: the
+    layers' own `forward` runs, which `install_layers` has replaced.
+    """
+    ordered = order()
+    level = shifted_time(batch.u, 1.0)
+    levels = torch.zeros(len(batch.latent_grids), device=latents.device).index_copy(0, batch.target_images, level)
+    of_token = levels[batch.latent_image[batch.target_slots]][:, None]
+    slots, noise, clean = batch.target_slots, batch.noise.float(), latents.float()
+    noised = clean.index_copy(0, slots, (1 - of_token) * clean[slots] + of_token * noise)
+    und, gen = model.embed(batch, noised, level)
+    x = und.new_zeros(batch.tokens, und.shape[-1]).index_copy(0, ordered.und, und).index_copy(0, ordered.gen, gen)
+    run = Gathered(model.backbone, ordered.und, ordered.gen, installed=installed)
+    hidden = run(x, ordered.positions, same_for_all(ordered.attend))
+    velocity = model.latent_out(hidden[ordered.gen[slots]]).float()
+    of_text = model.lm_head(hidden[:0]).sum()  # no answers here; every rank must run, and reduce, the same parts
+    error: Tensor = (velocity - (noise - clean[slots])) ** 2 + of_text
+    return error
 
 
 class MergingSampler:

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 import train_gpu
-from gathered import Gathered, SequenceOrder
+from gathered import SequenceOrder, velocity_error
 from model import LANGUAGE
 from packs import interleave, sample, speedup
 from targets import check
@@ -37,10 +37,8 @@ from pipelines.train.distributed.parallelize import parallelize
 from pipelines.train.distributed.process_group import barrier, start_process_group, stop_process_group
 from pipelines.train.optimizer import make_optimizer
 from sigma_data.loading.batch import PackedBatch
-from sigma_model.backbone import same_for_all
 from sigma_model.checkpoint_io import init_model
 from sigma_model.config import LanguageConfig, ModelConfig, preset
-from sigma_model.embed import shifted_time
 from sigma_model.model import SigmaModel
 
 ROOT = Path(__file__).parent.parent
@@ -133,18 +131,7 @@ def _usual(batch: PackedBatch) -> Forward:
     def forward(model: SigmaModel, batch: PackedBatch) -> Tensor:
         """What the model does, with the tokens in the order of their sequences."""
         clean = model.clean_latents(batch, batch.known_latents)
-        level = shifted_time(batch.u, 1.0)
-        levels = torch.zeros(len(batch.latent_grids)).index_copy(0, batch.target_images, level)
-        of_token = levels[batch.latent_image[batch.target_slots]][:, None]
-        slots, noise = batch.target_slots, batch.noise
-        noised = clean.index_copy(0, slots, (1 - of_token) * clean[slots] + of_token * noise)
-        und, gen = model.embed(batch, noised, level)
-        x = und.new_zeros(batch.tokens, und.shape[-1]).index_copy(0, order.und, und).index_copy(0, order.gen, gen)
-        run = Gathered(model.backbone, order.und, order.gen)
-        hidden = run(x, order.positions, same_for_all(order.attend))
-        velocity = model.latent_out(hidden[order.gen[slots]])
-        loss: Tensor = ((velocity - (noise - clean[slots])) ** 2).mean()
-        return loss
+        return velocity_error(model, batch, clean, order=lambda: order).mean()
 
     return forward
 
