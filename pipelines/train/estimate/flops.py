@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -173,9 +173,25 @@ def training_flops(
     before which recomputation stops. FLOPs of a utilisation (MFU) are the model's.
     """
     once, again = _rates(config, frozen, lora, checkpointing)
+    model = sum(_by_module(once, work).values())
+    return model, model + sum(_by_module(again, work).values())
+
+
+def training_flops_by_module(
+    config: ModelConfig, work: Work, *, frozen: FreezeSettings, lora: LoraSettings | None, checkpointing: str
+) -> dict[str, float]:
+    """The hardware's operations of `training_flops` by kind of module, and what is computed again; largest first."""
+    once, again = _rates(config, frozen, lora, checkpointing)
+    found = _by_module(once, work) | {"computed again": sum(_by_module(again, work).values())}
+    return dict(sorted(((name, count) for name, count in found.items() if count), key=lambda pair: -pair[1]))
+
+
+def _by_module(rates: Mapping[_Key, float], work: Work) -> dict[str, float]:
     counts = asdict(work) | {"und": work.und_tokens, "gen": work.gen_tokens}
-    model = sum(rate * counts[name] for name, rate in once.items())
-    return model, model + sum(rate * counts[name] for name, rate in again.items())
+    found: dict[str, float] = defaultdict(float)
+    for (module, tokens), rate in rates.items():
+        found[module] += rate * counts[tokens]
+    return dict(found)
 
 
 def gradients_enter(config: ModelConfig, parameters: Parameters, frozen: FreezeSettings) -> tuple[bool, bool]:
@@ -200,10 +216,14 @@ def vae_flops(config: VaeConfig, work: Work) -> float:
     return pixel * work.pixels + 4 * width * work.pixel_pairs / config.downsample**4
 
 
+_Key = tuple[str, str]
+"""A kind of module, and the count of `Work` that its operations grow with."""
+
+
 @cache
 def _rates(
     config: ModelConfig, frozen: FreezeSettings, lora: LoraSettings | None, checkpointing: str
-) -> tuple[Mapping[str, float], Mapping[str, float]]:
+) -> tuple[Mapping[_Key, float], Mapping[_Key, float]]:
     """Operations for each unit of a count of `Work`, or of und and gen tokens: the model's, and those done again."""
     walk = _Walk(parameters_of(config, frozen, lora), freeze_und=not frozen.und_recorded, checkpointing=checkpointing)
     und, gen = walk.embed(config)
@@ -227,10 +247,10 @@ class _Walk:
         self.trains = parameters.trains
         self._freeze_und = freeze_und
         self._every = {"none": 0, "selective": 2, "full": 1}[checkpointing]  # as `parallel.parallelize` does
-        self.forward: Counter[str] = Counter()
-        self.backward: Counter[str] = Counter()
-        self.again: Counter[str] = Counter()
-        self._ending = ("gen", 0)  # the last product so far: over which tokens, operations for each
+        self.forward: Counter[_Key] = Counter()
+        self.backward: Counter[_Key] = Counter()
+        self.again: Counter[_Key] = Counter()
+        self._ending = (("", "gen"), 0)  # the last product so far: of what, over which tokens; operations for each
 
     @contextmanager
     def checkpointed(self, number: int) -> Iterator[None]:
@@ -239,17 +259,18 @@ class _Walk:
         yield
         if self._every and number % self._every == 0 and self.backward != backward:
             self.again += self.forward - forward
-            tokens, rate = self._ending
-            self.again[tokens] -= rate
+            key, rate = self._ending
+            self.again[key] -= rate
 
     def linear(self, name: str, tokens: str, needs: bool, *, recorded: bool = True) -> bool:
         """A linear layer over a count of tokens; `needs`: its input's gradient is wanted."""
         weight = f"{name}.weight"
         rate = 2 * math.prod(self.parameters.shapes[weight])
-        self.forward[tokens] += rate
-        self._ending = tokens, rate
+        key = _module_of(name), tokens
+        self.forward[key] += rate
+        self._ending = key, rate
         if recorded:
-            self.backward[tokens] += rate * ((weight in self.parameters.trainable) + needs)
+            self.backward[key] += rate * ((weight in self.parameters.trainable) + needs)
         if f"{name}.lora_A.weight" in self.parameters.shapes:
             inner = self.linear(f"{name}.lora_A", tokens, needs, recorded=recorded)
             self.linear(f"{name}.lora_B", tokens, inner, recorded=recorded)
@@ -257,8 +278,9 @@ class _Walk:
 
     def attention(self, pairs: str, width: int, needs: bool) -> bool:
         """Scores and weighted sums: a product each forward, two each backward."""
-        self.forward[pairs] += 4 * width
-        self.backward[pairs] += 8 * width * needs
+        key = "attention" if pairs == "pairs" else _VISION, pairs
+        self.forward[key] += 4 * width
+        self.backward[key] += 8 * width * needs
         return needs
 
     def embed(self, config: ModelConfig) -> tuple[bool, bool]:
@@ -311,3 +333,15 @@ class _Walk:
             down = self.linear(f"{name}.{expert}.mlp.down", tokens, gate or up, recorded=recorded)
             grads[expert] = recorded and (x or down)
         return grads["und"], grads["gen"]
+
+
+_VISION = "vision encoder"
+
+
+def _module_of(name: str) -> str:
+    """The kind of module that a linear layer belongs to."""
+    if name.startswith(("vision.", "connector.")):
+        return _VISION
+    if name.startswith("backbone.layers."):
+        return "experts' MLPs" if ".mlp." in name else "experts' projections"
+    return "everything else"

@@ -11,7 +11,15 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from pipelines.train.config import TrainConfig
-from pipelines.train.estimate.flops import Parameters, Work, gradients_enter, parameters_of, training_flops, vae_flops
+from pipelines.train.estimate.flops import (
+    Parameters,
+    Work,
+    gradients_enter,
+    parameters_of,
+    training_flops,
+    training_flops_by_module,
+    vae_flops,
+)
 from pipelines.train.estimate.rank_memory import Layer, RankMemory
 from pipelines.train.estimate.run_estimate import Estimate, LookedAt, by_part
 from pipelines.train.estimate.tape import Tape, Value
@@ -103,17 +111,13 @@ def estimate(
     `model_config` is the one that is trained, with or without vision as the run has it.
     """
     parameters = parameters_of(model_config, config.freeze, config.lora)
-    model, hardware = training_flops(
-        model_config,
-        planned.work,
-        frozen=config.freeze,
-        lora=config.lora,
-        checkpointing=config.parallel.checkpointing,
-    )
-    memory = Memory(config, model_config, planned.work, parameters, ranks=ranks, on_gpu=on_gpu)
+    work, frozen, lora, checkpointing = planned.work, config.freeze, config.lora, config.parallel.checkpointing
+    model, hardware = training_flops(model_config, work, frozen=frozen, lora=lora, checkpointing=checkpointing)
+    modules = training_flops_by_module(model_config, work, frozen=frozen, lora=lora, checkpointing=checkpointing)
+    memory = Memory(config, model_config, work, parameters, ranks=ranks, on_gpu=on_gpu)
     found = by_part(_PARTS, parameters.shapes, parameters.trainable)
-    vae = vae_flops(model_config.vae, planned.work)
-    looked_at = LookedAt(planned.packs, planned.looked_at, planned.work.tokens, model, hardware, vae)
+    vae = vae_flops(model_config.vae, work)
+    looked_at = LookedAt(planned.packs, planned.looked_at, work.tokens, model, hardware, vae, modules)
     return Estimate.of(config, memory, {part: found[part] for part in reversed(found)}, looked_at)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -19,12 +19,16 @@ DEVICES = ("NVIDIA A100-SXM4-80GB", "NVIDIA H100 80GB HBM3")
 UTILISATION = 0.4
 """Of a device's peak, that hours are estimated with."""
 
+_SHOWN = 0.001
+"""Least share of a step that has a line."""
+
 
 @dataclass(frozen=True)
 class LookedAt:
     """What `looked_at` of an epoch's packs hold and cost.
 
-    Tokens; operations of the model, of the hardware (with what is computed again), and of the VAE.
+    Tokens; operations of the model, of the hardware (with what is computed again), and of the VAE; the hardware's by
+    kind of module, where they are told apart.
     """
 
     packs: int
@@ -33,6 +37,7 @@ class LookedAt:
     flops: float
     hardware_flops: float
     vae_flops: float
+    by_module: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ class Estimate:
 
     `parameters`: part -> (all, trainable). `memory`: part -> bytes a GPU; parts that are never there at once add up
     to more than `memory_peak`. `host`: what a rank offloads to the CPU. `checkpoint`: bytes of one on disk.
-    `flops` of a step: the model's, the hardware's with what is computed again, the VAE's.
+    `flops` of a step: the model's, the hardware's with what is computed again, the VAE's. `shares`: kind of module ->
+    its share of the hardware's and the VAE's together, where they are told apart.
     """
 
     parameters: Mapping[str, tuple[int, int]]
@@ -57,6 +63,7 @@ class Estimate:
     hardware_flops: float
     vae_flops: float
     hours: Mapping[str, float]
+    shares: Mapping[str, float]
 
     @classmethod
     def of(
@@ -74,6 +81,7 @@ class Estimate:
             steps = math.ceil(config.epochs * epoch.packs / (ranks * config.accumulate))
         packs = ranks * config.accumulate / epoch.looked_at  # of those looked at, in a step
         flops, vae = epoch.flops * packs, epoch.vae_flops * packs
+        whole = epoch.hardware_flops + epoch.vae_flops
         average = 4 * memory.trainable if config.ema is not None else 0
         return cls(
             parameters=parameters,
@@ -93,6 +101,7 @@ class Estimate:
                 for device in DEVICES
                 if (peak := peak_flops(device, torch.bfloat16)) is not None
             },
+            shares={module: count / whole for module, count in epoch.by_module.items()},
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -113,6 +122,7 @@ class Estimate:
             ("steps", f"{self.steps:,}", f"of {self.tokens_per_step:,.0f} tokens on {counted(self.ranks, 'rank')}"),
             ("a step", _flop(self.flops), f"{_flop(self.hardware_flops)} with what is computed again"),
             ("  VAE", _flop(self.vae_flops), "besides"),
+            *((f"  {module}", f"{share:.1%}", "of it all") for module, share in self.shares.items() if share >= _SHOWN),
             ("the run", _flop(self.steps * (self.flops + self.vae_flops)), ""),
         ]
         note = f"on {counted(self.ranks, 'device')} at {UTILISATION:.0%} of the peak"

@@ -98,7 +98,15 @@ def test_it_tells_what_is_there_what_an_epoch_is_and_what_it_takes_and_writes_no
     assert found.estimate.ranks == 2
     assert 0.5 < found.epoch.fill <= 1
     text = found.show()
-    for words in ("starts from random numbers", "all there", "a new run", "2 GPUs", "memory of a rank", "H100"):
+    for words in (
+        "starts from random numbers",
+        "all there",
+        "a new run",
+        "2 GPUs",
+        "memory of a rank",
+        "experts' MLPs",
+        "H100",
+    ):
         assert words in text
     assert json.loads(json.dumps(found.as_dict()))["epoch"]["packs"] == found.epoch.packs
 

@@ -18,7 +18,14 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
 
 from pipelines.train.config import FreezeSettings, LoraSettings
-from pipelines.train.estimate.flops import Work, peak_flops, training_flops, vae_flops, work_of
+from pipelines.train.estimate.flops import (
+    Work,
+    peak_flops,
+    training_flops,
+    training_flops_by_module,
+    vae_flops,
+    work_of,
+)
 from pipelines.train.freeze import apply_freeze
 from pipelines.train.lora import add_lora
 from pipelines.train.token_rows import add_token_rows
@@ -104,6 +111,24 @@ def test_products_are_counted_exactly_whatever_learns_and_is_computed_again(
     found = training_flops(model.config, work, frozen=frozen, lora=lora, checkpointing=checkpointing)
     assert found[1] == counted.products
     assert (found[0] == found[1]) == (checkpointing == "none")
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "full"])
+def test_modules_operations_add_up_to_the_hardwares_and_are_told_apart_by_what_they_depend_on(
+    checkpointing: str,
+) -> None:
+    config = tiny_config()
+    count: dict[str, Any] = {"frozen": FreezeSettings(), "lora": None, "checkpointing": checkpointing}
+    work = Work(text=40, patch=30, latent=50, target=20, answer=5, images=3, pairs=900, patch_pairs=450)
+    found = training_flops_by_module(config, work, **count)
+    assert sum(found.values()) == training_flops(config, work, **count)[1]
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    layers, language = config.language.num_hidden_layers, config.language
+    gen = 3 * 3 * 2 * language.hidden_size * language.intermediate_size
+    with_latents = training_flops_by_module(config, replace(work, latent=150), **count)
+    assert with_latents["experts' MLPs"] - found["experts' MLPs"] == 100 * gen * (layers - 1)
+    assert with_latents["attention"] == found["attention"] == 900 * 12 * language.hidden_size * layers
+    assert ("computed again" in found) == (checkpointing == "full")
 
 
 def test_attention_is_four_operations_a_pair_and_width_forward_and_eight_backward_in_every_layer() -> None:
