@@ -32,6 +32,7 @@ TRANSFORMER = TransformerConfig(
     axes_dim_rope=(8, 8, 8),
     axes_lens=(2048, 1024, 1024),
     text_feat_dim=64,
+    sample_size=16,
 )
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pipelines.train.estimate.dry_run import DryRun
     from pipelines.train.estimate.run_estimate import Estimate
 
-ASSUMED = "packs assumed full of images, two references to a target"
+ASSUMED = "packs assumed full of images, two references to a target, the largest of {pixels:,} pixels"
 ADVICE = "as it says; `sigma train CONFIG --dry-run` shows more"
 
 
@@ -66,7 +66,8 @@ def look_config(config: TrainConfig, memories: Sequence[int], available: int) ->
     if whole is None:
         advice = "run `sigma doctor` again with the model in its place"
         return Run(config.out, None, (*found, warn("memory", "not known without the model's configuration", advice)))
-    return Run(config.out, _room(whole), (*found, _memory(whole, memories, available, f"; {ASSUMED}")))
+    assumed = ASSUMED.format(pixels=whole.largest_image)
+    return Run(config.out, _room(whole), (*found, _memory(whole, memories, available, f"; {assumed}")))
 
 
 def _room(whole: Estimate) -> int:

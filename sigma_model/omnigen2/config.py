@@ -43,6 +43,8 @@ class TransformerConfig(StrictModel):
     """Positions on each axis: text and image number, row, column."""
     text_feat_dim: Positive = 2048
     timestep_scale: PositiveFloat = 1000.0
+    sample_size: Positive | None = None
+    """Side of the latents that the model is made for, diffusers' name for it; the release has none: 1024 pixels."""
 
     @property
     def head_dim(self) -> int:
@@ -102,4 +104,5 @@ class TransformerConfig(StrictModel):
 
     def write(self, directory: Path) -> None:
         """Write `config.json` as diffusers has it. Raises OSError."""
-        write_atomic(directory / CONFIG_FILE, dump_json({"_class_name": CLASS_NAME, **self.model_dump(mode="json")}))
+        values = self.model_dump(mode="json", exclude=None if self.sample_size else {"sample_size"})
+        write_atomic(directory / CONFIG_FILE, dump_json({"_class_name": CLASS_NAME, **values}))

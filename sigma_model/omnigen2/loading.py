@@ -47,11 +47,16 @@ class LoadedOmnigen2:
 
     @property
     def rule(self) -> SizeRule:
-        """Sizes of references: the released ones, or what the autoencoder and the tables of positions allow."""
-        config = self.transformer.config
-        stride = config.patch_size * self.vae.config.downsample
+        """Sizes of references, and of an image by default: the released ones, or smaller as the model states.
+
+        `max_side` is at most what the configuration states; another size is still made where it is asked for, as far as
+        the tables of positions reach.
+        """
+        config, downsample = self.transformer.config, self.vae.config.downsample
+        stride = config.patch_size * downsample
         side = min(INFERENCE_RULE.max_side, min(config.axes_lens[1:]) * stride)
-        return SizeRule(min(INFERENCE_RULE.max_pixels, side**2), side, stride)
+        made = side if config.sample_size is None else config.sample_size * downsample
+        return SizeRule(min(INFERENCE_RULE.max_pixels, side**2), min(side, made), stride)
 
 
 def load_omnigen2(

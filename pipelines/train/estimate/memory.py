@@ -20,7 +20,7 @@ from pipelines.train.estimate.flops import (
     training_flops_by_module,
     vae_flops,
 )
-from pipelines.train.estimate.rank_memory import Layer, RankMemory
+from pipelines.train.estimate.rank_memory import Layer, RankMemory, largest_encoded
 from pipelines.train.estimate.run_estimate import Estimate, LookedAt, by_part
 from pipelines.train.estimate.tape import Tape, Value
 from pipelines.train.token_rows import ROWS
@@ -51,12 +51,16 @@ _PARTS = (
 
 @dataclass(frozen=True)
 class EpochWork:
-    """An epoch: its packs and samples, and the work of `looked_at` packs of it."""
+    """An epoch: its packs and samples, the work of `looked_at` packs of it, pixels of the largest image it encodes.
+
+    The latter is None where no corpus is known: the largest that the model takes is assumed.
+    """
 
     packs: int
     samples: int
     looked_at: int
     work: Work
+    largest_image: int | None = None
 
     @classmethod
     def of(cls, planner: Planner, *, epoch: int = 0, most: int = 64) -> EpochWork:
@@ -76,7 +80,8 @@ class EpochWork:
                 index = planner.indexes[entry.corpus]
                 dropped = planner.recipe.dropped(index, entry.row, entry.round, geometry)
                 work += _work_of(tables[entry.corpus], entry.row, dropped, stride)
-        return cls(len(plan), len(plan.draws.row), len(chosen), work)
+        largest = largest_encoded(tables, stride=stride, delimiters=DELIMITERS)
+        return cls(len(plan), len(plan.draws.row), len(chosen), work, largest)
 
 
 def _work_of(table: SegmentTable, row: int, dropped: tuple[int, ...], stride: int) -> Work:
@@ -114,7 +119,8 @@ def estimate(
     work, frozen, lora, checkpointing = planned.work, config.freeze, config.lora, config.parallel.checkpointing
     model, hardware = training_flops(model_config, work, frozen=frozen, lora=lora, checkpointing=checkpointing)
     modules = training_flops_by_module(model_config, work, frozen=frozen, lora=lora, checkpointing=checkpointing)
-    memory = Memory(config, model_config, work, parameters, ranks=ranks, on_gpu=on_gpu)
+    largest = planned.largest_image
+    memory = Memory(config, model_config, work, parameters, ranks=ranks, on_gpu=on_gpu, largest_image=largest)
     found = by_part(_PARTS, parameters.shapes, parameters.trainable)
     vae = vae_flops(model_config.vae, work)
     looked_at = LookedAt(planned.packs, planned.looked_at, work.tokens, model, hardware, vae, modules)
@@ -138,8 +144,14 @@ class Memory(RankMemory):
         *,
         ranks: int,
         on_gpu: bool,
+        largest_image: int | None = None,
     ) -> None:
-        super().__init__(config, parameters.shapes, parameters.trainable, model.vae, ranks=ranks, on_gpu=on_gpu)
+        if largest_image is None:
+            largest_image = min(model.vae_rule.max_size**2, model.vae_rule.max_pixels)
+        super().__init__(
+            config, parameters.shapes, parameters.trainable, model.vae, ranks=ranks, on_gpu=on_gpu,
+            largest_image=largest_image,
+        )  # fmt: skip
         self._model, self._parameters = model, parameters
         scale = config.data.budget / max(1, work.tokens)
         self._counts: dict[str, float] = {name: count * scale for name, count in asdict(work).items()}
@@ -243,9 +255,6 @@ class Memory(RankMemory):
 
     def _logits(self) -> float:
         return min(self._counts["answer"], LOGIT_ROWS) * self._model.language.vocab_size
-
-    def _largest_image(self) -> int:
-        return min(self._model.vae_rule.max_size**2, self._model.vae_rule.max_pixels)
 
 
 def _queries_keys_values(tape: Tape, name: str, x: Value) -> tuple[Value, Value, Value]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import ClassVar
 
+import numpy as np
 import torch
 
 from pipelines.train.adamw import moment_bytes
 from pipelines.train.config import TrainConfig
 from pipelines.train.estimate.tape import Tape
+from sigma_data.planning.segment_table import SegmentTable
+from sigma_data.sequence.layout import Kind
 from sigma_model.config import VaeConfig
 from sigma_model.quantization import Quantization, is_quantised, stored_bytes
 
@@ -19,11 +22,24 @@ Layer = tuple[float, float]
 """Numbers that a layer keeps for its backward pass, and those of its input alone, which it keeps if computed again."""
 
 
+def largest_encoded(tables: Iterable[SegmentTable], *, stride: int, delimiters: int) -> int:
+    """Pixels of the largest image that the autoencoder encodes of these corpora; `stride`: of a token's side.
+
+    `delimiters`: tokens of a segment besides the image's. Samples that are in no plan do not count.
+    """
+    most = 0
+    for table in tables:
+        planned = np.repeat(table.total > 0, np.diff(table.first))
+        encoded = table.length[planned & np.isin(table.kind, (Kind.LATENT, Kind.TARGET))]
+        most = max(most, int(encoded.max(initial=delimiters)) - delimiters)
+    return most * stride**2
+
+
 class RankMemory(ABC):
     """Bytes of one rank. A pack is one of `data.budget` tokens, made up as those that were looked at.
 
     c: bytes of a number in the forward pass, m: of a trainable one (with LoRA: 4). `shapes` are those of all
-    parameters, of which those named in `trained` are trainable.
+    parameters, of which those named in `trained` are trainable. `largest_image`: pixels of the largest that is encoded.
     """
 
     _layer_names: ClassVar[Sequence[str]]
@@ -38,8 +54,9 @@ class RankMemory(ABC):
         *,
         ranks: int,
         on_gpu: bool,
+        largest_image: int,
     ) -> None:
-        self.ranks = ranks
+        self.ranks, self.largest_image = ranks, largest_image
         self._config, self._vae, self._shapes, self._trained = config, vae, shapes, trained
         self._shard = config.parallel.shard or ranks
         self._c = {"auto": 2 if on_gpu else 4, "float32": 4, "bfloat16": 2}[config.model.dtype]
@@ -158,7 +175,7 @@ class RankMemory(ABC):
 
     def _encoding(self) -> float:
         """The largest image in float32: four maps of all pixels at its first width, or attention's scores."""
-        pixels = self._largest_image()
+        pixels = self.largest_image
         return 4 * max(4 * pixels * self._vae.ch, (pixels / self._vae.downsample**2) ** 2)
 
     @abstractmethod
@@ -176,7 +193,3 @@ class RankMemory(ABC):
     @abstractmethod
     def _logits(self) -> float:
         """Numbers of the answers' logits that are held at a time."""
-
-    @abstractmethod
-    def _largest_image(self) -> int:
-        """Pixels."""

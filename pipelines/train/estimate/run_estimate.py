@@ -45,7 +45,8 @@ class Estimate:
     """What a run takes. Memory and disk in bytes, arithmetic in operations of all ranks together.
 
     `parameters`: part -> (all, trainable). `memory`: part -> bytes a GPU; parts that are never there at once add up
-    to more than `memory_peak`. `host`: what a rank offloads to the CPU. `checkpoint`: bytes of one on disk.
+    to more than `memory_peak`. `largest_image`: pixels of the one that memory for encoding is for. `host`: what a rank
+    offloads to the CPU. `checkpoint`: bytes of one on disk.
     `flops` of a step: the model's, the hardware's with what is computed again, the VAE's. `shares`: kind of module ->
     its share of the hardware's and the VAE's together, where they are told apart.
     """
@@ -53,6 +54,7 @@ class Estimate:
     parameters: Mapping[str, tuple[int, int]]
     memory: Mapping[str, float]
     memory_peak: float
+    largest_image: int
     host: float
     checkpoint: float
     checkpoints_kept: int
@@ -87,6 +89,7 @@ class Estimate:
             parameters=parameters,
             memory=memory.parts(),
             memory_peak=memory.peak(),
+            largest_image=memory.largest_image,
             host=memory.host(),
             checkpoint=memory.trainable_bytes + memory.moments + 4 * memory.trainable_tensors + average,
             checkpoints_kept=config.checkpoint.keep,
@@ -114,7 +117,8 @@ class Estimate:
         lines = [("parameters", f"{whole:,}", f"{trainable:,} trainable")]
         lines += [(f"  {part}", f"{counts[0]:,}", f"{counts[1]:,}") for part, counts in self.parameters.items()]
         lines += [("memory of a rank", _size(self.memory_peak), "at its peak, but for CUDA itself and fragments")]
-        lines += [(f"  {part}", _size(size), "") for part, size in self.memory.items()]
+        notes = {"encoding an image": f"the largest of the corpora: {self.largest_image:,} pixels"}
+        lines += [(f"  {part}", _size(size), notes.get(part, "")) for part, size in self.memory.items()]
         if self.host:
             lines += [("offloaded", _size(self.host), "to the memory of the CPU, a rank")]
         lines += [

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipelines.train.config import TrainConfig
 from pipelines.train.estimate.flops import vae_flops
-from pipelines.train.estimate.rank_memory import Layer, RankMemory
+from pipelines.train.estimate.rank_memory import Layer, RankMemory, largest_encoded
 from pipelines.train.estimate.run_estimate import Estimate, LookedAt, by_part
 from pipelines.train.estimate.tape import Tape, Value
 from pipelines.train.omnigen2.build import choose_trainable, rates_for, trains_mllm
@@ -42,11 +42,12 @@ _PARTS = (
 
 @dataclass(frozen=True)
 class EpochCounts:
-    """An epoch: its packs, and the counts of `looked_at` packs of it."""
+    """An epoch: packs, counts of `looked_at` of them, pixels of the largest image (None: as in `EpochWork`)."""
 
     packs: int
     looked_at: int
     counts: Counts
+    largest_image: int | None = None
 
     @classmethod
     def of(cls, planner: Planner, description: Omnigen2Description, *, most: int = 64) -> EpochCounts:
@@ -70,7 +71,8 @@ class EpochCounts:
                 (prompts if lengths[Kind.TARGET] else answers).append(sample.asked)
                 counts += sample
             counts += padding_of(prompts, answers)
-        return cls(len(plan), len(chosen), counts)
+        largest = largest_encoded(tables, stride=description.geometry.stride, delimiters=0)
+        return cls(len(plan), len(chosen), counts, largest)
 
 
 def _of_sample(lengths: Mapping[Kind, list[int]], description: Omnigen2Description) -> Counts:
@@ -119,7 +121,8 @@ def estimate(
     """What a run on `ranks` devices takes, as `Estimate.of` has it."""
     rates, counts = rates_for(config, description), planned.counts
     parameters = Parameters.of(config, description)
-    memory = Omnigen2Memory(config, description, counts, parameters, ranks=ranks, on_gpu=on_gpu)
+    largest = planned.largest_image
+    memory = Omnigen2Memory(config, description, counts, parameters, ranks=ranks, on_gpu=on_gpu, largest_image=largest)
     vae = vae_flops(description.vae, counts.work)
     looked_at = LookedAt(
         planned.packs, planned.looked_at, counts.planned, rates.flops(counts), rates.hardware(counts), vae
@@ -144,8 +147,14 @@ class Omnigen2Memory(RankMemory):
         *,
         ranks: int,
         on_gpu: bool,
+        largest_image: int | None = None,
     ) -> None:
-        super().__init__(config, parameters.shapes, parameters.trainable, description.vae, ranks=ranks, on_gpu=on_gpu)
+        if largest_image is None:
+            largest_image = min(description.geometry.max_side**2, description.geometry.max_pixels)
+        super().__init__(
+            config, parameters.shapes, parameters.trainable, description.vae, ranks=ranks, on_gpu=on_gpu,
+            largest_image=largest_image,
+        )  # fmt: skip
         self._description, self._beside = description, parameters.beside
         self._counts = counts.scaled(config.data.budget / max(1, counts.planned))
 
@@ -238,9 +247,6 @@ class Omnigen2Memory(RankMemory):
     def _logits(self) -> float:
         values = read_json(self._description.mllm / CONFIG_FILE)
         return min(self._counts.learnt, LOGIT_ROWS) * int((values.get("text_config") or values)["vocab_size"])
-
-    def _largest_image(self) -> int:
-        return min(self._description.geometry.max_side**2, self._description.geometry.max_pixels)
 
 
 def _block(tape: Tape, name: str, x: Value, time: bool | None) -> Value:

@@ -156,6 +156,7 @@ def test_without_a_corpus_the_memory_is_what_it_is_with_one(small_corpus: Path, 
         for run in (assumed, real)
     )
     assert before == pytest.approx(after, rel=0.1)
+    assert one_of(assumed, "memory").found.endswith("the largest of 4,096 pixels"), "what is assumed is said"
 
 
 def test_memory_that_is_almost_all_there_is_settings_that_are_hardly_meant_and_a_run_that_would_not_start(

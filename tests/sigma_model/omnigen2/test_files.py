@@ -195,7 +195,7 @@ def test_community_names_are_read_and_foreign_files_are_refused(tmp_path: Path) 
     save_file({name: tensor for name, tensor in tensors.items() if name != first}, tmp_path / LORA_FILE)
     with pytest.raises(ConfigError, match="one side alone"):
         load_adapter(omnigen2.model(), tmp_path)
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match="no such folder"):
         load_adapter(omnigen2.model(), tmp_path / "nowhere")
 
 

@@ -37,6 +37,20 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("model", [{"path": "tiny", "max_latent_size": 32}, {"path": "omnigen2-tiny"}])
+def test_memory_for_encoding_is_that_of_the_largest_image_of_the_corpora(
+    corpus: Path, small_corpus: Path, model: dict[str, Any]
+) -> None:
+    both = [{"path": str(corpus)}, {"path": str(small_corpus), "name": "other"}]
+    first, other, mixed = (
+        dry_run(settings(corpus, model=model, data={"corpora": corpora})) for corpora in (both[:1], both[1:], both)
+    )
+    assert [one.estimate.largest_image for one in (first, other, mixed)] == [64 * 64, 80 * 64, 80 * 64]
+    needed = [one.estimate.memory["encoding an image"] for one in (first, other, mixed)]
+    assert needed[0] < needed[1] == needed[2]
+    assert "the largest of the corpora: 4,096 pixels" in first.show()
+
+
 @pytest.fixture
 def copy(corpus: Path, tmp_path: Path) -> Path:
     """A corpus that may be harmed."""
