@@ -1,7 +1,8 @@
-"""The wheel in a fresh environment, run from a folder that has a `cli.py`, a `pipelines/` and a `configs/` of its own."""
+"""The wheel in a fresh environment: from a folder with a `cli.py`, a `pipelines/` and a `configs/`, and in the notebook."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,7 +12,9 @@ import venv
 import zipfile
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 from support.places import ROOT
 
 pytestmark = pytest.mark.slow
@@ -116,3 +119,28 @@ def test_another_pipelines_that_comes_first_is_named_in_one_line(environment: Pa
     assert hidden.returncode == 2
     assert hidden.stderr.count("\n") == 1
     assert f"{foreign / 'pipelines'} hides the package `pipelines` of sigma" in hidden.stderr
+
+
+def test_the_notebook_runs_from_top_to_bottom(
+    environment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = {"argv": [str(environment / "bin" / "python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"]}
+    (tmp_path / "jupyter" / "kernels" / "wheel").mkdir(parents=True)
+    (tmp_path / "jupyter" / "kernels" / "wheel" / "kernel.json").write_text(
+        json.dumps({**kernel, "display_name": "wheel", "language": "python"})
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    notebook = nbformat.read(ROOT / "examples" / "demo.ipynb", 4)
+    notebook.cells.append(nbformat.v4.new_code_cell("import sigma_model\nprint(sigma_model.__file__)"))
+    NotebookClient(notebook, timeout=300, kernel_name="wheel", resources={"metadata": {"path": tmp_path}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    html = "".join(output.data["text/html"] for output in outputs if "text/html" in output.get("data", {}))
+    text = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+    assert html.count("<figure") == 3, "a sample of two references and a target"
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+    assert "mean difference of 255" in text
+    assert "samples_per_second" in html
+    assert (tmp_path / "notebook-out" / "run" / "metrics.jsonl").read_text().count("\n") == 3
+    assert text.splitlines()[-1].startswith(str(environment)), "the wheel ran, not the checkout"

@@ -105,12 +105,16 @@ for _group, _commands in _GROUPS.items():
         app.command(_name, cls=Command, rich_help_panel=_group)(_command)
 
 
+_KEEP_NOTHING = frozenset({"doctor", "export", "fingerprints", "validate"})
+"""Commands that begin anew after an interrupt."""
+
+
 def _after_interrupt(arguments: Sequence[str]) -> str:
     """What an interrupted command has left, or how to go on."""
     if "--push-to-hub" in arguments:
         return "what was made is kept: run the same command again, or `sigma upload`"
     alone = "generate" in arguments[:1] and "--from" not in arguments
-    if alone or arguments[:1] in (["export"], ["fingerprints"]):
+    if alone or "--dry-run" in arguments or set(arguments[:1]) & _KEEP_NOTHING:
         return "nothing was written"
     return "run the same command again to continue"
 
