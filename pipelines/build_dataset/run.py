@@ -34,6 +34,7 @@ from sigma_data.images.fingerprint_file import KnownImages, read_fingerprints
 from sigma_data.sources import Fragment, Reader, has_options, open_source
 from sigma_data.storage.paths import is_uri, local_path
 from sigma_data.storage.remote import LostError
+from sigma_data.storage.store import StoreError
 
 Located = tuple[str, Fragment]  # source string, fragment
 
@@ -99,8 +100,10 @@ def build(
         work = stack.enter_context(Workspace(folder, config, config.digest(), overwrite=overwrite))
         try:
             return _build(config, running, located, excluded, work, publication, strict_files=strict_files)
-        except LostError as error:
-            raise LostError(f"{error}; what is done is kept: run the same command again to continue") from None
+        except (LostError, StoreError) as error:
+            kept = work.committed or any(work.scan.glob("*.parquet"))
+            again = "; what is done is kept: run the same command again to continue"
+            raise type(error)(f"{error}{again if kept else ''}") from None
 
 
 def _build(
@@ -222,11 +225,15 @@ def _scan(
     rows = all(fragment.rows is not None for _, fragment in located)
     total = sum(fragment.rows or 1 for _, fragment in located)
     found = total - sum(located[index][1].rows or 1 for index in todo)
-    with ProgressBar("scan", total, "samples" if rows else "fragments", found=found) as progress:
+    with ProgressBar(
+        "scan", total, "samples" if rows else "fragments", found=found, at_work=engine.at_work
+    ) as progress:
 
         def done(index: int, result: Any) -> None:
             if isinstance(result, Crashed):
                 crashed_fragment(tasks[index], result.signal)
+            else:
+                progress.moved(result)
             progress.add(tasks[index].fragment.rows or 1)
 
         engine.run(scan_fragment, tasks, done, what="scanning")
@@ -267,7 +274,7 @@ def _write(
     unstable: list[Unstable] = []
     read = len(plan.places) - plan.made_samples
     found = read - sum(places.count(index) for index in todo)
-    with ProgressBar("write", read, "samples", found=found) as progress:
+    with ProgressBar("write", read, "samples", found=found, at_work=engine.at_work) as progress:
 
         def done(number: int, result: Any) -> None:
             index = todo[number]
@@ -275,6 +282,7 @@ def _write(
                 message = f"reading it a second time kills the reader ({result.signal})"
                 result = [(position, message) for position, _, _ in places[index]]
             unstable.extend(Unstable(index, position, message) for position, message in result)
+            progress.moved(places.size(index))
             progress.add(places.count(index))
 
         engine.run(write_fragment, tasks, done, what="writing")
@@ -295,12 +303,13 @@ def finish_shards(
         for shard in shards
     ]  # fmt: skip
     digests: dict[str, tuple[int, str]] = {}
-    with ProgressBar("finish", len(tasks), "shards") as progress:
+    with ProgressBar("finish", len(tasks), "shards", at_work=engine.at_work) as progress:
 
         def done(index: int, result: Any) -> None:
             if isinstance(result, Crashed):
                 raise BuildError(f"hashing {work.out / shards[index].path} kills the reader ({result.signal})")
             digests[shards[index].path] = result
+            progress.moved(result[0])
             progress.add()
 
         engine.run(finish_shard, tasks, done, what="finishing the shards")

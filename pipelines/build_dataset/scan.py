@@ -83,14 +83,23 @@ def list_fragments(spec: str) -> list[Fragment]:
     return open_source(spec).fragments()
 
 
-def scan_fragment(task: ScanTask) -> None:
-    """Scan one fragment into its parquet file."""
+def scan_fragment(task: ScanTask) -> int:
+    """Scan one fragment into its parquet file; returns the bytes of the images that were read."""
     cache = Path(task.output).parents[1] / CACHE
     records = prepared(_reading(open_source(task.spec).read(task.fragment), task), task.preparation, cache=cache)
     thumbnails: Counter[str] = Counter()
-    rows = (_row(position, record, task, thumbnails) for position, record in enumerate(records))
-    _write(Path(task.output), rows)
+    size = 0
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal size
+        for position, record in enumerate(records):
+            if isinstance(record, Sample):
+                size += sum(len(image.data or b"") for image in record.images)
+            yield _row(position, record, task, thumbnails)
+
+    _write(Path(task.output), rows())
     _keep(task)
+    return size
 
 
 def crashed_fragment(task: ScanTask, signal: str) -> None:

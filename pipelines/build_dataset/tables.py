@@ -222,11 +222,18 @@ class FragmentPlaces:
         self._shards = plan.shards
         fragments = columns["fragment"].to_numpy()
         self._starts = np.searchsorted(fragments, np.arange(len(plan.scans) + 1)).tolist()
+        owners, sizes = plan.places["fragment"].to_numpy(), plan.places["size"].to_numpy()
+        self._sizes = np.bincount(owners, sizes, len(plan.scans) + 1).astype(np.int64).tolist()
 
     def count(self, fragment: int) -> int:
         """How many samples a fragment has."""
         count: int = self._starts[fragment + 1] - self._starts[fragment]
         return count
+
+    def size(self, fragment: int) -> int:
+        """The bytes of its samples in their shards."""
+        size: int = self._sizes[fragment]
+        return size
 
     def __getitem__(self, fragment: int) -> list[tuple[int, str, int]]:
         part = self._columns.slice(self._starts[fragment], self.count(fragment))

@@ -86,7 +86,7 @@ def write_made(engine: Engine, plan: Plan, work: Workspace) -> None:
 
     tasks = LazyTasks(len(todo), task)
     sizes = [min(_STRETCH, len(made) - start) for start in todo]
-    with ProgressBar("make", len(made), "samples", found=len(made) - sum(sizes)) as progress:
+    with ProgressBar("make", len(made), "samples", found=len(made) - sum(sizes), at_work=engine.at_work) as progress:
 
         def done(index: int, result: Any) -> None:
             if isinstance(result, Crashed):

@@ -24,6 +24,9 @@ class Engine(Protocol):
     def peak_bytes(self) -> int:
         """Largest resident size that any worker has reported."""
 
+    def at_work(self) -> str:
+        """Where tasks are at work, for a progress line, e.g. "2 nodes, 16 tasks"; "" where that goes without saying."""
+
     def run(
         self, function: Callable[[Any], Any], tasks: Sequence[Any], done: Callable[[int, Any], None], *, what: str
     ) -> None:
@@ -37,17 +40,22 @@ class Engine(Protocol):
     def __exit__(self, *failure: Any) -> None: ...
 
 
-def open_engine(name: EngineName, workers: int | None, *, address: str | None = None) -> Engine:
+def open_engine(
+    name: EngineName, workers: int | None, *, address: str | None = None, resources: str | None = None
+) -> Engine:
     """The engine of a command; `workers` is the most tasks at a time, by default one a core.
 
-    Raises ConfigError for an address without Ray, and where Ray is not installed or does not answer.
+    `resources` are what Ray sets aside for a task (see `ray_engine.parse_resources`). Raises ConfigError for what is
+    Ray's without Ray, and where Ray is not installed or does not answer.
     """
     if name == "ray":
         from pipelines.common.ray_engine import RayEngine
 
-        return RayEngine(workers, address=address)
+        return RayEngine(workers, address=address, resources=resources)
     if address is not None:
         raise ConfigError("--address is that of a Ray cluster: add --engine ray")
+    if resources is not None:
+        raise ConfigError("--task-resources are those of a Ray cluster: add --engine ray")
     from pipelines.common.process_pool import ProcessPool, default_workers
 
     return ProcessPool(workers or default_workers())

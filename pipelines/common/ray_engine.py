@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
+import re
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self
@@ -25,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 _RETRIES = 4
 """How often Ray does a task again whose node was lost."""
+_RECOUNT = 5.0
+"""Seconds for which a count of nodes is good enough to be shown."""
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _PATIENCE = 10.0
 """Seconds for a connection."""
 _TOKEN_FILE = Path("~/.ray/auth_token")
@@ -39,9 +45,12 @@ class RayEngine:
     Every node needs this package, and the same paths: a shared file system, or object stores.
     """
 
-    def __init__(self, workers: int | None = None, *, address: str | None = None) -> None:
+    def __init__(self, workers: int | None = None, *, address: str | None = None, resources: str | None = None) -> None:
+        self._resources = parse_resources(resources)
         self._ray = _ray()
         self._limit, self._address = workers, address
+        self._running = self._nodes = 0
+        self._counted = -math.inf
         self._ours = False
         self.workers = workers or 1
         self.peak_bytes = 0
@@ -61,17 +70,31 @@ class RayEngine:
             except Exception as error:  # a wrong address raises many kinds
                 where = self._address or os.environ.get("RAY_ADDRESS") or "of this machine"
                 raise ConfigError(f"--engine ray: the cluster {where} {_refusal(error)}") from None
-        cpus = int(ray.cluster_resources().get("CPU", 1))
-        self.workers = min(self._limit or cpus, cpus)
-        nodes = sum(1 for node in ray.nodes() if node["Alive"])
-        size, most = f"{counted(nodes, 'node')} with {counted(cpus, 'CPU')}", counted(self.workers, "task")
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cpus = int(sum(node.get("CPU", 0) for node in nodes))
+        room = sum(fitting(self._resources, node) for node in nodes)
+        if not room:
+            self.__exit__(None, None, None)
+            raise ConfigError(f"--task-resources: no node of the cluster has {_listed(self._resources)} for a task")
+        self.workers = min(self._limit or room, room)
+        size, most = f"{counted(len(nodes), 'node')} with {counted(cpus, 'CPU')}", counted(self.workers, "task")
         logger.info("ray: %s, %s at a time", size, most)
-        self._task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_do)
+        others = dict(self._resources)
+        cpu, gpu, memory = others.pop("CPU"), others.pop("GPU", None), others.pop("memory", None)
+        options = {"num_cpus": cpu, "num_gpus": gpu, "memory": memory and int(memory), "resources": others}
+        self._task = ray.remote(**options, max_retries=_RETRIES)(_do)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._ours:
             self._ray.shutdown()
+
+    def at_work(self) -> str:
+        """Nodes that are there now, and tasks that were given to them."""
+        if time.monotonic() - self._counted > _RECOUNT:
+            self._nodes = sum(1 for node in self._ray.nodes() if node["Alive"])
+            self._counted = time.monotonic()
+        return f"{counted(self._nodes, 'node')}, {counted(self._running, 'task')}"
 
     def run(
         self, function: Callable[[Any], Any], tasks: Sequence[Any], done: Callable[[int, Any], None], *, what: str
@@ -84,6 +107,7 @@ class RayEngine:
             while True:
                 while len(running) < self.workers and (index := next(queue, None)) is not None:
                     running[self._task.remote(function, tasks[index], what, str(Path.cwd()))] = index
+                self._running = len(running)
                 if not running:
                     return
                 # With a limit in time, so that Ctrl-C is seen.
@@ -104,6 +128,32 @@ class RayEngine:
         finally:  # also after Ctrl-C: nothing may write where a rerun is at work
             for reference in running:
                 ray.cancel(reference, force=True)
+
+
+def parse_resources(text: str | None) -> dict[str, float]:
+    """What is set aside for a task, from "CPU=2,memory=4GB,NAME=1"; by default one CPU. Raises ConfigError."""
+    found = {"CPU": 1.0}
+    for part in filter(None, (part.strip() for part in (text or "").split(","))):
+        name, _, amount = (word.strip() for word in part.partition("="))
+        name = {"cpu": "CPU", "gpu": "GPU", "memory": "memory"}.get(name.lower(), name)
+        size = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)", amount.lower())
+        unit = _UNITS.get(size[2]) if size is not None and (name == "memory" or not size[2]) else None
+        value = float(size[1]) * unit if size is not None and unit is not None else 0.0
+        if not name or not value or (value > 1 and name != "memory" and not value.is_integer()):
+            raise ConfigError(
+                f"--task-resources {part!r}: write NAME=AMOUNT, e.g. CPU=2,memory=4GB, amounts above 1 as whole numbers"
+            )
+        found[name] = value
+    return found
+
+
+def fitting(resources: Mapping[str, float], node: Mapping[str, float]) -> int:
+    """How many tasks a node has room for at a time."""
+    return int(min(node.get(name, 0.0) / amount for name, amount in resources.items()) + 1e-6)
+
+
+def _listed(resources: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {amount:,g}" for name, amount in resources.items())
 
 
 def _reach(address: str) -> None:

@@ -70,7 +70,7 @@ def score_results(
     with ExitStack() as stack:
         running = None if engine is None else stack.enter_context(engine)
         if not score.is_scored(out, score.OWN, of, benchmark.metrics):
-            with ProgressBar(f"score {benchmark.name}", len(made), "results") as shown:
+            with _bar(benchmark.name, made, running) as shown:
                 own = None if running is None else by_workers(running, scorer, made, shown.add)
                 score.score_own(benchmark, made, out, of, scores=own)
                 if running is None:
@@ -88,12 +88,17 @@ def _score_metrics(
         score.skip(out, name, of, reason, backbones=backbones(name, models))
     for metric in metrics:
         if not score.is_scored(out, metric.name, of, [score.info(metric)]):
-            with ProgressBar(f"score {metric.name}", len(made), "results") as shown:
+            with _bar(metric.name, made, engine) as shown:
                 if engine is None or isinstance(metric, SetMetric):
                     score.score_metric(metric, made, out, of, progress=shown.add)
                 else:
                     found = by_workers(engine, replace(scorer, metric=metric.name), made, shown.add)
                     score.write(out, metric.name, score.Scored(of, [score.info(metric)], found))
+
+
+def _bar(name: str, made: Sequence[Result], engine: Engine | None) -> ProgressBar:
+    at_work = str if engine is None else engine.at_work
+    return ProgressBar(f"score {name}", len(made), "results", at_work=at_work)
 
 
 def by_workers(engine: Engine, scorer: Scorer, made: Sequence[Result], progress: Callable[[int], None]) -> list[Score]:

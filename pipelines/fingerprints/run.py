@@ -51,9 +51,10 @@ def write_benchmark_fingerprints(paths: Sequence[str], out: Path, *, split: str 
     broken: list[str] = []
     for path in paths:
         before = len(prints)
-        folder = Path(home(path))
-        if (folder / COMMIT).is_file():
-            prints += _of_corpus(folder, split)
+        if data_folder(path).exists(COMMIT):
+            prints += _of_corpus(path, split)
+        elif split is not None:
+            raise ConfigError(f"{path}: is not a corpus and has no splits: leave --split out")
         else:
             with ProgressBar("read", None, "images") as progress:
                 for name, data in _images(path):
@@ -76,13 +77,14 @@ def write_benchmark_fingerprints(paths: Sequence[str], out: Path, *, split: str 
     return Collected(len(prints), different, len(broken), broken[0] if broken else "")
 
 
-def _of_corpus(path: Path, split: str | None) -> list[Fingerprint]:
+def _of_corpus(path: str, split: str | None) -> list[Fingerprint]:
     """Those of a corpus, from its manifest."""
-    corpus = open_corpus(path)
+    corpus = open_corpus(home(path))
+    name = path.rstrip("/").rpartition("/")[2]
     if split is not None and split not in corpus.sums["splits"]:
         raise ConfigError(f"{path}: has no split {split!r}, only {', '.join(corpus.sums['splits'])}")
     return [
-        Fingerprint(image["sha256"], image["signature"], f"{path.name}:{row['id']}:{image['member']}")
+        Fingerprint(image["sha256"], image["signature"], f"{name}:{row['id']}:{image['member']}")
         for row in corpus.manifest.select("id", "split", "images").iter_rows(named=True)
         if split in (None, row["split"])
         for image in row["images"]

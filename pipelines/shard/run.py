@@ -200,12 +200,13 @@ def _copy(engine: Engine, placed: _Placed, missing: Sequence[int], work: Workspa
             at_work[number] = CopyTask(ShardPlace(placed.chosen.corpus.place, shard), rows, str(work.partial))
         return at_work[number]
 
-    with ProgressBar("copy", len(old), "samples") as progress:
+    with ProgressBar("copy", len(old), "samples", at_work=engine.at_work) as progress:
 
         def done(index: int, result: Any) -> None:
             task = at_work.pop(index)
             if isinstance(result, Crashed):
                 raise BuildError(f"{task.source}: reading it kills the reader ({result.signal})")
+            progress.moved(result)
             progress.add(len(task.rows))
 
         engine.run(copy_samples, LazyTasks(count, task), done, what="copying")

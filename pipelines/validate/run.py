@@ -161,13 +161,14 @@ def _check_shards(corpus: Corpus, facts: ManifestFacts, result: Validation, *, d
 
     tasks = LazyTasks(len(order), task)
     found: dict[str, list[Problem]] = {}
-    with ProgressBar("validate", len(tasks), "shards") as progress:
+    with ProgressBar("validate", len(tasks), "shards", at_work=engine.at_work if deep else str) as progress:
 
         def done(index: int, value: Any) -> None:
             at_work.pop(index, None)
             if isinstance(value, Crashed):
                 value = [Problem("reader_crashed", order[index], f"reading it kills the reader ({value.signal})")]
             found[order[index]] = value
+            progress.moved(corpus.shards[order[index]]["bytes"] if deep else 0)
             progress.add()
 
         if deep:

@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 
 from sigma_data.errors import SourceError, reason_of
 from sigma_data.storage.paths import home, is_uri
-from sigma_data.storage.remote import LostError, Stream, connect, reaching, reason
+from sigma_data.storage.remote import LostError, Stream, connect, is_absent, lacks_bucket, reaching, reason
 
 _WHOLE_BYTES = 4 * 2**20
 _END_BYTES = 64 * 2**10
@@ -214,6 +214,8 @@ class RemoteFolder(DataFolder):
             if location.endswith(suffix) and not hidden:
                 found.append((location, stamp))
         if not listing:
+            with reaching(self.uri):  # clients may list nothing where they could not ask
+                self._fs.info(self._root)
             raise SourceError(f"{self.uri}: no such file or folder")
         return sorted(found, key=_natural)
 
@@ -255,7 +257,9 @@ class RemoteFolder(DataFolder):
         with reaching(self.uri):
             try:
                 found: dict[str, Any] = self._fs.info(f"{self._root}/{location}")
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if not is_absent(error) or lacks_bucket(error):
+                    raise
                 return None
         return found
 

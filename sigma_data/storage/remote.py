@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, Any, Self
 
-from sigma_data.errors import SigmaError, SourceError
+from sigma_data.errors import ConfigError, SigmaError, SourceError
 
+_SCHEMES = re.compile(r"^([a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _CHAINED = re.compile(r"::[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
-_EXTRAS = {"s3": "s3", "s3a": "s3"}
+_EXTRAS = {"s3": "s3", "gs": "gcs"}
 """Protocol -> the extra of this package that installs its client."""
+_CLIENTS = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "http": "aiohttp", "https": "aiohttp"}
+"""Protocol -> the package of its client."""
 
 _LOG_IN = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket set "
@@ -45,7 +50,7 @@ _REFUSED_CODES = frozenset({
     "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired",
     "RequestTimeTooSkewed", "InvalidSecurity",
 })  # fmt: skip
-_DENIED_CODES = frozenset({"AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden", "403"})
+_DENIED_CODES = frozenset({"AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden", "403", "401"})
 
 _PASSING_CODES = frozenset({
     "SlowDown", "503", "500", "502", "504", "429", "InternalError", "ServiceUnavailable", "RequestTimeout",
@@ -63,22 +68,56 @@ class LostError(SourceError):
 
 def connect(uri: str) -> tuple[Any, str]:
     """(file system, path in it) of a URI, its path taken literally. Raises SourceError."""
-    import fsspec
+    with warnings.catch_warnings():  # of variables that `_refuse_settings` tells of, or that are of other stores
+        warnings.filterwarnings("ignore", "Ignoring environment variable FSSPEC")
+        import fsspec
 
-    protocol = uri.partition("://")[0]
+    protocol = _protocol(uri)
+    _refuse_settings(protocol)
+    place = _SCHEMES.sub(lambda scheme: scheme[0].lower(), uri)
     try:
-        if _CHAINED.search(uri):
-            system, root = fsspec.core.url_to_fs(uri)
+        if _CHAINED.search(place):
+            system, root = fsspec.core.url_to_fs(place)
         else:  # url_to_fs would take a :: in a name for a chain
             kind = fsspec.get_filesystem_class(protocol)
-            system, root = kind(**kind._get_kwargs_from_urls(uri)), kind._strip_protocol(uri)
+            system, root = kind(**kind._get_kwargs_from_urls(place)), kind._strip_protocol(place)
     except ImportError as error:
-        extra = _EXTRAS.get(protocol)
-        how = f"pip install 'sigma-multimodal[{extra}]'" if extra else _short(error)
-        raise SourceError(f"{uri}: the package that reads {protocol}:// is not installed: {how}") from None
+        usual = _SAME.get(protocol, protocol)
+        extra, client = _EXTRAS.get(usual), _CLIENTS.get(usual)
+        install = f"'sigma-multimodal[{extra}]'" if extra else client
+        how = f"pip install {install}" if install else _short(error)
+        what = f"the package that reads {protocol}://" + (f", {client}," if client else "")
+        raise SourceError(f"{uri}: {what} is not installed: {how}") from None
     except Exception as error:
         raise SourceError(f"{uri}: {reason(error, uri)}") from None
     return system, root
+
+
+def _protocol(uri: str) -> str:
+    """What a URI begins with, e.g. s3; of a chained one, the protocol of the place."""
+    return uri.partition("://")[0].rsplit("::", 1)[-1].lower() if "://" in uri else ""
+
+
+def _refuse_settings(protocol: str) -> None:
+    """Raise ConfigError where fsspec would leave out settings of the environment, which most often say who asks."""
+    for name in {protocol, _SAME.get(protocol, protocol)}:
+        variable = f"FSSPEC_{name.upper()}"
+        text = os.environ.get(variable)
+        try:
+            if text is None or isinstance(json.loads(text), dict):
+                continue
+        except ValueError:
+            pass
+        like = f"{variable}='{{\"anon\": true}}'"
+        raise ConfigError(f"{variable}: must hold a JSON object: write e.g. {like}, or unset it")
+
+
+def is_absent(error: FileNotFoundError) -> bool:
+    """Whether a place has answered that nothing is there: fsspec's HTTP client raises this for every fault."""
+    causes = list(_chain(error))[1:]
+    names = {kind.__name__ for one in causes for kind in type(one).__mro__}
+    lost = names & _UNREACHABLE or any(isinstance(one, ConnectionError | TimeoutError) for one in causes)
+    return not lost and not any(_status(one) >= 400 and _status(one) not in (404, 410) for one in causes)
 
 
 @contextmanager
@@ -112,12 +151,13 @@ def lacks_bucket(error: BaseException) -> bool:
 
 def reason(error: BaseException, uri: str, *, doing: str = "read") -> str:
     """Why a URI cannot be read (or `written`) and what to do, without its name."""
-    protocol = uri.partition("://")[0].rsplit("::", 1)[-1] if "://" in uri else ""
+    protocol = _protocol(uri)
     log_in = _LOG_IN.get(_SAME.get(protocol, protocol), "log in as its client asks")
     chain = list(_chain(error))
     names = {kind.__name__ for one in chain for kind in type(one).__mro__}
     codes = {_code(one) for one in chain}
-    detail = _short(error)
+    silent = isinstance(error, FileNotFoundError) and not is_absent(error)  # it has nothing but a name
+    detail = _short(chain[1] if silent else error)
     if names & _NO_CREDENTIALS:
         return f"there are no credentials for it ({detail}): {log_in}"
     if lacks_bucket(error):
@@ -127,7 +167,7 @@ def reason(error: BaseException, uri: str, *, doing: str = "read") -> str:
     if codes & _DENIED_CODES or isinstance(error, PermissionError):
         may = "read" if doing == "read" else "write to"
         return f"may not be {doing} ({detail}): {log_in}, of an account that may {may} it"
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and not silent:
         return "no such file or folder"
     if names & _UNREACHABLE or any(isinstance(one, ConnectionError | TimeoutError) for one in chain):
         endpoint = " and the endpoint (AWS_ENDPOINT_URL)" if _LOG_IN["s3"] == log_in else ""

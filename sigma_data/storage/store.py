@@ -25,10 +25,14 @@ _PAUSE = 0.5
 """Seconds before the second try; each further one waits twice as long."""
 
 
+class StoreError(BuildError):
+    """A store refuses, or fails again and again."""
+
+
 class Store:
     """A place to write to, e.g. s3://bucket/corpus. A name is a path in it, with forward slashes.
 
-    Every method raises BuildError where the store refuses, or fails again and again.
+    Every method raises StoreError where the store refuses, or fails again and again.
     """
 
     def __init__(self, uri: str, *, pause: float = _PAUSE) -> None:
@@ -146,8 +150,7 @@ class Store:
                 return once()
             except Exception as error:
                 if tried == TRIES or not is_passing(error) or time.monotonic() - start > _PATIENCE:
-                    again = "; what is done is kept: run the same command again to continue"
-                    raise BuildError(f"{where}: {reason(error, self.uri, doing=doing)}{again}") from None
+                    raise StoreError(f"{where}: {reason(error, self.uri, doing=doing)}") from None
                 time.sleep(self._pause * 2 ** (tried - 1))
         raise AssertionError("the last try returns or raises")
 

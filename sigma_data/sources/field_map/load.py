@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from sigma_data.errors import ConfigError
 from sigma_data.sources.base import MAPS
 from sigma_data.sources.field_map.schema import FieldMap, RowLayout
-from sigma_data.storage.paths import home
+from sigma_data.storage.paths import local_path
 
 _MOST_BYTES = 2**20
 
@@ -28,7 +28,7 @@ def load_shipped(name: str) -> FieldMap:
 
 def load_map(path: str | Path) -> FieldMap:
     """Read a field map. Raises ConfigError, one line with the place in the file."""
-    file = Path(home(str(path)))
+    file = local_path(path)
     try:
         if file.stat().st_size > _MOST_BYTES:
             raise ConfigError(f"{file}: a field map has at most {_MOST_BYTES:,} bytes")

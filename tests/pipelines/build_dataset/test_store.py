@@ -158,7 +158,7 @@ def test_a_build_whose_machine_is_lost_goes_on_from_the_store(
 
     monkeypatch.setenv("SIGMA_CACHE", str(tmp_path / "another machine"))
     again: list[ScanTask] = []
-    monkeypatch.setattr(run, "scan_fragment", lambda task: (again.append(task), scan_fragment(task)))
+    monkeypatch.setattr(run, "scan_fragment", lambda task: (again.append(task), scan_fragment(task))[1])
     server.requests.clear()
     build_there(release)
     assert len(again) == 4 - len(scanned), "what was scanned is not scanned again"
@@ -197,7 +197,7 @@ def test_scan_files_that_are_damaged_or_made_by_other_image_libraries_are_not_ta
         s3.mv(scan, "bucket/corpora/one/.sigma/scan/other/" + scan.rpartition("/")[2])
     monkeypatch.setenv("SIGMA_CACHE", str(tmp_path / "another machine"))
     again: list[ScanTask] = []
-    monkeypatch.setattr(run, "scan_fragment", lambda task: (again.append(task), scan_fragment(task)))
+    monkeypatch.setattr(run, "scan_fragment", lambda task: (again.append(task), scan_fragment(task))[1])
     build_there(release)
     assert len(again) == 1
     assert objects(s3) == local
@@ -256,6 +256,7 @@ def test_faults_are_tried_again_or_one_sentence_and_nothing_is_half_committed(
             build_there(release)
         assert "\n" not in str(caught.value)
         assert "s3://bucket" in str(caught.value)
+        assert "what is done is kept: run the same command again" in str(caught.value)
         server.rules.clear()
         assert "corpus.json" not in objects(s3)
         assert ".sigma/lock" not in objects(s3)
@@ -286,6 +287,7 @@ def test_a_missing_bucket_is_one_sentence(s3: Any, release: Path) -> None:
     with pytest.raises(BuildError, match="no such bucket") as caught:
         build_there(release, "s3://nowhere/corpus")
     assert "\n" not in str(caught.value)
+    assert "is kept" not in str(caught.value), "nothing was done yet"
 
 
 def test_of_two_builds_one_holds_the_place_and_a_dead_one_is_followed(s3: Any, release: Path) -> None:

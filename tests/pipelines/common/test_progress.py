@@ -43,6 +43,17 @@ def test_a_line_every_ten_seconds_says_how_long_the_rest_takes(clock: Clock, cap
     ]
 
 
+def test_bytes_and_where_the_work_is_done_stand_in_the_line(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    with ProgressBar("scan", 100, "samples", at_work=lambda: "2 nodes, 5 tasks") as shown:
+        clock.now += 10
+        shown.moved(50 * 2**20)
+        shown.add(50)
+    assert caplog.messages == [
+        "scan: 50 of 100 samples, 5 samples/s, 50.0 MiB at 5.0 MiB/s, 2 nodes, 5 tasks, 10 s left",
+        "scan: 50 samples in 10.0 s, 5 samples/s, 50.0 MiB at 5.0 MiB/s",
+    ]
+
+
 def test_work_of_unknown_length_is_counted(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     with ProgressBar("read", None, "images") as shown:
         clock.now += 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
@@ -20,7 +21,9 @@ from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.run import build
 from pipelines.common.engine import open_engine
 from pipelines.common.process_pool import Crashed
-from pipelines.common.ray_engine import RayEngine
+from pipelines.common.ray_engine import RayEngine, parse_resources
+from pipelines.shard.run import Selection, reshard
+from pipelines.validate.run import validate_corpus
 from sigma_data.errors import ConfigError, CorpusError
 
 pytestmark = pytest.mark.slow
@@ -93,11 +96,50 @@ def test_a_build_on_two_nodes_of_which_one_is_lost_has_the_bytes_of_a_local_one(
         assert engine.workers == 2
     build(config, tmp_path / "there", engine=RayEngine(address=cluster.address))
     assert lost
-    whole, made = (
-        {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-        for out in (tmp_path / "local", tmp_path / "there")
+    assert files(tmp_path / "there") == files(tmp_path / "local")
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_validation_and_new_shards_are_those_of_one_process(
+    cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, logger="pipelines")
+    monkeypatch.setattr("pipelines.common.progress._PLAIN_INTERVAL", 0.0)
+    corpus = corpora.build(tmp_path / "corpus", "world:12?size=64", shard_samples=4).corpus.path
+    with RayEngine(address=cluster.address):  # one join of the cluster for all of them
+        kept = Selection(limit=7)
+        for out, engine in (("here", None), ("there", RayEngine(address=cluster.address))):
+            reshard(corpus, tmp_path / out, kept, shard_bytes=2**30, shard_samples=3, workers=0, engine=engine)
+        assert files(tmp_path / "there") == files(tmp_path / "here")
+        shard = next((tmp_path / "there").rglob("*.tar"))
+        data = bytearray(shard.read_bytes())
+        data[1500] ^= 1
+        shard.write_bytes(data)
+        caplog.clear()
+        told = validate_corpus(tmp_path / "there", deep=True, engine=RayEngine(address=cluster.address))
+    assert told.problems
+    assert told == validate_corpus(tmp_path / "there", deep=True, workers=0)
+    lines = [line for line in caplog.messages if line.startswith("validate: ")]
+    assert re.fullmatch(
+        r"validate: 1 of \d shards, .* shards/s, \d.* MiB at .* MiB/s, 1 node, 1 task, .* left", lines[0]
     )
-    assert made == whole
+
+
+def test_resources_of_a_task_bound_how_many_run_and_what_no_node_has_is_one_sentence(cluster: Any) -> None:
+    with RayEngine(address=cluster.address, resources="CPU=0.5,memory=100MB") as engine:
+        assert engine.workers == 2
+        found: list[Any] = []
+        engine.run(abs, [-1, -2, -3], lambda _, value: found.append(value), what="testing")
+        assert sorted(found) == [1, 2, 3]
+    with pytest.raises(ConfigError, match="no node of the cluster has CPU 1, disk 2 for a task"):
+        RayEngine(address=cluster.address, resources="disk=2").__enter__()
+    assert parse_resources("cpu=2, memory=1.5GiB,node=0.01") == {"CPU": 2, "memory": 1.5 * 2**30, "node": 0.01}
+    for wrong in ("CPU", "CPU=0", "CPU=1.5", "memory=4XB", "CPU=2GB", "=1"):
+        with pytest.raises(ConfigError, match="write NAME=AMOUNT"):
+            parse_resources(wrong)
 
 
 def test_what_was_begun_is_cancelled_when_the_driver_is_interrupted(cluster: Any, tmp_path: Path) -> None:

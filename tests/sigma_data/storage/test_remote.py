@@ -17,6 +17,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from support import corpora
 
+from sigma_data.corpus.corpus import open_corpus
 from sigma_data.errors import ConfigError, CorpusError, SigmaError, SourceError
 from sigma_data.planning.index import open_index
 from sigma_data.sample import Sample
@@ -154,7 +155,7 @@ def test_every_way_to_a_place_that_fails_ends_in_that_sentence(
     [
         ("nosuchprotocol://x", "nosuchprotocol"),
         ("s3://bkt/x", r"pip install 'sigma-multimodal\[s3\]'|credentials|reached"),
-        ("gs://bkt/x", "gcsfs|credentials|reached"),
+        ("gs://bkt/x", r"gcsfs, is not installed: pip install 'sigma-multimodal\[gcs\]'|credentials|reached"),
     ],
 )
 def test_a_protocol_that_nothing_here_reads_is_told_with_what_to_install(
@@ -164,6 +165,58 @@ def test_a_protocol_that_nothing_here_reads_is_told_with_what_to_install(
     with pytest.raises(SourceError, match=words) as caught:
         data_folder(uri).files(".parquet")
     assert uri in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_server_that_does_not_answer_is_not_taken_for_one_without_the_file(scheme: str) -> None:
+    pytest.importorskip("aiohttp")
+    uri = f"{scheme}://127.0.0.1:9/x"
+    for ask in (
+        lambda: data_folder(uri).exists("corpus.json"),
+        lambda: data_folder(uri).files(".parquet"),
+        lambda: open_source(f"release:{uri}").fragments(),
+        lambda: open_corpus(uri),
+    ):
+        with pytest.raises(SourceError, match=rf"^{uri}: cannot be reached \(.*Connect call failed.*: check the net"):
+            ask()
+
+
+def test_a_server_that_refuses_or_fails_is_not_taken_for_one_without_the_file() -> None:
+    pytest.importorskip("aiohttp")
+
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(int(self.path.split("/")[1]))
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        for status, words in ((401, "may not be read"), (403, "may not be read"), (500, "cannot be read")):
+            with pytest.raises(SourceError, match=words):
+                data_folder(f"http://127.0.0.1:{server.server_port}/{status}").exists("corpus.json")
+        assert not data_folder(f"http://127.0.0.1:{server.server_port}/404").exists("corpus.json")
+    finally:
+        server.shutdown()
+
+
+def test_a_scheme_may_be_written_in_capitals(sick: type[Sick]) -> None:
+    fsspec.filesystem("sick").pipe_file("/bkt/one/a.parquet", b"x")
+    assert [name for name, _ in data_folder("SICK://bkt/one").files(".parquet")] == ["a.parquet"]
+    assert data_folder("Sick://bkt/one").open("a.parquet").read() == b"x"
+
+
+@pytest.mark.parametrize("value", ["nope", "[1]"])
+def test_settings_of_a_store_that_cannot_be_read_are_one_sentence(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FSSPEC_S3", value)
+    with pytest.raises(
+        ConfigError, match="^FSSPEC_S3: must hold a JSON object: write e.g. FSSPEC_S3='{\"anon\": true}'"
+    ):
+        data_folder("s3://bkt/x")
 
 
 def test_names_in_a_uri_are_names(sick: type[Sick], tmp_path: Path) -> None:
