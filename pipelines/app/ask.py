@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.app.config import MAX_IMAGE_BYTES, MAX_IMAGES
-from pipelines.common.inference_config import parse_size
+from pipelines.common.inference_config import OF_IMAGES, OF_TEXT, parse_size
 from pipelines.common.settings import load_settings
-from pipelines.generate.config import OF_IMAGES, OF_TEXT, GenerateConfig
+from pipelines.generate.config import GenerateConfig
 from sigma_data.errors import ConfigError
 from sigma_data.images.decode import ImageFault, probe
 from sigma_model.omnigen2.files import is_omnigen2

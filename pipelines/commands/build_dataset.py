@@ -15,6 +15,7 @@ from pipelines.commands.options import (
     Json,
     Overwrite,
     PrintConfig,
+    TaskResources,
     Workers,
     listed,
     pairs,
@@ -22,6 +23,7 @@ from pipelines.commands.options import (
     place,
     print_json,
     print_result,
+    refuse_given,
     split_settings,
 )
 from pipelines.commands.upload import PushToHub, Yes, check_push, push
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 
 def build_dataset(
+    context: typer.Context,
     sources: Annotated[
         list[str] | None,
         typer.Argument(
@@ -51,6 +54,7 @@ def build_dataset(
     workers: Workers = None,
     engine: EngineOption = "local",
     address: Address = None,
+    task_resources: TaskResources = None,
     seed: Annotated[int | None, typer.Option(help="Seed of splits and order.")] = None,
     quota: Annotated[list[str] | None, typer.Option(help="Most samples of a family, e.g. editing=1000.")] = None,
     check: Annotated[
@@ -104,6 +108,10 @@ def build_dataset(
     from pipelines.common.process_pool import default_workers
     from pipelines.common.settings import dump_settings, load_settings
 
+    if not is_uri(out):
+        refuse_given(context, ("work",), "is for an --out in a store: leave it out, this is built where --out says")
+    if not dry_run:
+        refuse_given(context, ("rate",), "belongs to --dry-run: add that, or leave this out")
     places, overrides = split_settings(sources)
     for one in places:
         if ":" not in one and one.endswith((".yaml", ".yml")):
@@ -142,7 +150,7 @@ def build_dataset(
     if push_to_hub is not None and is_uri(out):
         raise typer.BadParameter("uploads a folder of this machine: build it here", param_hint="--push-to-hub")
     check_push(push_to_hub, yes=yes)
-    running = open_engine(engine, workers, address=address)
+    running = open_engine(engine, workers, address=address, resources=task_resources)
     result = build(settings, out, engine=running, staging=work, overwrite=overwrite, strict_files=strict_files)
     if as_json:
         refused = [vars(file) for file in result.corpus.refused]

@@ -9,13 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.options import Json, listed, need_terminal, path_option, print_json, print_result
+from pipelines.commands.options import (
+    Json,
+    listed,
+    need_terminal,
+    path_option,
+    print_json,
+    print_result,
+    refuse_given,
+)
 
 if TYPE_CHECKING:
     from pipelines.download.catalog import Entry, Kind
 
 
 def download(
+    context: typer.Context,
     name: Annotated[
         str | None,
         typer.Argument(help="A name of the list, or a repository on the hub, OWNER/NAME.", show_default=False),
@@ -45,6 +54,8 @@ def download(
     from pipelines.download.catalog import catalog, find_entry
 
     if name is None:
+        chosen = ("out", "dataset", "include", "exclude", "revision", "dry_run", "yes")
+        refuse_given(context, chosen, "needs a NAME: what is to be fetched")
         entries = catalog()
         if as_json:
             rows = [

@@ -39,6 +39,7 @@ from pipelines.commands.options import (
     Seed,
     StepCache,
     Steps,
+    TaskResources,
     Temperature,
     TextScale,
     TimestepShift,
@@ -132,6 +133,7 @@ def evaluate(
     ] = None,
     engine: EngineOption = "local",
     address: Address = None,
+    task_resources: TaskResources = None,
     print_config: PrintConfig = False,
     as_json: Json = False,
 ) -> None:

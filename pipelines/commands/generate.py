@@ -41,6 +41,7 @@ from pipelines.commands.options import (
     path_option,
     print_json,
     print_result,
+    refuse_given,
     typed,
 )
 from pipelines.evaluate.defaults import BATCH
@@ -124,15 +125,20 @@ def generate(
     With references, images that the prompt names as <image_1>, <image_2> and so on. With --from many prompts are
     answered into a folder: run it again to go on, failures are listed and tried again; exit code 1 where some failed.
     """
+    from pipelines.common.inference_config import OF_IMAGES, OF_TEXT
     from pipelines.common.settings import load_settings
 
     if example:
-        _refuse(context, ("prompt", "images", "source", "text"), "--example has a prompt and images of its own")
+        refuse_given(context, ("prompt", "images", "source", "text"), "--example has a prompt and images of its own")
+    if text:
+        refuse_given(context, OF_IMAGES, "is of images: leave it out with --text")
+    elif not chat:
+        refuse_given(context, OF_TEXT, "is of text answers: add --text, or leave it out")
     if source is not None:
         from pipelines.generate.batch import BatchConfig, batch_summary, failures_told, run_batch
 
-        _refuse(context, ("prompt", "images", "count"), "with --from prompts and images come from the source")
-        _refuse(context, ("chat",), "answers one prompt: leave it out with --from")
+        refuse_given(context, ("prompt", "images", "count"), "with --from prompts and images come from the source")
+        refuse_given(context, ("chat",), "answers one prompt: leave it out with --from")
         answered = run_batch(load_settings(BatchConfig, None, (), typed={}, **typed(context, BatchConfig)))
         if as_json:
             print_json(answered)
@@ -143,15 +149,10 @@ def generate(
             typer.echo(f"sigma: {told}", err=True)
             raise typer.Exit(1)
         return
-    _refuse(context, ("split", "start", "limit", "batch", "nproc"), "belongs to --from")
+    refuse_given(context, ("split", "start", "limit", "batch", "nproc"), "belongs to --from")
     if prompt is None and not example:
         raise typer.BadParameter("write what to make, or give a file of prompts with --from", param_hint="PROMPT")
-    from pipelines.generate.config import OF_IMAGES, OF_TEXT, GenerateConfig
-
-    if text:
-        _refuse(context, OF_IMAGES, "is of images: leave it out with --text")
-    elif not chat:
-        _refuse(context, OF_TEXT, "is of text answers: add --text, or leave it out")
+    from pipelines.generate.config import GenerateConfig
     from pipelines.generate.run import run_generate
 
     given = typed(context, GenerateConfig)
@@ -177,13 +178,3 @@ def _tell_model(context: typer.Context, as_json: bool) -> None:
     if not as_json and origin is not None and origin.name == "DEFAULT":
         told = f"{context.params['model']} answered, which knows drawn scenes of 64 pixels alone"
         typer.echo(f"sigma: {told}: name another with --model", err=True)
-
-
-def _refuse(context: typer.Context, names: tuple[str, ...], why: str) -> None:
-    """Raises typer.BadParameter where one of these was given."""
-    for name in names:
-        origin = context.get_parameter_source(name)
-        if origin is not None and origin.name == "COMMANDLINE" and context.params[name] not in (None, False, [], ()):
-            [shown] = [param for param in context.command.params if param.name == name]
-            hint = shown.opts[0] if shown.param_type_name == "option" else name.upper()
-            raise typer.BadParameter(why, param_hint=hint)

@@ -72,6 +72,10 @@ Address = Annotated[
     str | None,
     typer.Option(help="The Ray cluster: auto, or HOST:PORT (default: RAY_ADDRESS).", show_default=False),
 ]
+TaskResources = Annotated[
+    str | None,
+    typer.Option(help="What Ray sets aside for a task, e.g. CPU=2,memory=4GB (CPU=1).", show_default=False),
+]
 CorpusPath = Annotated[
     str,
     typer.Argument(parser=place, help="A corpus: the folder with corpus.json, or a URI.", show_default=False),
@@ -169,6 +173,20 @@ def typed(context: typer.Context, model: type[BaseModel]) -> dict[str, Any]:
         if source is not None and source.name == "COMMANDLINE":
             given[name] = context.params[name]
     return given
+
+
+def refuse_given(context: typer.Context, names: Sequence[str], why: str) -> None:
+    """Raise typer.BadParameter where one of these was given and would do nothing; `why` says what to do instead.
+
+    One that was given as it is by default asks for nothing, and is let pass.
+    """
+    for name in names:
+        [shown] = [param for param in context.command.params if param.name == name]
+        origin = context.get_parameter_source(name)
+        nothing: tuple[Any, ...] = (None, False, [], (), shown.default)
+        if origin is not None and origin.name == "COMMANDLINE" and context.params[name] not in nothing:
+            hint = shown.opts[0] if shown.param_type_name == "option" else name.upper()
+            raise typer.BadParameter(why, param_hint=hint)
 
 
 def split_settings(words: Sequence[str] | None) -> tuple[list[str], list[str]]:

@@ -15,11 +15,13 @@ from pipelines.commands.options import (
     EngineOption,
     Json,
     Overwrite,
+    TaskResources,
     Workers,
     listed,
     path_option,
     print_json,
     print_result,
+    refuse_given,
 )
 
 
@@ -31,6 +33,7 @@ class Target(StrEnum):
 
 
 def shard(
+    context: typer.Context,
     corpus: CorpusPath,
     out: Annotated[Path, path_option("--out", "-o", help="Folder to write to.", show_default=False)],
     family: Annotated[list[str] | None, typer.Option(help="Only this family (can be repeated).")] = None,
@@ -47,6 +50,7 @@ def shard(
     workers: Workers = None,
     engine: EngineOption = "local",
     address: Address = None,
+    task_resources: TaskResources = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -61,11 +65,13 @@ def shard(
     if to is Target.RELEASE:
         if overwrite:
             raise typer.BadParameter("an export replaces nothing; remove the folder first", param_hint="--overwrite")
+        alone = ("engine", "address", "task_resources", "shard_bytes", "shard_samples")
+        refuse_given(context, alone, "is for a corpus: leave it out with --to release, which one process writes")
         counts = export_release(corpus, out, selection)
     else:
         counts = reshard(
             corpus, out, selection, shard_bytes=shard_bytes, shard_samples=shard_samples,
-            engine=open_engine(engine, workers, address=address), overwrite=overwrite,
+            engine=open_engine(engine, workers, address=address, resources=task_resources), overwrite=overwrite,
         )  # fmt: skip
     if as_json:
         print_json({"out": str(out), **counts})

@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.options import Json, PrintConfig, path_argument, print_json, print_result
+from pipelines.commands.options import Json, PrintConfig, path_argument, print_json, print_result, refuse_given
 
 INTERRUPTED = 130
 """Exit code of a run that was told to stop: what a shell expects after Ctrl-C."""
 
 
 def train(
+    context: typer.Context,
     config: Annotated[
         Path, path_argument(help="YAML of the run, e.g. configs/quickstart.yaml, or the name of a bundled one.")
     ],
@@ -53,8 +54,10 @@ def train(
         return
     from pipelines.train.launch import Launch, default_nproc, launch
 
-    if ranks is not None and not dry_run:
-        raise typer.BadParameter("belongs to --dry-run; --nproc starts processes", param_hint="--ranks")
+    if not dry_run:
+        refuse_given(context, ("ranks",), "belongs to --dry-run; --nproc starts processes")
+        if (origin := context.get_parameter_source("nnodes")) is not None and origin.name == "DEFAULT":
+            refuse_given(context, ("rdzv",), "is where several machines meet: say how many with --nnodes")
     if dry_run:
         from pipelines.train.estimate.dry_run import dry_run as look
 

@@ -6,13 +6,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.options import Address, CorpusPath, EngineOption, Json, Workers, print_json, print_result
+from pipelines.commands.options import (
+    Address,
+    CorpusPath,
+    EngineOption,
+    Json,
+    TaskResources,
+    Workers,
+    print_json,
+    print_result,
+    refuse_given,
+)
 
 if TYPE_CHECKING:
     from pipelines.validate.run import Validation
 
 
 def validate(
+    context: typer.Context,
     corpus: CorpusPath,
     deep: Annotated[
         bool, typer.Option("--deep/--fast", help="Hash every byte, decode every image, check every rule.")
@@ -20,6 +31,7 @@ def validate(
     workers: Workers = None,
     engine: EngineOption = "local",
     address: Address = None,
+    task_resources: TaskResources = None,
     as_json: Json = False,
 ) -> None:
     """Check a corpus for damage.
@@ -29,7 +41,11 @@ def validate(
     from pipelines.common.engine import open_engine
     from pipelines.validate.run import validate_corpus
 
-    result = validate_corpus(corpus, deep=deep, engine=open_engine(engine, workers, address=address))
+    if not deep:  # --workers is a bound, and this process keeps it
+        refuse_given(context, ("engine", "address", "task_resources"), "belongs to --deep: add that, or leave this out")
+    result = validate_corpus(
+        corpus, deep=deep, engine=open_engine(engine, workers, address=address, resources=task_resources)
+    )
     if as_json:
         print_json(result.as_dict())
     else:

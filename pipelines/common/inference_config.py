@@ -38,6 +38,13 @@ if TYPE_CHECKING:
 EMBEDDED = "tiny-base"
 """The model that answers where none is named."""
 _DEFAULTS = SamplingSettings()
+OF_TEXT = ("max_tokens", "temperature")
+"""Settings of text answers alone."""
+OF_IMAGES = (
+    "size", "steps", "timestep_shift", "text_scale", "image_scale", "interval", "rescale", "rescale_min", "sampler",
+    "cache", "cache_every", "cache_order", "cache_threshold", "guidance_threshold", "negative", "step_cache",
+)  # fmt: skip
+"""Settings of images alone."""
 
 
 def parse_size(value: Any) -> Any:

@@ -108,7 +108,10 @@ def find_entry(name: str, kind: Kind | None = None) -> Entry:
         near = difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "`sigma download` lists the names."
         raise ConfigError(f"{name}: nothing of that name to download: {hint} Or give a hub name, OWNER/NAME")
-    return known[name]
+    entry = known[name]
+    if kind not in (None, entry.kind):
+        raise ConfigError(f"{name}: is a {entry.kind}: leave --{kind} out")
+    return entry
 
 
 _READERS = {

@@ -52,6 +52,8 @@ class EvalConfig(InferenceConfig):
     """Where results are scored: `local`, in this process, or `ray`."""
     address: str | None = None
     """The Ray cluster that scores: auto, or HOST:PORT."""
+    task_resources: str | None = None
+    """What Ray sets aside for a task, e.g. `CPU=2,memory=4GB`; null is one CPU."""
 
     def located(self) -> Self:
         """With the model on this machine. Raises SourceError and BuildError where it cannot be copied here."""
@@ -77,4 +79,5 @@ class EvalConfig(InferenceConfig):
             dtype=self.dtype, device_map=self.device_map, quantization=self.quantize, adapter=self.adapter,
             compare=self.compare,
             stage=self.stage, engine=self.engine, address=self.address,
+            task_resources=self.task_resources,
         )  # fmt: skip

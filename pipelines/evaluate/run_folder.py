@@ -10,10 +10,12 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipelines.common.folder_lock import LOCK, FolderLock, refuse_other_settings
+from pipelines.common.inference_config import OF_IMAGES, OF_TEXT
 from pipelines.evaluate.generate import GENERATED, Generation
 from pipelines.evaluate.item import Item
 from pipelines.evaluate.questions import QuestionSet
@@ -23,6 +25,7 @@ from sigma_data.sequence.tokenizer_reader import TOKENIZER_FILES
 from sigma_data.storage.files import disk_error, dump_json, write_atomic
 from sigma_model.config import VAE_FILE, find_file, weight_files
 from sigma_model.loading import ModelDescription
+from sigma_model.omnigen2.settings import Omnigen2Generation
 from sigma_model.sampling.settings import CacheMethod, Solver, StepCaching
 
 SETTINGS = "settings.json"
@@ -159,6 +162,21 @@ def _faster(sampler: str, cache: StepCaching, guidance_threshold: float) -> dict
         "cache_polynomial": list(recorded["polynomial"]) if "polynomial" in recorded else None,
         "guidance_threshold": guidance_threshold or None,
     }
+
+
+def refuse_unused(generation: Generation, benchmark: str) -> None:
+    """Raise ConfigError where a setting of images is changed and answers are text, or the other way round."""
+    names: tuple[str, ...] = OF_IMAGES if generation.text else OF_TEXT
+    other = None if generation.omnigen2 is None else Omnigen2Generation()
+    usual = replace(Generation(text=generation.text), omnigen2=other)
+    was, now = (
+        flat(one) | {name: getattr(one, name) for name in OF_TEXT}  # `flat` leaves them out of images
+        for one in (usual, generation)
+    )
+    for name in names:
+        if was.get(name) != now.get(name):
+            option, kind = f"--{name.replace('_', '-')}", "text" if generation.text else "images"
+            raise ConfigError(f"benchmark {benchmark} is answered with {kind}: leave {option} out")
 
 
 def flat_questions(questions: QuestionSet) -> dict[str, Any]:

@@ -82,6 +82,7 @@ class EvalOptions:
     stage: Stage | None = None
     engine: EngineName = "local"
     address: str | None = None
+    task_resources: str | None = None
 
     @property
     def questions(self) -> QuestionSet:
@@ -148,6 +149,7 @@ def _evaluate(options: EvalOptions, store: ImageStore) -> dict[str, Any]:
     generates = options.stage in (None, Stage.GENERATE)
     if generates:
         generation = replace(options.generation, text=benchmark.answers == "text")
+        run_folder.refuse_unused(generation, benchmark.name)
         evaluation = _settle(spec, benchmark, generation, options, store)
     else:
         evaluation = Evaluation.open(options.out, store)
@@ -194,7 +196,9 @@ def _evaluate(options: EvalOptions, store: ImageStore) -> dict[str, Any]:
 
 def _engine(options: EvalOptions) -> Engine | None:
     """The cluster that scores; None is this process. Raises ConfigError."""
-    engine = open_engine(options.engine, None, address=options.address)
+    if options.engine == "ray" and options.stage in (Stage.GENERATE, Stage.REPORT):
+        raise ConfigError(f"--engine ray is for scoring: leave it out with --stage {options.stage}")
+    engine = open_engine(options.engine, None, address=options.address, resources=options.task_resources)
     return engine if options.engine == "ray" else None
 
 

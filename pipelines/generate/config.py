@@ -7,14 +7,6 @@ from pathlib import Path
 from pipelines.common.inference_config import EMBEDDED, InferenceConfig
 from sigma_data.storage.path_settings import LocalPath, ModelPath
 
-OF_TEXT = ("max_tokens", "temperature")
-"""Settings of text answers alone."""
-OF_IMAGES = (
-    "size", "steps", "timestep_shift", "text_scale", "image_scale", "interval", "rescale", "rescale_min", "sampler",
-    "cache", "cache_every", "cache_order", "cache_threshold", "guidance_threshold", "negative", "step_cache",
-)  # fmt: skip
-"""Settings of images alone."""
-
 
 class GenerateConfig(InferenceConfig):
     """What to generate, from what, and where to write it."""

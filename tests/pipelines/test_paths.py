@@ -232,7 +232,7 @@ TABLE = re.findall(
 def test_the_table_of_places_names_every_command_that_takes_corpora_or_models() -> None:
     assert {line.split()[0] for line, _ in TABLE} == {
         "build-dataset", "validate", "inspect", "fingerprints", "shard", "plan", "train", "export", "generate", "eval",
-        "quickstart",
+        "quickstart", "browse", "upload", "inject", "app", "download", "sources",
     }  # fmt: skip
 
 

@@ -76,6 +76,48 @@ def test_what_is_not_what_it_should_be_is_told_in_words(words: list[str], told: 
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("validate x --engine ray", "--engine: belongs to --deep"),
+        ("validate x --address auto", "--address: belongs to --deep"),
+        ("build-dataset world:3 --out DIR/x --work DIR/y", "--work: is for an --out in a store"),
+        ("build-dataset world:3 --out DIR/x --rate 5", "--rate: belongs to --dry-run"),
+        ("build-dataset world:3 --out DIR/x --address auto", "add --engine ray"),
+        ("build-dataset world:3 --out DIR/x --task-resources CPU=2", "add --engine ray"),
+        ("shard x --out DIR/y --to release --shard-bytes 9", "--shard-bytes: is for a corpus"),
+        ("shard x --out DIR/y --to release --engine ray", "--engine: is for a corpus"),
+        ("train quickstart --rdzv a:1", "--rdzv: is where several machines meet: say how many with --nnodes"),
+        ("train quickstart --ranks 2", "--ranks: belongs to --dry-run"),
+        ("download --out DIR/x", "--out: needs a NAME"),
+        ("download bagel --dataset", "is a model: leave --dataset out"),
+        ("generate --from x.jsonl --text --steps 9", "--steps: is of images: leave it out with --text"),
+        ("generate --from x.jsonl --max-tokens 9", "--max-tokens: is of text answers"),
+        ("fingerprints DIR --out DIR/x --split test", "is not a corpus and has no splits: leave --split out"),
+        ("eval questions:CORPUS --model tiny --out DIR/x --cache taylor", "is answered with text: leave --cache out"),
+        ("eval questions:CORPUS --model tiny --out DIR/x --steps 9", "is answered with text: leave --steps out"),
+        ("eval cv-bench:DIR --model tiny --out DIR/x --negative a", "is for OmniGen2 models alone"),
+        (
+            "eval sigma:CORPUS --model tiny --out DIR/x --max-tokens 9",
+            "is answered with images: leave --max-tokens out",
+        ),
+        ("eval world:x --out DIR/x --stage report --engine ray", "--engine ray is for scoring"),
+        ("eval world:x --model tiny --out DIR/x --task-resources CPU=2", "add --engine ray"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused_with_what_to_do(
+    words: str, told: str, small_corpus: Path, tmp_path: Path
+) -> None:
+    result = sigma(*words.replace("DIR", str(tmp_path)).replace("CORPUS", str(small_corpus)).split())
+    assert result.returncode == 2
+    assert told in result.stderr
+    assert not any(tmp_path.iterdir())
+
+
+def test_an_option_given_as_it_is_by_default_or_as_a_bound_that_is_kept_is_let_pass(small_corpus: Path) -> None:
+    assert sigma("validate", small_corpus, "--engine", "local", "--workers", "4").returncode == 0
+
+
 def test_lists_may_be_written_with_commas() -> None:
     assert listed(["editing,layout", "relation"]) == ("editing", "layout", "relation")
     assert listed(None) == ()
