@@ -19,7 +19,8 @@ from sigma_model.omnigen2.chat import CHAT_TOKENS, Reply, chat
 from sigma_model.omnigen2.files import is_omnigen2
 from sigma_model.omnigen2.loading import LoadedOmnigen2, load_omnigen2
 from sigma_model.omnigen2.settings import Omnigen2Generation
-from sigma_model.sampling.generate import Request, check_prompt, generate_images, generate_texts
+from sigma_model.sampling.generate import Request, generate_images, generate_texts
+from sigma_model.sampling.prompt_check import check_prompt
 from sigma_model.sampling.settings import Order, SamplingSettings
 
 Reference = bytes | str | PathLike[str] | Pillow.Image

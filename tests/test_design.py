@@ -58,8 +58,9 @@ def test_only_what_fills_batches_in_the_data_layer_imports_torch() -> None:
 
 
 @pytest.mark.slow
-def test_building_a_corpus_needs_no_torch() -> None:
-    program = "import sys, pipelines.build_dataset.run; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize("modules", ["pipelines.build_dataset.run", "pipelines.app.run, pipelines.app.markup"])
+def test_building_a_corpus_and_serving_the_apps_page_need_no_torch(modules: str) -> None:
+    program = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 

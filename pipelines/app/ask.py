@@ -16,7 +16,7 @@ from sigma_data.errors import ConfigError
 from sigma_data.images.decode import ImageFault, probe
 from sigma_model.omnigen2.files import is_omnigen2
 from sigma_model.omnigen2.settings import Omnigen2Sampling
-from sigma_model.sampling.generate import check_prompt
+from sigma_model.sampling.prompt_check import check_prompt
 
 CACHES = tuple(str(one) for one in getattr(GenerateConfig.model_fields.get("cache"), "annotation", None) or ())
 """What leaves the network out of some steps, by the names of `--cache`."""

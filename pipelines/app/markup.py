@@ -11,14 +11,14 @@ from urllib.parse import quote
 from pipelines.app.config import MAX_IMAGES
 from pipelines.app.gallery import DONE, FAILED, Entry, Made, small_name
 from pipelines.app.studio import LOADING, QUEUED, RUNNING, Job
-from pipelines.common.answerer import BLIND, UNTRAINED, sees
+from pipelines.common.caveats import BLIND, UNTRAINED
 from pipelines.common.inference_config import parse_size
 from pipelines.common.made_size import made_size, show_size, size_told
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.images.decode import thumbnail
 from sigma_data.instruction import ATTRIBUTES, parse
 from sigma_data.token_style import TOKEN_COLOURS, instruction_parts, printable
-from sigma_model.sampling.generate import check_prompt
+from sigma_model.sampling.prompt_check import check_prompt
 
 _LONGEST = 4000
 _THUMBNAIL = 160
@@ -114,6 +114,8 @@ def sizes(models: Sequence[str], base: str | None, size: str | None) -> str:
 
 def answers(models: Sequence[str], base: str | None) -> str:
     """Which of the models have not learnt to answer with text; nothing where all have."""
+    from pipelines.common.answerer import sees
+
     try:
         told = [f"{model} {BLIND}" for model in models if not sees(model, base)]
     except SigmaError:  # said of the model itself once it is asked

@@ -16,9 +16,7 @@ from pipelines.app.studio import Studio
 from pipelines.common.loopback import check_listening, hosts_of, is_loopback
 from sigma_data.errors import ConfigError
 from sigma_model.config import PRESETS
-from sigma_model.loading import describe_model
 from sigma_model.omnigen2.files import is_omnigen2
-from sigma_model.omnigen2.lora import check_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +30,12 @@ def run_app(config: AppConfig) -> None:
         raise ConfigError(f"--model {twice} is given twice")
     for model in config.models:
         if model not in PRESETS and not is_omnigen2(Path(model)):
+            from sigma_model.loading import describe_model
+
             describe_model(model, base=config.base)  # what is no model is refused before anything is served
         if config.adapter is not None:
+            from sigma_model.omnigen2.lora import check_adapter
+
             check_adapter(config.adapter, omnigen2=is_omnigen2(Path(model)))
     gallery = Gallery(config.out)
     # Set before gradio is imported, which reads them then.

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL import Image as Pillow
 
@@ -23,10 +23,11 @@ from pipelines.app.ask import Ask
 from pipelines.app.config import WAITING, AppConfig
 from pipelines.app.gallery import DONE, FAILED, INTERRUPTED, STOPPED, Entry, Gallery, Made
 from pipelines.app.numbers import in_fields
-from pipelines.common.answerer import Answerer, load_answerer
 from pipelines.generate.config import GenerateConfig
 from sigma_data.errors import ConfigError, SigmaError
-from sigma_model.sampling.generate import Request
+
+if TYPE_CHECKING:
+    from pipelines.common.answerer import Answerer
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class Studio:
         self, config: AppConfig, gallery: Gallery, load: Callable[[GenerateConfig], Answerer] | None = None
     ) -> None:
         self.config, self.gallery = config, gallery
-        self._load = load or (lambda wanted: load_answerer(wanted, text=wanted.text))
+        self._load = load or _load
         self._loading = config.loading()
         self._loaded: dict[str, Answerer] = {}
         self._line: deque[Job] = deque()
@@ -191,6 +192,8 @@ class Studio:
             logger.info("sigma: %s is loaded", model)
 
     def _answer(self, job: Job, made: list[Made]) -> None:
+        from sigma_model.sampling.generate import Request
+
         ask, entry = job.entry.ask, job.entry
         for number, model in enumerate(ask.models, 1):
             job.model, job.state = model, LOADING
@@ -254,6 +257,13 @@ class _Watch:
         self._job.preview = buffer.getvalue()
         end = time.monotonic()
         self._next = end + max(_PREVIEW_PAUSE, 4 * (end - start))
+
+
+def _load(wanted: GenerateConfig) -> Answerer:
+    """Load a model; torch with the first one, which is when the page is there already."""
+    from pipelines.common.answerer import load_answerer
+
+    return load_answerer(wanted, text=wanted.text)
 
 
 def _reason(error: Exception) -> str:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from PIL import Image as Pillow
 
+from pipelines.common.caveats import caveat_of
 from pipelines.common.inference_config import InferenceConfig
 from pipelines.common.omnigen2_settings import omnigen2_settings, refuse_omnigen2_settings
 from pipelines.common.weights_progress import size_of, weights_progress
@@ -27,19 +28,6 @@ from sigma_model.sampling.generate import Preview, Request
 from sigma_model.sampling.settings import MAX_TOKENS, TEMPERATURE, SamplingSettings
 
 Progress = Callable[[int, int], None]
-
-UNTRAINED = "has no trained weights, so this is noise"
-BLIND = "has no vision encoder, which text answers are trained with, so its text is most likely noise"
-
-
-def caveat_of(*, trained: bool, sees: bool, text: bool) -> str:
-    """What one must know of a model's answers, to be said after its name; nothing where they are what it has learnt.
-
-    `sees`: it has a vision encoder. `text`: it is asked for text.
-    """
-    if not trained:
-        return UNTRAINED
-    return BLIND if text and not sees else ""
 
 
 def sees(model: str, base: str | None) -> bool:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sigma_data.sequence.layout import Geometry, Kind
-from sigma_model.loading import describe_model
+from sigma_data.sequence.layout import Kind
 from sigma_model.omnigen2.files import is_omnigen2
+
+if TYPE_CHECKING:
+    from sigma_data.sequence.layout import Geometry
 
 Size = tuple[int, int]
 
@@ -29,4 +32,6 @@ def show_size(size: Size) -> str:
 
 @lru_cache(16)
 def _geometry(model: str, base: str | None) -> Geometry:
+    from sigma_model.loading import describe_model
+
     return describe_model(model, base=base).geometry

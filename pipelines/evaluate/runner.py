@@ -13,7 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipelines.common.answerer import answerer_of, caveat_of, load_backbone, sees
+from pipelines.common.answerer import answerer_of, load_backbone, sees
+from pipelines.common.caveats import caveat_of
 from pipelines.common.engine import Engine, EngineName, open_engine
 from pipelines.common.inference_config import InferenceConfig
 from pipelines.common.process_pool import run_ranks

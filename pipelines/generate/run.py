@@ -16,7 +16,8 @@ from pipelines.generate.config import GenerateConfig
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import disk_error
 from sigma_model.omnigen2.prompts import Route
-from sigma_model.sampling.generate import Request, check_prompt
+from sigma_model.sampling.generate import Request
+from sigma_model.sampling.prompt_check import check_prompt
 
 logger = logging.getLogger(__name__)
 

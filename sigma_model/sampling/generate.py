@@ -6,7 +6,6 @@ from a generator of its own, so its image depends on what else is asked for by r
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Callable, Sequence
@@ -21,7 +20,6 @@ from torch import Tensor
 
 from sigma_data.errors import ConfigError, SigmaError
 from sigma_data.images.decode import ImageFault, probe
-from sigma_data.instruction import ATTRIBUTES, parse
 from sigma_data.loading.batch import Item
 from sigma_data.loading.decode_sample import decode_content
 from sigma_data.sample import Turn
@@ -32,6 +30,7 @@ from sigma_data.storage.files import disk_error, with_temporary
 from sigma_data.version import sigma_version
 from sigma_model.loading import LoadedModel
 from sigma_model.sampling.context import Context
+from sigma_model.sampling.prompt_check import check_prompt
 from sigma_model.sampling.sampler import sample_latents
 from sigma_model.sampling.settings import MAX_TOKENS, TEMPERATURE, Order, SamplingSettings
 from sigma_model.sampling.text_decoder import decode_text
@@ -209,20 +208,6 @@ def describe(
         "torch": torch.__version__,
         "sigma": sigma_version(),
     }
-
-
-def check_prompt(prompt: str, images: int) -> None:
-    """Raises ConfigError for what would reach the model as nonsense."""
-    if not prompt.strip():
-        raise ConfigError("the prompt is empty: say what to make")
-    found = parse(prompt, references=images)
-    if found.unknown:
-        word = found.unknown[0].strip("<>/ ").lower()
-        close = difflib.get_close_matches(word, [*ATTRIBUTES, "identity", "image"], 1)
-        meant = f": did you mean <{close[0]}>?" if close else f"; those are {', '.join(f'<{a}>' for a in ATTRIBUTES)}"
-        raise ConfigError(f"{found.unknown[0]} in the prompt is no attribute token{meant}")
-    if found.control:
-        raise ConfigError(f"{found.control[0]} in the prompt is a control token of the tokenizer: leave it out")
 
 
 def lay_out(request: Request, tokenizer: Tokenizer, geometry: Geometry, *, answer: bool) -> tuple[Segment, ...]:
