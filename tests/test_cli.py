@@ -142,6 +142,7 @@ def test_printed_settings_are_read_back_as_a_config(tmp_path: Path) -> None:
         (["build-dataset", "release:x", "--check", "nonsense=off"], "there is no check"),
         (["build-dataset", "--config", "nowhere.yaml"], "no such file"),
         (["inspect", "nowhere"], "no such folder"),
+        (["inspect", "n" * 300], "n: File name too long: give another path"),
         (["shard", "nowhere", "--out", "x"], "no such folder"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -105,6 +106,8 @@ for _group, _commands in _GROUPS.items():
         app.command(_name, cls=Command, rich_help_panel=_group)(_command)
 
 
+_REFUSED = frozenset({errno.EACCES, errno.ENAMETOOLONG, errno.ELOOP})
+"""Why the operating system does not even say whether a path exists."""
 _KEEP_NOTHING = frozenset({"doctor", "export", "fingerprints", "validate"})
 """Commands that begin anew after an interrupt."""
 
@@ -133,7 +136,9 @@ def main() -> None:
     except Exception as error:
         from sigma_data.errors import SigmaError
 
-        if debug or not isinstance(error, SigmaError):
+        refused = isinstance(error, OSError) and error.errno in _REFUSED and error.filename is not None
+        if debug or not (refused or isinstance(error, SigmaError)):
             raise
-        sys.stderr.write(f"sigma: {one_line(str(error))}\n")
+        told = f"{error.filename}: {error.strerror}: give another path" if isinstance(error, OSError) else str(error)
+        sys.stderr.write(f"sigma: {one_line(told)}\n")
         sys.exit(2)
