@@ -73,12 +73,16 @@ class Builds:
     def killed_once(self, out: Path) -> bool:
         """Build, and kill at a random moment; False if it was over before that."""
         before, options = self._next()
+        start, fresh = time.monotonic(), not out.exists()
         process = self.run(self.cluster.place(out), before=before, options=options)
         with contextlib.suppress(subprocess.TimeoutExpired):
             # Of the time before it touches the folder, most of it imports, only the last fifth.
             process.wait(timeout=self.dice.uniform(0.8 * self.begun, self.seconds))
         if process.returncode is not None:
             self._check(process.returncode)
+            if fresh:  # the machine is less busy than when the times were taken
+                seconds = time.monotonic() - start
+                self.begun, self.seconds = self.begun * min(1.0, seconds / self.seconds), seconds
             return False
         driver = psutil.Process(process.pid)
         with contextlib.suppress(psutil.Error):

@@ -16,7 +16,7 @@ from typing import IO, Any, cast
 
 from sigma_data.errors import SourceError, reason_of
 from sigma_data.storage.paths import home, is_uri
-from sigma_data.storage.remote import LostError, Stream, connect, is_absent, lacks_bucket, reaching, reason
+from sigma_data.storage.remote import LostError, Stream, connect, every_file, is_absent, lacks_bucket, reaching, reason
 
 _WHOLE_BYTES = 4 * 2**20
 _END_BYTES = 64 * 2**10
@@ -204,7 +204,7 @@ class RemoteFolder(DataFolder):
 
     def files(self, suffix: str | tuple[str, ...]) -> list[tuple[str, str]]:
         with reaching(self.uri):
-            listing = self._fs.find(self._root, detail=True)
+            listing = every_file(self._fs, self._root)
         root = self._root.rstrip("/")
         found = []
         for path, info in listing.items():

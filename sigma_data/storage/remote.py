@@ -131,6 +131,39 @@ def reaching(uri: str) -> Iterator[None]:
         raise SourceError(f"{uri}: {reason(error, uri)}") from None
 
 
+def every_file(fs: Any, root: str) -> dict[str, Any]:
+    """Path -> info of all files below a place of an fsspec file system, of itself if it is a file; empty if nothing is.
+
+    Raises SourceError for a folder below `root` that cannot be listed: fsspec's own walk leaves those out, whatever its
+    `on_error` says. Raises the client's exceptions else. Stores that have a listing of their own use it.
+    """
+    from fsspec.asyn import AsyncFileSystem
+    from fsspec.spec import AbstractFileSystem
+
+    kind = type(fs)
+    walks = (
+        kind._find is AsyncFileSystem._find
+        if issubclass(kind, AsyncFileSystem)
+        else kind.find is AbstractFileSystem.find
+    )
+    top = next(iter(fs.walk(root, maxdepth=1, detail=True)), None) if walks else None
+    if top is None or not (top[1] or top[2]):  # a store, a file, or nothing
+        listing: dict[str, Any] = fs.find(root, detail=True)
+        return listing
+    found = {info["name"]: info for info in top[2].values()}
+    folders = [info["name"] for info in top[1].values()]
+    while folders:
+        folder = folders.pop()
+        with reaching(fs.unstrip_protocol(folder)):
+            inside = fs.ls(folder, detail=True)
+        for info in inside:
+            if info["type"] != "directory":
+                found[info["name"]] = info
+            elif info["name"].rstrip("/") != folder.rstrip("/"):
+                folders.append(info["name"])
+    return found
+
+
 def is_passing(error: BaseException) -> bool:
     """Whether it may succeed if it is tried again: throttling, a server's fault, a connection that is lost."""
     chain = list(_chain(error))

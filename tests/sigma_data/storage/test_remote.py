@@ -7,9 +7,9 @@ import http.server
 import pickle
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pyarrow.parquet as pq
@@ -271,6 +271,38 @@ def test_the_error_of_a_lost_place_travels_between_processes() -> None:
     error = pickle.loads(pickle.dumps(LostError("s3://bkt/x: cannot be reached")))
     assert (type(error), str(error)) == (LostError, "s3://bkt/x: cannot be reached")
     assert issubclass(LostError, SigmaError)
+
+
+class Listing(http.server.BaseHTTPRequestHandler):
+    """Pages of links, by path."""
+
+    pages: ClassVar[dict[str, Sequence[str]]] = {}
+
+    def do_GET(self) -> None:
+        links = self.pages.get(self.path.rstrip("/"))
+        self.send_response(404 if links is None else 200)
+        self.end_headers()
+        self.wfile.write("".join(f'<a href="{link}">{link}</a>' for link in links or ()).encode())
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_folder_behind_http_that_cannot_be_listed_is_an_error_and_no_loss_of_its_files() -> None:
+    pytest.importorskip("aiohttp")
+    Listing.pages = {"": ["/a/"], "/a": ["/a/one.json", "/a/deep/"], "/a/deep": ["/a/deep/two.json"]}
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    uri = f"http://127.0.0.1:{server.server_port}/"
+    try:
+        assert [name for name, _ in data_folder(uri).files(".json")] == ["a/deep/two.json", "a/one.json"]
+        Listing.pages = {name: links for name, links in Listing.pages.items() if name != "/a/deep"}
+        with pytest.raises(SourceError, match="a/deep"):
+            data_folder(uri).files(".json")
+    finally:
+        server.shutdown()
 
 
 class Flaky(http.server.SimpleHTTPRequestHandler):
