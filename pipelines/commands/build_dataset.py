@@ -122,7 +122,7 @@ def build_dataset(
         checks["unknown_token"] = "warning"
     settings = load_settings(
         BuildConfig,
-        None if config is None else config_file(config),
+        None if config is None else config_file(config, build=True),
         overrides,
         sources=places or None,
         seed=seed,

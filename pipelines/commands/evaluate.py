@@ -52,6 +52,8 @@ from pipelines.commands.options import (
     typed,
 )
 from pipelines.evaluate.defaults import BATCH, MAX_TOKENS, Stage
+from sigma_data.errors import ConfigError
+from sigma_data.text_format import counted
 from sigma_model.dtypes import DType
 from sigma_model.sampling.settings import TEMPERATURE, Order
 
@@ -145,6 +147,10 @@ def evaluate(
     from pipelines.evaluate.config import EvalConfig
     from pipelines.evaluate.runner import evaluate as run
 
+    if benchmark is None and config is None:
+        raise ConfigError(
+            "say what to ask, such as `sigma eval world:CORPUS --model MODEL --out DIR`, or give --config"
+        )
     given = typed(context, EvalConfig)
     if metrics is not None:
         given["metrics"] = listed([metrics])
@@ -169,7 +175,7 @@ def eval_summary(result: dict[str, Any]) -> str:
     from pipelines.evaluate.report.tables import figure, interval
 
     failed = result["failed"]
-    lines = [f"{result['name']} on {result['benchmark']}: {result['items']:,} items, {len(failed):,} failed"]
+    lines = [f"{result['name']} on {result['benchmark']}: {counted(result['items'], 'item')}, {len(failed):,} failed"]
     lines += [f"  failed: {item}: {reason}" for item, reason in list(failed.items())[:5]]
     if len(failed) > 5:
         lines.append(f"  and {len(failed) - 5:,} more, which --json lists")

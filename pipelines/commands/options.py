@@ -83,7 +83,8 @@ CorpusPath = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove the corpus that is there first.")]
 
 ModelPath = Annotated[
-    str | None, model_option("--model", "-m", help="A directory in the released layout, or a preset (tiny, tiny-base).")
+    str | None,
+    model_option("--model", "-m", help="A directory in the released layout, or tiny, tiny-base or omnigen2-tiny."),
 ]
 Base = Annotated[
     str | None, model_option(help="Directory of files that MODEL lacks, e.g. BAGEL's for SIGMA's weights alone.")

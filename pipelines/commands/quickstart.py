@@ -138,10 +138,13 @@ def _next() -> list[str]:
     """The same with real data. The paths are those that the configuration names."""
     shown = _shown("sigma-bagel-7b.yaml")
     return [
-        "With real data, the release in data/SIGMA-dataset and the model's files in models/BAGEL-7B-MoT:",
-        "  sigma build-dataset release:data/SIGMA-dataset --out data/corpus",
-        f"  sigma train {shown} --dry-run --ranks 4",
-        f"  sigma train {shown} --nproc 4",
+        "With real data:",
+        "  sigma download bagel",
+        "  sigma download sigma-dataset",
+        "  sigma build-dataset release:data/sigma-dataset --out data/corpus",
+        f"  sigma doctor {shown}",
+        f"  sigma train {shown} --dry-run --ranks 8",
+        f"  sigma train {shown} --nproc 8",
         "  sigma export runs/sigma-bagel-7b --out runs/model",
         "  sigma eval sigma:data/corpus --model runs/model --out runs/evaluation",
     ]

@@ -67,15 +67,17 @@ class Journal:
     def _read(self) -> None:
         try:
             kept = json.loads(self._path.read_text("utf-8"))
-            settings, self.stages = dict(kept["asked"]), dict(kept["stages"])
+            settings, self.stages = {"--recipe": "sigma", **kept["asked"]}, dict(kept["stages"])  # of before: no recipe
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise ConfigError(
                 f"{self._path}: cannot be read ({reason_of(error)}): choose another place with --out"
             ) from None
         differ = [
-            f"{name} ({settings.get(name)} there, {value} now)"
+            f"{name} (changed since then)"
+            if name.endswith(".yaml")
+            else f"{name} ({settings.get(name)} there, {value} now)"
             for name, value in self._settings.items()
-            if settings.get(name) != value
+            if settings.get(name) != value and not (name.endswith(".yaml") and name not in settings)
         ]
         refuse_other_settings(self._out, differ)
 

@@ -33,9 +33,6 @@ class SgtStages(Stages):
         """The model that training starts from."""
         return self._options.out / "start"
 
-    def settings(self) -> dict[str, Any]:
-        return {"--recipe": self.recipe, **super().settings()}
-
     def stages(self) -> list[Stage]:
         from pipelines.evaluate.report.report import REPORT
         from sigma_model.config import WEIGHT_FILES

@@ -105,6 +105,7 @@ class Stages:
         """All that decides what comes out, by the name that a user knows it by."""
         digest = hashlib.sha256(json.dumps(self._file, sort_keys=True).encode()).hexdigest()[:16]
         return {
+            "--recipe": self.recipe,
             "--samples": self._options.samples,
             "--steps": self._steps,
             "--limit": self._options.limit,

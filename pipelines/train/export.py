@@ -20,7 +20,7 @@ from torch import nn
 from pipelines.common.settings import load_settings
 from pipelines.common.weights_progress import size_of, weights_progress
 from pipelines.train.attribute_tokens import attribute_ids_in_order, choose_trainable
-from pipelines.train.checkpoint import CHECKPOINTS, Checkpointer
+from pipelines.train.checkpoint import CHECKPOINTS, Checkpointer, complete_step
 from pipelines.train.config import TrainConfig
 from pipelines.train.distributed.process_group import ProcessGroup
 from pipelines.train.lora import merge_lora, save_adapter
@@ -87,9 +87,7 @@ def export_run(
     if shard_bytes is not None and adapter:
         raise ConfigError("--max-shard-size belongs to a whole export: an adapter is one file")
     checkpointer = Checkpointer(run / CHECKPOINTS, ProcessGroup.single(), config.checkpoint)
-    chosen = checkpointer.latest() if step is None else step
-    if chosen is None:
-        raise ConfigError(f"{run / CHECKPOINTS}: holds no complete checkpoint")
+    chosen = complete_step(run, step)
     refuse_taken(out)
     wanted = _Wanted(
         config=config,

@@ -8,8 +8,10 @@ from __future__ import annotations
 import errno
 import io
 import json
+import logging
 import os
 import re
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,6 +59,11 @@ _PASSING_CODES = frozenset({
     "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests",
 })  # fmt: skip
 """Errors of a store that pass by themselves."""
+
+logger = logging.getLogger(__name__)
+
+_SILENT_SECONDS = 20.0
+_NO_ANSWER = "%s: no answer for %.0f s, still trying: check the network and the endpoint, or end this with Ctrl-C"
 
 _BAD_CONTENT = (ValueError, TypeError, ArithmeticError, MemoryError)
 """Errors that readers raise for corrupt content: the fault of the file, not of the storage."""
@@ -122,13 +129,21 @@ def is_absent(error: FileNotFoundError) -> bool:
 
 @contextmanager
 def reaching(uri: str) -> Iterator[None]:
-    """Turn every error of a storage client into a SourceError."""
+    """Turn every error of a storage client into a SourceError.
+
+    Says after a while that there is no answer yet: clients try several times, each for as long as they think right.
+    """
+    told = threading.Timer(_SILENT_SECONDS, logger.warning, (_NO_ANSWER, uri, _SILENT_SECONDS))
+    told.daemon = True
+    told.start()
     try:
         yield
     except SigmaError:
         raise
     except Exception as error:
         raise SourceError(f"{uri}: {reason(error, uri)}") from None
+    finally:
+        told.cancel()
 
 
 def every_file(fs: Any, root: str) -> dict[str, Any]:
@@ -197,6 +212,8 @@ def reason(error: BaseException, uri: str, *, doing: str = "read") -> str:
         return "there is no such bucket: check its name, and that the endpoint is the right one"
     if codes & _REFUSED_CODES:
         return f"its credentials are refused ({detail}): {log_in}"
+    if "400" in codes and log_in == _LOG_IN["s3"]:  # to a question for the header alone, S3's answer has no other code
+        return f"the store refuses the request ({detail}), as it does where credentials have expired: {log_in}"
     if codes & _DENIED_CODES or isinstance(error, PermissionError):
         may = "read" if doing == "read" else "write to"
         return f"may not be {doing} ({detail}): {log_in}, of an account that may {may} it"

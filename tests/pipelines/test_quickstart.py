@@ -239,6 +239,7 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path, monkeypatch: pytest.M
         ({"samples": 61}, r"--samples \(60 there, 61 now\)"),
         ({"steps": None}, r"--steps \(3 there, \d+ now\)"),
         ({"limit": 1}, r"--limit \(2 there, 1 now\)"),
+        ({"recipe": "sgt"}, r"other settings: --recipe \(sigma there, sgt now\); give"),
     ],
 )
 def test_other_options_in_the_same_folder_are_refused_by_name_and_change_nothing(

@@ -84,6 +84,7 @@ class Estimate:
         packs = ranks * config.accumulate / epoch.looked_at  # of those looked at, in a step
         flops, vae = epoch.flops * packs, epoch.vae_flops * packs
         whole = epoch.hardware_flops + epoch.vae_flops
+        modules = {**epoch.by_module, "VAE": epoch.vae_flops} if epoch.by_module else {}
         average = 4 * memory.trainable if config.ema is not None else 0
         return cls(
             parameters=parameters,
@@ -104,7 +105,7 @@ class Estimate:
                 for device in DEVICES
                 if (peak := peak_flops(device, torch.bfloat16)) is not None
             },
-            shares={module: count / whole for module, count in epoch.by_module.items()},
+            shares={module: count / whole for module, count in modules.items()},
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -126,7 +127,8 @@ class Estimate:
             ("steps", f"{self.steps:,}", f"of {self.tokens_per_step:,.0f} tokens on {counted(self.ranks, 'rank')}"),
             ("a step", _flop(self.flops), f"{_flop(self.hardware_flops)} with what is computed again"),
             ("  VAE", _flop(self.vae_flops), "besides"),
-            *((f"  {module}", f"{share:.1%}", "of it all") for module, share in self.shares.items() if share >= _SHOWN),
+            ("  all that is computed", _flop(self.hardware_flops + self.vae_flops), "of it" if self.shares else ""),
+            *((f"    {module}", f"{share:.1%}", "") for module, share in self.shares.items() if share >= _SHOWN),
             ("the run", _flop(self.steps * (self.flops + self.vae_flops)), ""),
         ]
         note = f"on {counted(self.ranks, 'device')} at {UTILISATION:.0%} of the peak"

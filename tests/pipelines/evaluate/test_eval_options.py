@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support import corpora, eval_runs, image_files
+from support.commands import sigma
 
 from pipelines.evaluate import runner
 from pipelines.evaluate.generate import results
@@ -224,3 +225,9 @@ def test_what_cannot_be_shown_beside_it_is_said_before_anything_is_made(
         assert eval_runs.sigma(*typed, option, value) == 2
         assert said in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_asked_for_nothing_it_says_what_may_be_asked() -> None:
+    told = sigma("eval")
+    assert (told.returncode, told.stderr.count("\n")) == (2, 1)
+    assert "sigma eval world:CORPUS --model MODEL --out DIR" in told.stderr

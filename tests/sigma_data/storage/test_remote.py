@@ -7,6 +7,7 @@ import http.server
 import pickle
 import re
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,9 +24,10 @@ from sigma_data.planning.index import open_index
 from sigma_data.sample import Sample
 from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.sources import open_source
+from sigma_data.storage import remote
 from sigma_data.storage.data_folder import data_folder
 from sigma_data.storage.paths import literal
-from sigma_data.storage.remote import LostError, reason
+from sigma_data.storage.remote import LostError, reaching, reason
 from sigma_model.config import preset_directory
 
 
@@ -62,6 +64,7 @@ ERRORS = [
     (translated(PermissionError("Forbidden"), client_error("403")), "may not be read.*account that may"),
     (translated(PermissionError("denied"), client_error("InvalidAccessKeyId")), "credentials are refused"),
     (client_error("ExpiredToken"), "credentials are refused"),
+    (translated(OSError(22, "Bad Request"), client_error("400", "Bad Request")), "credentials have expired: set AWS"),
     (client_error("SlowDown", "Please\nreduce your\trequest rate"), "cannot be read.*Please reduce your request rate"),
     (OSError(5, "Input/output error"), "Input/output error"),
     (raised("Odd", ""), "cannot be read.*Odd"),
@@ -130,6 +133,19 @@ def test_whatever_a_client_raises_is_one_sentence_with_its_place_and_what_to_do(
     told = reason(error, "s3://bkt/data")
     assert re.search(words, told), told
     assert "\n" not in told
+
+
+def test_a_place_that_does_not_answer_is_told_while_its_client_still_tries(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with reaching("s3://bkt/quick"):
+        pass
+    monkeypatch.setattr(remote, "_SILENT_SECONDS", 0.01)
+    with reaching("s3://bkt/slow"):
+        deadline = time.monotonic() + 30
+        while not caplog.messages and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert [message[:33] for message in caplog.messages] == ["s3://bkt/slow: no answer for 0 s,"]
 
 
 @pytest.mark.parametrize("error", [error for error, _ in ERRORS[:12]], ids=[type(e).__name__ for e, _ in ERRORS[:12]])

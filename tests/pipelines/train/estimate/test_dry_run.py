@@ -118,10 +118,13 @@ def test_it_tells_what_is_there_what_an_epoch_is_and_what_it_takes_and_writes_no
         "a new run",
         "2 GPUs",
         "memory of a rank",
+        "all that is computed",
         "experts' MLPs",
         "H100",
     ):
         assert words in text
+    assert sum(found.estimate.shares.values()) == pytest.approx(1.0)
+    assert {"VAE", "attention"} <= found.estimate.shares.keys()
     assert json.loads(json.dumps(found.as_dict()))["epoch"]["packs"] == found.epoch.packs
 
 
