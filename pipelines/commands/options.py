@@ -70,7 +70,7 @@ EngineOption = Annotated[
 ]
 Address = Annotated[
     str | None,
-    typer.Option(help="The Ray cluster: auto, or HOST:PORT (default: RAY_ADDRESS).", show_default=False),
+    typer.Option(help="The Ray cluster: auto, local, or HOST:PORT (default: RAY_ADDRESS).", show_default=False),
 ]
 TaskResources = Annotated[
     str | None,

@@ -35,13 +35,15 @@ _PATIENCE = 10.0
 """Seconds for a connection."""
 _TOKEN_FILE = Path("~/.ray/auth_token")
 """Where Ray keeps the token of clusters."""
+_TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"
+"""The logger on which Ray says that a cluster has a token."""
 
 
 class RayEngine:
     """Runs tasks on a Ray cluster, at most `workers` at a time; by default as many as it has CPUs.
 
     The cluster at `address` ("auto" or HOST:PORT; by default RAY_ADDRESS, then what `ray start` began on this machine),
-    or one that is started here, with a token of its own.
+    or one that is started here, with a token of its own: where none is found, and for "local".
     Every node needs this package, and the same paths: a shared file system, or object stores.
     """
 
@@ -61,14 +63,19 @@ class RayEngine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         if not ray.is_initialized():
             self._ours = True
-            _reach(self._address or os.environ.get("RAY_ADDRESS") or "")
-            _keep_token_here(self._address)
+            named = self._address
+            if named in (None, "auto"):  # then Ray takes RAY_ADDRESS, too
+                named = os.environ.get("RAY_ADDRESS") or named
+            found = _found(named)
+            _reach(found or named or "", found=found is not None)
+            if named in (None, "local") and found is None:
+                _keep_token_here()
             try:
                 ray.init(
                     address=self._address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False
                 )
             except Exception as error:  # a wrong address raises many kinds
-                where = self._address or os.environ.get("RAY_ADDRESS") or "of this machine"
+                where = found or named or "of this machine"
                 raise ConfigError(f"--engine ray: the cluster {where} {_refusal(error)}") from None
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         cpus = int(sum(node.get("CPU", 0) for node in nodes))
@@ -156,18 +163,37 @@ def _listed(resources: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {amount:,g}" for name, amount in resources.items())
 
 
-def _reach(address: str) -> None:
-    """Raises ConfigError where nothing listens at HOST:PORT: Ray itself would try again for many minutes."""
+def _found(named: str | None) -> str | None:
+    """The HOST:PORT that Ray finds by itself where none is named: of the last `ray start`, or of what runs here."""
+    if named not in (None, "auto"):
+        return None
+    try:  # private, as Ray has no public way to ask; where it is renamed, only the check of the address is lost
+        from ray._private import services
+
+        running = services.find_gcs_addresses() if named == "auto" else ()
+        return next(iter(running)) if len(running) == 1 else services.find_bootstrap_address(None) or None
+    except Exception:
+        return None
+
+
+def _reach(address: str, *, found: bool) -> None:
+    """Raises ConfigError where nothing listens at HOST:PORT: Ray itself would try again for many minutes.
+
+    `found`: the address is one that Ray has found by itself.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdecimal():
         return  # "auto", or what Ray says something of at once
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
     except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"--engine ray: nothing answers at {address} ({reason_of(error)}): look at the address, and whether "
-            "`ray start` has begun there"
-        ) from None
+        todo = "look at the address, and whether `ray start` has begun there"
+        if found:
+            todo = (
+                "Ray has this address from a `ray start` on this machine; run `ray stop` to forget it or `ray start "
+                "--head` to begin anew, or give --address local for a Ray of this command's own"
+            )
+        raise ConfigError(f"--engine ray: nothing answers at {address} ({reason_of(error)}): {todo}") from None
 
 
 _pool: ProcessPool | None = None
@@ -200,17 +226,21 @@ def _ray() -> ModuleType:
     return module
 
 
-def _keep_token_here(address: str | None) -> None:
+def _keep_token_here() -> None:
     """Give a cluster that Ray starts for this process a token in the environment.
 
     Ray would write one to `_TOKEN_FILE` instead, and every later `ray start` of the user would then ask for it, which
     neither `ray start --address` nor `ray.init(address=HOST:PORT)` sends by itself.
     """
-    told = any(
-        os.environ.get(name) for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-    )
-    if address in (None, "local") and not told and not _TOKEN_FILE.expanduser().exists():
+    told = any(os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if not told and not _TOKEN_FILE.expanduser().exists():
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        logging.getLogger(_TOKEN_LOGGER).addFilter(_is_other)
+
+
+def _is_other(record: logging.LogRecord) -> bool:
+    """Whether a line of Ray is not the one on how to opt out of a token, which is no choice of the user here."""
+    return not record.getMessage().startswith("Token authentication is enabled for this Ray cluster")
 
 
 def _refusal(error: BaseException) -> str:

@@ -8,6 +8,8 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,9 +157,25 @@ def test_what_was_begun_is_cancelled_when_the_driver_is_interrupted(cluster: Any
     assert found == ["b"], "the CPU is free again"
 
 
-def test_a_cluster_of_ones_own_leaves_no_token_and_one_that_asks_for_a_token_is_one_sentence(tmp_path: Path) -> None:
+def leave_address(folder: Path) -> str:
+    """As a `ray start` that was killed: a closed port in the file of the folder RAY_TMPDIR."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    (folder / "ray").mkdir()
+    (folder / "ray" / "ray_current_cluster").write_text(address)
+    return address
+
+
+def test_a_cluster_of_ones_own_leaves_no_token_and_one_that_asks_for_a_token_is_one_sentence(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    short = tempfile.TemporaryDirectory(
+        ignore_cleanup_errors=True
+    )  # Ray's sockets lie here: their paths have a limit of 107 bytes
+    request.addfinalizer(short.cleanup)
+    leave_address(Path(short.name))
     home = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    home |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    home |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "RAY_TMPDIR": short.name}
     script = """
 import sys
 from pipelines.common.ray_engine import RayEngine
@@ -171,7 +189,10 @@ except ConfigError as error:
     print(error, flush=True)
 """
     words = [sys.executable, "-c", script]
-    own = subprocess.Popen([*words, "local"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=home)
+    with (tmp_path / "stderr").open("w") as stderr:
+        own = subprocess.Popen(
+            [*words, "local"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=home
+        )
     assert own.stdin is not None
     assert own.stdout is not None
     address = own.stdout.readline().strip()
@@ -180,6 +201,7 @@ except ConfigError as error:
     own.stdout.close()
     assert own.wait() == 0
     assert not (tmp_path / ".ray").exists()
+    assert "Token authentication" not in (tmp_path / "stderr").read_text()
     assert re.fullmatch(
         r"--engine ray: the cluster \S+ asks for a token that was not sent: set RAY_AUTH_MODE=token, .*\n", other.stdout
     )
@@ -193,3 +215,20 @@ def test_an_address_without_ray_and_one_that_does_not_answer_are_one_sentence() 
     for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "127.0.0.1:99999999"):
         with pytest.raises(ConfigError, match="nothing answers at .*: look at the address"):
             open_engine("ray", 1, address=address).__enter__()
+
+
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_an_address_that_a_killed_ray_left_is_one_sentence_at_once(
+    address: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    # "auto" prefers what runs on this machine, as other tests' clusters do.
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", frozenset)
+    left = leave_address(tmp_path)
+    begun = time.monotonic()
+    with pytest.raises(
+        ConfigError, match=rf"nothing answers at {left} \(.*\): .*`ray stop` .* or give --address local"
+    ):
+        open_engine("ray", 1, address=address).__enter__()
+    assert time.monotonic() - begun < 5, "Ray itself tries for minutes"
