@@ -168,8 +168,7 @@ def _found(named: str | None) -> str | None:
     if named not in (None, "auto"):
         return None
     try:  # private, as Ray has no public way to ask; where it is renamed, only the check of the address is lost
-        from ray._private import services
-
+        services = _ray()._private.services
         running = services.find_gcs_addresses() if named == "auto" else ()
         return next(iter(running)) if len(running) == 1 else services.find_bootstrap_address(None) or None
     except Exception:
