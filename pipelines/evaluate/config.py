@@ -74,7 +74,7 @@ class EvalConfig(InferenceConfig):
         return EvalOptions(
             benchmark=self.benchmark, out=self.out, model=self.model, base=self.base, name=self.name,
             split=self.split, limit=self.limit, size=self.size, images=self.images_per_prompt,
-            metrics=self.metrics, models=self.metric_model, generation=generation,
+            metrics=self.metrics, models=self.metric_model, generation=generation, refuse_unused=True,
             nproc=self.nproc or (default_nproc() if self.device_map is None else 1), device=self.device,
             dtype=self.dtype, device_map=self.device_map, quantization=self.quantize, adapter=self.adapter,
             compare=self.compare,

@@ -59,6 +59,7 @@ class EvalOptions:
     `split` None is the benchmark's usual one; `size` (width, height) None is each item's own; `images` are made of each
     prompt. `metrics` None are the usual ones. `models` gives backbones of metrics
     a name or directory. `stage` None is all of them; those after the first take all about generation from `out`.
+    `refuse_unused`: a changed setting of `generation` that this kind of answer does not take is an error.
     """
 
     benchmark: str
@@ -73,6 +74,7 @@ class EvalOptions:
     metrics: tuple[str, ...] | None = None
     models: Mapping[str, str] = field(default_factory=dict)
     generation: Generation = field(default_factory=Generation)
+    refuse_unused: bool = False
     nproc: int = 1
     device: str = "auto"
     dtype: DType = DType.AUTO
@@ -150,7 +152,8 @@ def _evaluate(options: EvalOptions, store: ImageStore) -> dict[str, Any]:
     generates = options.stage in (None, Stage.GENERATE)
     if generates:
         generation = replace(options.generation, text=benchmark.answers == "text")
-        run_folder.refuse_unused(generation, benchmark.name)
+        if options.refuse_unused:
+            run_folder.refuse_unused(generation, benchmark.name)
         evaluation = _settle(spec, benchmark, generation, options, store)
     else:
         evaluation = Evaluation.open(options.out, store)
