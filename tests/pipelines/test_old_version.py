@@ -67,7 +67,7 @@ def test_a_finished_quickstart_of_an_older_recipe_is_refused_by_name_and_left_al
     out = tmp_path / "quickstart"
     shutil.copytree(OLD / "quickstart", out)
     before = (out / "quickstart.json").read_bytes()
-    with pytest.raises(ConfigError, match=r"quickstart\.yaml \(82a919502b48cc29 there, \w+ now\)"):
+    with pytest.raises(ConfigError, match=r"quickstart\.yaml \(changed since then\)"):
         quickstart(QuickstartOptions(out, samples=60, steps=4, limit=6))
     assert (out / "quickstart.json").read_bytes() == before
     assert [path.name for path in out.iterdir() if path.name != ".lock"] == ["quickstart.json"]

@@ -124,7 +124,7 @@ def test_only_configuration_and_tokenizer_of_a_model_are_read(corpus: Path, tmp_
         (["CORPUS", "mixture.shares={layout: 1}"], "'layout' has no samples"),
         (["CORPUS", "CORPUS"], "two corpora are called 'one'"),
         (["CORPUS", "--model", "nowhere"], "no such directory of a model"),
-        (["--config", "nowhere.yaml"], "cannot be read"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: no such file: give a YAML file"),
     ],
 )
 def test_a_mistake_ends_with_one_sentence_and_exit_code_two(words: list[str], message: str, corpus: Path) -> None:
