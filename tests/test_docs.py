@@ -33,9 +33,8 @@ OPTIONS_ELSEWHERE = {
     "--learning-rate",
     "--start",
     "--source",
-    "--local-dir",
 }
-"""Of other programs that the text names: tensorboard, tools, benchmarks, huggingface-cli."""
+"""Of other programs that the text names: tensorboard, tools, benchmarks."""
 
 LAYERS = ("sigma_data", "sigma_model", "pipelines")
 

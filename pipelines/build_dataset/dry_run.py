@@ -6,6 +6,7 @@ broken images, duplicates and benchmark images are known only to a build, so the
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -236,16 +237,22 @@ def dry_run(config: BuildConfig, *, workers: int, rate: float = MEGABYTES_PER_SE
 
 
 def absent(reader: Reader, spec: str) -> str | None:
-    """One line if the folder of a source is not there: what to download, and how large it is, if its map knows."""
+    """One line if the folder of a source is not there: how to fetch it, and how large it is, if its map knows."""
+    from pipelines.download.catalog import catalog
+
     folder = reader.folder()
     if folder is None or folder.exists():
         return None
     layout = getattr(reader, "map", None)
     if layout is None:  # listing its fragments says so
         return None
-    what = " or ".join(layout.hub) or layout.corpus
-    how = f"sigma sources {spec.partition(':')[0]} says how to lay it out"
-    return f"{spec}: {folder} is not there; download {what} ({layout.size}; {how})"
+    name = spec.partition(":")[0]
+    if any(entry.name == name for entry in catalog()):
+        how = f"`sigma download {name} --out {shlex.quote(str(folder))}` fetches it ({layout.size})"
+    else:
+        what = " or ".join(layout.hub) or layout.corpus
+        how = f"download {what} ({layout.size}; sigma sources {name} says how to lay it out)"
+    return f"{spec}: {folder} is not there; {how}"
 
 
 def survey_fragment(task: tuple[int, BuildConfig, str, Fragment]) -> tuple[Counts, Captions]:

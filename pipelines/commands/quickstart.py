@@ -124,13 +124,17 @@ def _next_sgt() -> list[str]:
     """The same with real data."""
     shown = _shown("sgt-bagel.yaml")
     return [
-        "With real data, SAM-SGT and LLaVA-OneVision in data and the model's files in models/BAGEL-7B-MoT:",
+        "With real data:",
+        "  sigma download bagel",
+        "  sigma download sam_sgt",
+        "  sigma download llava_onevision",
+        "  sigma download cv-bench",
         "  sigma build-dataset --config corpus-sgt data=data --out data/sgt",
         f"  sigma train {shown} --dry-run --ranks 8",
         f"  sigma train {shown} --nproc 8",
         "  sigma export runs/sgt-bagel --out runs/model",
         "  sigma eval segmentation:data/sgt --model runs/model --out runs/maps",
-        "  sigma eval cv-bench:data/CV-Bench --model runs/model --out runs/cv-bench",
+        "  sigma eval cv-bench:data/cv-bench --model runs/model --out runs/cv-bench",
     ]
 
 

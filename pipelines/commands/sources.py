@@ -85,7 +85,7 @@ def _wrapped(line: str) -> str:
     """A line in lines for a terminal of 80 columns, with its indentation; a command stays one that can be copied."""
     import textwrap
 
-    command = line.startswith("huggingface-cli ")
+    command = line.startswith("sigma ")
     indent = "    " if command else " " * (len(line) - len(line.lstrip()))
     parts = textwrap.wrap(line, 77, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
     return (" \\\n" if command else "\n").join(parts)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipelines.evaluate.metrics.weights import DEFAULTS
 from sigma_data.errors import ConfigError
@@ -24,7 +24,7 @@ class Entry:
     """Repositories under one name. `include`: globs of the files that are needed; none is all.
 
     `shape`: the preset, or "omnigen2", that a model has the shape of. `license`: as `sigma sources` has it, for a card
-    that says none.
+    that says none. `stored_as`: the kind of its repositories, where it is another than its own.
     """
 
     name: str
@@ -35,6 +35,12 @@ class Entry:
     exclude: tuple[str, ...] = ()
     shape: str | None = None
     license: str | None = None
+    stored_as: Kind | None = None
+
+    @property
+    def repo_kind(self) -> Kind:
+        """What kind of repository the hub has it in."""
+        return self.stored_as or self.kind
 
     @property
     def folder(self) -> Path:
@@ -149,18 +155,32 @@ def entry_of_folder(folder: Path) -> Entry | None:
     return next((one for one in _ENTRIES if one.kind == "model" and one.folder.name == folder.name), None)
 
 
+_PARTS: dict[str, dict[str, Any]] = {
+    # Lists of a model's repository; their images are gpt_image_edit's.
+    "gpt_image_edit_json": {"stored_as": "model", "include": ("training_json/*",)},
+    # What RelationAdapter's own script makes of relation252k_raw.
+    "relation252k": {"repos": ()},
+    # The other, by its name, has tasks that are held out for evaluation.
+    "relation252k_raw": {"repos": ("handsomeWilliam/Relation252K",)},
+    # 500,000 rows, and enough; the other has 4 million.
+    "ultraedit": {"repos": ("BleachNick/UltraEdit_500k",)},
+}
+"""Corpora that are not all that is in the repositories of their maps."""
+
+
 def _corpora() -> list[Entry]:
     from sigma_data.sources.base import field_maps
     from sigma_data.sources.field_map.load import load_shipped
 
-    maps = [(name, load_shipped(name)) for name in field_maps()]
-    return [
-        Entry(
+    entries = []
+    for name in field_maps():
+        found = load_shipped(name)
+        entry = Entry(
             name,
             "dataset",
             tuple(one for one in found.hub if _HUB_NAME.fullmatch(one)),
             found.corpus if found.size == "unknown" else f"{found.corpus}: {found.size}",
             license=None if found.license == "unknown" else found.license,
         )
-        for name, found in maps
-    ]
+        entries.append(replace(entry, **_PARTS.get(name, {})))
+    return entries

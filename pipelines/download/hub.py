@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pipelines.download.catalog import Kind
 from sigma_data.errors import ConfigError, SourceError
 
 _TIMEOUT_S = 30.0
+_NUMBER = re.compile(r"\[Errno -?\d+\] ")
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def hub_errors(name: str, endpoint: str, *, advice: Mapping[int, str] | None = N
     except Exception as error:
         if not _of_network(error):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = _NUMBER.sub("", (str(error).splitlines() or [type(error).__name__])[0])
         raise SourceError(
             f"{name}: {endpoint} cannot be reached ({reason}): check the network and HTTPS_PROXY, or set HF_ENDPOINT "
             "to a mirror; run the same command again to go on"

@@ -106,7 +106,11 @@ def plan_download(
     parts = []
     for name in entry.repos:
         repository = hub.repository(
-            name, entry.kind, revision=revision, include=include or entry.include, exclude=(*entry.exclude, *exclude)
+            name,
+            entry.repo_kind,
+            revision=revision,
+            include=include or entry.include,
+            exclude=(*entry.exclude, *exclude),
         )
         folder = out if len(entry.repos) == 1 else out / name.rpartition("/")[2]
         record = Record(folder)

@@ -23,6 +23,7 @@ from support.training_runs import lines, steps_saved
 
 from pipelines.commands.quickstart import quickstart_summary
 from pipelines.common.bundled_configs import CONFIGS
+from pipelines.download.catalog import find_entry
 from pipelines.quickstart.journal import JOURNAL
 from pipelines.quickstart.run import quickstart
 from pipelines.quickstart.stages import QuickstartOptions
@@ -283,4 +284,5 @@ def test_the_commands_for_real_data_name_the_paths_of_the_configuration(whole: t
     words = quickstart_summary(whole[1])
     assert f"--out {config['data']['corpora'][0]['path']}\n" in words
     assert f"sigma export {config['out']} " in words
-    assert config["model"]["path"] in words
+    assert "  sigma download bagel\n" in words and config["model"]["path"] == str(find_entry("bagel").folder)
+    assert f"release:{find_entry('sigma-dataset').folder} " in words

@@ -21,6 +21,7 @@ from support.training_runs import steps_saved
 
 from pipelines.commands.quickstart import quickstart_summary
 from pipelines.common.bundled_configs import CONFIGS
+from pipelines.download.catalog import find_entry
 from pipelines.quickstart.run import quickstart
 from pipelines.quickstart.stages import QuickstartOptions
 from sigma_data.errors import ConfigError
@@ -124,4 +125,6 @@ def test_the_commands_for_real_data_name_the_paths_of_the_configuration(whole: t
     config = yaml.safe_load((CONFIGS / "sgt-bagel.yaml").read_text())
     words = quickstart_summary(whole[1])
     assert f"--out {config['data']['corpora'][0]['path']}\n" in words
-    assert f"sigma export {config['out']} " in words and config["model"]["path"] in words
+    assert f"sigma export {config['out']} " in words
+    assert "  sigma download bagel\n" in words and config["model"]["path"] == str(find_entry("bagel").folder)
+    assert f"cv-bench:{find_entry('cv-bench').folder} " in words

@@ -155,8 +155,8 @@ class HubRows(RowFormat):
                 self._stream = stream.decode(False)
             except Exception as error:  # datasets raises whatever the network, the data set and its files make it raise
                 raise SourceError(
-                    f"hf:{self._path}: {_short(error)}; download it with huggingface-cli download {self._path} "
-                    "--repo-type dataset and read the folder"
+                    f"hf:{self._path}: {_short(error)}; fetch its files with `sigma download {self._path} "
+                    "--dataset` and read the folder"
                 ) from None
         return self._stream
 

@@ -19,6 +19,7 @@ from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.dry_run import dry_run
 from pipelines.build_dataset.run import build
 from pipelines.common.settings import load_settings
+from pipelines.download.catalog import find_entry
 from pipelines.validate.run import validate_corpus
 from sigma_data.corpus.corpus import Corpus, open_corpus
 from sigma_data.sample import FAMILY_RULES, Family
@@ -112,6 +113,10 @@ def test_a_recipe_loads_has_relative_paths_and_known_layouts(name: str) -> None:
     layouts = {source.partition(":")[0] for source in config.sources}
     assert layouts <= set(field_maps()) | {"release"}
     assert not [source for source in config.specs if source.partition(":")[2].startswith("/")]
+    for source in config.specs:
+        layout, _, where = source.partition(":")
+        if layout != "release":
+            assert Path(where.partition("?")[0]) == find_entry(layout).folder, "where `sigma download` puts it"
     text = (CONFIGS / f"{name}.yaml").read_text()
     assert text.startswith("# ")
     for family, shares in config.shares.items():

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
+from pipelines.download.catalog import catalog, find_entry
 from sigma_data.errors import ConfigError
 from sigma_data.sources.base import field_maps
 
@@ -37,8 +38,9 @@ def test_a_name_says_how_to_lay_out_the_files(name: str) -> None:
     assert f"{name}:DIR" in told
     assert "rows" in told
     assert json.loads(run(name, "--json"))["corpus"] in " ".join(told.split())
-    commands = [line for line in told.replace("\\\n", "").splitlines() if line.startswith("huggingface-cli")]
-    assert all(command.split()[1] == "download" and "--local-dir" in command for command in commands)
+    commands = [line.split() for line in told.replace("\\\n", "").splitlines() if line.startswith("sigma ")]
+    assert all(words[1:] == ["download", words[2], "--out", "DIR"] and find_entry(words[2]) for words in commands)
+    assert (commands[:1] == [["sigma", "download", name, "--out", "DIR"]]) == (name in {one.name for one in catalog()})
     wide = [line for line in told.splitlines() if len(line) > 79]
     assert all(len(line.split()) <= 2 for line in wide), wide  # a word is never cut, so that it can be copied
 

@@ -211,7 +211,7 @@ def test_terms_are_to_be_accepted_and_a_token_is_sent(
 
 def test_no_network_and_offline_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = FakeHub({}, endpoint="http://127.0.0.1:9")
-    with pytest.raises(SourceError, match="cannot be reached"):
+    with pytest.raises(SourceError, match=r"cannot be reached \([A-Z]\w+ refused\)"):
         plan(nobody, tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="HF_HUB_OFFLINE is set"):
@@ -233,6 +233,13 @@ def test_the_list_has_models_the_release_and_corpora_of_the_hub() -> None:
     assert names["bagel"].folder == Path("models/BAGEL-7B-MoT"), "where configs/sigma-bagel-7b.yaml looks"
     assert names["seed_edit"].repos == find_entry("seed_edit").repos
     assert len(names["seed_edit"].repos) == 3
+
+
+def test_of_a_corpus_beside_others_in_a_repository_only_its_own_files_are_fetched(hub: FakeHub, tmp_path: Path) -> None:
+    hub.repos["models/UCSC-VLAA/gpt-image-edit-training"] = {"training_json/a.json": b"[]", "weights.safetensors": b"w"}
+    planned = plan(hub, tmp_path, find_entry("gpt_image_edit_json"))
+    assert [file.path for part in planned.parts for file in part.missing] == ["training_json/a.json"]
+    assert find_entry("relation252k_raw").repos == ("handsomeWilliam/Relation252K",), "the other is held out"
 
 
 @pytest.mark.parametrize(

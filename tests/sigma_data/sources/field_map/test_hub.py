@@ -67,7 +67,7 @@ def test_a_hub_id_without_a_map_asks_for_one() -> None:
 
 
 def test_a_data_set_out_of_reach_says_how_to_get_it() -> None:
-    with pytest.raises(SourceError, match="huggingface-cli download TIGER-Lab/OmniEdit-Filtered-1.2M") as error:
+    with pytest.raises(SourceError, match="sigma download TIGER-Lab/OmniEdit-Filtered-1.2M --dataset") as error:
         open_source("hf:TIGER-Lab/OmniEdit-Filtered-1.2M").fragments()
     assert "\n" not in str(error.value)
 
