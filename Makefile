@@ -9,12 +9,12 @@ READY := $(VENV)/.ready
 COMPILE := uv pip compile pyproject.toml --python-version 3.11 $(addprefix --extra ,app dev eval inject quant ray s3 train) \
 	--annotation-style line --no-header --output-file constraints.txt
 
-.PHONY: help setup demo test test-fast lint format bench docs constraints clean
+.PHONY: help setup demo test test-slow lint format bench docs constraints clean
 
 help:
 	@echo "make demo         set up, then in some 4 minutes: corpus, training, evaluation before and after, report"
-	@echo "make test         set up, run every test"
-	@echo "make test-fast    the tests that are not marked slow"
+	@echo "make test         set up, run the tests that are not marked slow: some 5 minutes"
+	@echo "make test-slow    the tests that are: kills, several processes, whole trainings; with the others before a change lands"
 	@echo "make lint         ruff and mypy"
 	@echo "make bench        measure every target, most twice; the table goes to docs/performance.md (RELEASE=DIR: photographs)"
 	@echo "make docs         write docs/configuration.md from the settings' docstrings"
@@ -35,10 +35,10 @@ demo: $(READY)
 PYTEST = $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: $(READY)
-	$(PYTEST) --durations 30
-
-test-fast: $(READY)
 	$(PYTEST) -m "not slow"
+
+test-slow: $(READY)
+	$(PYTEST) -m slow --durations 30
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -16,6 +16,7 @@ from pipelines.browse.site import PAGE, Answer, NotFoundError, image_answer, num
 from sigma_data.corpus.corpus import REPORT, Corpus
 from sigma_data.instruction import parse
 from sigma_data.sample import Sample
+from sigma_data.text_format import counted
 from sigma_data.token_style import instruction_parts, printable
 
 _LONGEST_ON_CARD = 420
@@ -58,7 +59,7 @@ class CorpusSite:
         at = page_of(len(rows), query, "/")
         cards = [self._card(int(row)) for row in rows[at.first : at.first + PAGE]]
         sums = self._corpus.sums
-        title = f"{self._name}: {sums['written']:,} samples, {sums['quarantined']:,} in quarantine"
+        title = f"{self._name}: {counted(sums['written'], 'sample')}, {sums['quarantined']:,} in quarantine"
         return self._page(
             "samples.html.j2", title=title, filters=filters, choices=self._catalog.choices, at=at, cards=cards
         )
@@ -140,7 +141,7 @@ class CorpusSite:
             for row in found.slice(at.first, PAGE).iter_rows(named=True)
         ]  # fmt: skip
         choices = {name: [*table[name].drop_nulls().value_counts(sort=True).iter_rows()] for name in ("code", "source")}
-        title = f"{self._name}: {len(table):,} records that were not written"
+        title = f"{self._name}: {counted(len(table), 'record')} that were not written"
         return self._page(
             "quarantine.html.j2", title=title, at=at, rows=rows, choices=choices, code=code, source=source
         )
@@ -158,7 +159,7 @@ class CorpusSite:
             }
             for component, rows, pairs in self._catalog.pairs(at.first, _COMPONENTS)
         ]  # fmt: skip
-        title = f"{self._name}: {total:,} components of several samples"
+        title = f"{self._name}: {counted(total, 'component')} of several samples"
         return self._page("pairs.html.j2", title=title, at=at, groups=groups)
 
     def _row(self, number_: int) -> dict[str, Any]:

@@ -55,8 +55,10 @@ def open_site(place: Path) -> Site:
         return EvaluationSite(place)
     if not place.is_dir():
         raise ConfigError(no_folder(place))
+    page = place / "index.html"
+    hint = f"; open {page} in a browser" if page.is_file() else ""  # the sheet of `sigma generate --from`
     raise ConfigError(
-        f"{place}: is neither a corpus ({COMMIT}), a training run ({METRICS}) nor an evaluation ({RESULTS})"
+        f"{place}: is neither a corpus ({COMMIT}), a training run ({METRICS}) nor an evaluation ({RESULTS}){hint}"
     )
 
 

@@ -35,6 +35,7 @@ from sigma_data.sources import Fragment, Reader, has_options, open_source
 from sigma_data.storage.paths import is_uri, local_path
 from sigma_data.storage.remote import LostError
 from sigma_data.storage.store import StoreError
+from sigma_data.text_format import counted
 
 Located = tuple[str, Fragment]  # source string, fragment
 
@@ -89,7 +90,8 @@ def build(
         running = stack.enter_context(engine or ProcessPool(workers))
         located = _list(running, config.specs)  # before the folder is touched: a typo must not claim it
         if strict_files:  # what listing finds is said at once, not after hours of reading
-            _refuse_files([f"{f.location}: {f.rows or 1:,} rows, {f.refused}" for _, f in located if f.refused])
+            refused = [found for _, found in located if found.refused]
+            _refuse_files([f"{one.location}: {counted(one.rows or 1, 'row')}, {one.refused}" for one in refused])
         publication = None
         if store is not None:
             publication = stack.enter_context(Publication(store, config.digest(), overwrite=overwrite))

@@ -26,6 +26,7 @@ def fingerprints(
     `sigma build-dataset --exclude FILE` then leaves out every sample with one of them, exactly or nearly the same.
     """
     from pipelines.fingerprints.run import write_benchmark_fingerprints
+    from sigma_data.text_format import counted
 
     found = write_benchmark_fingerprints(paths, out, split=split)
     if as_json:
@@ -34,4 +35,4 @@ def fingerprints(
     broken = (
         f"; {found.unreadable:,} could not be read, the first: {found.first_unreadable}" if found.unreadable else ""
     )
-    print_result(f"{found.images:,} images, {found.different:,} different: {out}{broken}\n")
+    print_result(f"{counted(found.images, 'image')}, {found.different:,} different: {out}{broken}\n")

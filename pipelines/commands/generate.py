@@ -63,9 +63,7 @@ def generate(
     ] = None,
     source: Annotated[
         Path | None,
-        path_option(
-            "--from", help="Many prompts: JSON lines, the release's parquet, or a corpus (docs/generation.md)."
-        ),
+        path_option("--from", help="Many prompts: JSON lines or a folder of them, the release's parquet, or a corpus."),
     ] = None,
     example: Annotated[
         bool,

@@ -87,7 +87,7 @@ ModelPath = Annotated[
     model_option("--model", "-m", help="A directory in the released layout, or tiny, tiny-base or omnigen2-tiny."),
 ]
 Base = Annotated[
-    str | None, model_option(help="Directory of files that MODEL lacks, e.g. BAGEL's for SIGMA's weights alone.")
+    str | None, model_option(help="Directory of files that MODEL lacks, e.g. BAGEL's for fine-tuned weights alone.")
 ]
 ModelPlace = Annotated[
     str | None,

@@ -68,7 +68,8 @@ def plan_summary(result: Mapping[str, Any]) -> str:
         samples: Mapping[str, Mapping[str, int]] = epoch["samples"]
         total = sum(sum(counts.values()) for counts in samples.values())
         lines.append(
-            f"epoch {epoch['epoch']}: {total:,} samples in {epoch['packs']:,} packs of at most {result['budget']:,} "
+            f"epoch {epoch['epoch']}: {counted(total, 'sample')} in {counted(epoch['packs'], 'pack')} of at most "
+            f"{result['budget']:,} "
             f"tokens, {100 * epoch['fill']:.2f} % full"
         )
         lines.append(
@@ -79,7 +80,7 @@ def plan_summary(result: Mapping[str, Any]) -> str:
         lines += ["", *_table("tokens", epoch["tokens"], [kind.name.lower() for kind in Kind]), ""]
     left_out = result["left_out"]
     if left_out:
-        lines.append(f"{len(left_out):,} samples are in no pack:")
+        lines.append(f"{counted(len(left_out), 'sample')} in no pack:")
         lines += [f"  {one['corpus']} {one['sample']}: {one['reason']}" for one in left_out[:_LISTED]]
         if len(left_out) > _LISTED:
             lines.append(f"  and {len(left_out) - _LISTED:,} more (--json lists all)")

@@ -56,10 +56,11 @@ def validate(
 
 def validation_summary(result: Validation) -> str:
     """One line if all is well, else a table of what is not."""
-    from sigma_data.text_format import aligned
+    from sigma_data.text_format import aligned, counted
 
     depth = "every byte, image and rule" if result.deep else "index, sizes and commit; --deep checks the contents"
     if not result.problems:
-        return f"{result.path}: sound ({result.samples:,} samples in {result.shards:,} shards; {depth})\n"
+        held = f"{counted(result.samples, 'sample')} in {counted(result.shards, 'shard')}"
+        return f"{result.path}: sound ({held}; {depth})\n"
     problems = aligned([(problem.code, f"{problem.where}: {problem.message}") for problem in result.problems])
-    return f"{problems}\n\n{result.path}: {len(result.problems):,} problems ({depth})\n"
+    return f"{problems}\n\n{result.path}: {counted(len(result.problems), 'problem')} ({depth})\n"

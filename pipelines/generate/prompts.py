@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +27,24 @@ def read_prompts(
     """The items of a source, each with its index there, from `start` on, `limit` of them.
 
     `path` is a file of JSON lines ({"prompt": ..., "images": [...]}, also "id" and "size"; paths are relative to the
-    file), the release's parquet, or a corpus, whose `split` (test) is asked. `text`: what is asked for text there.
+    file) or a folder of such files, taken in the order of their names, the release's parquet, or a corpus, whose
+    `split` (test) is asked. `text`: what is asked for text there.
     A line that is wrong, or names an image that cannot be read, is an item with the reason in its `truth`. Raises
     ConfigError where the source is none of these.
     """
     if not path.exists():
         raise ConfigError(f"--from {path}: no such file or folder")
-    if path.suffix.lower() in LINES:
+    if path.suffix.lower() in LINES and not path.is_dir():
         items: Iterator[Item] = _lines(path)
     elif is_corpus(str(path)):
         items = _of_samples(corpus_samples(str(path), split or "test"), text=text)
     elif path.suffix.lower() == ".parquet" or (path.is_dir() and next(path.rglob("*.parquet"), None) is not None):
         samples = release_samples(str(path), asked_by=f"--from {path}", otherwise=_OTHERWISE)
         items = _of_samples(samples, text=text)
+    elif files := _files_of_lines(path):
+        items = chain.from_iterable(_lines(file, prefix=f"{file.stem}-") for file in files)
     else:
-        wrong = "is no corpus and holds no parquet: " if path.is_dir() else ""
+        wrong = "is no corpus and holds neither parquet nor JSON lines: " if path.is_dir() else ""
         raise ConfigError(f"--from {path}: {wrong}give JSON lines (.jsonl), the release's parquet, or a corpus")
     if split is not None and not is_corpus(str(path)):
         raise ConfigError(f"--from {path}: is not a corpus and has no splits: leave --split out")
@@ -54,25 +57,33 @@ def _of_samples(samples: Iterator[Sample], *, text: bool) -> Iterator[Item]:
         yield from (item for _, item in text_items_of(sample)) if text else items_of(sample)
 
 
-def _lines(path: Path) -> Iterator[Item]:
+def _files_of_lines(path: Path) -> list[Path]:
+    """The files of JSON lines of a folder."""
+    if not path.is_dir():
+        return []
+    return sorted(file for file in path.iterdir() if file.suffix.lower() in LINES and file.is_file())
+
+
+def _lines(path: Path, *, prefix: str = "") -> Iterator[Item]:
+    """The items of a file; those that have no id are called after their lines, with `prefix`."""
     try:
         with path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield _item(path, number, line)
+                    yield _item(path, number, line, f"{prefix}{number}")
     except OSError as error:
         raise ConfigError(f"--from {path}: cannot be read ({error.strerror or error})") from None
 
 
-def _item(path: Path, number: int, line: bytes) -> Item:
+def _item(path: Path, number: int, line: bytes, name: str) -> Item:
     """A line as an item; what is wrong with it, or with its images, is in `truth`, and fails that item alone."""
     try:
-        return _right_item(path, number, line)
+        return _right_item(path, number, line, name)
     except ConfigError as error:
-        return Item(str(number), "", "", truth={UNREADABLE: str(error)})
+        return Item(name, "", "", truth={UNREADABLE: str(error)})
 
 
-def _right_item(path: Path, number: int, line: bytes) -> Item:
+def _right_item(path: Path, number: int, line: bytes, name: str) -> Item:
     """The same. Raises ConfigError for a line that is wrong."""
     where = f"{path}, line {number}"
     try:
@@ -86,7 +97,7 @@ def _right_item(path: Path, number: int, line: bytes) -> Item:
     if unknown := sorted(row.keys() - _KEYS):
         raise ConfigError(f"{where}: unknown key {unknown[0]!r}; there are {', '.join(sorted(_KEYS))}")
     names = row.get("images") or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, list) or not all(isinstance(image, str) for image in names):
         raise ConfigError(f"{where}: images are a list of paths")
     try:
         size = parse_size(row["size"]) if row.get("size") is not None else None
@@ -94,13 +105,13 @@ def _right_item(path: Path, number: int, line: bytes) -> Item:
         raise ConfigError(f"{where}: size: {error}") from None
     references: list[bytes] = []
     truth: dict[str, Any] = {"files": names}
-    for name in names:
+    for image in names:
         try:
-            references.append((path.parent / Path(name).expanduser()).read_bytes())
+            references.append((path.parent / Path(image).expanduser()).read_bytes())
         except OSError as fault:
             references.append(b"")
-            truth.setdefault(UNREADABLE, f"{name}: cannot be read ({fault.strerror}): mend its path in {where}")
-    return Item(str(row.get("id", number)), "", row["prompt"], tuple(references), size=size, truth=truth)
+            truth.setdefault(UNREADABLE, f"{image}: cannot be read ({fault.strerror}): mend its path in {where}")
+    return Item(str(row.get("id", name)), "", row["prompt"], tuple(references), size=size, truth=truth)
 
 
 def _is_unicode(row: Any) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pipelines.inject.ask import AskReport, Estimate
 from pipelines.inject.config import InjectionSettings
 from pipelines.inject.run import InjectResult
+from sigma_data.text_format import counted
 
 
 def shown(result: InjectResult) -> str:
     """The result in a few lines."""
-    lines = [f"{result.captions:,} captions"]
+    lines = [counted(result.captions, "caption")]
     lines += [f"  {name:<18} {count:>8,}" for name, count in sorted(result.outcomes.items())]
     if result.codes:
         lines.append("reasons: " + ", ".join(f"{code} {count:,}" for code, count in result.codes.most_common()))
@@ -27,7 +28,7 @@ def asked_lines(asked: AskReport) -> list[str]:
     tokens = asked.prompt_tokens + asked.reply_tokens
     each = tokens / max(asked.captions, 1)
     answered = ", ".join(f"{name} {count:,}" for name, count in asked.answered.most_common()) or "none"
-    lines = [f"model: {asked.captions:,} captions: {answered}"]
+    lines = [f"model: {counted(asked.captions, 'caption')}: {answered}"]
     lines.append(f"  {asked.requests:,} requests, {tokens:,} tokens ({each:,.0f} a caption), cost {asked.cost:,.2f}")
     if asked.codes:
         codes = ", ".join(f"{code} {count:,}" for code, count in asked.codes.most_common())
@@ -40,10 +41,10 @@ def asked_lines(asked: AskReport) -> list[str]:
 def estimate_lines(found: Estimate, settings: InjectionSettings) -> str:
     """An estimate in a few lines."""
     if settings.by != "model":
-        return f"{found.captions:,} captions; the rules ask nobody\n"
+        return f"{counted(found.captions, 'caption')}; the rules ask nobody\n"
     share = 100 * found.cached / max(found.captions, 1)
     lines = [
-        f"{found.captions:,} captions to ask, {found.cached:,} ({share:.0f} %) of them cached",
+        f"{counted(found.captions, 'caption')} to ask, {found.cached:,} ({share:.0f} %) of them cached",
         f"about {found.prompt_tokens:,} tokens of prompts, {found.reply_tokens:,} of replies, cost {found.cost:,.2f}",
         "nothing was asked",
     ]

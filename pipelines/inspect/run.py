@@ -17,6 +17,7 @@ from sigma_data.images.decode import PILLOW_MAX_PIXELS, ImageFault, probe
 from sigma_data.images.image_info import ImageInfo
 from sigma_data.sample import FAMILY_RULES, Family, Sample
 from sigma_data.storage.files import disk_error, with_temporary
+from sigma_data.text_format import counted
 
 _ROW_DIGITS = 7
 """A longer run of digits is the start of an id."""
@@ -63,7 +64,8 @@ class CorpusView:
         console = Console()
         console.print(table)
         console.print(
-            f"\n{sums['written']:,} samples in {len(self.corpus.shards):,} shards, {sums['components']:,} components; "
+            f"\n{counted(sums['written'], 'sample')} in {counted(len(self.corpus.shards), 'shard')}, "
+            f"{counted(sums['components'], 'component')}; "
             f"{sums['read']:,} read{made} = {sums['written']:,} written + {sums['filtered']:,} filtered + "
             f"{sums['quarantined']:,} quarantined + {sums['duplicates']:,} duplicates",
             highlight=False,

@@ -34,7 +34,7 @@ class ModelSettings(StrictModel):
     from_weights: Literal["auto", "ema", "raw"] = "auto"
     """Of `from_run`: the averaged weights, or those of the step; auto is the average, if that run keeps one."""
     base: ModelPath | None = None
-    """Where to find files that `path` lacks, as SIGMA's weights alone do."""
+    """Where to find files that `path` lacks, as fine-tuned weights alone do."""
     adapter: LocalPath | None = None
     """A LoRA adapter in peft's files, merged into `path` before a run: the sum is written to OUT/start and may be
     removed afterwards, as with `from_run`. With `lora` a new adapter is trained on top."""

@@ -1,4 +1,4 @@
-"""Images as the model takes them: bytes -> resized pixels -> patches. Pillow decodes, torch resizes.
+"""Images as the model takes them: bytes -> resized pixels -> patches. Pillow or simplejpeg decodes, torch resizes.
 
 One decode serves every size that a sample needs of an image; a JPEG far larger than the largest size is decoded at a
 fraction of its own.
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sigma_data.images import jpeg
 from sigma_data.images.decode import (
     DEFAULT_MAX_PIXELS,
     ImageFault,
@@ -107,10 +108,13 @@ def _decode_at(
         with quiet():
             turn = orientation_of(image)
             aside = turn >= 5  # stored rotated by 90 degrees
-            sizes = [_turned(size, aside) for size in choose(_turned(image.size, aside))]
-            covered = image.size if mask else _draft(image, sizes)  # a scaled decode blends colours
-            image.load()
-            pixels = np.array(to_rgb(image))
+            full = image.size
+            sizes = [_turned(size, aside) for size in choose(_turned(full, aside))]
+            covered = full if mask else _draft(image, sizes)  # a scaled decode blends colours
+            pixels = jpeg.decoded(image, data) if image.size == full and data is not None else None
+            if pixels is None:
+                image.load()
+                pixels = np.array(to_rgb(image))
     except ImageFault:
         raise
     except Exception as error:  # Pillow's readers raise whatever broken bytes make them raise

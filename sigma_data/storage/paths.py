@@ -12,6 +12,8 @@ from pathlib import Path
 from sigma_data.errors import ConfigError
 
 _URI = re.compile(r"([a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_ALMOST = re.compile(r"(s3a?|gc?s|hf|abfss?|az|adl|https?):/(?!/)", re.IGNORECASE)
+"""A store with a slash too few, which would be a folder of that name."""
 
 
 def is_uri(text: str) -> bool:
@@ -20,7 +22,13 @@ def is_uri(text: str) -> bool:
 
 
 def home(text: str) -> str:
-    """The path with a leading `~` or `~user` expanded. Raises ConfigError if there is no such home folder."""
+    """The path with a leading `~` or `~user` expanded.
+
+    Raises ConfigError if there is no such home folder, and where a URI lacks a slash.
+    """
+    if almost := _ALMOST.match(text):
+        rest = text[almost.end() :]
+        raise ConfigError(f"{text}: write {almost[1].lower()}://{rest}; if it is a folder here, write ./{text}")
     if not text.startswith("~"):
         return text
     found = os.path.expanduser(text)  # noqa: PTH111 - pathlib drops what makes a path a URI
@@ -33,8 +41,8 @@ def home(text: str) -> str:
 def local_path(text: str | Path) -> Path:
     """A path of this machine, as typed. Raises ConfigError for a URI."""
     path = Path(home(_local(str(text))))
-    # Path drops the ./ in front of a name that begins with ~, which would be expanded later.
-    return Path.cwd() / path if str(path).startswith("~") else path
+    # Path drops the ./ in front of a name that begins with ~ or is almost a URI, which would be told of later.
+    return Path.cwd() / path if str(path).startswith("~") or _ALMOST.match(str(path)) else path
 
 
 def model_path(text: str) -> str:

@@ -6,7 +6,9 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import corpora
@@ -141,6 +143,17 @@ def test_a_tilde_is_home_only_in_front_and_no_folder_is_named_after_it(home: Pat
     assert (model_path("tiny"), model_path("~/m")) == ("tiny", f"{home}/m")
     with pytest.raises(ConfigError, match=r"~nobody-here has no home folder here; if it is a name, write \./~nobody"):
         local_path("~nobody-here/x")
+
+
+@pytest.mark.parametrize("read", [local_path, model_path, path_or_uri])
+def test_a_store_with_a_slash_too_few_is_no_folder_of_that_name(home: Path, read: Callable[[str], Any]) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^S3:/bucket/x: write s3://bucket/x; if it is a folder here, write \./S3:/b"
+    ):
+        read("S3:/bucket/x")
+    assert Path(read("./s3:/bucket")).absolute() == Path.cwd() / "s3:" / "bucket"
+    assert local_path(local_path("./s3:/bucket")) == Path.cwd() / "s3:" / "bucket"
+    assert Path(read("a:/b")) == Path("a:/b"), "colons belong to the name"
 
 
 def test_environment_variables_are_not_expanded(home: Path) -> None:

@@ -300,7 +300,10 @@ def test_a_place_is_told_by_its_files(run: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         found.answer(["results.json"], {})
     (folder / "report.html").unlink()
-    with pytest.raises(SigmaError, match="is neither a corpus"):
+    with pytest.raises(SigmaError, match=r"is neither a corpus .*\(results.json\)$"):
+        open_site(folder)
+    (folder / "index.html").write_text("a sheet of generate --from")
+    with pytest.raises(SigmaError, match="; open .*index.html in a browser$"):
         open_site(folder)
     ended = sigma("browse", tmp_path / "none")
     assert ended.returncode == 2 and ended.stderr == f"sigma: {tmp_path / 'none'}: no such folder\n"

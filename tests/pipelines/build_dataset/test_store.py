@@ -290,6 +290,12 @@ def test_a_missing_bucket_is_one_sentence(s3: Any, release: Path) -> None:
     assert "is kept" not in str(caught.value), "nothing was done yet"
 
 
+def test_a_server_that_only_hands_out_files_is_refused_before_anything_is_done(release: Path, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"^https://127.0.0.1:9/corpus: can be read and not written to") as caught:
+        build_there(release, "https://127.0.0.1:9/corpus")
+    assert "is kept" not in str(caught.value)
+
+
 def test_of_two_builds_one_holds_the_place_and_a_dead_one_is_followed(s3: Any, release: Path) -> None:
     store = Store(URI)
     assert store.create(".sigma/lock", b'{"host": "elsewhere", "pid": 7, "time": 9e9}')

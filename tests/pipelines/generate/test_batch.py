@@ -216,13 +216,13 @@ def test_a_line_that_is_no_json_is_listed_with_its_number_and_the_rest_is_made(s
     ("name", "changes", "said"),
     [
         ("none.jsonl", {}, "no such file"),
-        ("folder.jsonl", {}, "cannot be read"),
+        ("folder.jsonl", {}, "holds neither parquet nor JSON lines"),
         ("red.png", {}, "give JSON lines"),
         ("prompts.jsonl", {"split": "test"}, "has no splits"),
         ("prompts.jsonl", {"start": 9}, "has no prompt there: look at --start"),
         ("prompts.jsonl", {"out": "red.png"}, "--out .*red.png: is a file: choose a folder"),
         ("empty.jsonl", {}, "holds no prompt$"),
-        ("empty", {}, "is no corpus and holds no parquet: give JSON lines"),
+        ("empty", {}, "is no corpus and holds neither parquet nor JSON lines: give JSON lines"),
         (
             "a.parquet",
             {},
@@ -242,6 +242,16 @@ def test_a_source_that_cannot_be_asked(source: Path, name: str, changes: dict[st
     with pytest.raises(ConfigError, match=said):
         run_batch(config(folder / name, out, **changes))
     assert not (folder / "out").exists()
+
+
+def test_of_a_folder_all_files_of_lines_are_asked_in_the_order_of_their_names(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text('{"prompt": "three"}\n')
+    (tmp_path / "a.ndjson").write_text('{"prompt": "one"}\n\n{"prompt": "two", "id": "mine", "images": ["no.png"]}\n')
+    (tmp_path / "notes.txt").write_text("x")
+    items = [item for _, item in read_prompts(tmp_path, text=False)]
+    assert [(item.id, item.instruction) for item in items] == [("a-1", "one"), ("mine", "two"), ("b-1", "three")]
+    assert "no.png: cannot be read" in items[1].truth[UNREADABLE] and "a.ndjson, line 3" in items[1].truth[UNREADABLE]
+    assert [index for index, _ in read_prompts(tmp_path, text=False, start=1, limit=1)] == [1]
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(source: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pipelines.commands.plan import plan_summary
 from pipelines.plan.config import plan_config
 from pipelines.plan.run import run_plan
 from sigma_data.errors import ConfigError
+from sigma_data.text_format import counted
 
 
 def planned(*words: str, ranks: int = 1, epochs: int = 1, **given: Any) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def test_samples_that_are_too_long_are_listed_with_their_reason(corpus: Path) ->
     assert len(left_out) > 20
     assert all("60 are the most" in one["reason"] and one["tokens"] > 60 for one in left_out)
     text = plan_summary(result)
-    assert f"{len(left_out):,} samples are in no pack:" in text
+    assert f"{counted(len(left_out), 'sample')} in no pack:" in text
     assert text.count("are the most") == 20
     assert left_out[19]["sample"] in text
     assert f"and {len(left_out) - 20:,} more (--json lists all)" in text

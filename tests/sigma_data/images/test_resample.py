@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file
 from support.image_files import encoded, image_bytes, smooth
 from support.places import TESTS
 
+from sigma_data.images import jpeg
 from sigma_data.images.decode import ImageFault, load, to_rgb
 from sigma_data.images.resample import patchify, resized, resized_all
 from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE, ResizeRule
@@ -156,10 +158,17 @@ def test_any_size_may_be_asked_for_even_one_of_another_shape(width: int, height:
 def test_several_sizes_come_from_one_decode(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(photograph(500, 375), kind)
     sizes = [(128, 96), (140, 98), (128, 96)]
-    decoded = []
-    monkeypatch.setattr("sigma_data.images.resample.to_rgb", lambda image: decoded.append(1) or to_rgb(image))
+    decodes = []
+
+    def fast(image: Image.Image, data: bytes) -> np.ndarray | None:
+        pixels = jpeg.decoded(image, data)
+        decodes.extend([1] * (pixels is not None))
+        return pixels
+
+    monkeypatch.setattr("sigma_data.images.resample.to_rgb", lambda image: decodes.append(1) or to_rgb(image))
+    monkeypatch.setattr("sigma_data.images.resample.jpeg", SimpleNamespace(decoded=fast))
     results = resized_all(data, sizes)
-    assert len(decoded) == 1
+    assert len(decodes) == 1
     assert [result.shape for result in results] == [(96, 128, 3), (98, 140, 3), (96, 128, 3)]
     assert np.array_equal(results[0], results[2])
     for size, result in zip(sizes, results, strict=True):
