@@ -7,12 +7,16 @@ the pixels are the same; with a build of Pillow of which that is not so, the mod
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+_SCAN, _END = b"\xff\xda", b"\xff\xd9"
+"""The markers at which a scan begins and the image ends."""
 
 
 def decoded(image: Image.Image, data: bytes) -> npt.NDArray[np.uint8] | None:
@@ -32,7 +36,7 @@ def _pixels(reader: Any, data: bytes, size: tuple[int, int]) -> npt.NDArray[np.u
         if (width, height) != size:  # Pillow checked its own header against the limit of pixels
             return None
         found: npt.NDArray[np.uint8] = reader.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
-    except (ValueError, MemoryError):  # faults and warnings alike: Pillow judges them
+    except Exception:  # ValueError for faults and warnings, KeyError for a subsampling without a name: Pillow judges
         return None
     return found
 
@@ -42,15 +46,27 @@ def _reader() -> Any:
     """The module, if it is there and gives Pillow's pixels; tried once a process."""
     try:
         import simplejpeg
-    except ImportError:
+    except Exception:  # not there, or built for another NumPy, which is a ValueError
         return None
-    return simplejpeg if all(_agrees(simplejpeg, sampling) for sampling in (0, 1, 2)) else None
+    return simplejpeg if all(_agrees(simplejpeg, trial) for trial in _trials()) else None
 
 
-def _agrees(reader: Any, subsampling: int) -> bool:
-    """Whether a small picture of noise, of odd sides, is the same read by both."""
-    noise = np.random.default_rng(0).integers(0, 256, (37, 51, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noise).save(buffer, "JPEG", quality=90, subsampling=subsampling)
-    found = _pixels(reader, buffer.getvalue(), (51, 37))
-    return found is not None and np.array_equal(found, np.array(Image.open(buffer)))
+def _agrees(reader: Any, data: bytes) -> bool:
+    """Whether both read the same pixels."""
+    image = Image.open(io.BytesIO(data), formats=("JPEG",))
+    found = _pixels(reader, data, image.size)
+    return found is not None and np.array_equal(found, np.array(image))
+
+
+def _trials() -> Iterator[bytes]:
+    """Small JPEGs of noise, of odd sides: those that releases of libjpeg-turbo, and other libraries, read differently.
+
+    Of the first scan of a progressive one, 2.1 and 3.0 make other pixels.
+    """
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 51, 3), np.uint8))
+    for subsampling in (0, 1, 2):
+        for progressive in (False, True):
+            buffer = io.BytesIO()
+            noise.save(buffer, "JPEG", quality=90, subsampling=subsampling, progressive=progressive)
+            data = buffer.getvalue()
+            yield data[: data.index(_SCAN, data.index(_SCAN) + 2)] + _END if progressive else data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -71,6 +72,15 @@ def test_of_every_subsampling_the_pixels_are_pillow_s(subsampling: str, sides: t
     assert np.array_equal(found, np.array(Image.open(io.BytesIO(data))))
 
 
+def test_a_subsampling_that_it_has_no_name_for_is_left_to_pillow() -> None:
+    data = simplejpeg.encode_jpeg(np.asarray(picture(32, 8)), quality=92, colorsubsampling="411")
+    frame = data.index(b"\xff\xc0")
+    # Four blocks of luminance beside each other, told to lie one upon the other.
+    data = data[: frame + 5] + b"\0\x20\0\x08\x03\x01\x14" + data[frame + 12 :]
+    assert read(data) is None
+    assert np.array_equal(resized_all(data, [(8, 32)])[0], np.array(Image.open(io.BytesIO(data))))
+
+
 def test_one_that_holds_rgb_and_no_luminance_too() -> None:
     data = encoded(picture(33, 21), keep_rgb=True, quality=90)
     found = read(data)
@@ -112,15 +122,36 @@ def test_without_the_package_the_sizes_are_the_same_to_the_bit(monkeypatch: pyte
     assert all(np.array_equal(one, two) for one, two in zip(with_it, without, strict=True))
 
 
-def test_a_library_that_reads_other_pixels_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    def coarser(data: bytes, *words: Any, **_options: Any) -> np.ndarray:
-        found: np.ndarray = simplejpeg.decode_jpeg(data, *words, fastdct=True, fastupsample=True) ^ 1
-        return found
+def _coarser(data: bytes, *words: Any, **_options: Any) -> np.ndarray:
+    found: np.ndarray = simplejpeg.decode_jpeg(data, *words, fastdct=True, fastupsample=True) ^ 1
+    return found
 
-    other = SimpleNamespace(decode_jpeg_header=simplejpeg.decode_jpeg_header, decode_jpeg=coarser)
+
+def _smoother(data: bytes, *words: Any, **options: Any) -> np.ndarray:
+    """As libjpeg-turbo 2.1 and 3.0 differ in what they guess of a progressive image that has not all its scans."""
+    found: np.ndarray = simplejpeg.decode_jpeg(data, *words, **options)
+    return found ^ 1 if b"\xff\xc2" in data else found
+
+
+def _with_fewer_options(data: bytes, colorspace: str) -> np.ndarray:
+    found: np.ndarray = simplejpeg.decode_jpeg(data, colorspace)
+    return found
+
+
+@pytest.mark.parametrize("decode", [_coarser, _smoother, _with_fewer_options])
+def test_a_library_that_reads_other_pixels_is_not_used(decode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = SimpleNamespace(decode_jpeg_header=simplejpeg.decode_jpeg_header, decode_jpeg=decode)
     monkeypatch.setitem(sys.modules, "simplejpeg", other)
     assert jpeg._reader() is None
     assert read(encoded(picture(16, 16))) is None
+
+
+def test_one_that_cannot_be_imported_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "simplejpeg.py").write_text("raise ValueError('numpy.dtype size changed')")
+    monkeypatch.delitem(sys.modules, "simplejpeg")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert jpeg._reader() is None
+    assert resized_all(encoded(picture(16, 16)), [(8, 8)])[0].shape == (8, 8, 3)
 
 
 def _turned(orientation: int) -> bytes:
