@@ -22,7 +22,7 @@ from sigma_data.sources import names, open_source
 from sigma_data.sources.parquet import Refused, group_rows, open_parquet, stream_rows
 from sigma_data.storage.data_folder import data_folder
 from sigma_data.storage.files import disk_error
-from sigma_data.storage.paths import home
+from sigma_data.storage.paths import home, is_uri
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _TARS = (".tar", ".tar.gz", ".tgz")
@@ -51,13 +51,14 @@ def write_benchmark_fingerprints(paths: Sequence[str], out: Path, *, split: str 
     broken: list[str] = []
     for path in paths:
         before = len(prints)
-        if data_folder(path).exists(COMMIT):
+        source = _is_source(path)
+        if not source and data_folder(path).exists(COMMIT):
             prints += _of_corpus(path, split)
         elif split is not None:
             raise ConfigError(f"{path}: is not a corpus and has no splits: leave --split out")
         else:
             with ProgressBar("read", None, "images") as progress:
-                for name, data in _images(path):
+                for name, data in _of_source(path) if source else _images(path):
                     try:
                         info = probe(data)
                     except ImageFault as fault:
@@ -91,11 +92,12 @@ def _of_corpus(path: str, split: str | None) -> list[Fingerprint]:
     ]
 
 
+def _is_source(path: str) -> bool:
+    """Whether this is the string of a source: hf:/a/folder is one, hf://datasets/a/b a place in a store."""
+    return path.partition(":")[0] in names() and not is_uri(path) and not Path(path).exists()
+
+
 def _images(path: str) -> Iterator[Named]:
-    layout = path.partition(":")[0]
-    if layout in names() and not Path(path).exists():
-        yield from _of_source(path)
-        return
     folder = data_folder(path)
     if folder.local is not None and not folder.local.exists():
         raise ConfigError(f"{path}: no such file or folder")

@@ -12,7 +12,7 @@ from pathlib import Path
 from sigma_data.errors import ConfigError
 
 _URI = re.compile(r"([a-z][a-z0-9+.-]*::)*[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-_ALMOST = re.compile(r"(s3a?|gc?s|hf|abfss?|az|adl|https?):/(?!/)", re.IGNORECASE)
+_ALMOST = re.compile(r"((?:[a-z][a-z0-9+.-]*::)*(?:s3a?|gc?s|hf|abfss?|az|adl|hdfs|https?)):/(?!/)", re.IGNORECASE)
 """A store with a slash too few, which would be a folder of that name."""
 
 

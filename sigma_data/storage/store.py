@@ -37,7 +37,7 @@ class Store:
 
     def __init__(self, uri: str, *, pause: float = _PAUSE) -> None:
         self.uri = uri.rstrip("/")
-        if self.uri.lower().startswith(("http://", "https://")):
+        if self.uri.lower().rpartition("::")[2].startswith(("http://", "https://")):
             raise StoreError(f"{uri}: can be read and not written to: write here, or to s3:// or gs://")
         self._fs, self._root = connect(self.uri)
         self._pause = pause

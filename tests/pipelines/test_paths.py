@@ -151,6 +151,8 @@ def test_a_store_with_a_slash_too_few_is_no_folder_of_that_name(home: Path, read
         ConfigError, match=r"^S3:/bucket/x: write s3://bucket/x; if it is a folder here, write \./S3:/b"
     ):
         read("S3:/bucket/x")
+    with pytest.raises(ConfigError, match="write simplecache::gs://bucket;"):
+        read("simplecache::gs:/bucket")
     assert Path(read("./s3:/bucket")).absolute() == Path.cwd() / "s3:" / "bucket"
     assert local_path(local_path("./s3:/bucket")) == Path.cwd() / "s3:" / "bucket"
     assert Path(read("a:/b")) == Path("a:/b"), "colons belong to the name"

@@ -291,9 +291,10 @@ def test_a_missing_bucket_is_one_sentence(s3: Any, release: Path) -> None:
 
 
 def test_a_server_that_only_hands_out_files_is_refused_before_anything_is_done(release: Path, tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match=r"^https://127.0.0.1:9/corpus: can be read and not written to") as caught:
-        build_there(release, "https://127.0.0.1:9/corpus")
-    assert "is kept" not in str(caught.value)
+    for place in ("https://127.0.0.1:9/corpus", "simplecache::HTTP://127.0.0.1:9/corpus"):
+        with pytest.raises(BuildError, match=f"^{place}: can be read and not written to") as caught:
+            build_there(release, place)
+        assert "is kept" not in str(caught.value)
 
 
 def test_of_two_builds_one_holds_the_place_and_a_dead_one_is_followed(s3: Any, release: Path) -> None:

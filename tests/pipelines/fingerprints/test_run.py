@@ -71,6 +71,14 @@ def test_the_fingerprints_of_a_corpus_are_those_of_its_manifest(tmp_path: Path) 
         write_benchmark_fingerprints([str(corpus.path)], tmp_path / "x.txt", split="val")
 
 
+def test_a_folder_read_as_a_data_set_is_a_source_and_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConfigError, match=r"source hf:/.*: no map has this hub id"):
+        write_benchmark_fingerprints([f"hf:{tmp_path}"], tmp_path / "out.txt")
+    with pytest.raises(SourceError, match=r"^hf://datasets/a/b"):
+        write_benchmark_fingerprints(["hf://datasets/a/b"], tmp_path / "out.txt")
+
+
 def test_a_place_without_images_is_an_error_and_a_broken_image_is_counted(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "broken.png").write_bytes(image_files.image_bytes("png")[:80])
