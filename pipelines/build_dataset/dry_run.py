@@ -6,6 +6,7 @@ broken images, duplicates and benchmark images are known only to a build, so the
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -33,6 +34,9 @@ samples share an image (docs/performance.md)."""
 
 _UNKNOWN = ""
 """The family of rows that only reading tells."""
+
+_FETCH = re.compile(r"sigma download \w+ --out DIR")
+"""A line of a map's `files`."""
 
 Counts = Counter[tuple[str, str, str, bool]]
 """(family, license, code, filtered) -> rows; a code of "" is a sample."""
@@ -238,20 +242,20 @@ def dry_run(config: BuildConfig, *, workers: int, rate: float = MEGABYTES_PER_SE
 
 def absent(reader: Reader, spec: str) -> str | None:
     """One line if the folder of a source is not there: how to fetch it, and how large it is, if its map knows."""
-    from pipelines.download.catalog import catalog
-
     folder = reader.folder()
     if folder is None or folder.exists():
         return None
     layout = getattr(reader, "map", None)
     if layout is None:  # listing its fragments says so
         return None
-    name = spec.partition(":")[0]
-    if any(entry.name == name for entry in catalog()):
-        how = f"`sigma download {name} --out {shlex.quote(str(folder))}` fetches it ({layout.size})"
+    lines = [line.strip() for line in layout.files.splitlines()]
+    commands = [line.removesuffix("DIR") + shlex.quote(str(folder)) for line in lines if _FETCH.fullmatch(line)]
+    if commands:
+        fetched = " and ".join(f"`{command}`" for command in commands)
+        how = f"{fetched} {'fetch' if commands[1:] else 'fetches'} it ({layout.size})"
     else:
         what = " or ".join(layout.hub) or layout.corpus
-        how = f"download {what} ({layout.size}; sigma sources {name} says how to lay it out)"
+        how = f"download {what} ({layout.size}; sigma sources {spec.partition(':')[0]} says how to lay it out)"
     return f"{spec}: {folder} is not there; {how}"
 
 

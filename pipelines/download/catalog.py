@@ -156,14 +156,18 @@ def entry_of_folder(folder: Path) -> Entry | None:
 
 
 _PARTS: dict[str, dict[str, Any]] = {
-    # Lists of a model's repository; their images are gpt_image_edit's.
-    "gpt_image_edit_json": {"stored_as": "model", "include": ("training_json/*",)},
+    # Lists of a model's repository.
+    "gpt_image_edit_json": {
+        "stored_as": "model",
+        "include": ("training_json/*",),
+        "what": "lists of GPT-Image-Edit-1.5M: 1,553,575 rows; the images are gpt_image_edit's",
+    },
     # What RelationAdapter's own script makes of relation252k_raw.
     "relation252k": {"repos": ()},
     # The other, by its name, has tasks that are held out for evaluation.
     "relation252k_raw": {"repos": ("handsomeWilliam/Relation252K",)},
     # 500,000 rows, and enough; the other has 4 million.
-    "ultraedit": {"repos": ("BleachNick/UltraEdit_500k",)},
+    "ultraedit": {"repos": ("BleachNick/UltraEdit_500k",), "what": "UltraEdit: 500,000 rows"},
 }
 """Corpora that are not all that is in the repositories of their maps."""
 

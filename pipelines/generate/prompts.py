@@ -58,10 +58,11 @@ def _of_samples(samples: Iterator[Sample], *, text: bool) -> Iterator[Item]:
 
 
 def _files_of_lines(path: Path) -> list[Path]:
-    """The files of JSON lines of a folder."""
+    """The files of JSON lines of a folder, but for hidden ones, which systems put beside what a user wrote."""
     if not path.is_dir():
         return []
-    return sorted(file for file in path.iterdir() if file.suffix.lower() in LINES and file.is_file())
+    found = sorted(file for file in path.iterdir() if file.suffix.lower() in LINES and not file.is_dir())
+    return [file for file in found if not file.name.startswith(".")]
 
 
 def _lines(path: Path, *, prefix: str = "") -> Iterator[Item]:

@@ -108,13 +108,18 @@ def test_an_absent_source_is_one_line_with_what_to_download_and_the_others_are_l
     omniedit: Path, tmp_path: Path
 ) -> None:
     there, gone = f"omniedit:{omniedit}", f"omniedit:{tmp_path}/none?name=second"
-    told = survey(there, gone, f"release:{tmp_path}/none")
+    told = survey(there, gone, f"release:{tmp_path}/none", f"gpt_image_edit_json:{tmp_path}/a b", "pico_banana:none")
     lines = told.text().splitlines()
     absent = [line for line in lines if line.startswith("absent: ")]
-    assert len(absent) == 2
-    assert "download TIGER-Lab/OmniEdit-Filtered-1.2M (1,202,797 rows, about 3 TB" in absent[0]
+    assert len(absent) == 4
+    assert f"`sigma download omniedit --out {tmp_path}/none` fetches it (1,202,797 rows, about 3 TB)" in absent[0]
+    lists, images = (
+        f"`sigma download {name} --out '{tmp_path}/a b'`" for name in ("gpt_image_edit_json", "gpt_image_edit")
+    )
+    assert f"{lists} and {images} fetch it (" in absent[2]
+    assert "download apple/pico-banana-400k" in absent[3] and "sigma sources pico_banana says" in absent[3]
     assert any(line.startswith("omniedit") for line in lines)
-    with pytest.raises(SourceError, match=r"download TIGER-Lab/OmniEdit-Filtered-1.2M"):
+    with pytest.raises(SourceError, match=r"`sigma download omniedit --out "):
         corpora.build(tmp_path / "out", there, gone)
     assert not (tmp_path / "out").exists()
 

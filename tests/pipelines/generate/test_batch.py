@@ -248,10 +248,15 @@ def test_of_a_folder_all_files_of_lines_are_asked_in_the_order_of_their_names(tm
     (tmp_path / "b.jsonl").write_text('{"prompt": "three"}\n')
     (tmp_path / "a.ndjson").write_text('{"prompt": "one"}\n\n{"prompt": "two", "id": "mine", "images": ["no.png"]}\n')
     (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "._a.jsonl").write_bytes(b"\x00\x05\x16\x07")
+    (tmp_path / "c.jsonl").mkdir()
     items = [item for _, item in read_prompts(tmp_path, text=False)]
     assert [(item.id, item.instruction) for item in items] == [("a-1", "one"), ("mine", "two"), ("b-1", "three")]
     assert "no.png: cannot be read" in items[1].truth[UNREADABLE] and "a.ndjson, line 3" in items[1].truth[UNREADABLE]
     assert [index for index, _ in read_prompts(tmp_path, text=False, start=1, limit=1)] == [1]
+    (tmp_path / "d.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    with pytest.raises(ConfigError, match=r"d\.jsonl: cannot be read \(No such file or directory\)"):
+        list(read_prompts(tmp_path, text=False))
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(source: Path, tmp_path: Path) -> None:
