@@ -241,22 +241,35 @@ def dry_run(config: BuildConfig, *, workers: int, rate: float = MEGABYTES_PER_SE
 
 
 def absent(reader: Reader, spec: str) -> str | None:
-    """One line if the folder of a source is not there: how to fetch it, and how large it is, if its map knows."""
+    """One line if the folder of a source is not there, or not all of it: how to fetch it, and how large it is."""
+    from pipelines.download.fetch import unfinished
+
     folder = reader.folder()
-    if folder is None or folder.exists():
+    if folder is None:
         return None
+    if folder.exists():
+        if (mark := unfinished(folder)) is None:
+            return None
+        return (
+            f"{spec}: not all of it is there, for its download was stopped or is at work: run `sigma download` again "
+            f"as before, or remove {shlex.quote(str(mark))} to take what is there"
+        )
+    name, out = spec.partition(":")[0], shlex.quote(str(folder))
+    if name == "release":
+        return f"{spec} is not there; `sigma download sigma-dataset --out {out}` fetches SIGMA's release"
     layout = getattr(reader, "map", None)
     if layout is None:  # listing its fragments says so
         return None
+    size = "" if layout.size == "unknown" else f": {layout.size}"
     lines = [line.strip() for line in layout.files.splitlines()]
-    commands = [line.removesuffix("DIR") + shlex.quote(str(folder)) for line in lines if _FETCH.fullmatch(line)]
+    commands = [line.removesuffix("DIR") + out for line in lines if _FETCH.fullmatch(line)]
     if commands:
         fetched = " and ".join(f"`{command}`" for command in commands)
-        how = f"{fetched} {'fetch' if commands[1:] else 'fetches'} it ({layout.size})"
+        how = f"{fetched} {'fetch' if commands[1:] else 'fetches'} it{size}"
     else:
         what = " or ".join(layout.hub) or layout.corpus
-        how = f"download {what} ({layout.size}; sigma sources {spec.partition(':')[0]} says how to lay it out)"
-    return f"{spec}: {folder} is not there; {how}"
+        how = f"`sigma sources {name}` says how to lay it out, and it can be had at {what}{size}"
+    return f"{spec} is not there; {how}"
 
 
 def survey_fragment(task: tuple[int, BuildConfig, str, Fragment]) -> tuple[Counts, Captions]:

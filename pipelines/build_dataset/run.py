@@ -32,12 +32,15 @@ from sigma_data.corpus.corpus import Corpus, open_corpus
 from sigma_data.errors import BuildError, ConfigError, SourceError
 from sigma_data.images.fingerprint_file import KnownImages, read_fingerprints
 from sigma_data.sources import Fragment, Reader, has_options, open_source
+from sigma_data.sources.base import field_maps
 from sigma_data.storage.paths import is_uri, local_path
 from sigma_data.storage.remote import LostError
 from sigma_data.storage.store import StoreError
 from sigma_data.text_format import counted
 
 Located = tuple[str, Fragment]  # source string, fragment
+_NO_IMAGE = frozenset(("missing_picture", "part_missing"))
+"""Codes of rows whose images lie where the source does not look, if not one of them has any."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def build(
     _refuse_clash(config.specs, readers)
     if missing := [line for spec, reader in zip(config.specs, readers, strict=True) if (line := absent(reader, spec))]:
         more = f" (and {len(missing) - 1:,} more sources: see them with --dry-run)" if len(missing) > 1 else ""
-        raise SourceError(missing[0] + more)
+        other = "; or take out of `sources` what you do not want" if len(readers) > 1 else ""
+        raise SourceError(missing[0] + more + other)
     for spec, reader in zip(config.specs, readers, strict=True):
         if (folder := reader.folder()) is not None and not is_uri(str(out)):
             refuse_overlap(Path(out), folder, spec)
@@ -322,8 +326,10 @@ def _nothing_left(plan: Plan, config: BuildConfig) -> BuildError:
     sums = sums_of(plan)
     if not plan.read:
         return BuildError(f"{', '.join(config.specs)}: no records in it")
-    codes = ", ".join(f"{code} {count}" for code, count in {**sums["codes"], **sums["filters"]}.items())
+    codes = {**sums["codes"], **sums["filters"]}
     example = plan.first[1] if plan.first else ""
-    return BuildError(
-        f"none of the {plan.read:,} records of {', '.join(config.specs)} can be used ({codes}); the first: {example}"
-    )
+    shipped = [name for name in dict.fromkeys(spec.partition(":")[0] for spec in config.specs) if name in field_maps()]
+    told = ", ".join(f"{code} {count}" for code, count in codes.items())
+    what = f"none of the {plan.read:,} records of {', '.join(config.specs)} can be used"
+    lie = f"; `sigma sources {shipped[0]}` says how the files must lie" if shipped and _NO_IMAGE & set(codes) else ""
+    return BuildError(f"{what} ({told}); the first: {example}{lie}")

@@ -111,7 +111,7 @@ def find_entry(name: str, kind: Kind | None = None) -> Entry:
     known = {entry.name: entry for entry in catalog()}
     if name not in known:
         _refuse_reader(name)
-        near = difflib.get_close_matches(name, known, n=3)
+        near = difflib.get_close_matches(name.casefold().replace("-", "_"), known, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "`sigma download` lists the names."
         raise ConfigError(f"{name}: nothing of that name to download: {hint} Or give a hub name, OWNER/NAME")
     entry = known[name]

@@ -23,6 +23,8 @@ _BLOCK = 2**20
 _OVER_HTTP = 50_000_000_000
 """Bytes of a file past which the hub gives it to its own client only."""
 
+_UNFINISHED = ".unfinished"
+
 Add = Callable[[int], None]
 
 
@@ -47,6 +49,16 @@ class Record:
         """The file is there and right."""
         self._known[file.path] = _state(file, path)
         write_atomic(self._path, json.dumps(self._known, indent=0, sort_keys=True))
+
+
+def unfinished_mark(folder: Path, name: str) -> Path:
+    """What lies in a folder until all files of a download are there."""
+    return folder / f".{name}{_UNFINISHED}"
+
+
+def unfinished(folder: Path) -> Path | None:
+    """The mark of a download to this folder that was stopped or is at work; None where there is none."""
+    return next(iter(sorted(folder.glob(f".*{_UNFINISHED}"))), None) if folder.is_dir() else None
 
 
 def partial_path(folder: Path, file: RemoteFile) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 from pipelines.common.folder_lock import LOCK, FolderLock
 from pipelines.common.progress import ProgressBar
 from pipelines.download.catalog import Entry
-from pipelines.download.fetch import Record, fetch, partial_path
+from pipelines.download.fetch import Record, fetch, partial_path, unfinished_mark
 from pipelines.download.hub import Hub, RemoteFile, Repository
 from sigma_data.errors import ConfigError
 from sigma_data.storage.files import disk_error
@@ -38,6 +38,7 @@ class Plan:
     """What a download would bring."""
 
     entry: Entry
+    folder: Path
     parts: tuple[Part, ...]
     free: int
 
@@ -117,7 +118,7 @@ def plan_download(
         missing = tuple(file for file in repository.files if not record.holds(file, folder / file.path))
         parts.append(Part(repository, folder, missing))
     there = next(place for place in (out, *out.absolute().parents) if place.is_dir())
-    return Plan(entry, tuple(parts), shutil.disk_usage(there).free)
+    return Plan(entry, out, tuple(parts), shutil.disk_usage(there).free)
 
 
 def download(plan: Plan, *, endpoint: str | None = None, streams: int = STREAMS) -> dict[str, Any]:
@@ -131,9 +132,17 @@ def download(plan: Plan, *, endpoint: str | None = None, streams: int = STREAMS)
             "choose another disk with --out, or fewer files with --include"
         )
     hub = Hub(endpoint)
+    mark = unfinished_mark(plan.folder, plan.entry.name)
+    if plan.missing:
+        try:
+            plan.folder.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        except OSError as error:
+            raise disk_error(error, plan.folder) from None
     for part in plan.parts:
         if part.missing:
             _fetch_all(hub, part, streams)
+    mark.unlink(missing_ok=True)
     return {
         "folders": [str(part.folder) for part in plan.parts],
         "files": sum(len(part.repository.files) for part in plan.parts),

@@ -65,6 +65,10 @@ def table_files(path: str) -> list[Path]:
         if place.suffix.lower() not in FORMATS:
             raise ConfigError(f"benchmark cv-bench: {path}: is not one of {', '.join(FORMATS)}")
         return [place]
+    if not place.exists():
+        raise ConfigError(
+            f"benchmark cv-bench: {path}: no such file or folder; `sigma download cv-bench` fetches it to data/cv-bench"
+        )
     inside = sorted(file for file in place.rglob("*") if file.is_file()) if place.is_dir() else []
     kinds = ([file for file in inside if file.suffix.lower() == ending] for ending in FORMATS)
     found = next(filter(None, kinds), [])

@@ -39,7 +39,10 @@ class SigmaBenchmark(Benchmark):
 
     def __init__(self, path: str, *, split: str | None = None) -> None:
         if not is_uri(path) and not Path(path).exists():
-            raise ConfigError(f"benchmark sigma: {path}: no such file or folder")
+            raise ConfigError(
+                f"benchmark sigma: {path}: no such file or folder; "
+                "`sigma download sigma-benchmark` fetches SIGMA-Benchmark to data/sigma-benchmark"
+            )
         if is_corpus(path):
             self.split = "test" if split is None else split
         elif split is not None:

@@ -110,7 +110,11 @@ class ArchiveStore(ImageStore):
 
     def _missing(self, path: str, scope: Scope) -> RowFault:
         fault = super()._missing(path, scope)
-        why = self._set(scope).fault
+        archives = self._set(scope)
+        if fault.code == "missing_picture" and scope.archives and not archives.archives:
+            globs = " or ".join(dict.fromkeys(scope.archives))
+            return RowFault(fault.code, f"no image {path[:200]!r}, and no archive {globs}")
+        why = archives.fault
         if fault.code != "missing_picture" or why is None:
             return fault
         return RowFault(why[0] if why[0] == "part_missing" else fault.code, f"{fault}: {why[1]}")

@@ -113,7 +113,7 @@ class ImageStore(ABC):
         written = list(written_paths(path, self.images))
         if not written and self.images.match == "path":
             return RowFault("unsafe_path", f"{path[:200]!r} is an absolute path, which is never followed")
-        where = ", ".join(scope.archives or scope.folders)
+        where = ", ".join(dict.fromkeys(scope.archives or scope.folders))
         return RowFault("missing_picture", f"no image {path[:200]!r} in {where}")
 
 

@@ -94,7 +94,7 @@ def instructions_of(fields: Fields, row: Row) -> tuple[str, ...]:
     if not known:
         raise RowFault("bad_fields", f"no field {' or '.join(fields.instruction)}, but {_keys(row)}")
     if not found:
-        raise RowFault("empty_instruction", f"{' and '.join(fields.instruction)} say nothing")
+        raise RowFault("empty_instruction", f"no words in {' or '.join(fields.instruction)}")
     for name in fields.alternatives:
         if (value := look_up(row, name)) is not ABSENT:
             found += _stripped(fields, texts(value, name, from_json=name in fields.json_text))

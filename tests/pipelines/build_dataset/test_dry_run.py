@@ -13,9 +13,10 @@ from support.commands import sigma
 
 from pipelines.build_dataset.config import BuildConfig
 from pipelines.build_dataset.dry_run import DryRun, dry_run
+from pipelines.download.fetch import unfinished_mark
 from pipelines.inject.ask import estimate
 from pipelines.inject.cache import Cache
-from sigma_data.errors import ConfigError, SourceError
+from sigma_data.errors import BuildError, ConfigError, SourceError
 from sigma_data.injection import Reference, Request
 from sigma_data.sample import Family
 
@@ -107,21 +108,53 @@ def test_sources_without_metadata_are_counted_by_rows(tmp_path: Path) -> None:
 def test_an_absent_source_is_one_line_with_what_to_download_and_the_others_are_listed(
     omniedit: Path, tmp_path: Path
 ) -> None:
-    there, gone = f"omniedit:{omniedit}", f"omniedit:{tmp_path}/none?name=second"
-    told = survey(there, gone, f"release:{tmp_path}/none", f"gpt_image_edit_json:{tmp_path}/a b", "pico_banana:none")
+    none = tmp_path / "none"
+    lists = "gpt_image_edit_json"
+    there, gone = f"omniedit:{omniedit}", f"omniedit:{none}?name=second"
+    told = survey(there, gone, f"release:{none}", f"x2i2:{none}", f"pico_banana:{none}", f"{lists}:{tmp_path}/a b")
     lines = told.text().splitlines()
-    absent = [line for line in lines if line.startswith("absent: ")]
-    assert len(absent) == 4
-    assert f"`sigma download omniedit --out {tmp_path}/none` fetches it (1,202,797 rows, about 3 TB)" in absent[0]
-    lists, images = (
-        f"`sigma download {name} --out '{tmp_path}/a b'`" for name in ("gpt_image_edit_json", "gpt_image_edit")
-    )
-    assert f"{lists} and {images} fetch it (" in absent[2]
-    assert "download apple/pico-banana-400k" in absent[3] and "sigma sources pico_banana says" in absent[3]
+    fetched = f"`sigma download omniedit --out {none}` fetches it: 1,202,797 rows, about 3 TB"
+    assert [line for line in lines if line.startswith("absent: ")] == [
+        f"absent: {gone} is not there; {fetched}",
+        f"absent: release:{none} is not there; `sigma download sigma-dataset --out {none}` fetches SIGMA's release",
+        f"absent: x2i2:{none} is not there; `sigma download x2i2 --out {none}` fetches it",
+        f"absent: pico_banana:{none} is not there; `sigma sources pico_banana` says how to lay it out, and it can be had "
+        "at apple/pico-banana-400k on GitHub: 257,000 pairs and 72,000 dialogues",
+        f"absent: {lists}:{tmp_path}/a b is not there; `sigma download {lists} --out '{tmp_path}/a b'` and "
+        f"`sigma download gpt_image_edit --out '{tmp_path}/a b'` fetch it: 1,553,575 rows, about 5 TB",
+    ]
     assert any(line.startswith("omniedit") for line in lines)
-    with pytest.raises(SourceError, match=r"`sigma download omniedit --out "):
+    with pytest.raises(SourceError, match=r"`sigma download omniedit .* or take out of `sources` what you do not want"):
         corpora.build(tmp_path / "out", there, gone)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_source_whose_download_was_stopped_is_not_taken_for_all_of_it(omniedit: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "omniedit"
+    folder.symlink_to(omniedit)
+    mark = unfinished_mark(folder, "omniedit")
+    mark.touch()
+    try:
+        told = survey(f"omniedit:{folder}").text()
+        assert told.startswith(f"absent: omniedit:{folder}: not all of it is there, for its download was stopped")
+        with pytest.raises(
+            SourceError, match=r"run `sigma download` again as before, or remove .*/\.omniedit\.unfinished"
+        ):
+            corpora.build(tmp_path / "out", f"omniedit:{folder}")
+    finally:
+        mark.unlink()
+    assert corpora.build(tmp_path / "out", f"omniedit:{folder}").corpus.sums["written"] == 6
+
+
+def test_lists_without_their_images_say_where_the_images_must_lie(tmp_path: Path) -> None:
+    row = {"image": ["add/input/0.png", "add/output/0.png"], "conversations": [{"from": "human", "value": "Add a cat"}]}
+    (tmp_path / "g/training_json").mkdir(parents=True)
+    (tmp_path / "g/training_json/omniedit_gpt.json").write_text(json.dumps([row]))
+    with pytest.raises(
+        BuildError,
+        match=r"no image 'add/input/0.png', and no archive omniedit/\*.tar.gz; `sigma sources gpt_image_edit_json` says",
+    ):
+        corpora.build(tmp_path / "out", f"gpt_image_edit_json:{tmp_path}/g")
 
 
 def test_disk_and_hours_follow_from_the_bytes_that_lie_there_and_the_rate(omniedit: Path) -> None:

@@ -21,7 +21,7 @@ from support.hub_server import COMMIT, FakeHub, serve
 
 from pipelines.download import run
 from pipelines.download.catalog import Entry, catalog, find_entry
-from pipelines.download.fetch import partial_path
+from pipelines.download.fetch import partial_path, unfinished
 from pipelines.download.hub import wanted
 from pipelines.download.run import Plan, download, plan_download
 from pipelines.evaluate.benchmarks import NAMES
@@ -247,6 +247,8 @@ def test_of_a_corpus_beside_others_in_a_repository_only_its_own_files_are_fetche
     [
         ("sigma", "no weights"),
         ("bagle", "did you mean bagel"),
+        ("BAGEL", "did you mean bagel"),
+        ("Seed-Edit", "did you mean seed_edit"),
         ("qqq", "lists the"),
         (
             "llava_json",
@@ -338,8 +340,10 @@ def test_a_disk_that_fills_up_is_one_sentence_and_what_was_fetched_stays(hub: Fa
         download(found, endpoint=hub.endpoint, streams=1)
     assert "\n" not in str(raised.value)
     assert "model.safetensors" not in there(tmp_path)
+    assert unfinished(tmp_path) is not None
     partial_path(tmp_path, large).unlink()
     fetch(hub, tmp_path)
+    assert unfinished(tmp_path) is None
     assert there(tmp_path)["model.safetensors"] == LARGE
 
 
@@ -360,7 +364,13 @@ def test_two_downloads_of_the_same_thing_at_once(hub: FakeHub, tmp_path: Path) -
 
 def test_two_repositories_go_to_a_folder_each(hub: FakeHub, tmp_path: Path) -> None:
     hub.repos["datasets/Owner/More"] = {"m.txt": b"m"}
-    fetch(hub, tmp_path, entry=Entry("both", "dataset", ("Owner/Data", "Owner/More"), ""))
+    hub.statuses["m.txt"] = [404]
+    both = Entry("both", "dataset", ("Owner/Data", "Owner/More"), "")
+    with pytest.raises(SourceError):
+        fetch(hub, tmp_path, entry=both)
+    assert unfinished(tmp_path) is not None, "the first is whole, and the source is not"
+    fetch(hub, tmp_path, entry=both)
+    assert unfinished(tmp_path) is None
     assert set(there(tmp_path)) == {"Data/a[b],c/part-0.parquet", "More/m.txt"}
 
 
