@@ -141,7 +141,7 @@ class CorpusSite:
             for row in found.slice(at.first, PAGE).iter_rows(named=True)
         ]  # fmt: skip
         choices = {name: [*table[name].drop_nulls().value_counts(sort=True).iter_rows()] for name in ("code", "source")}
-        title = f"{self._name}: {counted(len(table), 'record')} that were not written"
+        title = f"{self._name}: {counted(len(table), 'record')} not written"
         return self._page(
             "quarantine.html.j2", title=title, at=at, rows=rows, choices=choices, code=code, source=source
         )

@@ -175,8 +175,9 @@ def build_summary(corpus: Corpus, *, fresh: bool) -> str:
     from sigma_data.corpus.corpus import REPORT
     from sigma_data.corpus.refused_files import refused_lines
     from sigma_data.sample import FAMILY_RULES, Family
+    from sigma_data.text_format import counted
 
-    sums = corpus.sums
+    sums, shards = corpus.sums, counted(len(corpus.shards), "shard")
     lines = ["" if fresh else "this corpus was complete already"]
     lines += [
         f"read         {sums['read']:>10,}",
@@ -197,7 +198,7 @@ def build_summary(corpus: Corpus, *, fresh: bool) -> str:
         lines.append(f"{name:<14} {count:>8,}{share}")
     lines += [
         "",
-        f"{sums['images']:,} images, {sums['bytes'] / 1e6:,.1f} MB in {len(corpus.shards)} shards: {corpus.place}",
+        f"{counted(sums['images'], 'image')}, {sums['bytes'] / 1e6:,.1f} MB in {shards}: {corpus.place}",
         f"report: {corpus.place.rstrip('/')}/{REPORT}",
     ]
     return "\n".join(lines).lstrip("\n") + "\n"

@@ -163,6 +163,7 @@ class Stages:
     def _validate(self) -> StageResult:
         from pipelines.common.console import warnings_only
         from pipelines.validate.run import validate_corpus
+        from sigma_data.text_format import counted
 
         with warnings_only():
             result = validate_corpus(self.corpus, deep=True, workers=self._options.workers)
@@ -172,7 +173,7 @@ class Stages:
                 f"{self.corpus}: is not sound any more ({first.where}: {first.message}): remove that folder, then run "
                 "the same command again"
             )
-        return {"told": f"sound: every byte of {result.shards:,} shards, every image, every rule"}
+        return {"told": f"sound: every byte of {counted(result.shards, 'shard')}, every image, every rule"}
 
     @cached_property
     def _config(self) -> TrainConfig:

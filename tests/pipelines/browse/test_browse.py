@@ -147,10 +147,10 @@ def test_what_was_left_out_has_its_reason_and_what_shares_an_image_stands_togeth
     corpus: Path, site: CorpusSite
 ) -> None:
     reasons = page(site, "/quarantine")
-    assert "unknown_token" in reasons and "subjct" in reasons
+    assert "unknown_token" in reasons and "subjct" in reasons and "1 record not written" in reasons
     assert "no record was left out" in page(site, "/quarantine", code="bomb")
     shared = page(site, "/pairs")
-    assert "1 components" in shared and "the same image" in shared
+    assert "1 component of several samples" in shared and "the same image" in shared
     component = re.search(r"component=(\d+)", shared)
     assert component is not None
     assert "1 to 2 of 2" in page(site, component=component[1])

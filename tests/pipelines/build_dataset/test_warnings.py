@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ def test_the_summary_and_json_count_warnings_by_code(tmp_path: Path) -> None:
 def test_a_corpus_without_warnings_does_not_speak_of_them(tmp_path: Path) -> None:
     corpus = corpora.build(tmp_path / "out", source(tmp_path / "in", image_files.image_bytes("png", 4))).corpus
     assert not corpus.warnings
-    assert "warnings, of samples" not in build_summary(corpus, fresh=True)
+    summary = build_summary(corpus, fresh=True)
+    assert "warnings, of samples" not in summary
+    assert re.search(r"\n\d+ images?, [\d.]+ MB in 1 shard: /", summary)
 
 
 def test_a_png_that_pillow_refuses_for_its_metadata_is_named_in_manifest_report_and_card_with_how_to_read_it(
