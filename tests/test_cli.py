@@ -33,6 +33,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_an_image_of_a_tiny_model_takes_neither_transformers_nor_torchs_compiler(tmp_path: Path) -> None:
     words = ["generate", "a red star", "--model", "tiny-base", "--steps", "2", "--out", str(tmp_path / "star.png")]
     code = (

@@ -91,6 +91,7 @@ def test_every_benchmark_of_the_table_is_there_and_knows_its_options(benches: tu
         assert all(f'"{word}"' in text for word in words if word.startswith("--")), name
 
 
+@pytest.mark.slow
 def test_a_program_that_takes_too_long_ends_with_all_that_it_started(
     benches: tuple[ModuleType, ModuleType], tmp_path: Path
 ) -> None:

@@ -104,6 +104,7 @@ def test_memory_in_use_is_left_alone_and_what_is_free_is_filled_again(line: Line
     assert memory(line.carry(torch.full((900,), 4))) == place
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 400_000), st.integers(0, 3)), min_size=1, max_size=12))
 def test_nothing_that_is_kept_changes(sends: list[tuple[int, int]]) -> None:
     line = Line()
@@ -116,6 +117,7 @@ def test_nothing_that_is_kept_changes(sends: list[tuple[int, int]]) -> None:
     line.close()
 
 
+@pytest.mark.slow
 def test_segments_that_are_too_small_are_given_up(line: Line) -> None:
     for megabytes in range(1, 12):
         line.carry(torch.zeros(megabytes << 20, dtype=torch.uint8))

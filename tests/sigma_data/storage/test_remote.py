@@ -352,6 +352,7 @@ class Flaky(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_a_build_whose_source_is_lost_ends_with_one_sentence_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
     pytest.importorskip("aiohttp")
     corpora.make_release(tmp_path / "release", 80, files=4)

@@ -162,6 +162,7 @@ def test_every_format_is_what_it_says(format: str) -> None:
     assert not examine(sample, Limits()).findings
 
 
+@pytest.mark.slow
 def test_samples_are_numbered_canonical_and_all_tokens_occur() -> None:
     seen: set[str] = set()
     for sample in corpus("world:600?size=64"):

@@ -82,6 +82,7 @@ def test_an_article_before_a_choices_text_is_that_choice_and_not_the_letter() ->
     assert choice_letter("The left one", ["left", "right"]) is None  # a sentence, not the text of a choice
 
 
+@pytest.mark.slow
 @given(st.text(), st.integers(2, 26))
 def test_any_text_gives_one_of_the_choices_or_nothing(text: str, choices: int) -> None:
     assert choice_letter(text, choices) in {None, *string.ascii_uppercase[:choices]}
