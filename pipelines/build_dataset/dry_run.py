@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
 
 from pipelines.build_dataset.config import BuildConfig
@@ -228,7 +229,7 @@ def dry_run(config: BuildConfig, *, workers: int, rate: float = MEGABYTES_PER_SE
         for spec in config.specs:
             reader = open_source(spec)
             try:
-                if problem := absent(reader, spec):
+                if problem := absent(reader, spec, config.data):
                     raise SourceError(problem)
                 fragments = reader.fragments()
             except SourceError as error:
@@ -240,8 +241,11 @@ def dry_run(config: BuildConfig, *, workers: int, rate: float = MEGABYTES_PER_SE
     return DryRun(tuple(found), config, max(1, workers), rate)
 
 
-def absent(reader: Reader, spec: str) -> str | None:
-    """One line if the folder of a source is not there, or not all of it: how to fetch it, and how large it is."""
+def absent(reader: Reader, spec: str, data: str | None = None) -> str | None:
+    """One line if the folder of a source is not there, or not all of it: how to fetch it, and how large it is.
+
+    `data` is where relative paths began.
+    """
     from pipelines.download.fetch import unfinished
 
     folder = reader.folder()
@@ -255,6 +259,10 @@ def absent(reader: Reader, spec: str) -> str | None:
             f"as before, or remove {shlex.quote(str(mark))} to take what is there"
         )
     name, out = spec.partition(":")[0], shlex.quote(str(folder))
+    if data and folder != Path(data) and folder.is_relative_to(data) and (written := folder.relative_to(data)).exists():
+        return (
+            f"{spec} is not there, and {written} is: paths begin at the setting `data` ({data}); data=. takes {written}"
+        )
     if name == "release":
         return f"{spec} is not there; `sigma download sigma-dataset --out {out}` fetches SIGMA's release"
     layout = getattr(reader, "map", None)

@@ -75,4 +75,4 @@ def _filter_text_to_image(sample: Sample) -> Sample | Rejection:
     """A caption and its image teach nothing of a layout, unless they have got a condition."""
     if not is_text_to_image(sample):
         return sample
-    return filtered(sample, "no_reference", "a caption and its image, without a reference")
+    return filtered(sample, "no_reference", "a caption and its image, without a reference: conditions.shares makes one")

@@ -85,6 +85,11 @@ class Publication:
         task = KeptScan(self.uri, str(path))
         return task if is_whole(path) != (task.name in self._names) else None
 
+    def forget_scans(self) -> None:
+        """Remove all scan files that the store keeps. Raises BuildError."""
+        if found := [name for name in self._store.sizes() if name.startswith(f"{WORK}/scan/")]:
+            self._store.remove_all(found)
+
     def digest_of(self, shard: str) -> str | None:
         """SHA-256 of a shard as the store has it since an earlier run, None if that is not known."""
         place = f"{_UPLOADED}/{shard}/"

@@ -80,8 +80,11 @@ def build(
     config.conditions.check()
     readers = [open_source(spec) for spec in config.specs]
     _refuse_clash(config.specs, readers)
-    if missing := [line for spec, reader in zip(config.specs, readers, strict=True) if (line := absent(reader, spec))]:
-        more = f" (and {len(missing) - 1:,} more sources: see them with --dry-run)" if len(missing) > 1 else ""
+    if missing := [
+        line for spec, reader in zip(config.specs, readers, strict=True) if (line := absent(reader, spec, config.data))
+    ]:
+        others = counted(len(missing) - 1, "more source")
+        more = f" (and {others}: see --dry-run)" if len(missing) > 1 else ""
         other = "; or take out of `sources` what you do not want" if len(readers) > 1 else ""
         raise SourceError(missing[0] + more + other)
     for spec, reader in zip(config.specs, readers, strict=True):
@@ -136,6 +139,9 @@ def _build(
         if strict_files:
             _refuse_files([str(file) for file in plan.refused])
         if not len(plan.places):
+            work.forget_scans()  # what was missing may be there the next time
+            if publication is not None:
+                publication.forget_scans()
             raise _nothing_left(plan, config)
         unstable = _write(engine, config, located, scans, plan, work)
         if not unstable:

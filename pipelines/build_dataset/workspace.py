@@ -70,6 +70,12 @@ class Workspace:
         shutil.rmtree(self._writes, ignore_errors=True)
         self._writes.mkdir(parents=True)
 
+    def forget_scans(self) -> None:
+        """Remove all scan files, and what was injected into them."""
+        for folder in (self.scan, self.root / "injected"):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.scan.mkdir()
+
     def unstable(self, scans: Sequence[Path]) -> list[Unstable]:
         """The samples that earlier write passes found not to be as scanned. A changed source has other scans."""
         if not self._unstable.exists():

@@ -178,7 +178,8 @@ def build_summary(corpus: Corpus, *, fresh: bool) -> str:
     from sigma_data.text_format import counted
 
     sums, shards = corpus.sums, counted(len(corpus.shards), "shard")
-    lines = ["" if fresh else "this corpus was complete already"]
+    again = "; --overwrite looks again for images that were missing" if sums["codes"].get("missing_picture") else ""
+    lines = ["" if fresh else f"this corpus was complete already{again}"]
     lines += [
         f"read         {sums['read']:>10,}",
         *([f"+ made       {sums['made']:>10,}   from samples of the corpus"] if sums["made"] else []),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -155,6 +156,25 @@ def test_lists_without_their_images_say_where_the_images_must_lie(tmp_path: Path
         match=r"no image 'add/input/0.png', and no archive omniedit/\*.tar.gz; `sigma sources gpt_image_edit_json` says",
     ):
         corpora.build(tmp_path / "out", f"gpt_image_edit_json:{tmp_path}/g")
+    for number, name in enumerate(row["image"]):
+        path = tmp_path / "g/omniedit" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(image_files.image_bytes("png", number))
+    built = corpora.build(tmp_path / "out", f"gpt_image_edit_json:{tmp_path}/g").corpus
+    assert built.sums["written"] == 1, "the same command again, once they are there"
+
+
+def test_a_path_that_begins_at_data_twice_is_told(
+    omniedit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/omniedit").symlink_to(omniedit)
+    monkeypatch.chdir(tmp_path)
+    said = r"^omniedit:data/data/omniedit is not there, and data/omniedit is: .*; data=\. takes data/omniedit$"
+    assert re.search(said, survey("omniedit:data/omniedit", data="data").sources[0].problem or "")
+    with pytest.raises(SourceError, match=said):
+        corpora.build(tmp_path / "out", "omniedit:data/omniedit", data="data")
+    assert survey("omniedit:data/omniedit", data=".").sources[0].problem is None
 
 
 def test_disk_and_hours_follow_from_the_bytes_that_lie_there_and_the_rate(omniedit: Path) -> None:

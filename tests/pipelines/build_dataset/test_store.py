@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import corpora
+from support import corpora, image_files
 from support.s3_server import HANG_UP, S3Server, error, s3_server, settings
 
 from pipelines.build_dataset import run
@@ -201,6 +202,22 @@ def test_scan_files_that_are_damaged_or_made_by_other_image_libraries_are_not_ta
     build_there(release)
     assert len(again) == 1
     assert objects(s3) == local
+
+
+@pytest.mark.slow
+def test_what_was_read_of_rows_without_any_image_is_not_kept(s3: Any, tmp_path: Path) -> None:
+    names = ["add/input/0.png", "add/output/0.png"]
+    row = {"image": names, "conversations": [{"from": "human", "value": "Add a cat"}]}
+    (tmp_path / "g/training_json").mkdir(parents=True)
+    (tmp_path / "g/training_json/omniedit_gpt.json").write_text(json.dumps([row]))
+    config = BuildConfig(sources=(f"gpt_image_edit_json:{tmp_path}/g",))
+    with pytest.raises(BuildError, match="no archive"):
+        build(config, URI, workers=0)
+    for number, name in enumerate(names):
+        path = tmp_path / "g/omniedit" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(image_files.image_bytes("png", number))
+    assert build(config, URI, workers=0).corpus.sums["written"] == 1
 
 
 def kill_on_request(server: S3Server, words: str, release: Path) -> None:
