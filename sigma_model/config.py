@@ -20,7 +20,7 @@ from sigma_data.images.resize_rule import VAE_RULE, VIT_RULE, VQA_RULE, ResizeRu
 from sigma_data.settings_base import StrictModel
 from sigma_data.storage.paths import no_folder
 from sigma_model.config_keys import language_values, vision_values
-from sigma_model.model_files import LLM_FILE, VIT_FILE, read_json, released_shapes
+from sigma_model.model_files import LLM_FILE, VIT_FILE, how_to_fetch, read_json, released_shapes
 from sigma_model.model_files import SIGMA_FILE as SIGMA_FILE
 from sigma_model.model_files import VAE_FILE as VAE_FILE
 from sigma_model.model_files import WEIGHT_FILES as WEIGHT_FILES
@@ -271,9 +271,7 @@ class ModelConfig(StrictModel):
         places = [root] if base is None else [root, Path(base)]
         for place in places:
             if not place.is_dir():
-                raise ConfigError(
-                    f"{no_folder(place, 'directory of a model')}: check the path, or fetch one with `sigma download`"
-                )
+                raise ConfigError(f"{no_folder(place, 'directory of a model')}: {how_to_fetch(place)}")
         llm = find_file(LLM_FILE, *places)
         language = language_values(read_json(llm), llm)
         sigma, vit, ae = (find_file(name, *places) for name in (SIGMA_FILE, VIT_FILE, VAE_FILE))

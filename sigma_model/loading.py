@@ -15,10 +15,11 @@ from sigma_data.sequence.layout import Geometry, Piece, outline
 from sigma_data.sequence.tokenizer import Tokenizer
 from sigma_data.sequence.tokenizer_reader import TOKENIZER_FILES
 from sigma_model.checkpoint_io import init_model, load_model
-from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, preset_directory, weight_files
+from sigma_model.config import PRESETS, VAE_FILE, ModelConfig, find_file, preset_directory, weight_files
 from sigma_model.dtypes import DType as DType
 from sigma_model.dtypes import Quantization
 from sigma_model.model import SigmaModel, geometry
+from sigma_model.model_files import no_weights
 from sigma_model.peft_adapter import ADAPTER_CONFIG as ADAPTER_CONFIG
 from sigma_model.peft_adapter import is_peft, merge_peft, peft_settings
 from sigma_model.placement import load_placed, parse_places
@@ -149,7 +150,7 @@ def load_for_inference(
     place = choose_device(device)
     trained = bool(weight_files(directory))
     if not trained and where not in PRESETS:
-        raise ConfigError(f"{directory}: has no weights: {' or '.join(WEIGHT_FILES)} must lie there")
+        raise ConfigError(no_weights(directory))
     numbers = choose_dtype(dtype, config, place)
     layers = _layers(where, device_map, quantization, trained, config, numbers, place)
     check(blueprint.tokenizer, blueprint.geometry)

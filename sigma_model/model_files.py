@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ LLM_FILE, VIT_FILE, SIGMA_FILE = "llm_config.json", "vit_config.json", "sigma.js
 VAE_FILE = "ae.safetensors"
 WEIGHT_FILES = ("ema.safetensors", "model.safetensors")
 """Where the weights may lie; the averaged ones (EMA) come first, as the release means them to be used."""
+DOWNLOADS = {"BAGEL-7B-MoT": "bagel", "OmniGen2": "omnigen2", "SGT-BAGEL": "sgt-bagel", "SGT-Gen2": "sgt-gen2"}
+"""Released models: the folder that `sigma download NAME` puts each into, below models/, and that name."""
 
 
 def find_file(name: str, *places: Path) -> Path:
@@ -124,6 +127,23 @@ def refuse_shadow(directory: Path, name: str) -> None:
         raise ConfigError(
             f"{directory}: holds {there[0].name}, which would be read instead of {name}: choose another folder"
         )
+
+
+def how_to_fetch(directory: Path) -> str:
+    """What brings the files of a model that are not there: a `sigma download`, if its directory or name is released."""
+    name = DOWNLOADS.get(directory.name)
+    if name is not None:
+        out = "" if directory == Path("models", directory.name) else f" --out {shlex.quote(str(directory))}"
+        return f"`sigma download {name}{out}` fetches it"
+    for folder, name in DOWNLOADS.items():
+        if name == str(directory):
+            return f"`sigma download {name}` fetches it to models/{folder}, which is then its path"
+    return "check the path, or fetch one with `sigma download`"
+
+
+def no_weights(directory: Path) -> str:
+    """What to say of a model's directory in which there are none."""
+    return f"{directory}: has no weights: {' or '.join(WEIGHT_FILES)} must lie there: {how_to_fetch(directory)}"
 
 
 def released_shapes(directory: Path, *, strip: Sequence[str] = ()) -> dict[str, list[int]]:

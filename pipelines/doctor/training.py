@@ -100,11 +100,13 @@ def _model(config: TrainConfig) -> list[Finding]:
     """Whether the model's files fit the run."""
     from pipelines.train.estimate.dry_run import look_at_model
     from pipelines.train.start_description import start_description
+    from sigma_model.model_files import how_to_fetch
 
     try:
         look_at_model(config, start_description(config))
     except SigmaError as error:
-        return [fail("model", str(error), _how_to_get(Path(config.model.path)))]
+        path = Path(config.model.path)
+        return [fail("model", str(error).removesuffix(f": {how_to_fetch(path)}"), _how_to_get(path))]
     return [ok("model", f"{config.model.path}: names and shapes fit")]
 
 

@@ -12,8 +12,9 @@ from sigma_data.errors import ConfigError, CorpusError
 from sigma_data.planning.index import CorpusIndex
 from sigma_data.storage.data_folder import data_folder
 from sigma_data.text_format import counted
-from sigma_model.config import PRESETS, VAE_FILE, WEIGHT_FILES, ModelConfig, find_file, preset_directory, weight_files
+from sigma_model.config import PRESETS, VAE_FILE, ModelConfig, find_file, preset_directory, weight_files
 from sigma_model.loading import ModelDescription
+from sigma_model.model_files import no_weights
 from sigma_model.vae import Vae
 
 
@@ -53,7 +54,7 @@ def has_weights(config: TrainConfig, description: ModelDescription) -> bool:
     if weight_files(description.directory):
         return True
     if description.directory.parent != preset_directory(PRESETS[0]).parent:
-        raise ConfigError(f"{description.directory}: has no weights: {' or '.join(WEIGHT_FILES)} must lie there")
+        raise ConfigError(no_weights(description.directory))
     return False
 
 

@@ -27,6 +27,7 @@ from pipelines.download.run import Plan, download, plan_download
 from pipelines.evaluate.benchmarks import NAMES
 from sigma_data.errors import ConfigError, SigmaError, SourceError
 from sigma_data.sources.base import names
+from sigma_model.model_files import DOWNLOADS, how_to_fetch
 
 LARGE = random.Random(0).randbytes(3_000_000)
 FILES = {
@@ -233,6 +234,19 @@ def test_the_list_has_models_the_release_and_corpora_of_the_hub() -> None:
     assert names["bagel"].folder == Path("models/BAGEL-7B-MoT"), "where configs/sigma-bagel-7b.yaml looks"
     assert names["seed_edit"].repos == find_entry("seed_edit").repos
     assert len(names["seed_edit"].repos) == 3
+
+
+def test_models_that_are_not_there_name_the_download_that_fetches_them() -> None:
+    released = {entry.folder.name: entry.name for entry in catalog() if entry.kind == "model" and entry.shape}
+    assert released == DOWNLOADS
+    assert how_to_fetch(Path("models/BAGEL-7B-MoT")) == "`sigma download bagel` fetches it"
+    assert how_to_fetch(Path("/a b/OmniGen2")) == "`sigma download omnigen2 --out '/a b/OmniGen2'` fetches it"
+    assert how_to_fetch(Path("bagel")).startswith("`sigma download bagel` fetches it to models/BAGEL-7B-MoT")
+    assert how_to_fetch(Path("mine")) == "check the path, or fetch one with `sigma download`"
+    refused = sigma("generate", "a", "--model", "models/OmniGen2")
+    assert (
+        refused.stderr == "sigma: models/OmniGen2: no such directory of a model: `sigma download omnigen2` fetches it\n"
+    )
 
 
 def test_of_a_corpus_beside_others_in_a_repository_only_its_own_files_are_fetched(hub: FakeHub, tmp_path: Path) -> None:
