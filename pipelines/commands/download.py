@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,6 @@ import typer
 
 from pipelines.commands.options import (
     Json,
-    listed,
     need_terminal,
     path_option,
     print_json,
@@ -21,6 +21,9 @@ from pipelines.commands.options import (
 
 if TYPE_CHECKING:
     from pipelines.download.catalog import Entry, Kind
+
+_COMMA = re.compile(r",(?![^(]*\))")
+"""One that is not in brackets."""
 
 
 def download(
@@ -71,7 +74,7 @@ def download(
 
     kind: Kind | None = "dataset" if dataset else None
     plan = plan_download(
-        find_entry(name, kind), out, revision=revision, include=listed(include), exclude=listed(exclude)
+        find_entry(name, kind), out, revision=revision, include=_patterns(include), exclude=_patterns(exclude)
     )
     if dry_run:
         if as_json:
@@ -88,6 +91,12 @@ def download(
         print_json(result)
     else:
         print_result(downloaded(plan, result))
+
+
+def _patterns(values: Sequence[str] | None) -> tuple[str, ...]:
+    """What is given, as it stands and split at commas; names on the hub hold some: `chartqa(cauldron,llava_format)`."""
+    parts = (part.strip() for value in values or () for part in (value, *_COMMA.split(value)))
+    return tuple(dict.fromkeys(filter(None, parts)))
 
 
 def _list(entries: Sequence[Entry]) -> str:

@@ -402,6 +402,14 @@ def test_the_command_asks_before_it_fetches(hub: FakeHub, tmp_path: Path, monkey
     assert json.loads(shown.stdout)["missing_bytes"] == sum(
         len(data) for name, data in FILES.items() if name not in ("model.bin", "code.py")
     )
+    hub.repos["datasets/Owner/Data"]["chartqa(cauldron,llava_format)/part-0.parquet"] = b"y"
+    data = ("download", "Owner/Data", "--dataset", "--out", tmp_path / "d", "--dry-run", "--json")
+    for part, count in (
+        ("chartqa(cauldron,llava_format)", 1),
+        ("a[b],c", 1),
+        ("nothing,chartqa(cauldron,llava_format),a[b],c/part-0.parquet,a*", 2),
+    ):
+        assert len(json.loads(sigma(*data, "--include", part).stdout)["repositories"][0]["missing"]) == count
     done = sigma("download", "Owner/Model", "--out", out, "--yes")
     assert done.returncode == 0, done.stderr
     assert f"{out}: 4 files of" in done.stdout
