@@ -135,6 +135,8 @@ def test_printed_settings_are_read_back_as_a_config(tmp_path: Path) -> None:
     [
         (["build-dataset"], "name at least one source"),
         (["build-dataset", "mine.yaml"], "mine.yaml is a configuration: write --config mine.yaml"),
+        (["build-dataset", "corpus-sgt"], "corpus-sgt is a configuration: write --config corpus-sgt"),
+        (["sources", "OMNIEDIT"], "there is no corpus OMNIEDIT; did you mean omniedit?"),
         (["build-dataset", "elsewhere:x"], "write release:, webdataset:, world: or one of the layouts"),
         (["build-dataset", "release:x?colour=red"], "options: "),
         (["build-dataset", "release:x", "limits.min_sid=3"], "there is no such setting"),

@@ -103,7 +103,7 @@ def build_dataset(
     """
     from pipelines.build_dataset.config import BuildConfig
     from pipelines.build_dataset.run import build
-    from pipelines.common.bundled_configs import config_file
+    from pipelines.common.bundled_configs import CONFIGS, config_file
     from pipelines.common.engine import open_engine
     from pipelines.common.process_pool import default_workers
     from pipelines.common.settings import dump_settings, load_settings
@@ -114,7 +114,7 @@ def build_dataset(
         refuse_given(context, ("rate",), "belongs to --dry-run: add that, or leave this out")
     places, overrides = split_settings(sources)
     for one in places:
-        if ":" not in one and one.endswith((".yaml", ".yml")):
+        if ":" not in one and (one.endswith((".yaml", ".yml")) or (CONFIGS / f"{one}.yaml").is_file()):
             raise ConfigError(f"source {one!r}: {one} is a configuration: write --config {one}")
     checks = pairs("--check", check)
     licenses = {"allow": listed(license_allow), "deny": listed(license_deny)}

@@ -137,7 +137,7 @@ def _map(name: str) -> FieldMap:
         return load_map(name)
     import difflib
 
-    near = difflib.get_close_matches(name, field_maps(), 1)
+    near = difflib.get_close_matches(name.casefold().replace("-", "_"), field_maps(), 1)
     raise ConfigError(f"there is no corpus {name}; {f'did you mean {near[0]}?' if near else 'see sigma sources'}")
 
 

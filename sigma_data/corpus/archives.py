@@ -51,7 +51,7 @@ def archive_fault(head: bytes, path: str) -> str | None:
         if head.startswith(magic):
             return f"is a {kind} archive, not a tar: unpack it first, {command} {shlex.quote(path)}"
     if head.startswith(b"PAR1"):
-        return "is a parquet file: read it with release:"
+        return "is a parquet file: read it with release:, or as the public corpus that it is (`sigma sources`)"
     return None
 
 
@@ -140,7 +140,8 @@ def folder_hint(path: Path) -> str:
     for file in _first_files(path):
         if file.suffix == ".parquet":
             source = shlex.quote(f"release:{path}")
-            return f"; it holds parquet: build a corpus from it, sigma build-dataset {source} --out CORPUS"
+            built = f"build a corpus from it, sigma build-dataset {source} --out CORPUS"
+            return f"; it holds parquet: {built}, with the name of a public corpus (`sigma sources`) for release"
         if file.name.lower().endswith((*ARCHIVES, ".tar")):
             return f"; {one_line(file.relative_to(path).as_posix())} {_file_hint(file)}"
     return ""

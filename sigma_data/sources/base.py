@@ -184,6 +184,16 @@ def split_options(text: str) -> tuple[str, str]:
     return path + text[end:], ""
 
 
+def _meant(scheme: str, colon: str) -> str | None:
+    """What was most likely meant by something else than a layout, or by a path alone; None if there is no saying."""
+    name = scheme if colon else scheme.rstrip("/").rpartition("/")[2]
+    name = "release" if name == "sigma-dataset" else name  # as `sigma download` calls it
+    if colon:
+        return next((f"{one}:" for one in difflib.get_close_matches(name.lower(), names(), n=1)), None)
+    path = scheme if "/" in scheme else f"data/{'sigma-dataset' if name == 'release' else name}"
+    return f"{name}:{path}" if name == "release" or name in field_maps() else None
+
+
 def open_source(spec: str) -> Reader:
     """Open `name:path?option=value`. Raises ConfigError for an unknown layout or option.
 
@@ -192,10 +202,10 @@ def open_source(spec: str) -> Reader:
     """
     scheme, colon, rest = spec.partition(":")
     if not colon or scheme not in names():
-        close = difflib.get_close_matches(scheme.lower(), names(), n=1) if colon else []
+        meant = _meant(scheme, colon)
         raise ConfigError(
-            f"source {spec!r}: {f'did you mean {close[0]}:? ' if close else ''}write release:, webdataset:, world: or "
-            "one of the layouts that `sigma sources` lists, followed by a path, e.g. release:data/sigma"
+            f"source {spec!r}: {f'did you mean {meant}? ' if meant else ''}write release:, webdataset:, world: or "
+            "one of the layouts that `sigma sources` lists, followed by a path, e.g. release:data/sigma-dataset"
         )
     path, query = split_options(rest)
     if not path:

@@ -199,7 +199,9 @@ def test_a_source_of_another_layout_is_named(small_corpus: Path, tmp_path: Path)
         open_source(f"release:{small_corpus / 'train'}").fragments()
     with pytest.raises(SourceError, match="is an archive: unpack it first"):
         open_source(f"release:{zipped(tmp_path / 'x.zip')}").fragments()
-    with pytest.raises(CorpusError, match="it holds parquet: build a corpus from it, sigma build-dataset release:"):
+    with pytest.raises(
+        CorpusError, match="it holds parquet: build a corpus from it, sigma build-dataset release:.* public"
+    ):
         open_corpus(release)
 
 

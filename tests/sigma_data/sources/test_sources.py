@@ -70,10 +70,19 @@ def test_an_unknown_layout_is_answered_with_those_of_ours_and_where_the_others_a
 
 
 @pytest.mark.parametrize(
-    ("spec", "meant"), [("relese:data", "release"), ("OmniEdit:d", "omniedit"), ("x2-edit:d", "x2edit")]
+    ("spec", "meant"),
+    [
+        ("relese:data", "release:"),
+        ("OmniEdit:d", "omniedit:"),
+        ("x2-edit:d", "x2edit:"),
+        ("sigma-dataset:d", "release:"),
+        ("/d/omniedit", "omniedit:/d/omniedit"),
+        ("omniedit", "omniedit:data/omniedit"),
+        ("data/sigma-dataset", "release:data/sigma-dataset"),
+    ],
 )
-def test_a_misspelt_layout_is_answered_with_the_nearest(spec: str, meant: str) -> None:
-    assert f"did you mean {meant}:?" in sentence(spec)
+def test_a_misspelt_layout_or_a_folder_alone_is_answered_with_the_nearest(spec: str, meant: str) -> None:
+    assert f"did you mean {meant}? " in sentence(spec)
 
 
 def test_an_unknown_option_is_answered_with_those_that_exist() -> None:
