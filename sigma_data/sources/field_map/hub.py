@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -144,8 +145,10 @@ class HubRows(RowFormat):
         """The stream of the split, images undecoded. Raises SourceError."""
         if self._stream is None:
             import datasets
+            from datasets.utils import tqdm
 
             logging.getLogger("datasets").setLevel(logging.ERROR)
+            tqdm.set_lock(threading.RLock())  # its own is one of all processes, which a worker that ends leaves behind
             try:
                 builder = datasets.load_dataset_builder(self._path, self._config, revision=self._revision)
                 self._stamp = f"{self._revision or ''}:{builder.hash}"

@@ -111,3 +111,23 @@ def test_without_a_network_the_cache_of_datasets_is_read(tmp_path: Path) -> None
     command = [sys.executable, "-c", PROGRAM, str(folder), str(tmp_path / "c")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip().endswith("7"), done.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_a_build_in_other_processes_ends_without_a_word_of_what_they_leave_behind(tmp_path: Path) -> None:
+    folder = data_set(tmp_path / "small_set")
+    command = [
+        sys.executable,
+        "-m",
+        "cli",
+        "build-dataset",
+        f"hf:{folder}?map=omniedit",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_DATASETS_CACHE": str(tmp_path / "c")}
+    done = subprocess.run(
+        [*command, "--workers", "2"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "resource_tracker" not in done.stderr
