@@ -55,7 +55,7 @@ def test_all_that_changes_numbers_is_compared_and_what_a_machine_may_have_for_it
 
 def refused(settings: dict[str, Any], changes: list[dict[str, Any]]) -> list[str]:
     """What a rank is told where rank 1 was started with changes, one after another."""
-    trainer._SEEN = 1.0
+    trainer._VISIBLE_AFTER = 1.0
     told = []
     for change in changes:
         try:
