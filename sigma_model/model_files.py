@@ -138,7 +138,7 @@ def how_to_fetch(directory: Path) -> str:
     for folder, name in DOWNLOADS.items():
         if name == str(directory):
             return f"`sigma download {name}` fetches it to models/{folder}, which is then its path"
-    return "check the path, or fetch one with `sigma download`"
+    return "check the path, or fetch a model: `sigma download` lists them"
 
 
 def no_weights(directory: Path) -> str:

@@ -69,8 +69,7 @@ def plan_summary(result: Mapping[str, Any]) -> str:
         total = sum(sum(counts.values()) for counts in samples.values())
         lines.append(
             f"epoch {epoch['epoch']}: {counted(total, 'sample')} in {counted(epoch['packs'], 'pack')} of at most "
-            f"{result['budget']:,} "
-            f"tokens, {100 * epoch['fill']:.2f} % full"
+            f"{result['budget']:,} tokens, {100 * epoch['fill']:.2f} % full"
         )
         lines.append(
             f"{counted(epoch['steps'], 'step')} of {counted(result['ranks'], 'rank')} x "

@@ -129,7 +129,7 @@ def _next_sgt() -> list[str]:
         "  sigma download sam_sgt",
         "  sigma download llava_onevision",
         "  sigma download cv-bench",
-        "  sigma build-dataset --config corpus-sgt data=data --out data/sgt",
+        "  sigma build-dataset --config corpus-sgt --out data/sgt",
         f"  sigma train {shown} --dry-run --ranks 8",
         f"  sigma train {shown} --nproc 8",
         "  sigma export runs/sgt-bagel --out runs/model",

@@ -105,17 +105,10 @@ def _model(config: TrainConfig) -> list[Finding]:
     try:
         look_at_model(config, start_description(config))
     except SigmaError as error:
-        path = Path(config.model.path)
-        return [fail("model", str(error).removesuffix(f": {how_to_fetch(path)}"), _how_to_get(path))]
+        how = how_to_fetch(Path(config.model.path))
+        said = str(error).removesuffix(f": {how}")  # of a file that is not there; the line says it once
+        return [fail("model", said, f"{how}; or set model.path to where it lies")]
     return [ok("model", f"{config.model.path}: names and shapes fit")]
-
-
-def _how_to_get(path: Path) -> str:
-    entry = entry_of_folder(path)
-    if entry is None:
-        return "get the model's files whole (`sigma download` lists what can be fetched), or set model.path"
-    out = "" if path == entry.folder else f" --out {path}"
-    return f"`sigma download {entry.name}{out}` fetches what is missing; or set model.path to where it lies"
 
 
 def _corpora(config: TrainConfig) -> list[Finding]:

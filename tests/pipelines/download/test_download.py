@@ -242,7 +242,7 @@ def test_models_that_are_not_there_name_the_download_that_fetches_them() -> None
     assert how_to_fetch(Path("models/BAGEL-7B-MoT")) == "`sigma download bagel` fetches it"
     assert how_to_fetch(Path("/a b/OmniGen2")) == "`sigma download omnigen2 --out '/a b/OmniGen2'` fetches it"
     assert how_to_fetch(Path("bagel")).startswith("`sigma download bagel` fetches it to models/BAGEL-7B-MoT")
-    assert how_to_fetch(Path("mine")) == "check the path, or fetch one with `sigma download`"
+    assert how_to_fetch(Path("mine")) == "check the path, or fetch a model: `sigma download` lists them"
     refused = sigma("generate", "a", "--model", "models/OmniGen2")
     assert (
         refused.stderr == "sigma: models/OmniGen2: no such directory of a model: `sigma download omnigen2` fetches it\n"
