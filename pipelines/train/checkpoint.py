@@ -24,26 +24,25 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint import metadata as records
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 from torch.distributed.tensor import DTensor
 from torch.utils.serialization import config
 
+from pipelines.train.checkpoint_reader import METADATA, CheckpointReader
 from pipelines.train.config import CheckpointSettings
 from pipelines.train.distributed.process_group import ProcessGroup
 from sigma_data.errors import ConfigError, TrainError
 from sigma_data.storage.files import dump_json, write_atomic
 from sigma_model.checkpoint_io import counted
-from sigma_model.torch_compat import CHECKPOINT_RECORDS, sharded_like
+from sigma_model.torch_compat import sharded_like
 
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in that of a run."""
 MARKER = "complete.json"
-METADATA = ".metadata"
 PATIENCE = timedelta(hours=1)
 """How long the first rank that has written its part waits for the last."""
 
@@ -144,7 +143,7 @@ class Checkpointer:
         folder = self._path(step)
         marker = self._marker(step)
         tensors = _flat(state)
-        reader = _Reader(folder)
+        reader = CheckpointReader(folder)
         try:
             stored = reader.read_metadata().state_dict_metadata
         except (OSError, pickle.UnpicklingError, AttributeError, TypeError, EOFError) as error:
@@ -288,38 +287,6 @@ class _Writer(FileSystemWriter):
             if cause is None:
                 raise
             raise OSError(cause.errno, cause.strerror) from None
-
-
-class _Reader(FileSystemReader):
-    """Reads a checkpoint, whose metadata is a pickle, without running what a stranger may have put there."""
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        with Path(self.path, METADATA).open("rb") as file:
-            metadata: Metadata = _Unpickler(file).load()
-        for place in (metadata.storage_data or {}).values():
-            if not re.fullmatch(r"__\d+_\d+\.distcp", place.relative_path):
-                raise pickle.UnpicklingError(f"its metadata names the file {place.relative_path!r}")
-        metadata.storage_meta = StorageMeta(load_id=self.load_id)
-        return metadata
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows the records of torch.distributed.checkpoint, and nothing else."""
-
-    _records = frozenset(
-        {
-            *(("torch.distributed.checkpoint.metadata", name) for name in records.__all__ if "Bytes" not in name),
-            *CHECKPOINT_RECORDS,
-            ("torch", "Size"),
-            *(("torch", name) for name, value in vars(torch).items() if isinstance(value, torch.dtype)),
-            *((module, name) for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath")),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._records:
-            raise pickle.UnpicklingError(f"its metadata wants {module}.{name}, which is not part of a checkpoint")
-        return super().find_class(module, name)
 
 
 @contextlib.contextmanager

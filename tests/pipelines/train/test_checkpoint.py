@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +310,49 @@ def test_metadata_that_would_run_a_program_is_refused(tmp_path: Path, alone: Pro
     with pytest.raises(ConfigError, match="not part of a checkpoint"):
         checkpointer.load(1, state_of(0))
     assert not (tmp_path / "ran").exists()
+
+
+class EarlyPickler(pickle.Pickler):
+    """Pickles enumerations as Python 3.11.2 does."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (getattr, (type(value), value.name)) if isinstance(value, Enum) else NotImplemented
+
+
+def rewritten(folder: Path, metadata: Any) -> None:
+    """Put other metadata into a checkpoint, which stays complete."""
+    buffer = io.BytesIO()
+    EarlyPickler(buffer).dump(metadata)
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+    marker = json.loads((folder / "complete.json").read_text()) | {"metadata": digest}
+    (folder / ".metadata").write_bytes(buffer.getvalue())
+    (folder / "complete.json").write_text(json.dumps(marker))
+
+
+def test_what_an_early_python_3_11_has_written_is_read(tmp_path: Path, alone: ProcessGroup) -> None:
+    checkpointer = Checkpointer(tmp_path, alone, SYNC)
+    checkpointer.save(1, state_of(1), {"step": 1})
+    metadata = tmp_path / "step-00000001" / ".metadata"
+    rewritten(metadata.parent, pickle.loads(metadata.read_bytes()))
+    assert b"getattr" in metadata.read_bytes()
+    state = state_of(0)
+    assert checkpointer.load(1, state) == {"step": 1}
+    assert same(state["model"], state_of(1)["model"])
+
+
+@pytest.mark.parametrize(("of", "name"), [(torch.Size, "mro"), (torch.distributed.checkpoint.metadata.Metadata, "x")])
+def test_nothing_but_the_member_of_an_enumeration_is_got(
+    tmp_path: Path, alone: ProcessGroup, of: Any, name: str
+) -> None:
+    class Wants:
+        def __reduce__(self) -> Any:
+            return getattr, (of, name)
+
+    checkpointer = Checkpointer(tmp_path, alone, SYNC)
+    checkpointer.save(1, state_of(1), {"step": 1})
+    rewritten(tmp_path / "step-00000001", Wants())
+    with pytest.raises(ConfigError, match="not part of a checkpoint"):
+        checkpointer.load(1, state_of(0))
 
 
 def test_a_tensor_that_is_stored_as_bytes_is_not_unpickled(tmp_path: Path, alone: ProcessGroup) -> None:
