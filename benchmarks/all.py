@@ -138,7 +138,8 @@ def prepared(folder: Path, names: Sequence[str], release: Path | None) -> dict[s
         archive = subprocess.run(["git", "-C", str(ROOT), "archive", OLD_COMMIT], capture_output=True)
         if not archive.returncode:
             with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tree:
-                tree.extractall(folder / OLD_COMMIT, filter="data")
+                tree.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and newer have it
+                tree.extractall(folder / OLD_COMMIT)
             places["OLD"] = str(folder / OLD_COMMIT)
     return places
 

@@ -175,7 +175,8 @@ def _rows_of_imgedit(folder: Path) -> Iterator[str]:
 def plain_imgedit(folder: Path, work: Path) -> Images:
     """Join, unpack, read: the README's `cat` and `tar xf`."""
     with tarfile.open(joined(folder, "Singleturn/*.tar.split.*", work)) as tar:
-        tar.extractall(work, filter="data")
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and newer have it
+        tar.extractall(work)
     for name in _rows_of_imgedit(folder):
         yield (work / name).read_bytes()
 
@@ -209,7 +210,8 @@ def plain_seed_edit(folder: Path, work: Path) -> Images:
     place = folder / "Part1/auto_editing/openimages"
     for side in ("source", "target"):
         with tarfile.open(joined(place, f"images/{side}_images.tar.gz.part-*", work)) as tar:
-            tar.extractall(work, filter="data")
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and newer have it
+            tar.extractall(work)
     for line in (place / "annotations/split_0.jsonl").read_text().splitlines():
         row = json.loads(line)
         yield (work / row["source_image"]).read_bytes()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from support.archives import unpack
 from support.layouts import lines, picture, put, put_tar, read, sample, tar_of, told
 
 from sigma_data.errors import SourceError
@@ -74,7 +75,7 @@ def test_a_tree_unpacked_beside_is_read_instead_and_the_archive_may_be_gone(tmp_
     unpacked = Path(shutil.copytree(root, tmp_path / "d"))
     for archive in unpacked.glob("*/images/*.gz"):
         with tarfile.open(archive) as tar:
-            tar.extractall(archive.parent, filter="data")
+            unpack(tar, archive.parent)
         archive.write_bytes(b"no archive any more")
     after = read("echo4o", unpacked)
     assert told(after) == told(before)
@@ -112,7 +113,7 @@ def test_rows_in_an_archive_are_read_in_place_or_where_they_were_unpacked(tmp_pa
     parts = sorted((root / GPT).glob("*.part*"))
     put(tmp_path / "whole.tar.gz", b"".join(part.read_bytes() for part in parts))
     with tarfile.open(tmp_path / "whole.tar.gz") as tar:
-        tar.extractall(root / GPT, filter="data")
+        unpack(tar, root / GPT)
     unpacked = read("gpt_image_edit", root)
     assert told(unpacked) == told(packed)
     assert sample(unpacked[1]).source.location == "omniedit/addition/metadata/omniedit_addition.json"
@@ -198,7 +199,7 @@ def test_masks_of_sam_sgt_come_from_a_second_set_of_tars(tmp_path: Path) -> None
     assert len({sample(one).turns[0].instruction for one in found[:3]}) > 1
     for tar in ("sam_selection", "sam_mask"):
         with tarfile.open(root / tar / f"{tar}-00000.tar") as file:
-            file.extractall(root, filter="data")
+            unpack(file, root)
     for path in root.glob("*/*.tar"):
         path.unlink()
     assert told(read("sam_sgt", root.rename(tmp_path / "unpacked"))) == expected
